@@ -1,0 +1,1 @@
+"""PipeSD, the cloud side: protocol, sessions, shared noise, engine interface, embedded engine."""

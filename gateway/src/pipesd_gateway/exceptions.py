@@ -1,0 +1,123 @@
+"""Every error of PipeSD, and what it looks like to a client.
+
+    PipeSDError
+    ├── ApiError                     has an HTTP status and an OpenAI-shaped body
+    │   ├── InvalidRequest           400  the request is wrong: the message names field, limit and value
+    │   │   └── ContextLengthExceeded
+    │   ├── Unauthorized             401
+    │   ├── ModelNotFound            404
+    │   ├── VocabularyMismatch       409  the drafter's vocabulary is not the target's
+    │   ├── Overloaded               429  with retry-after
+    │   ├── EngineFailed             500  the engine broke; the session is lost
+    │   └── Unavailable              503  the cloud, or the engine, cannot be reached
+    ├── ProtocolError                the other end broke pipesd.v1; has a short machine-readable code
+    │   ├── MalformedMessage
+    │   ├── UnknownVersion
+    │   └── OutOfState
+    ├── ModelLoadError               a model file is missing, damaged or not usable
+    └── ConfigError                  a configuration file or flag is wrong
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class PipeSDError(Exception):
+    """Base of all errors that PipeSD raises on purpose."""
+
+
+class ApiError(PipeSDError):
+    """An error that a client of the OpenAI API gets to see."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body of the OpenAI API for this error."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        return {}
+
+
+class InvalidRequest(ApiError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class Unauthorized(ApiError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class ModelNotFound(ApiError):
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class VocabularyMismatch(ApiError):
+    status = 409
+    type = "invalid_request_error"
+    code = "vocabulary_mismatch"
+
+
+class Overloaded(ApiError):
+    status = 429
+    type = "rate_limit_error"
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": str(self.retry_after_s)}
+
+
+class EngineFailed(ApiError):
+    code = "engine_failed"
+
+
+class Unavailable(ApiError):
+    status = 503
+    type = "server_error"
+    code = "unavailable"
+
+
+class ProtocolError(PipeSDError):
+    """The other end broke the protocol. Only the session, or the connection, that did it is affected."""
+
+    code: ClassVar[str] = "protocol_error"
+
+
+class MalformedMessage(ProtocolError):
+    code = "malformed_message"
+
+
+class UnknownVersion(ProtocolError):
+    code = "unknown_version"
+
+
+class OutOfState(ProtocolError):
+    code = "out_of_state"
+
+
+class ModelLoadError(PipeSDError):
+    """A model file is missing, damaged, or of a kind that cannot be used."""
+
+
+class ConfigError(PipeSDError):
+    """A configuration file, an environment variable or a flag is wrong."""

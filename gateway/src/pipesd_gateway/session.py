@@ -1,0 +1,380 @@
+"""The gateway's side of one session, sans-I/O (architecture §4).
+
+Messages from the edge, what the engine did, and clock readings go in; messages to the edge and orders to the engine
+come out, in order, from `take_outputs`. Nothing here knows of sockets, threads or models.
+
+What is kept: the committed ids, the *path* (drafts held after them), the epoch that the path belongs to, whether the
+path is dead, the pending wish for verification, and how far a free run goes. The edge owns the epoch; the gateway
+only adopts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from pipesd_gateway.engine import Opening, Payload, StepDone
+from pipesd_gateway.exceptions import ApiError, OutOfState, ProtocolError
+from pipesd_gateway.protocol import (
+    FOREVER,
+    MAX_UNACKED,
+    Ack,
+    Close,
+    Desync,
+    Draft,
+    End,
+    Event,
+    Failed,
+    GatewayMessage,
+    Opened,
+    Reason,
+    Run,
+    Verdict,
+)
+
+NEVER_RUN: Final = 0
+MAX_PATH: Final = 4096
+"""Drafts held at most; an edge that sends more without asking for verification is told `Desync`."""
+
+
+class SessionLimits(Struct, frozen=True):
+    """Bounds of one session, in seconds.
+
+    park_timeout_s: a parked session whose connected edge is silent for longer goes on by itself.
+    stall_timeout_s: a session held up by unacknowledged messages for longer is given up.
+    """
+
+    park_timeout_s: float = 5.0
+    stall_timeout_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.park_timeout_s <= 0 or self.stall_timeout_s <= 0:
+            raise ValueError("timeouts of a session must be positive")
+
+
+class Step(Struct, frozen=True):
+    """Order to the engine: one step that verifies `drafts`."""
+
+    drafts: tuple[int, ...]
+
+
+class Abort(Struct, frozen=True):
+    """Order to the engine: let go of the request."""
+
+
+Output = GatewayMessage | Step | Abort
+
+
+class _RunKind(Enum):
+    """Who started the free run under way: only the edge's own survives the edge's next message."""
+
+    NONE = auto()
+    START = auto()
+    TIMEOUT = auto()
+    EDGE = auto()
+
+
+def failed(channel: int, error: ApiError) -> Failed:
+    """The message that ends a session with an API error."""
+    retry_after = int(error.headers().get("retry-after", "0"))
+    return Failed(
+        channel, error.code or error.type, error.status, msgspec.json.encode(error.body()), retry_after
+    )
+
+
+class GatewaySession:
+    """One session. Created when the engine has accepted the request.
+
+    Args:
+        channel: the edge's name for the session on its connection.
+        session_id: 16 random bytes.
+        opening: the request as the engine understood it.
+        collaborative: whether drafts will come; False makes `Draft` a protocol error.
+        n_vocab, max_drafts: of the target.
+        now: clock reading in seconds, as everywhere here; only differences mean anything.
+    """
+
+    def __init__(
+        self,
+        channel: int,
+        session_id: bytes,
+        opening: Opening,
+        *,
+        collaborative: bool,
+        n_vocab: int,
+        max_drafts: int,
+        limits: SessionLimits,
+        now: float,
+    ) -> None:
+        self.channel = channel
+        self.session_id = session_id
+        self.collaborative = collaborative
+        self.ended = False
+        self._opening = opening
+        self._n_vocab = n_vocab
+        self._max_drafts = max_drafts
+        self._limits = limits
+        self._committed: list[int] = list(opening.prompt_ids)
+        self._last_draftable = len(opening.prompt_ids) + opening.max_tokens - 2
+        self._path: list[int] = []
+        self._path_epoch = 0
+        self._dead = False
+        self._wish: int | None = None
+        self._run_until = FOREVER
+        self._run_kind = _RunKind.START
+        self._stepping: Reason | None = None
+        self._seq = 0
+        self._acked = 0
+        self._last_heard = now
+        self._parked_since: float | None = None
+        self._stalled_since: float | None = None
+        self._recv_us = 0
+        self._step_recv_us = 0
+        self._outputs: list[Output] = [
+            Opened(
+                channel,
+                session_id,
+                opening.prompt_ids,
+                opening.params,
+                opening.max_tokens,
+                opening.eos_ids,
+                opening.model,
+                opening.stop,
+            )
+        ]
+        self._advance(now)
+
+    # What comes out.
+
+    def take_outputs(self) -> list[Output]:
+        """Messages and orders since the last call, in order."""
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    @property
+    def committed(self) -> Sequence[int]:
+        """Prompt and output ids that the target has decided."""
+        return self._committed
+
+    @property
+    def held(self) -> int:
+        """Drafts held after the committed ids."""
+        return len(self._path)
+
+    def deadline(self) -> float | None:
+        """When `tick` has to be called at the latest; None: never."""
+        if self.ended:
+            return None
+        if self._stalled_since is not None:
+            return self._stalled_since + self._limits.stall_timeout_s
+        if self._parked_since is not None:
+            return max(self._parked_since, self._last_heard) + self._limits.park_timeout_s
+        return None
+
+    # What comes in.
+
+    def receive(self, message: Draft | Run | Ack | Close, now: float) -> None:
+        """A message of the edge for this session. Raises ProtocolError: then call `protocol_failure`."""
+        if self.ended:
+            return
+        self._last_heard = now
+        match message:
+            case Draft():
+                self._receive_draft(message, now)
+            case Run():
+                self._run_until = message.until
+                self._run_kind = _RunKind.EDGE
+            case Ack():
+                if message.seq > self._seq:
+                    raise OutOfState(f"ack of {message.seq}, but only {self._seq} messages have been sent")
+                self._acked = max(self._acked, message.seq)
+            case Close():
+                self._outputs.append(Abort())
+                self._end(End(self.channel, self._next_seq()))
+                return
+        self._advance(now)
+
+    def step_done(self, step: StepDone, now: float) -> None:
+        """The engine finished the step that was ordered."""
+        if self.ended or self._stepping is None:
+            return
+        reason, self._stepping = self._stepping, None
+        start = len(self._committed)
+        for token in step.tokens:
+            self._commit(token)
+        if self._wish is not None and (self._dead or len(self._committed) > self._wish):
+            self._wish = None
+        if len(self._committed) > self._run_until:
+            self._stop_run()
+        self._outputs.append(
+            Verdict(
+                self.channel,
+                self._next_seq(),
+                start,
+                step.verified,
+                step.accepted,
+                step.tokens,
+                reason,
+                step.queue_us,
+                step.forward_us,
+                self._step_recv_us,
+            )
+        )
+        if not step.ends:
+            self._advance(now)
+
+    def payload(self, payload: Payload) -> None:
+        """The engine shows text. Its tokens have been in verdicts already."""
+        if not self.ended:
+            upto = len(self._opening.prompt_ids) + payload.upto
+            self._outputs.append(
+                Event(self.channel, self._next_seq(), upto, payload.data, payload.usage)
+            )
+
+    def finished(self) -> None:
+        """The engine's answer is complete."""
+        if not self.ended:
+            self._end(End(self.channel, self._next_seq()))
+
+    def broken(self, error: ApiError) -> None:
+        """The engine cannot go on with the request."""
+        if not self.ended:
+            self._end(failed(self.channel, error))
+
+    def protocol_failure(self, error: ProtocolError) -> None:
+        """The edge broke the protocol in this session: end it, and it alone."""
+        if not self.ended:
+            body = {
+                "error": {
+                    "message": f"the edge agent broke the session protocol: {error}",
+                    "type": "server_error",
+                    "param": None,
+                    "code": error.code,
+                }
+            }
+            self._outputs.append(Abort())
+            self._end(Failed(self.channel, error.code, 502, msgspec.json.encode(body)))
+
+    def disconnected(self) -> None:
+        """The link is gone. Without resume (a later version) the session goes with it."""
+        if not self.ended:
+            self.ended = True
+            self._outputs.append(Abort())
+
+    def tick(self, now: float) -> None:
+        """The clock moved; does what `deadline` announced."""
+        due = self.deadline()
+        if due is None or now < due:
+            return
+        if self._stalled_since is not None:
+            self.protocol_failure(
+                OutOfState(
+                    f"{self._seq - self._acked} messages are unacknowledged (limit {MAX_UNACKED}) "
+                    f"for {self._limits.stall_timeout_s} s: the client reads too slowly"
+                )
+            )
+            return
+        self._run_until = FOREVER
+        self._run_kind = _RunKind.TIMEOUT
+        self._advance(now)
+
+    # Inside.
+
+    def _receive_draft(self, draft: Draft, now: float) -> None:
+        if not self.collaborative:
+            raise OutOfState("draft in a session that was opened without a vocabulary fingerprint")
+        for token in draft.ids:
+            if token >= self._n_vocab:
+                raise OutOfState(f"draft id {token} is outside the vocabulary of {self._n_vocab}")
+        if self._run_kind in (_RunKind.START, _RunKind.TIMEOUT):
+            self._stop_run()
+        if draft.epoch < self._path_epoch:
+            return
+        if draft.epoch > self._path_epoch:
+            self._path_epoch = draft.epoch
+            self._path.clear()
+            self._dead = False
+            self._wish = None
+        if self._dead:
+            return
+        self._recv_us = int(now * 1e6)
+        fault = self._extend_path(draft.start, draft.ids)
+        if fault is not None:
+            self._kill_path()
+            self._outputs.append(Desync(self.channel, draft.epoch, len(self._committed), fault))
+        elif draft.verify_through is not None and not self._dead:
+            wish = min(draft.verify_through, len(self._committed) + len(self._path))
+            if wish >= len(self._committed):
+                self._wish = max(wish, self._wish or 0)
+
+    def _extend_path(self, start: int, ids: Sequence[int]) -> str | None:
+        """Compare ids with what is committed and held, append the new ones. Returns what is wrong, if anything."""
+        base = len(self._committed)
+        end = base + len(self._path)
+        if start > end:
+            return f"drafts start at {start}, but {end} is the next position"
+        for position, token in enumerate(ids, start):
+            if position > self._last_draftable:
+                break  # the target decides the last token anyway
+            if position < base:
+                if self._committed[position] != token:
+                    self._kill_path()
+                    break
+            elif position < end:
+                if self._path[position - base] != token:
+                    return f"drafts of one epoch contradict each other at position {position}"
+            elif len(self._path) >= MAX_PATH:
+                return f"more than {MAX_PATH} drafts are held"
+            else:
+                self._path.append(token)
+        return None
+
+    def _commit(self, token: int) -> None:
+        self._committed.append(token)
+        if not self._path:
+            return  # in-flight drafts for this position are compared when they arrive
+        if self._path[0] == token:
+            del self._path[0]
+        else:
+            self._kill_path()
+
+    def _kill_path(self) -> None:
+        self._path.clear()
+        self._dead = True
+        self._wish = None
+
+    def _stop_run(self) -> None:
+        self._run_until = NEVER_RUN
+        self._run_kind = _RunKind.NONE
+
+    def _advance(self, now: float) -> None:
+        """Order the next step if there is a reason for one; else park."""
+        self._parked_since = None
+        if self._stepping is not None or self.ended:
+            return
+        if self._seq - self._acked > MAX_UNACKED:
+            self._stalled_since = self._stalled_since if self._stalled_since is not None else now
+            return
+        self._stalled_since = None
+        if self._wish is not None:
+            reason = Reason.NAV
+        elif len(self._committed) <= self._run_until:
+            reason = Reason.TIMEOUT if self._run_kind is _RunKind.TIMEOUT else Reason.RUN
+        else:
+            self._parked_since = now
+            return
+        self._stepping = reason
+        self._step_recv_us, self._recv_us = self._recv_us, 0
+        self._outputs.append(Step(tuple(self._path[: self._max_drafts])))
+
+    def _next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def _end(self, last: End | Failed) -> None:
+        self.ended = True
+        self._outputs.append(last)

@@ -1,0 +1,1 @@
+"""PipeSD's vLLM plugin. Empty for now: the plugin is the next milestone."""
