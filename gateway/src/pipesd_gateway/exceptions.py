@@ -1,21 +1,21 @@
 """Every error of PipeSD, and what it looks like to a client.
 
-    PipeSDError
-    ├── ApiError                     has an HTTP status and an OpenAI-shaped body
-    │   ├── InvalidRequest           400  the request is wrong: the message names field, limit and value
-    │   │   └── ContextLengthExceeded
-    │   ├── Unauthorized             401
-    │   ├── ModelNotFound            404
-    │   ├── VocabularyMismatch       409  the drafter's vocabulary is not the target's
-    │   ├── Overloaded               429  with retry-after
-    │   ├── EngineFailed             500  the engine broke; the session is lost
-    │   └── Unavailable              503  the cloud, or the engine, cannot be reached
-    ├── ProtocolError                the other end broke pipesd.v1; has a short machine-readable code
-    │   ├── MalformedMessage
-    │   ├── UnknownVersion
-    │   └── OutOfState
-    ├── ModelLoadError               a model file is missing, damaged or not usable
-    └── ConfigError                  a configuration file or flag is wrong
+PipeSDError
+├── ApiError                     has an HTTP status and an OpenAI-shaped body
+│   ├── InvalidRequest           400  the request is wrong: the message names field, limit and value
+│   │   └── ContextLengthExceeded
+│   ├── Unauthorized             401
+│   ├── ModelNotFound            404
+│   ├── VocabularyMismatch       409  the drafter's vocabulary is not the target's
+│   ├── Overloaded               429  with retry-after
+│   ├── EngineFailed             500  the engine broke; the session is lost
+│   └── Unavailable              503  the cloud, or the engine, cannot be reached
+├── ProtocolError                the other end broke pipesd.v1; has a short machine-readable code
+│   ├── MalformedMessage
+│   ├── UnknownVersion
+│   └── OutOfState
+├── ModelLoadError               a model file is missing, damaged or not usable
+└── ConfigError                  a configuration file or flag is wrong
 """
 
 from __future__ import annotations

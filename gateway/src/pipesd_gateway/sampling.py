@@ -47,13 +47,9 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
                 f"temperature must lie between 0 and 2, but is {self.temperature}", param="temperature"
             )
         if not 0.0 < self.top_p <= 1.0:
-            raise InvalidRequest(
-                f"top_p must be above 0 and at most 1, but is {self.top_p}", param="top_p"
-            )
+            raise InvalidRequest(f"top_p must be above 0 and at most 1, but is {self.top_p}", param="top_p")
         if not -1 <= self.top_k < 2**31:
-            raise InvalidRequest(
-                f"top_k must be -1 or 0 (off) or positive, but is {self.top_k}", param="top_k"
-            )
+            raise InvalidRequest(f"top_k must be -1 or 0 (off) or positive, but is {self.top_k}", param="top_k")
         if not -(2**63) <= self.seed < 2**63:
             raise InvalidRequest(f"seed must fit into 64 bits, but is {self.seed}", param="seed")
 
@@ -113,9 +109,7 @@ class Sampler:
         return scores[kept], kept if ids is None else ids[kept]
 
 
-def scaled_candidates(
-    logits: Logits, params: SamplingParams
-) -> tuple[noise.F64, NDArray[np.int64] | None]:
+def scaled_candidates(logits: Logits, params: SamplingParams) -> tuple[noise.F64, NDArray[np.int64] | None]:
     """logits / T of the tokens that survive top-k and then top-p.
 
     Masked tokens are left out by index, never by adding -inf. Tokens tied with the k-th largest logit survive top-k
@@ -142,8 +136,6 @@ def scaled_candidates(
 
 def draw_seed() -> int:
     """63 random bits: the seed of a request that names none."""
-    import secrets
-
     return secrets.randbits(63)
 
 

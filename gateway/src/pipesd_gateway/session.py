@@ -81,9 +81,7 @@ class _RunKind(Enum):
 def failed(channel: int, error: ApiError) -> Failed:
     """The message that ends a session with an API error."""
     retry_after = int(error.headers().get("retry-after", "0"))
-    return Failed(
-        channel, error.code or error.type, error.status, msgspec.json.encode(error.body()), retry_after
-    )
+    return Failed(channel, error.code or error.type, error.status, msgspec.json.encode(error.body()), retry_after)
 
 
 class GatewaySession:
@@ -231,9 +229,7 @@ class GatewaySession:
         """The engine shows text. Its tokens have been in verdicts already."""
         if not self.ended:
             upto = len(self._opening.prompt_ids) + payload.upto
-            self._outputs.append(
-                Event(self.channel, self._next_seq(), upto, payload.data, payload.usage)
-            )
+            self._outputs.append(Event(self.channel, self._next_seq(), upto, payload.data, payload.usage))
 
     def finished(self) -> None:
         """The engine's answer is complete."""

@@ -1,0 +1,184 @@
+"""The WebSocket shell around `GatewayConnection`: sockets, clock, tasks and the engine's callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from fastapi import FastAPI, WebSocket
+from fastapi.responses import JSONResponse
+from starlette.websockets import WebSocketDisconnect, WebSocketState
+
+from pipesd_gateway.connection import (
+    AbortRequest,
+    CancelRequest,
+    GatewayConnection,
+    Hangup,
+    StartRequest,
+    StepRequest,
+)
+from pipesd_gateway.engine import Broken, Engine, EngineOutput, Finished, Generation, Payload, StepDone
+from pipesd_gateway.exceptions import ApiError, InvalidRequest
+from pipesd_gateway.protocol import MAX_UNACKED, SUBPROTOCOL, Open, Rejected, encode
+from pipesd_gateway.session import SessionLimits
+
+log = logging.getLogger(__name__)
+
+MAX_SESSIONS: Final = 64
+MAX_OUTBOX: Final = MAX_SESSIONS * (MAX_UNACKED + 16)
+"""Messages waiting for one agent's socket. Sessions cannot exceed it; an agent that opens and never reads can."""
+CLOSE_PROTOCOL_ERROR: Final = 1002
+CLOSE_TOO_SLOW: Final = 1008
+
+Authorize = Callable[[WebSocket], None]
+"""Raises `Unauthorized` when the connection's key is not right."""
+
+
+def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Authorize) -> None:
+    """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application."""
+
+    @app.websocket("/v1/pipesd/ws")
+    async def agents(websocket: WebSocket) -> None:
+        try:
+            authorize(websocket)
+            if SUBPROTOCOL not in websocket.scope["subprotocols"]:
+                offered = ", ".join(websocket.scope["subprotocols"]) or "none"
+                raise InvalidRequest(
+                    f"this gateway speaks the WebSocket subprotocol {SUBPROTOCOL}; the client offered {offered}"
+                )
+        except ApiError as error:
+            await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
+            return
+        await websocket.accept(subprotocol=SUBPROTOCOL)
+        await AgentSocket(websocket, engine, limits).serve()
+
+
+class AgentSocket:
+    """One connected agent: owns the tasks and generations of its sessions and ends them all when it leaves."""
+
+    def __init__(self, websocket: WebSocket, engine: Engine, limits: SessionLimits) -> None:
+        self._websocket = websocket
+        self._engine = engine
+        self._connection = GatewayConnection(engine.info, limits, max_sessions=MAX_SESSIONS)
+        self._loop = asyncio.get_running_loop()
+        self._generations: dict[int, Generation] = {}
+        self._openings: dict[int, asyncio.Task[None]] = {}
+        self._outbox: deque[bytes] = deque()
+        self._outbox_filled = asyncio.Event()
+        self._hangup: int | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def serve(self) -> None:
+        """Serve until the agent leaves or breaks the protocol."""
+        writer = asyncio.create_task(self._write())
+        reader = asyncio.create_task(self._read())
+        try:
+            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._connection.disconnected()
+            self._pump()
+            if self._timer is not None:
+                self._timer.cancel()
+            tasks = [reader, writer, *self._openings.values()]
+            for task in tasks:
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
+                    log.error("agent connection failed", exc_info=result)
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            # A text frame is no message of ours; as bytes it fails to decode with the right error.
+            frame = message.get("bytes") or (message.get("text") or "").encode()
+            self._connection.receive(frame, time.monotonic())
+            self._pump()
+
+    async def _write(self) -> None:
+        while True:
+            await self._outbox_filled.wait()
+            while self._outbox:
+                await self._websocket.send_bytes(self._outbox.popleft())
+            if self._hangup is not None:
+                if self._websocket.application_state is WebSocketState.CONNECTED:
+                    await self._websocket.close(self._hangup)
+                return
+            self._outbox_filled.clear()
+
+    def _pump(self) -> None:
+        """Carry out what the connection wants, in order."""
+        for output in self._connection.take_outputs():
+            match output:
+                case StartRequest(request):
+                    self._openings[request.channel] = asyncio.create_task(self._open(request))
+                case CancelRequest(channel):
+                    self._openings.pop(channel).cancel()
+                case StepRequest(channel, drafts):
+                    self._generations[channel].step(drafts)
+                case AbortRequest(channel):
+                    self._generations.pop(channel).abort()
+                case Hangup():
+                    self._hang_up(CLOSE_PROTOCOL_ERROR)
+                case _:
+                    if isinstance(output, Rejected):
+                        log.warning("agent refused: %s", output.message)
+                    self._outbox.append(encode(output))
+                    self._outbox_filled.set()
+        if len(self._outbox) > MAX_OUTBOX:
+            self._outbox.clear()
+            self._hang_up(CLOSE_TOO_SLOW)
+        self._rearm()
+
+    def _hang_up(self, code: int) -> None:
+        self._hangup = code
+        self._outbox_filled.set()
+
+    def _rearm(self) -> None:
+        due = self._connection.deadline()
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = None if due is None else max(0.0, due - time.monotonic())
+        self._timer = None if delay is None else self._loop.call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._connection.tick(time.monotonic())
+        self._pump()
+
+    async def _open(self, request: Open) -> None:
+        channel = request.channel
+        try:
+            generation = await self._engine.open(
+                request.endpoint, request.body, lambda output: self._deliver(channel, output)
+            )
+        except ApiError as error:
+            self._openings.pop(channel, None)
+            self._connection.refused(channel, error)
+        else:
+            self._openings.pop(channel, None)
+            self._generations[channel] = generation
+            self._connection.accepted(channel, generation.opening, time.monotonic())
+        self._pump()
+
+    def _deliver(self, channel: int, output: EngineOutput) -> None:
+        session = self._connection.session(channel)
+        if session is None:
+            return
+        match output:
+            case StepDone():
+                session.step_done(output, time.monotonic())
+            case Payload():
+                session.payload(output)
+            case Finished():
+                self._generations.pop(channel)
+                session.finished()
+            case Broken(error):
+                self._generations.pop(channel)
+                session.broken(error)
+        self._connection.collect(channel)
+        self._pump()
