@@ -119,5 +119,9 @@ class ModelLoadError(PipeSDError):
     """A model file is missing, damaged, or of a kind that cannot be used."""
 
 
+class DecodeError(PipeSDError):
+    """llama.cpp refused or failed to run the model over some rows; or a model or context was used after `close`."""
+
+
 class ConfigError(PipeSDError):
     """A configuration file, an environment variable or a flag is wrong."""
