@@ -334,7 +334,7 @@ class Context:
         return True
 
     def row(self, index: int) -> NDArray[np.float32]:
-        """Logits of row `index` of the last decode: (n_vocab,), read only, valid until the next decode, copy to keep."""
+        """Logits of row `index` of the last decode: (n_vocab,), read only, valid until the next decode."""
         with self._lock:
             address = _logits_address(self._open(), index)
         if not address:
