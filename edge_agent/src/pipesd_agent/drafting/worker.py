@@ -1,0 +1,295 @@
+"""The drafting thread: lanes whose paths the event loop corrects while the worker draws them out (architecture §4, §6).
+
+A lane's path = prompt + committed + its own drafts. The event loop changes it in `commit`, under the lock; the worker
+appends to it, under the lock, after a forward. What the drafter has of a path may lag behind; before each forward the
+worker cuts and extends it to what the path has become in the meantime. So there is no queue of commands: however many
+commits come during a forward, what is left of them is one cut and one extension.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pipesd_agent.drafting.types import Drafter, DraftToken, NoDraft
+from pipesd_gateway.sampling import SamplingParams
+
+log = logging.getLogger(__name__)
+
+IDLE_WAIT_S: Final = 5.0
+"""Longest sleep of an idle worker; it is woken by every commit, so this only guards against a lost wake-up."""
+JOIN_S: Final = 10.0
+
+OnToken = Callable[[int, DraftToken], None]
+OnFailure = Callable[[Exception], None]
+
+
+class DraftLane:
+    """One session's path. Made by `DraftWorker.open`; its methods belong to the event loop's thread."""
+
+    def __init__(
+        self,
+        worker: DraftWorker,
+        slot: int,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        eos_ids: frozenset[int],
+        on_token: OnToken,
+        on_failure: OnFailure,
+    ) -> None:
+        self._worker = worker
+        self._slot = slot
+        self._params = params
+        self._eos_ids = eos_ids
+        self._on_token = on_token
+        self._on_failure = on_failure
+        self._closed = False
+        # The rest is shared with the worker's thread, under its lock.
+        self._path = list(prompt_ids)
+        self._committed = len(self._path)
+        self._limit = 0
+        self._commits = 0
+        self._version = 0  # of the path: a forward's token counts only if it is still the one it was drafted from
+        self._nothing_at = -1  # version for which the drafter had nothing to propose
+        self._shared = 0  # leading ids that the drafter's path has as well
+        self._drafter_length = 0
+
+    def commit(self, tokens: Sequence[int], limit: int) -> int:
+        """The target decided these next tokens (possibly none, to move only the limit).
+
+        Args:
+            limit: first absolute position that must not be drafted.
+
+        Returns: the running number of this commit (1, 2, ...). A token that is reported with a number n was drafted
+        from a path that agrees with the first n commits.
+        """
+        worker = self._worker
+        with worker._changed:
+            self._commits += 1
+            self._limit = limit
+            path = self._path
+            at, end = self._committed, self._committed + len(tokens)
+            for token in tokens:
+                if at == len(path) or path[at] != token:
+                    break
+                at += 1
+            self._committed = end
+            if at < end:
+                contradicted = at < len(path)
+                del path[at:]
+                path.extend(tokens[at - end :])
+                self._shared = min(self._shared, at)
+                self._version += 1
+                if contradicted:
+                    worker._stop_forward_of(self._slot)
+            worker._wake()
+            return self._commits
+
+    def close(self) -> None:
+        """Nothing is reported after this call. Harmless when already closed."""
+        worker = self._worker
+        with worker._changed:
+            if self._closed:
+                return
+            self._closed = True
+            if worker._lanes[self._slot] is self:
+                worker._lanes[self._slot] = None
+                worker._stop_forward_of(self._slot)
+                worker._wake()
+
+    def _wants_draft(self) -> bool:
+        path = self._path
+        ended = len(path) > self._committed and path[-1] in self._eos_ids
+        return len(path) < self._limit and not ended and self._nothing_at != self._version
+
+
+Report = tuple[DraftLane, int, DraftToken]
+
+
+class DraftWorker:
+    """Runs a drafter on a thread of its own. One per agent; all methods belong to the event loop's thread."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self.capacity = drafter.capacity
+        self.max_context = drafter.max_context
+        self.fingerprint = drafter.fingerprint
+        self._drafter = drafter
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = threading.Condition(threading.Lock())
+        # Under the lock:
+        self._lanes: list[DraftLane | None] = [None] * self.capacity
+        self._forward: list[int] = []
+        self._work = False
+        self._stopping = False
+        # The worker's thread only: which lane the drafter has in each slot.
+        self._held: list[DraftLane | None] = [None] * self.capacity
+        self._thread = threading.Thread(target=self._run, name="drafter", daemon=True)
+        self._thread.start()
+
+    def open(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        eos_ids: frozenset[int],
+        on_token: OnToken,
+        on_failure: OnFailure,
+    ) -> DraftLane | None:
+        """A lane for a session; its prefill starts now, drafting with the first `DraftLane.commit`.
+
+        on_token(n, token) is called on the event loop, in order of position, n as `DraftLane.commit` returned it.
+        on_failure is called when the drafter broke; the lane is then closed.
+
+        Returns: None if this session cannot be drafted for: at capacity, prompt longer than the drafter's context, or
+        the drafter broke before.
+        """
+        self._loop = asyncio.get_running_loop()
+        with self._changed:
+            if self._stopping or None not in self._lanes or not 0 < len(prompt_ids) < self.max_context:
+                return None
+            slot = self._lanes.index(None)
+            lane = DraftLane(self, slot, prompt_ids, params, eos_ids, on_token, on_failure)
+            self._lanes[slot] = lane
+            self._wake()
+            return lane
+
+    async def aclose(self) -> None:
+        """Stop the thread and free the drafter; waits `JOIN_S` at most. Harmless when already closed."""
+        with self._changed:
+            self._stopping = True
+            for lane in self._lanes:
+                if lane:
+                    lane._closed = True
+            self._lanes = [None] * self.capacity
+            self._drafter.stop()
+            self._wake()
+        await asyncio.to_thread(self._thread.join, JOIN_S)
+        if self._thread.is_alive():
+            log.error("the drafter did not stop within %g s; its memory is freed when it does", JOIN_S)
+
+    # Called with the lock held.
+
+    def _wake(self) -> None:
+        self._work = True
+        self._changed.notify()
+
+    def _stop_forward_of(self, slot: int) -> None:
+        """Abort the forward under way if no other lane has a share in it: a stale one is not worth its time."""
+        if self._forward == [slot]:
+            self._drafter.stop()
+
+    # On the worker's thread.
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+        except Exception as error:
+            log.exception("the drafter broke; sessions go on without it")
+            self._fail(error)
+        finally:
+            self._drafter.release()
+
+    def _turn(self) -> bool:
+        """Sleep until there may be work, then do one forward. False: the end."""
+        with self._changed:
+            while not (self._work or self._stopping):
+                self._changed.wait(IDLE_WAIT_S)
+            if self._stopping:
+                return False
+            self._work = False
+            lanes = list(self._lanes)
+            cuts = [self._cut(lane) if lane else None for lane in lanes]
+            within = {slot: lane for slot, lane in enumerate(lanes) if lane and len(lane._path) < self.max_context}
+            drafting = {slot: lane._version for slot, lane in within.items() if lane._wants_draft()}
+        for slot, (lane, cut) in enumerate(zip(lanes, cuts, strict=True)):
+            self._bring_up(slot, lane, cut)
+        feeding = [slot for slot in within if slot not in drafting and self._drafter.behind(slot)]
+        if not drafting and not feeding:
+            return True
+        with self._changed:
+            self._forward = [*drafting, *feeding]
+        drafts = self._drafter.draft(list(drafting), feeding)
+        with self._changed:
+            self._forward = []
+            self._work = True
+            reports = [
+                report
+                for (slot, version), draft in zip(drafting.items(), drafts, strict=True)
+                if (report := self._take(lanes[slot], version, draft))
+            ]
+        if reports:
+            self._post(self._deliver, reports)
+        return True
+
+    def _cut(self, lane: DraftLane) -> tuple[int, list[int], bool]:
+        """What the drafter needs to have the lane's path: (length to keep, ids to append, is there more to cut)."""
+        keep, dropped = lane._shared, lane._drafter_length > lane._shared
+        ids = lane._path[keep : self.max_context]
+        lane._shared = lane._drafter_length = keep + len(ids)
+        return keep, ids, dropped
+
+    def _bring_up(self, slot: int, lane: DraftLane | None, cut: tuple[int, list[int], bool] | None) -> None:
+        held = self._held[slot]
+        if held is not lane and held is not None:
+            self._drafter.close(slot)
+            self._held[slot] = None
+        if lane is None or cut is None:
+            return
+        keep, ids, dropped = cut
+        if held is not lane:
+            self._drafter.open(slot, ids, lane._params)
+            self._held[slot] = lane
+            return
+        if dropped:
+            self._drafter.truncate(slot, keep)
+        if ids:
+            self._drafter.extend(slot, ids)
+
+    def _take(self, lane: DraftLane | None, version: int, draft: DraftToken | NoDraft) -> Report | None:
+        assert lane is not None
+        if draft is NoDraft.UNFINISHED:
+            return None
+        if draft is NoDraft.NOTHING:
+            lane._nothing_at = version
+            return None
+        assert isinstance(draft, DraftToken)
+        lane._drafter_length += 1
+        if lane._closed or lane._version != version or draft.position >= lane._limit:
+            return None  # what the drafter has too much is cut before its next forward
+        lane._path.append(draft.token)
+        lane._version += 1
+        lane._shared += 1
+        return lane, lane._commits, draft
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            self._stopping = True
+            lanes = [lane for lane in self._lanes if lane]
+            self._lanes = [None] * self.capacity
+        if lanes:
+            self._post(self._deliver_failure, lanes, error)
+
+    def _post(self, callback: Callable[..., None], *args: object) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            # The loop was closed without `aclose`: there is nobody left to draft for.
+            with self._changed:
+                self._stopping = True
+
+    # Back on the event loop.
+
+    def _deliver(self, reports: Sequence[Report]) -> None:
+        for lane, commits, token in reports:
+            if not lane._closed:
+                lane._on_token(commits, token)
+
+    def _deliver_failure(self, lanes: Sequence[DraftLane], error: Exception) -> None:
+        for lane in lanes:
+            if not lane._closed:
+                lane._closed = True
+                lane._on_failure(error)
