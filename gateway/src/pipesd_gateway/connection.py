@@ -179,7 +179,7 @@ class GatewayConnection:
                 retry_after_s=1,
             )
             self._outputs.append(failed(channel, refusal))
-        elif message.fingerprint is not None and message.fingerprint != self._info.fingerprint:
+        elif message.fingerprint and message.fingerprint != self._info.fingerprint:
             mismatch = VocabularyMismatch(
                 f"the draft model's vocabulary ({message.fingerprint.hex()}) is not that of the target "
                 f"{self._info.name!r} ({self._info.fingerprint.hex()}): use a draft model of the same family, "

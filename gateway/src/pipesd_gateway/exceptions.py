@@ -30,9 +30,9 @@ class PipeSDError(Exception):
 class ApiError(PipeSDError):
     """An error that a client of the OpenAI API gets to see."""
 
-    status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
-    code: ClassVar[str | None] = None
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)

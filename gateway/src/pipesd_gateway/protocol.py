@@ -56,7 +56,8 @@ class Reason(IntEnum):
 
 
 class Open(Struct, frozen=True, array_like=True, tag=1):
-    """Start a session. `fingerprint` None: cloud-only, no drafts will come."""
+    """Start a session. `fingerprint`: of the drafter's vocabulary; empty: the drafter has none of its own (prompt
+    lookup proposes ids that it has seen); None: cloud-only, no drafts will come."""
 
     channel: Channel
     version: int

@@ -1,0 +1,450 @@
+"""The edge's side of one session, sans-I/O (architecture §4).
+
+Messages from the gateway, drafted tokens, what the client has taken and clock readings go in. What comes out is of two
+kinds: *actions* (`take_actions`: for the drafter and for the client, in order) and *messages*, which the link pulls
+with `next_message` when its socket has room, so that on a slow link tokens gather in the window instead of going
+stale in a buffer.
+
+The session keeps the committed ids, the *window* (drafted tokens after them), how much of the window has been sent,
+and the epoch, which it raises whenever it discards drafted tokens. It drafts on while a verification is out
+(the paper's Rule 2); when the trigger fires, everything unsent goes at once (Rule 1).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from pipesd_agent.batcher import Batcher
+from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.trigger import Trigger
+from pipesd_gateway.exceptions import ApiError, ConfigError, ProtocolError, Unavailable
+from pipesd_gateway.protocol import (
+    FOREVER,
+    MAX_DRAFTS_PER_MESSAGE,
+    Ack,
+    Close,
+    Desync,
+    Draft,
+    EdgeMessage,
+    End,
+    Event,
+    Failed,
+    Opened,
+    Run,
+    Verdict,
+)
+from pipesd_gateway.sampling import SamplingParams
+
+ACK_EVERY: Final = 16
+"""Messages that one ack covers at least; far below the gateway's MAX_UNACKED, so that acks never hold it up."""
+
+
+class SessionSettings(Struct, frozen=True):
+    """window: drafted tokens after the committed ones, at most. nav_timeout_s: how long a verification may stay
+    without any verdict before the session goes cloud-only. silence_timeout_s: how long the gateway may say nothing at
+    all (waiting in its queue included) before the request fails."""
+
+    window: int = 48
+    nav_timeout_s: float = 4.0
+    silence_timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.window <= 1024:
+            raise ConfigError(f"window must lie between 1 and 1024 tokens, but is {self.window}")
+        if self.nav_timeout_s <= 0 or self.silence_timeout_s <= 0:
+            raise ConfigError("nav_timeout_s and silence_timeout_s must be positive")
+
+
+class StartDrafting(Struct, frozen=True):
+    """Open a lane of the drafter; if it has none left, call `drafting_ended`."""
+
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    eos_ids: frozenset[int]
+
+
+class Commit(Struct, frozen=True):
+    """Tell the lane what the target decided, and the first position that must not be drafted."""
+
+    tokens: tuple[int, ...]
+    limit: int
+
+
+class StopDrafting(Struct, frozen=True):
+    """Close the lane."""
+
+
+class Deliver(Struct, frozen=True):
+    """A payload for the client; call `taken` with its seq when the client has it."""
+
+    seq: int
+    payload: bytes
+    usage: bool
+
+
+class Complete(Struct, frozen=True):
+    """The answer is complete."""
+
+
+class Fail(Struct, frozen=True):
+    """The answer cannot be completed."""
+
+    error: ApiError
+
+
+Action = StartDrafting | Commit | StopDrafting | Deliver | Complete | Fail
+
+
+class RemoteError(ApiError):
+    """An error that the gateway answered with: its status and body reach the client as they are."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.code)
+        self.status = failed.status
+        self._failed = failed
+
+    def body(self) -> dict[str, Any]:
+        try:
+            return msgspec.json.decode(self._failed.body, type=dict[str, Any])
+        except msgspec.DecodeError:
+            return {"error": {"message": self.message, "type": self.type, "param": None, "code": self.message}}
+
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": str(self._failed.retry_after_s)} if self._failed.retry_after_s else {}
+
+
+class Counts(Struct):
+    """What a session did. Positions are absolute; accepted and rejected as architecture §4 defines them."""
+
+    forwards: int = 0
+    navs: int = 0
+    sent: int = 0
+    accepted: int = 0
+    drafted: int = 0
+    rollbacks: int = 0
+
+    @property
+    def rejected(self) -> int:
+        return self.sent - self.accepted
+
+
+class EdgeSession:
+    """One request of a client, answered by the target through a gateway.
+
+    Args:
+        channel: short name on the connection.
+        collaborative: whether to draft at all.
+        max_context: of the drafter; positions from there on are left to the target.
+        now: clock reading in seconds; only differences mean anything.
+    """
+
+    def __init__(
+        self,
+        channel: int,
+        trigger: Trigger,
+        batcher: Batcher,
+        settings: SessionSettings,
+        *,
+        collaborative: bool,
+        max_context: int,
+        now: float,
+    ) -> None:
+        self.channel = channel
+        self.counts = Counts()
+        self.opened: Opened | None = None
+        self.ended = False
+        """Nothing more will come from the gateway: the channel is free."""
+        self.origins: list[bool] = []
+        """For each output token: was it drafted, sent and accepted?"""
+        self._trigger = trigger
+        self._batcher = batcher
+        self._settings = settings
+        self._collaborative = collaborative
+        self._max_context = max_context
+        self._drafting = False
+        self._answered = False
+        """The client has its last word (complete, failed, or it left)."""
+        self._committed: list[int] = []
+        self._hard_limit = 0
+        self._window: deque[DraftToken] = deque()
+        self._sent_upto = 0
+        self._epoch = 0
+        self._commits = 0
+        self._commit_ends: list[int] = []
+        self._valid_from = 0
+        self._nav_pending: int | None = None
+        self._nav_out: int | None = None
+        self._nav_since = now
+        self._run_pending: int | None = None
+        self._close_pending = False
+        self._last_heard = now
+        self._seq = 0
+        self._untaken: deque[int] = deque()
+        self._acked = 0
+        self._actions: list[Action] = []
+
+    # What comes out.
+
+    @property
+    def committed(self) -> Sequence[int]:
+        """Prompt and output ids that the target has decided."""
+        return self._committed
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def take_actions(self) -> list[Action]:
+        """Actions since the last call, in order."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    def next_message(self, now: float) -> EdgeMessage | None:
+        """The next message to send, built now from what is unsent; None: nothing to say."""
+        if self.ended:
+            return None
+        if self._close_pending:
+            self._close_pending = False
+            return Close(self.channel)
+        if self._answered or self.opened is None:
+            return None
+        if self._run_pending is not None:
+            until, self._run_pending = self._run_pending, None
+            return Run(self.channel, until)
+        return self._next_draft(now) or self._next_ack()
+
+    def deadline(self) -> float | None:
+        """When `tick` has to be called at the latest; None: never."""
+        if self._answered:
+            return None
+        silent = self._last_heard + self._settings.silence_timeout_s
+        if self._nav_out is None:
+            return silent
+        return min(silent, max(self._nav_since, self._last_heard) + self._settings.nav_timeout_s)
+
+    # What comes in.
+
+    def receive(self, message: Opened | Verdict | Event | End | Failed | Desync, now: float) -> None:
+        """A message of the gateway for this session."""
+        if self.ended:
+            return
+        self._last_heard = now
+        match message:
+            case End():
+                self.ended = True
+                self._answer(Complete())
+            case Failed():
+                self.ended = True
+                self._answer(Fail(RemoteError(message)))
+            case _ if self._answered:
+                pass  # on its way when the client left
+            case Opened():
+                self._receive_opened(message)
+            case Verdict():
+                self._receive_verdict(message)
+            case Event():
+                self._seq = message.seq
+                self._untaken.append(message.seq)
+                self._actions.append(Deliver(message.seq, message.payload, message.usage))
+            case Desync():
+                self._receive_desync(message)
+
+    def drafted(self, commit: int, token: DraftToken | None) -> None:
+        """The lane drafted a token after `commit` commits; None: it has nothing to propose at the end of its path."""
+        if not self._drafting or commit < self._valid_from:
+            return
+        if token is None:
+            self._drafter_dry(commit)
+            return
+        base = len(self._committed)
+        if token.position < base:
+            if self._committed[token.position] != token.token:
+                # The lane learns of it from the commit that decided this position.
+                self._valid_from = 1 + bisect_right(self._commit_ends, token.position)
+            return
+        if token.position != base + len(self._window):
+            raise ProtocolError(f"drafted position {token.position}, expected {base + len(self._window)}")
+        assert self.opened is not None
+        self._window.append(token)
+        self.counts.drafted += 1
+        full = len(self._window) >= self._settings.window or token.position + 1 >= self._hard_limit
+        if self._trigger.drafted(token) or full or token.token in self.opened.eos_ids:
+            self._want_nav()
+
+    def drafting_ended(self) -> None:
+        """There is no drafter for this session (any more): the target goes on by itself."""
+        if self._drafting:
+            self._stop_drafting()
+            self._run_pending = FOREVER
+
+    def taken(self, seq: int) -> None:
+        """The client has taken the payload of `Deliver(seq)`, and all before it."""
+        while self._untaken and self._untaken[0] <= seq:
+            self._untaken.popleft()
+
+    def client_left(self) -> None:
+        """The client does not want the answer any more."""
+        if not self._answered:
+            self._answered = True
+            self._stop_drafting()
+            self._close_pending = not self.ended
+
+    def fail(self, error: ApiError) -> None:
+        """The session is beyond repair: tell the client, and the gateway."""
+        self._close_pending = not self.ended
+        self._answer(Fail(error))
+
+    def link_lost(self, error: ApiError) -> None:
+        """The link is gone, and with it (no resume in this version) the session."""
+        self.ended = True
+        self._answer(Fail(error))
+
+    def tick(self, now: float) -> None:
+        """The clock moved; does what `deadline` announced."""
+        due = self.deadline()
+        if due is None or now < due:
+            return
+        if now >= self._last_heard + self._settings.silence_timeout_s:
+            silence = self._settings.silence_timeout_s
+            self.fail(Unavailable(f"the gateway has been silent for {silence:g} s; try again"))
+        else:
+            self._nav_out = None
+            self.drafting_ended()
+
+    # Inside.
+
+    def _receive_opened(self, opened: Opened) -> None:
+        if self.opened is not None:
+            raise ProtocolError("the gateway opened a session twice")
+        self.opened = opened
+        self._committed = list(opened.prompt_ids)
+        self._sent_upto = len(self._committed)
+        last_draftable = len(opened.prompt_ids) + opened.max_tokens - 2
+        self._hard_limit = min(last_draftable + 1, self._max_context)
+        if self._collaborative and len(self._committed) < self._hard_limit:
+            self._drafting = True
+            self._actions.append(StartDrafting(opened.prompt_ids, opened.params, frozenset(opened.eos_ids)))
+            self._commit(())
+
+    def _receive_verdict(self, verdict: Verdict) -> None:
+        if self.opened is None or verdict.start != len(self._committed):
+            raise ProtocolError(f"verdict from {verdict.start}, but {len(self._committed)} ids are committed")
+        self._seq = verdict.seq
+        self.counts.forwards += 1
+        wrong = False
+        for token in verdict.tokens:
+            drafted = self._window.popleft() if self._window and not wrong else None
+            right = drafted is not None and drafted.token == token
+            accepted = right and len(self._committed) < self._sent_upto
+            wrong = wrong or (drafted is not None and not right)
+            self.counts.accepted += accepted
+            self.origins.append(accepted)
+            self._committed.append(token)
+        base = len(self._committed)
+        if wrong:
+            self._discard_window()
+        self._sent_upto = max(self._sent_upto, base)
+        if self._nav_out is not None and base > self._nav_out:
+            self._nav_out = None
+        if self._nav_pending is not None and base > self._nav_pending:
+            self._nav_pending = None
+        if not self._drafting:
+            return
+        self._commit(verdict.tokens)
+        if wrong:
+            self._valid_from = self._commits
+        if base >= self._hard_limit:
+            self.drafting_ended()
+
+    def _commit(self, tokens: tuple[int, ...]) -> None:
+        base = len(self._committed)
+        self._commits += 1
+        self._commit_ends.append(base)
+        self._actions.append(Commit(tokens, min(base + self._settings.window, self._hard_limit)))
+
+    def _discard_window(self) -> None:
+        self._epoch += 1
+        self.counts.rollbacks += 1
+        self._window.clear()
+        self._sent_upto = len(self._committed)
+        self._nav_pending = self._nav_out = None
+        self._trigger.reset()
+        self._batcher.reset()
+
+    def _receive_desync(self, desync: Desync) -> None:
+        """The gateway holds none of our drafts: send the window again under a new epoch."""
+        if desync.epoch != self._epoch:
+            return
+        base = len(self._committed)
+        self._epoch += 1
+        self.counts.sent -= self._sent_upto - base
+        self._sent_upto = base
+        self._nav_out = None
+        if self._window:
+            self._want_nav()
+
+    def _drafter_dry(self, commit: int) -> None:
+        if commit < self._commits or self._nav_out is not None:
+            return
+        if self._window:
+            self._want_nav()
+        else:
+            self._run_pending = len(self._committed)
+
+    def _want_nav(self) -> None:
+        self._nav_pending = len(self._committed) + len(self._window) - 1
+        self._trigger.reset()
+
+    def _next_draft(self, now: float) -> Draft | None:
+        base = len(self._committed)
+        unsent = base + len(self._window) - self._sent_upto
+        if self._nav_pending is None and not (unsent and self._batcher.due(unsent)):
+            return None
+        start = self._sent_upto
+        offset = start - base
+        count = min(unsent, MAX_DRAFTS_PER_MESSAGE)
+        ids = tuple(self._window[i].token for i in range(offset, offset + count))
+        self._sent_upto += count
+        self.counts.sent += count
+        wish = None
+        if count == unsent and self._nav_pending is not None:
+            wish, self._nav_pending = self._nav_pending, None
+            self._nav_out, self._nav_since = wish, now
+            self.counts.navs += 1
+            self._batcher.reset()
+        return Draft(self.channel, self._epoch, start, ids, wish)
+
+    def _next_ack(self) -> Ack | None:
+        ackable = self._untaken[0] - 1 if self._untaken else self._seq
+        if ackable - self._acked < ACK_EVERY:
+            return None
+        self._acked = ackable
+        return Ack(self.channel, ackable)
+
+    def _stop_drafting(self) -> None:
+        if self._drafting:
+            self._drafting = False
+            self._window.clear()
+            self._nav_pending = self._nav_out = None
+            self._actions.append(StopDrafting())
+
+    def _answer(self, last: Complete | Fail) -> None:
+        self._stop_drafting()
+        if not self._answered:
+            self._answered = True
+            self._actions.append(last)
+
+
+def usage_payload(payload: bytes, counts: Counts) -> bytes:
+    """The payload with the accepted and rejected drafts in its usage object (architecture §4)."""
+    answer = msgspec.json.decode(payload)
+    details = answer["usage"].setdefault("completion_tokens_details", {})
+    details["accepted_prediction_tokens"] = counts.accepted
+    details["rejected_prediction_tokens"] = counts.rejected
+    return msgspec.json.encode(answer)

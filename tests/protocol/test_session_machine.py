@@ -1,0 +1,186 @@
+"""Both ends of the protocol under a hostile pipe: delay, loss, duplication, stale epochs, disconnects, slow readers.
+
+Whatever happens, the text that a client sees is the target's own, nothing is retracted, no wish for verification stays
+unanswered and no state grows without bound (`World.check`, `World.settle`).
+"""
+
+from __future__ import annotations
+
+import random
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from world import N_VOCAB, Run, World
+
+from pipesd_agent.trigger import TriggerSettings
+
+TRIGGERS = st.one_of(
+    st.builds(TriggerSettings, kind=st.just("fixed"), length=st.sampled_from([1, 3, 8, 32])),
+    st.builds(TriggerSettings, kind=st.just("dual"), r1=st.floats(0, 1), r2=st.floats(0, 1)),
+)
+
+
+class HostilePipe(RuleBasedStateMachine):
+    @initialize(
+        seed=st.integers(0, 2**32),
+        wrong=st.sampled_from([0.0, 0.3, 1.0]),
+        max_tokens=st.sampled_from([1, 2, 9, 60, 400]),
+        trigger=TRIGGERS,
+        batcher=st.sampled_from(["immediate", "single"]),
+        window=st.sampled_from([1, 4, 12, 300]),
+        context=st.sampled_from([3, 20, 10_000]),
+    )
+    def open(
+        self,
+        seed: int,
+        wrong: float,
+        max_tokens: int,
+        trigger: TriggerSettings,
+        batcher: str,
+        window: int,
+        context: int,
+    ) -> None:
+        self.world = World(
+            seed,
+            wrong=wrong,
+            max_tokens=max_tokens,
+            trigger=trigger,
+            batcher=batcher,
+            window=window,
+            drafter_context=context,
+        )
+        self.left = False
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        if self.left:
+            self.world.drain()
+            assert self.world.gateway.channels == 0
+            assert self.world.edge.ended or not self.world.connected
+            assert self.world.engine is None or self.world.engine.aborted or self.world.engine.over
+        else:
+            self.world.settle()
+            lost = not self.world.connected or self.world.hung_up
+            assert self.world.complete or lost, self.world.describe()
+
+    @invariant()
+    def what_must_hold(self) -> None:
+        if hasattr(self, "world"):
+            self.world.check()
+
+    @rule(times=st.integers(1, 30))
+    def edge_sends(self, times: int) -> None:
+        for _ in range(times):
+            self.world.edge_sends()
+
+    @rule(times=st.integers(1, 30))
+    def deliver_up(self, times: int) -> None:
+        for _ in range(times):
+            self.world.deliver_up()
+
+    @rule(times=st.integers(1, 300))
+    def deliver_down(self, times: int) -> None:
+        for _ in range(times):
+            self.world.deliver_down()
+
+    @rule(times=st.integers(1, 300))
+    def engine(self, times: int) -> None:
+        self.world.engine_starts()
+        for _ in range(times):
+            self.world.engine_steps()
+
+    @rule(times=st.integers(1, 30))
+    def lane(self, times: int) -> None:
+        self.world.lane_applies()
+        for _ in range(times):
+            self.world.lane_drafts()
+
+    @rule(times=st.integers(1, 30))
+    def lane_reports(self, times: int) -> None:
+        for _ in range(times):
+            self.world.lane_reports()
+
+    @rule(times=st.integers(1, 100))
+    def client_takes(self, times: int) -> None:
+        for _ in range(times):
+            self.world.client_takes()
+
+    @rule(seconds=st.sampled_from([0.01, 1.0, 4.5, 6.0]))
+    def clock(self, seconds: float) -> None:
+        self.world.clock(seconds)
+
+    @rule(index=st.integers(0, 100))
+    def lose(self, index: int) -> None:
+        self.world.lose_draft(index)
+
+    @rule(index=st.integers(0, 100), later=st.booleans())
+    def duplicate(self, index: int, later: bool) -> None:
+        self.world.duplicate_draft(index, later)
+
+    @rule(start=st.integers(0, 500), ids=st.lists(st.integers(0, N_VOCAB - 1), max_size=5))
+    def stale(self, start: int, ids: list[int]) -> None:
+        self.world.forge_stale(start, tuple(ids))
+
+    @precondition(lambda self: self.world.engine is not None)
+    @rule(until=st.integers(0, 100))
+    def run(self, until: int) -> None:
+        self.world.inject(Run(0, until))
+
+    @precondition(lambda self: self.world.engine is not None)
+    @rule(rarely=st.integers(0, 9))
+    def disconnect(self, rarely: int) -> None:
+        if rarely == 0:
+            self.world.disconnect()
+
+    @rule(rarely=st.integers(0, 9))
+    def client_leaves(self, rarely: int) -> None:
+        if rarely == 0:
+            self.left = True
+            self.world.client_leaves()
+
+
+TestHostilePipe = HostilePipe.TestCase
+TestHostilePipe.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+@pytest.mark.parametrize("trigger", [TriggerSettings(kind="fixed", length=n) for n in (1, 8, 32)] + [TriggerSettings()])
+@pytest.mark.parametrize("batcher", ["immediate", "single"])
+@pytest.mark.parametrize("wrong", [0.0, 0.3])
+def test_without_loss_no_timeout_is_needed(trigger: TriggerSettings, batcher: str, wrong: float) -> None:
+    """Under any order of moves every wish is answered by a verdict, not by a clock."""
+    for seed in range(40):
+        world = World(seed, wrong=wrong, trigger=trigger, batcher=batcher)
+        moves = [
+            world.edge_sends,
+            world.deliver_up,
+            world.engine_starts,
+            world.engine_steps,
+            world.deliver_down,
+            world.lane_applies,
+            world.lane_reports,
+            world.lane_drafts,
+            world.client_takes,
+        ]
+        rng = random.Random(seed)
+        weights = [rng.random() for _ in moves]
+        start = world.now
+        for move in rng.choices(moves, weights, k=600):
+            move()
+            world.check()
+        world.settle()
+        assert world.complete
+        assert world.now == start, "only a timeout got it moving again"
+
+
+def test_a_perfect_drafter_saves_forwards() -> None:
+    """The machinery does what it is for: far fewer target forwards than tokens, and nothing drafted is lost."""
+    world = World(4, wrong=0.0, max_tokens=200, trigger=TriggerSettings(kind="fixed", length=6))
+    world.settle()
+    tokens = len(world.truth)
+    assert tokens > 50
+    assert world.edge.counts.forwards < 0.5 * tokens
+    assert world.edge.counts.rollbacks == 0
+    assert sum(world.edge.origins) == world.edge.counts.accepted > 0.5 * tokens
