@@ -34,9 +34,6 @@ def padded(counts: Sequence[int]) -> list[int]:
     for count in sorted(set(counts)):
         if not 1 <= count <= MAX_WANTED:
             raise ValueError(f"a sequence asks for 1 to {MAX_WANTED} rows in one decode, not {count}")
-        if count - below == 1:
-            count_now = count + 1
-        else:
-            count_now = max(count, below)
+        count_now = count + 1 if count - below == 1 else max(count, below)
         result[count] = below = count_now
     return [result[count] for count in counts]
