@@ -40,7 +40,7 @@ async def test_a_full_queue_refuses_and_says_how_full_it_is() -> None:
     await places.take()
     waiter = asyncio.create_task(places.take())
     await started(waiter)
-    with pytest.raises(Overloaded, match="all 1 places .* 1 requests wait") as caught:
+    with pytest.raises(Overloaded, match=r"all 1 places .* 1 requests wait") as caught:
         await places.take()
     assert caught.value.headers() == {"retry-after": str(RETRY_AFTER_S)}
     places.give_back()

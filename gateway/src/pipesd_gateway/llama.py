@@ -28,6 +28,8 @@ log = logging.getLogger("pipesd.llama")
 
 _MAGIC: Final = b"GGUF"
 _NULL_TOKEN: Final = -1
+_PIECE_BYTES: Final = 64
+"""First buffer for a token's bytes; most fit, and a longer one gets another."""
 _RC_CONTEXT_FULL: Final = 1
 _RC_ABORTED: Final = 2
 _PADDING: Final = lib.LLAMA_TOKEN_ATTR_UNUSED | lib.LLAMA_TOKEN_ATTR_UNKNOWN
@@ -185,7 +187,7 @@ class Model:
         vocab = self._open_vocab()
         if not 0 <= token < self.n_vocab:
             raise ValueError(f"token id {token} is outside the vocabulary of {self.n_vocab}")
-        size = 64
+        size = _PIECE_BYTES
         while True:
             buffer = ctypes.create_string_buffer(size)
             length = lib.llama_token_to_piece(vocab, token, buffer, size, 0, special)

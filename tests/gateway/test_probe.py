@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipesd_gateway.embedded import probe
+from pipesd_gateway.exceptions import ModelLoadError
+
+BUILD = Path(__file__).parents[2] / ".build"
+MODEL = Path("some/model.gguf")
+
+
+def instead(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr(probe, "_command", lambda _path: [sys.executable, "-c", code])
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (signal.SIGILL, r"GGML_NATIVE=OFF"),
+        (signal.SIGKILL, "not enough memory"),
+        (signal.SIGSEGV, "fetch it again.*GGML_NATIVE=OFF"),
+        (signal.SIGTERM, "fetch it again"),
+    ],
+)
+def test_a_death_by_signal_is_named_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals, advice: str
+) -> None:
+    instead(monkeypatch, f"import os; os.kill(os.getpid(), {int(number)})")
+    with pytest.raises(ModelLoadError, match=f"some/model.gguf: .* killed it with {number.name}; .*{advice}"):
+        probe.check_model_runs(MODEL)
+
+
+def test_a_signal_without_a_name_is_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, "import os, signal; os.kill(os.getpid(), signal.SIGRTMIN + 2)")
+    with pytest.raises(ModelLoadError, match=rf"killed it with signal {signal.SIGRTMIN + 2};"):
+        probe.check_model_runs(MODEL)
+
+
+def test_a_child_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, "import time; time.sleep(60)")
+    with pytest.raises(ModelLoadError, match=r"took more than 0\.2 s"):
+        probe.check_model_runs(MODEL, timeout_s=0.2)
+
+
+def test_another_failure_shows_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, "raise RuntimeError('no llama_cpp here')")
+    with pytest.raises(ModelLoadError, match="ended with status 1: RuntimeError: no llama_cpp here"):
+        probe.check_model_runs(MODEL)
+    instead(monkeypatch, "raise SystemExit(3)")
+    with pytest.raises(ModelLoadError, match="ended with status 3: it said nothing"):
+        probe.check_model_runs(MODEL)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0"])
+def test_the_demo_target_runs(kind: str) -> None:
+    probe.check_model_runs(BUILD / f"demo-target-{kind}.gguf")
+
+
+@pytest.mark.e2e
+def test_an_unusable_file_is_told_as_by_the_loader(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="there is no model file"):
+        probe.check_model_runs(tmp_path / "none.gguf")
