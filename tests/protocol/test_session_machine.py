@@ -26,6 +26,7 @@ class HostilePipe(RuleBasedStateMachine):
     @initialize(
         seed=st.integers(0, 2**32),
         wrong=st.sampled_from([0.0, 0.3, 1.0]),
+        dry=st.sampled_from([0.0, 0.2, 1.0]),
         max_tokens=st.sampled_from([1, 2, 9, 60, 400]),
         trigger=TRIGGERS,
         batcher=st.sampled_from(["immediate", "single"]),
@@ -36,6 +37,7 @@ class HostilePipe(RuleBasedStateMachine):
         self,
         seed: int,
         wrong: float,
+        dry: float,
         max_tokens: int,
         trigger: TriggerSettings,
         batcher: str,
@@ -45,6 +47,7 @@ class HostilePipe(RuleBasedStateMachine):
         self.world = World(
             seed,
             wrong=wrong,
+            dry=dry,
             max_tokens=max_tokens,
             trigger=trigger,
             batcher=batcher,
@@ -148,11 +151,11 @@ TestHostilePipe.settings = settings(max_examples=150, stateful_step_count=60, de
 
 @pytest.mark.parametrize("trigger", [TriggerSettings(kind="fixed", length=n) for n in (1, 8, 32)] + [TriggerSettings()])
 @pytest.mark.parametrize("batcher", ["immediate", "single"])
-@pytest.mark.parametrize("wrong", [0.0, 0.3])
-def test_without_loss_no_timeout_is_needed(trigger: TriggerSettings, batcher: str, wrong: float) -> None:
+@pytest.mark.parametrize(("wrong", "dry"), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.2), (0.0, 1.0)])
+def test_without_loss_no_timeout_is_needed(trigger: TriggerSettings, batcher: str, wrong: float, dry: float) -> None:
     """Under any order of moves every wish is answered by a verdict, not by a clock."""
     for seed in range(40):
-        world = World(seed, wrong=wrong, trigger=trigger, batcher=batcher)
+        world = World(seed, wrong=wrong, dry=dry, trigger=trigger, batcher=batcher)
         moves = [
             world.edge_sends,
             world.deliver_up,

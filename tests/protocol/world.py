@@ -98,14 +98,16 @@ class ToyEngine:
 class ToyLane:
     """The drafter's lane, with the contract of `drafting.worker`: commits are applied, and tokens reported, late."""
 
-    def __init__(self, prompt: list[int], seed: int, wrong: float, rng: random.Random) -> None:
+    def __init__(self, prompt: list[int], seed: int, wrong: float, dry: float, rng: random.Random) -> None:
         self.path = list(prompt)
         self.committed = len(prompt)
         self.limit = 0
         self.applied = 0
         self.commits: deque[Commit] = deque()
-        self.reports: deque[tuple[int, DraftToken]] = deque()
-        self.seed, self.wrong, self.rng = seed, wrong, rng
+        self.reports: deque[tuple[int, DraftToken | None]] = deque()
+        self.version = 0
+        self.nothing_at = -1
+        self.seed, self.wrong, self.dry, self.rng = seed, wrong, dry, rng
 
     def apply(self) -> None:
         commit = self.commits.popleft()
@@ -115,21 +117,27 @@ class ToyLane:
                 del self.path[self.committed :]
             if self.committed == len(self.path):
                 self.path.append(token)
+                self.version += 1
             self.committed += 1
         self.limit = commit.limit
 
     @property
     def can_draft(self) -> bool:
         ended = len(self.path) > self.committed and self.path[-1] == EOS
-        return len(self.path) < self.limit and not ended
+        return len(self.path) < self.limit and not ended and self.nothing_at != self.version
 
     def draft(self) -> None:
+        if self.rng.random() < self.dry:
+            self.nothing_at = self.version
+            self.reports.append((self.applied, None))
+            return
         token = target_token(self.path, self.seed)
         if self.rng.random() < self.wrong:
             token = self.rng.randrange(N_VOCAB)
         confidence = self.rng.random()
         self.reports.append((self.applied, DraftToken(len(self.path), token, confidence)))
         self.path.append(token)
+        self.version += 1
 
 
 class World:
@@ -140,6 +148,7 @@ class World:
         seed: int,
         *,
         wrong: float = 0.3,
+        dry: float = 0.0,
         max_tokens: int = 60,
         trigger: TriggerSettings | None = None,
         batcher: str = "immediate",
@@ -148,7 +157,7 @@ class World:
     ) -> None:
         self.rng = random.Random(seed)
         self.seed = seed
-        self.wrong = wrong
+        self.wrong, self.dry = wrong, dry
         self.now = 1000.0
         self.prompt = [self.rng.randrange(EOS) for _ in range(5)]
         self.max_tokens = max_tokens
@@ -383,7 +392,7 @@ class World:
         for action in self.edge.take_actions():
             match action:
                 case StartDrafting(prompt_ids):
-                    self.lane = ToyLane(list(prompt_ids), self.seed, self.wrong, self.rng)
+                    self.lane = ToyLane(list(prompt_ids), self.seed, self.wrong, self.dry, self.rng)
                 case Commit():
                     assert self.lane is not None
                     self.lane.commits.append(action)

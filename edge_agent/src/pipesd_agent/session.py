@@ -178,6 +178,7 @@ class EdgeSession:
         self._commits = 0
         self._commit_ends: list[int] = []
         self._valid_from = 0
+        self._dry = False
         self._nav_pending: int | None = None
         self._nav_out: int | None = None
         self._nav_since = now
@@ -259,8 +260,9 @@ class EdgeSession:
         """The lane drafted a token after `commit` commits; None: it has nothing to propose at the end of its path."""
         if not self._drafting or commit < self._valid_from:
             return
+        self._dry = token is None
         if token is None:
-            self._drafter_dry(commit)
+            self._go_on_dry()
             return
         base = len(self._committed)
         if token.position < base:
@@ -343,6 +345,7 @@ class EdgeSession:
             right = drafted is not None and drafted.token == token
             accepted = right and len(self._committed) < self._sent_upto
             wrong = wrong or (drafted is not None and not right)
+            self._dry = self._dry and drafted is not None
             self.counts.accepted += accepted
             self.origins.append(accepted)
             self._committed.append(token)
@@ -361,6 +364,8 @@ class EdgeSession:
             self._valid_from = self._commits
         if base >= self._hard_limit:
             self.drafting_ended()
+        else:
+            self._go_on_dry()
 
     def _commit(self, tokens: tuple[int, ...]) -> None:
         base = len(self._committed)
@@ -372,6 +377,7 @@ class EdgeSession:
         self._epoch += 1
         self.counts.rollbacks += 1
         self._window.clear()
+        self._dry = False
         self._sent_upto = len(self._committed)
         self._nav_pending = self._nav_out = None
         self._trigger.reset()
@@ -389,13 +395,13 @@ class EdgeSession:
         if self._window:
             self._want_nav()
 
-    def _drafter_dry(self, commit: int) -> None:
-        if commit < self._commits or self._nav_out is not None:
-            return
-        if self._window:
-            self._want_nav()
-        else:
-            self._run_pending = len(self._committed)
+    def _go_on_dry(self) -> None:
+        """The drafter cannot go on from the end of the path before the target has: let it."""
+        if self._dry and self._nav_out is None and self._nav_pending is None:
+            if self._window:
+                self._want_nav()
+            else:
+                self._run_pending = len(self._committed)
 
     def _want_nav(self) -> None:
         self._nav_pending = len(self._committed) + len(self._window) - 1
