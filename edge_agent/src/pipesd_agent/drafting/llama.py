@@ -1,82 +1,26 @@
 """The drafting model: a GGUF file on llama.cpp, several lanes as sequences of one context (architecture §6).
 
-What a drafted token costs is the forward; the choice of the token works on views and on buffers made once. The rules
-that make logits independent of the batch do not matter here: a draft that rounds differently is only a draft.
+The rules that make logits independent of the batch do not matter here: a draft that rounds differently is only a draft.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipesd_agent.confidence import SAMPLED, Logistic
+from pipesd_agent.drafting.choose import Chooser
 from pipesd_agent.drafting.types import DraftToken, NoDraft
-from pipesd_gateway import noise
 from pipesd_gateway.fingerprint import fingerprint
 from pipesd_gateway.llama import Context, Model
-from pipesd_gateway.sampling import Sampler, SamplingParams, scaled_candidates
+from pipesd_gateway.sampling import SamplingParams
 
 ROWS: Final = 64
 """Most rows of a forward: what bounds a chunk of prefill, and with it how long it holds up the other lanes."""
-BEST: Final = 256
-"""At T > 0 the draft is drawn from its own best so many tokens (in a vocabulary of more than `BEST_FROM`)."""
-BEST_FROM: Final = 16_384
-SURE_MARGIN: Final = noise.GUMBEL_MAX - noise.GUMBEL_MIN
-"""Margin of a token without a rival (top_k = 1)."""
-
-
-class Chooser:
-    """From a row of logits to a draft, with buffers for one vocabulary. One thread.
-
-    Args:
-        n_vocab: logits in a row. calibration: confidence of a margin at T > 0.
-    """
-
-    def __init__(self, n_vocab: int, calibration: Logistic = SAMPLED) -> None:
-        self._calibration = calibration
-        self._sampler = Sampler(n_vocab)
-        self._all = np.arange(n_vocab)
-        self._below_max = np.empty(n_vocab, np.float32)
-        self._exp = np.empty(n_vocab, np.float32)
-
-    def choose(self, row: NDArray[np.float32], params: SamplingParams, position: int) -> DraftToken:
-        """The draft for absolute index `position`: the token that the target's sampler would take of this row.
-
-        Confidence at T = 0: its probability (papers/pipesd.md §3); else the calibrated margin (architecture §5).
-        """
-        below, exp = self._below_max, self._exp
-        token = int(row.argmax())
-        np.subtract(row, row[token], out=below)
-        np.exp(below, out=exp)
-        total = float(exp.sum())
-        entropy = max(0.0, math.log(total) - float(exp @ below) / total)
-        if params.greedy:
-            below[token] = -math.inf
-            return DraftToken(position, token, min(1.0, 1.0 / total), -float(below.max()), entropy)
-        scores, ids = self._candidates(row, params)
-        perturbed = self._sampler.perturb(scores, ids, params.seed, position)
-        best = int(perturbed.argmax())
-        margin = SURE_MARGIN
-        if len(perturbed) > 1:
-            highest = float(perturbed[best])
-            perturbed[best] = -math.inf
-            margin = highest - float(perturbed.max())
-        return DraftToken(position, int(ids[best]), self._calibration(margin), margin, entropy)
-
-    def _candidates(
-        self, row: NDArray[np.float32], params: SamplingParams
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        among: NDArray[Any] = self._all
-        if len(row) > BEST_FROM:
-            among = np.sort(row.argpartition(len(row) - BEST)[len(row) - BEST :])
-            row = row[among]
-        scores, kept = scaled_candidates(row, params)
-        return scores, among if kept is None else among[kept]
 
 
 class _Sequence:

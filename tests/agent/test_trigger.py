@@ -1,0 +1,71 @@
+"""NAV triggers and their settings."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.trigger import DualThreshold, FixedLength, Trigger, TriggerSettings
+from pipesd_gateway.exceptions import ConfigError
+
+
+def feed(trigger: Trigger, *confidences: float) -> list[bool]:
+    return [trigger.drafted(DraftToken(position=i, token=1, confidence=c)) for i, c in enumerate(confidences)]
+
+
+def test_sequence_threshold_counts_the_product() -> None:
+    assert feed(DualThreshold(r1=0.5, r2=0.0), 0.9, 0.8, 0.75, 0.9) == [False, False, False, True]
+
+
+def test_thresholds_are_reached_at_equality() -> None:
+    assert feed(DualThreshold(r1=0.25, r2=0.0), 0.5, 0.5) == [False, True]
+    assert feed(DualThreshold(r1=0.0, r2=0.5), 0.5) == [True]
+
+
+def test_token_threshold_fires_alone() -> None:
+    assert feed(DualThreshold(r1=0.0, r2=0.4), 0.9, 0.39, 0.9) == [False, True, False]
+
+
+def test_reset_starts_the_product_again() -> None:
+    trigger = DualThreshold(r1=0.5, r2=0.1)
+    assert feed(trigger, 0.7, 0.7) == [False, True]
+    trigger.reset()
+    assert feed(trigger, 0.7, 0.7) == [False, True]
+
+
+def test_fixed_length() -> None:
+    trigger = FixedLength(3)
+    assert feed(trigger, 0.0, 0.0, 1.0) == [False, False, True]
+    trigger.reset()
+    assert feed(trigger, 1.0, 1.0, 1.0) == [False, False, True]
+
+
+def test_settings_make_a_new_trigger_each_time() -> None:
+    settings = TriggerSettings(kind="fixed", length=2)
+    one, two = settings.make(), settings.make()
+    assert feed(one, 1.0, 1.0) == [False, True]
+    assert feed(two, 1.0) == [False]
+    assert isinstance(TriggerSettings().make(), DualThreshold)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"r1": 1.5}, "trigger.r1 .* 1.5"),
+        ({"r2": -0.1}, "trigger.r2"),
+        ({"r1": float("nan")}, "trigger.r1"),
+        ({"length": 0}, "trigger.length .* 0"),
+        ({"length": 257}, "256"),
+        ({"kind": "triple"}, "'triple'"),
+    ],
+)
+def test_settings_check_themselves(fields: dict[str, float], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        TriggerSettings(**fields)  # type: ignore[arg-type]
+
+
+def test_settings_from_a_file_refuse_unknown_fields() -> None:
+    assert msgspec.convert({"kind": "dual", "r1": 0.5}, TriggerSettings).r1 == 0.5
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"r3": 0.5}, TriggerSettings)
