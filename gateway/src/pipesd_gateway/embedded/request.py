@@ -1,0 +1,290 @@
+"""An OpenAI request body, checked: bytes in, a frozen `Request` out, or an `InvalidRequest` that names the parameter.
+
+Nothing is silently ignored (architecture §2.2): a parameter that this engine does not know is refused by name, unless
+its value is the one that changes nothing. Those values are accepted because the OpenAI SDK, LangChain (which sends its
+prompt in a list of one, and penalties of 0) and Open WebUI send them by default. `null` means "not given" everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from pipesd_gateway.exceptions import InvalidRequest
+from pipesd_gateway.protocol import Endpoint
+from pipesd_gateway.sampling import SamplingParams, draw_seed
+
+MAX_STOPS: Final = 4
+MAX_STOP_CHARS: Final = 1024
+MAX_TOKENS: Final = 2**31 - 1
+
+ROLES: Final = ("system", "developer", "user", "assistant")
+
+_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
+    "n": (1,),
+    "logprobs": (False,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+}
+_NEUTRAL_CHAT: Final[dict[str, tuple[Any, ...]]] = _NEUTRAL | {
+    "top_logprobs": (0,),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "modalities": (["text"],),
+}
+_NEUTRAL_COMPLETIONS: Final[dict[str, tuple[Any, ...]]] = _NEUTRAL | {
+    "echo": (False,),
+    "best_of": (1,),
+    "suffix": ("",),
+}
+_LABELS: Final = ("user", "safety_identifier", "prompt_cache_key")
+"""Strings that name the caller; they change nothing in an answer."""
+
+
+class Message(Struct, frozen=True):
+    """One message of a chat; `content` is plain text."""
+
+    role: str
+    content: str
+    name: str | None = None
+
+
+class Request(Struct, frozen=True):
+    """A checked request. `messages` for chat; `prompt` (text or token ids) for completions.
+
+    model None: the only one there is. max_tokens None: the endpoint's default. params: effective, seed drawn.
+    """
+
+    endpoint: Endpoint
+    params: SamplingParams
+    messages: tuple[Message, ...] = ()
+    prompt: str | tuple[int, ...] = ""
+    model: str | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    stream: bool = False
+    include_usage: bool = False
+
+
+def parse(endpoint: Endpoint, body: bytes) -> Request:
+    """The request in `body`. Raises `InvalidRequest`, and nothing else, whatever the bytes are."""
+    fields = _Fields(_decode(body))
+    chat = endpoint is Endpoint.CHAT_COMPLETIONS
+    stream = fields.boolean("stream")
+    request = Request(
+        endpoint=endpoint,
+        params=_params(fields),
+        messages=_messages(fields.take("messages")) if chat else (),
+        prompt="" if chat else _prompt(fields.take("prompt")),
+        model=fields.string("model"),
+        max_tokens=_max_tokens(fields, chat),
+        stop=_stop(fields.take("stop")),
+        stream=stream,
+        include_usage=_include_usage(fields.take("stream_options"), stream),
+    )
+    fields.refuse_rest(_NEUTRAL_CHAT if chat else _NEUTRAL_COMPLETIONS)
+    return request
+
+
+def _decode(body: bytes) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"the body must be a JSON object, but is {_show(value)}")
+    return value
+
+
+class _Fields:
+    """The keys of a body, taken one by one, so that what is left at the end is what nobody knows."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._left = {name: value for name, value in values.items() if value is not None}
+
+    def take(self, name: str) -> Any:
+        return self._left.pop(name, None)
+
+    def integer(self, name: str) -> int | None:
+        value = self.take(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise _wrong(name, "an integer", value)
+        return value
+
+    def number(self, name: str) -> float | None:
+        value = self.take(name)
+        if value is None:
+            return None
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise _wrong(name, "a number", value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _wrong(name, "a number", value) from None
+
+    def boolean(self, name: str) -> bool:
+        value = self.take(name)
+        if value is not None and not isinstance(value, bool):
+            raise _wrong(name, "true or false", value)
+        return bool(value)
+
+    def string(self, name: str) -> str | None:
+        value = self.take(name)
+        if value is not None and not isinstance(value, str):
+            raise _wrong(name, "a string", value)
+        return value
+
+    def refuse_rest(self, neutral: dict[str, tuple[Any, ...]]) -> None:
+        for label in _LABELS:
+            self.string(label)
+        metadata = self.take("metadata")
+        if metadata is not None and not isinstance(metadata, dict):
+            raise _wrong("metadata", "an object", metadata)
+        for name, value in self._left.items():
+            if name not in neutral:
+                raise InvalidRequest(f"unknown or unsupported parameter: {name[:64]!r}; leave it out", param=name[:64])
+            if not any(_same(value, harmless) for harmless in neutral[name]):
+                allowed = " or ".join(_show(harmless) for harmless in neutral[name])
+                raise InvalidRequest(
+                    f"{name} is not supported by this engine: leave it out or give {allowed}, not {_show(value)}",
+                    param=name,
+                )
+
+
+def _params(fields: _Fields) -> SamplingParams:
+    temperature, top_p = fields.number("temperature"), fields.number("top_p")
+    top_k, seed = fields.integer("top_k"), fields.integer("seed")
+    return SamplingParams(
+        temperature=1.0 if temperature is None else temperature,
+        top_p=1.0 if top_p is None else top_p,
+        top_k=0 if top_k is None else top_k,
+        seed=draw_seed() if seed is None else seed,
+    )
+
+
+def _max_tokens(fields: _Fields, chat: bool) -> int | None:
+    names = ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",)
+    given = {name: value for name in names if (value := fields.integer(name)) is not None}
+    for name, value in given.items():
+        if not 1 <= value <= MAX_TOKENS:
+            raise InvalidRequest(f"{name} must be at least 1 and at most {MAX_TOKENS}, but is {value}", param=name)
+    if len(set(given.values())) > 1:
+        raise InvalidRequest(
+            f"max_tokens is {given['max_tokens']} but max_completion_tokens is {given['max_completion_tokens']}; "
+            "give only max_completion_tokens",
+            param="max_tokens",
+        )
+    return next(iter(given.values()), None)
+
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not value:
+        raise _wrong("messages", "a list of at least one message", value)
+    return tuple(_message(f"messages[{i}]", item) for i, item in enumerate(value))
+
+
+def _message(where: str, value: Any) -> Message:
+    if not isinstance(value, dict):
+        raise _wrong(where, "an object with role and content", value)
+    left = {key: item for key, item in value.items() if item is not None and item != []}
+    role, name = left.pop("role", None), left.pop("name", None)
+    if role not in ROLES:
+        raise _wrong(f"{where}.role", "one of " + ", ".join(ROLES), role)
+    if name is not None and not isinstance(name, str):
+        raise _wrong(f"{where}.name", "a string", name)
+    content = _content(f"{where}.content", left.pop("content", None))
+    if left:
+        param = f"{where}.{next(iter(left))[:64]}"
+        raise InvalidRequest(f"{param} is not supported by this engine; leave it out", param=param)
+    return Message(role=role, content=content, name=name)
+
+
+def _content(where: str, value: Any) -> str:
+    """Text, or text parts; the parts are joined by newlines (as vLLM does for templates that take plain text)."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise _wrong(where, "a string or a list of text parts", value)
+    texts: list[str] = []
+    for i, part in enumerate(value):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text":
+            raise InvalidRequest(
+                f"{where}[{i}] is a part of type {_show(kind)}; this model reads text parts only",
+                param=f"{where}[{i}]",
+            )
+        if not isinstance(part.get("text"), str):
+            raise _wrong(f"{where}[{i}].text", "a string", part.get("text"))
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _prompt(value: Any) -> str | tuple[int, ...]:
+    """A string or one list of token ids; also either of them alone in a list, as LangChain sends it."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
+        value = value[0]
+    if isinstance(value, str):
+        if not value:
+            raise InvalidRequest("prompt must not be empty", param="prompt")
+        return value
+    if isinstance(value, list) and value and all(isinstance(item, str | list) for item in value):
+        raise InvalidRequest(f"prompt holds {len(value)} prompts; send one per request", param="prompt")
+    if not isinstance(value, list) or not value:
+        raise _wrong("prompt", "a string or one list of token ids", value)
+    for i, item in enumerate(value):
+        if not isinstance(item, int) or isinstance(item, bool) or item < 0:
+            raise _wrong(f"prompt[{i}]", "a token id", item)
+    return tuple(value)
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise _wrong("stop", f"a string or a list of up to {MAX_STOPS} strings", value)
+    if len(stops) > MAX_STOPS:
+        raise InvalidRequest(f"stop may hold {MAX_STOPS} strings, but holds {len(stops)}", param="stop")
+    for stop in stops:
+        if not 1 <= len(stop) <= MAX_STOP_CHARS:
+            raise InvalidRequest(
+                f"a stop string must have 1 to {MAX_STOP_CHARS} characters, but one has {len(stop)}", param="stop"
+            )
+    return tuple(stops)
+
+
+def _include_usage(value: Any, stream: bool) -> bool:
+    if value is None:
+        return False
+    if not isinstance(value, dict):
+        raise _wrong("stream_options", "an object", value)
+    if not stream:
+        raise InvalidRequest("stream_options is only allowed with stream: true", param="stream_options")
+    options = _Fields({f"stream_options.{name}": item for name, item in value.items()})
+    include = options.boolean("stream_options.include_usage")
+    options.refuse_rest({"stream_options.include_obfuscation": (False,)})
+    return include
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Equal as JSON: true is not 1."""
+    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
+
+
+def _wrong(param: str, wanted: str, value: Any) -> InvalidRequest:
+    given = "is missing" if value is None else f"is {_show(value)}"
+    return InvalidRequest(f"{param} must be {wanted}, but {given}", param=param)
+
+
+def _show(value: Any) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 80 else text[:77] + "..."

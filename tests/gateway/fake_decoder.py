@@ -1,0 +1,98 @@
+"""A decoder that writes a given answer, byte by byte, whatever the prompt: for tests of what lies above it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from pipesd_gateway.engine import StepDone
+from pipesd_gateway.exceptions import ApiError
+from pipesd_gateway.sampling import SamplingParams
+
+EOS = 256
+BOS = 257
+
+
+class FakeModel:
+    """Tokens are bytes, then EOS and BOS."""
+
+    n_vocab = 258
+    bos: int | None = BOS
+    eos: int | None = EOS
+    adds_bos = False
+    eog_ids = (EOS,)
+    chat_template: str | None = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        assert special
+        return list(text.encode())
+
+    def piece(self, token: int, *, special: bool) -> bytes:
+        return bytes([token]) if token < 256 else (b"<s>" if special else b"")
+
+    def fingerprint(self) -> bytes:
+        return bytes(16)
+
+
+class FakePlace:
+    def __init__(self, decoder: FakeDecoder, on_step: Callable[[StepDone | ApiError], None], limit: int) -> None:
+        self.decoder, self.on_step, self.room = decoder, on_step, limit
+        self.at = 0
+        self.released = False
+
+    def step(self, drafts: Sequence[int]) -> None:
+        asyncio.get_running_loop().call_soon(self._done, tuple(drafts))
+
+    def _done(self, drafts: tuple[int, ...]) -> None:
+        if self.decoder.failure is not None:
+            self.on_step(self.decoder.failure)
+            return
+        answer = self.decoder.answer[self.at :]
+        right = 0
+        while right < min(len(drafts), len(answer) - 1) and drafts[right] == answer[right]:
+            right += 1
+        tokens = answer[: right + 1]
+        self.at += len(tokens)
+        self.on_step(StepDone(tokens, len(drafts), right, 1, 2))
+
+    def release(self) -> None:
+        self.released = True
+
+
+class FakeDecoder:
+    n_ctx_seq = 64
+    max_drafts = 8
+
+    def __init__(self, answer: bytes, *, model: FakeModel | None = None) -> None:
+        self.model = model or FakeModel()
+        self.answer = (*answer, EOS)
+        self.failure: ApiError | None = None
+        self.places: list[FakePlace] = []
+        self.prompts: list[tuple[int, ...]] = []
+        self.full = asyncio.Event()
+        self.full.set()
+        self.waiting = 0
+        self.closed = False
+
+    async def reserve(
+        self,
+        prompt_ids: Sequence[int],
+        _: SamplingParams,
+        limit: int,
+        eos_ids: frozenset[int],
+        on_step: Callable[[StepDone | ApiError], None],
+    ) -> FakePlace:
+        assert eos_ids == {EOS}
+        assert limit > len(prompt_ids)
+        self.prompts.append(tuple(prompt_ids))
+        self.waiting += 1
+        try:
+            await self.full.wait()
+        finally:
+            self.waiting -= 1
+        place = FakePlace(self, on_step, limit)
+        self.places.append(place)
+        return place
+
+    async def aclose(self) -> None:
+        self.closed = True

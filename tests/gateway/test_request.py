@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipesd_gateway.embedded.request import MAX_STOP_CHARS, Message, Request, parse
+from pipesd_gateway.exceptions import InvalidRequest
+from pipesd_gateway.protocol import Endpoint
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def chat(**body: Any) -> Request:
+    return parse(Endpoint.CHAT_COMPLETIONS, msgspec.json.encode({"messages": HELLO} | body))
+
+
+def completion(**body: Any) -> Request:
+    return parse(Endpoint.COMPLETIONS, msgspec.json.encode({"prompt": "hello"} | body))
+
+
+def test_defaults() -> None:
+    request = chat()
+    assert request.messages == (Message("user", "hello"),)
+    assert (request.params.temperature, request.params.top_p, request.params.top_k) == (1.0, 1.0, 0)
+    assert (request.max_tokens, request.stop, request.stream, request.include_usage) == (None, (), False, False)
+    assert request.model is None
+    assert 0 <= request.params.seed < 2**63
+    assert chat().params.seed != request.params.seed
+
+
+def test_everything_given() -> None:
+    request = completion(
+        model="m", max_tokens=7, temperature=0, top_p=0.5, top_k=3, seed=-5, stop=["a", "b"], user="u",
+        stream=True, stream_options={"include_usage": True, "include_obfuscation": False},
+    )  # fmt: skip
+    assert (request.model, request.max_tokens, request.stop) == ("m", 7, ("a", "b"))
+    assert (request.params.temperature, request.params.top_p, request.params.top_k) == (0.0, 0.5, 3)
+    assert request.params.seed == -5
+    assert request.stream
+    assert request.include_usage
+
+
+def test_null_means_not_given() -> None:
+    assert chat(max_tokens=None, stop=None, stream=None, tools=None, seed=None, stream_options=None).stop == ()
+
+
+def test_what_the_clients_send_by_default_is_accepted() -> None:
+    # LangChain's OpenAI class, its ChatOpenAI, Open WebUI; and a message as the SDK gave it back.
+    completion(
+        prompt=["hi"], temperature=0.7, max_tokens=256, top_p=1, frequency_penalty=0, presence_penalty=0, n=1,
+        logit_bias={}, best_of=1, logprobs=None,
+    )  # fmt: skip
+    chat(stream=False, n=1, frequency_penalty=0.0, response_format={"type": "text"}, tools=[], logprobs=False)
+    chat(stream=True, stream_options={"include_usage": True}, metadata={"chat_id": "x"}, parallel_tool_calls=True)
+    back = {"role": "assistant", "content": "x", "refusal": None, "tool_calls": None, "annotations": []}
+    assert chat(messages=[*HELLO, back]).messages[1] == Message("assistant", "x")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"n": True}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"temprature": 1}, "temprature"),
+        ({"echo": True}, "echo"),
+        ({"prompt": "x"}, "prompt"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 2**70}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
+        ({"temperature": 2.5}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 10**400}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"top_k": 1.0}, "top_k"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": "1"}, "seed"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"stop": "x" * (MAX_STOP_CHARS + 1)}, "stop"),
+        ({"stop": [1]}, "stop"),
+        ({"stream": 1}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        ({"stream": True, "stream_options": {"other": 1}}, "stream_options.other"),
+        ({"user": 1}, "user"),
+        ({"model": 1}, "model"),
+        ({"metadata": 1}, "metadata"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": ["hi"]}, "messages[0]"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "user", "content": "x", "name": 1}]}, "messages[0].name"),
+    ],
+)
+def test_a_bad_chat_request_names_the_parameter(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        chat(**body)
+    assert error.value.param == param
+    assert param.rpartition(".")[2].partition("[")[0] in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        ("", "prompt"),
+        (None, "prompt"),
+        ([], "prompt"),
+        (["a", "b"], "prompt"),
+        ([[1], [2]], "prompt"),
+        ([1, -2], "prompt[1]"),
+        ([1, True], "prompt[1]"),
+        (3, "prompt"),
+    ],
+)
+def test_a_bad_prompt_is_named(prompt: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        completion(prompt=prompt)
+    assert error.value.param == param
+
+
+def test_prompts() -> None:
+    assert completion(prompt="x").prompt == "x"
+    assert completion(prompt=["x"]).prompt == "x"
+    assert completion(prompt=[1, 2]).prompt == (1, 2)
+    assert completion(prompt=[[1, 2]]).prompt == (1, 2)
+
+
+def test_max_completion_tokens_belongs_to_chat_only() -> None:
+    assert chat(max_completion_tokens=5).max_tokens == 5
+    assert chat(max_completion_tokens=5, max_tokens=5).max_tokens == 5
+    with pytest.raises(InvalidRequest, match="max_completion_tokens"):
+        completion(max_completion_tokens=5)
+
+
+def test_text_parts_become_text() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert chat(messages=[{"role": "user", "content": parts}]).messages[0].content == "a\nb"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b"\xff", b"[" * 100_000, b'{"messages": "\\ud800"}'])
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse(Endpoint.CHAT_COMPLETIONS, body)
+
+
+words = st.sampled_from(["", "role", "content", "type", "text", "user", "include_usage", "ü\0"])
+json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
+)
+names = st.sampled_from(
+    ["messages", "prompt", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "stream", "stream_options",
+     "n", "logprobs", "user", "metadata", "model", "tools"]
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.sampled_from(Endpoint), st.dictionaries(names, json))
+def test_any_body_gives_a_request_or_an_invalid_request(endpoint: Endpoint, body: dict[str, Any]) -> None:
+    with contextlib.suppress(InvalidRequest):
+        assert parse(endpoint, msgspec.json.encode(body)).endpoint is endpoint

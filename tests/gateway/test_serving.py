@@ -1,0 +1,279 @@
+"""The embedded engine over a decoder that writes a given answer; and, marked e2e, over the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from fake_decoder import BOS, EOS, FakeDecoder, FakeModel
+
+from pipesd_gateway.embedded import serving
+from pipesd_gateway.embedded.serving import EmbeddedEngine, EmbeddedGeneration
+from pipesd_gateway.engine import Broken, EngineOutput, Finished, Payload, StepDone
+from pipesd_gateway.exceptions import (
+    ContextLengthExceeded,
+    EngineFailed,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    Unavailable,
+)
+from pipesd_gateway.protocol import Endpoint
+
+HELLO = [{"role": "user", "content": "x"}]
+
+
+@contextlib.asynccontextmanager
+async def serve(answer: bytes, model: FakeModel | None = None) -> AsyncIterator[tuple[EmbeddedEngine, FakeDecoder]]:
+    decoder = FakeDecoder(answer, model=model)
+    engine = EmbeddedEngine(decoder, name="fake")
+    yield engine, decoder
+    await engine.aclose()
+    assert decoder.closed
+    assert all(place.released for place in decoder.places)
+
+
+class Client:
+    """Opens a request and collects what is delivered."""
+
+    def __init__(self, engine: EmbeddedEngine) -> None:
+        self.engine = engine
+        self.outputs: list[EngineOutput] = []
+        self.told = asyncio.Event()
+
+    def deliver(self, output: EngineOutput) -> None:
+        self.outputs.append(output)
+        self.told.set()
+
+    async def open(self, endpoint: Endpoint = Endpoint.COMPLETIONS, **body: Any) -> EmbeddedGeneration:
+        body = ({"prompt": "hello"} if endpoint is Endpoint.COMPLETIONS else {}) | body
+        return await self.engine.open(endpoint, msgspec.json.encode(body), self.deliver)
+
+    async def run(self, generation: EmbeddedGeneration, drafts: Sequence[int] = ()) -> list[EngineOutput]:
+        """Steps to the end; each step gets the next ids of `drafts`."""
+        done = 0
+        while not isinstance(self.outputs[-1] if self.outputs else None, Finished | Broken):
+            before = len(self.outputs)
+            self.told.clear()
+            generation.step(drafts[done : done + 8])
+            await asyncio.wait_for(self.told.wait(), 30)
+            step = self.outputs[before]
+            done += len(step.tokens) if isinstance(step, StepDone) else 0
+        return self.outputs
+
+    def payloads(self) -> list[dict[str, Any]]:
+        return [msgspec.json.decode(out.data) for out in self.outputs if isinstance(out, Payload)]
+
+    def text(self) -> str:
+        return "".join(choice["text"] for payload in self.payloads() for choice in payload["choices"])
+
+    def steps(self) -> list[StepDone]:
+        return [out for out in self.outputs if isinstance(out, StepDone)]
+
+
+async def test_one_payload_per_step_after_its_verdict() -> None:
+    async with serve(b"abcd") as (engine, decoder):
+        client = Client(engine)
+        generation = await client.open(stream=True, stream_options={"include_usage": True})
+        assert generation.opening.prompt_ids == tuple(b"hello")
+        outputs = await client.run(generation, drafts=b"ab!")
+        kinds = [type(out) for out in outputs]
+        # abc is one step, d and EOS one each: verdict and payload; the usage comes last.
+        assert kinds == [StepDone, Payload, StepDone, Payload, StepDone, Payload, Payload, Finished]
+        assert [(step.tokens, step.verified, step.accepted) for step in client.steps()] == [
+            ((97, 98, 99), 3, 2), ((100,), 0, 0), ((EOS,), 0, 0),
+        ]  # fmt: skip
+        assert [out.upto for out in outputs if isinstance(out, Payload)] == [3, 4, 5, 5]
+        assert client.text() == "abcd"
+        *_, last, usage = client.payloads()
+        assert last["choices"][0]["finish_reason"] == "stop"
+        assert usage["usage"]["completion_tokens"] == 5  # EOS counts, as in vLLM
+        assert usage["usage"]["prompt_tokens"] == 5
+        assert decoder.places[0].released
+
+
+async def test_a_whole_answer_is_one_payload() -> None:
+    async with serve("grüß".encode()) as (engine, _):
+        client = Client(engine)
+        outputs = await client.run(await client.open(Endpoint.CHAT_COMPLETIONS, messages=HELLO))
+        (payload,) = [out for out in outputs if isinstance(out, Payload)]
+        assert (payload.upto, payload.usage) == (7, True)
+        (body,) = client.payloads()
+        assert body["choices"][0]["message"]["content"] == "grüß"
+        assert body["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_no_payload_for_a_step_that_shows_no_text() -> None:
+    async with serve("ü".encode()) as (engine, _):
+        client = Client(engine)
+        outputs = await client.run(await client.open(stream=True))
+        assert [type(out) for out in outputs] == [StepDone, StepDone, Payload, StepDone, Payload, Finished]
+        assert client.text() == "ü"
+
+
+@pytest.mark.parametrize("drafts", [b"", b"a", b"ab", b"abXcdefgh", b"abXcdXXXX"])
+async def test_a_stop_string_ends_the_answer_at_its_token_whatever_the_steps(drafts: bytes) -> None:
+    async with serve(b"abXcdefghi") as (engine, _):
+        client = Client(engine)
+        await client.run(await client.open(stop="Xc", stream=True, stream_options={"include_usage": True}), drafts)
+        assert client.text() == "ab"
+        assert [t for step in client.steps() for t in step.tokens] == [*b"abXc"]
+        assert client.payloads()[-2]["choices"][0]["finish_reason"] == "stop"
+        assert client.payloads()[-1]["usage"]["completion_tokens"] == 4
+        assert all(step.accepted <= len(step.tokens) for step in client.steps())
+
+
+@pytest.mark.parametrize("drafts", [b"", b"abcdefgh"])
+async def test_max_tokens_ends_the_answer_with_length(drafts: bytes) -> None:
+    async with serve(b"abcdefghi") as (engine, _):
+        client = Client(engine)
+        await client.run(await client.open(max_tokens=3, stream=True, stop="cd"), drafts)
+        assert client.text() == "abc"  # the c was held back for the stop string
+        assert client.payloads()[-1]["choices"][0]["finish_reason"] == "length"
+        assert sum(len(step.tokens) for step in client.steps()) == 3
+
+
+async def test_defaults_of_max_tokens() -> None:
+    async with serve(b"") as (engine, _):
+        client = Client(engine)
+        assert (await client.open()).opening.max_tokens == 16
+        assert (await client.open(prompt="x" * 60)).opening.max_tokens == 4
+        chat = await client.open(Endpoint.CHAT_COMPLETIONS, messages=HELLO)
+        assert chat.opening.max_tokens == 63
+
+
+async def test_too_long_prompts_name_both_counts() -> None:
+    async with serve(b"") as (engine, _):
+        client = Client(engine)
+        with pytest.raises(ContextLengthExceeded, match=r"64 tokens.* 64 tokens") as error:
+            await client.open(prompt="x" * 64)
+        assert error.value.param == "prompt"
+        with pytest.raises(ContextLengthExceeded, match=r"5 tokens.*60.*65.*64 tokens.*at most 59") as error:
+            await client.open(max_tokens=60)
+        assert error.value.param == "max_tokens"
+
+
+async def test_bad_requests() -> None:
+    async with serve(b"") as (engine, decoder):
+        client = Client(engine)
+        with pytest.raises(ModelNotFound, match=r"'gpt-4'.*'fake'"):
+            await client.open(model="gpt-4")
+        with pytest.raises(InvalidRequest, match=r"999.*258"):
+            await client.open(prompt=[1, 999])
+        decoder.model.chat_template = None
+        plain = EmbeddedEngine(decoder, name="fake")
+        with pytest.raises(InvalidRequest, match="no chat template"):
+            await Client(plain).open(Endpoint.CHAT_COMPLETIONS, messages=HELLO)
+        await plain.aclose()
+        assert decoder.places == []
+
+
+async def test_bos_is_put_before_a_prompt_once_where_the_model_wants_it() -> None:
+    model = FakeModel()
+    model.adds_bos = True
+    async with serve(b"", model) as (engine, decoder):
+        client = Client(engine)
+        await client.open(prompt="x")
+        await client.open(prompt=[BOS, 120])
+        await client.open(Endpoint.CHAT_COMPLETIONS, messages=HELLO)
+        assert decoder.prompts == [(BOS, 120), (BOS, 120), (120,)]
+
+
+async def test_an_error_of_the_decoder_breaks_the_request() -> None:
+    async with serve(b"abc") as (engine, decoder):
+        client = Client(engine)
+        generation = await client.open(stream=True)
+        decoder.failure = EngineFailed("boom")
+        assert await client.run(generation) == [Broken(decoder.failure)]
+        assert decoder.places[0].released
+        with pytest.raises(RuntimeError):
+            generation.step(())
+
+
+async def test_nothing_is_delivered_after_abort() -> None:
+    async with serve(b"abc") as (engine, decoder):
+        client = Client(engine)
+        generation = await client.open(stream=True)
+        generation.step(())
+        generation.abort()
+        generation.abort()
+        await asyncio.sleep(0.01)
+        assert client.outputs == []
+        assert decoder.places[0].released
+
+
+async def test_abort_while_being_told_a_verdict() -> None:
+    async with serve(b"abc") as (engine, _):
+        outputs: list[EngineOutput] = []
+
+        def deliver(output: EngineOutput) -> None:
+            outputs.append(output)
+            generation.abort()
+
+        generation = await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x", "max_tokens": 1}', deliver)
+        generation.step(())
+        await asyncio.sleep(0.01)
+        assert [type(out) for out in outputs] == [StepDone]
+
+
+async def test_closing_breaks_what_runs_and_refuses_what_comes() -> None:
+    async with serve(b"abc") as (engine, _):
+        client = Client(engine)
+        await client.open(stream=True)
+        await engine.aclose()
+        assert [type(out) for out in client.outputs] == [Broken]
+        with pytest.raises(Unavailable):
+            await client.open()
+
+
+async def test_the_wait_for_a_place_is_bounded_and_can_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve(b"abc") as (engine, decoder):
+        decoder.full.clear()
+        waiting = asyncio.create_task(Client(engine).open())
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        monkeypatch.setattr(serving, "QUEUE_WAIT_S", 0.05)
+        with pytest.raises(Overloaded) as error:
+            await Client(engine).open()
+        assert error.value.headers() == {"retry-after": "10"}
+
+
+async def test_prompts_waiting_for_the_tokenizer_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve(b"abc") as (engine, _):
+        monkeypatch.setattr(serving, "MAX_PREPARING", 0)
+        with pytest.raises(Overloaded):
+            await Client(engine).open()
+
+
+DEMO_TARGET = Path(__file__).parents[2] / ".build" / "demo-target-F32.gguf"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+async def test_drafts_change_nothing_but_the_steps(temperature: float) -> None:
+    from pipesd_gateway.embedded.decoder import TargetDecoder
+
+    engine = EmbeddedEngine(TargetDecoder(DEMO_TARGET, n_seq=1, n_ctx_seq=256), name="demo")
+    try:
+        body = {"prompt": "def add(a, b):\n", "max_tokens": 40, "temperature": temperature, "seed": 7, "stream": True}
+        body |= {"stop": ["\n\n\n"], "stream_options": {"include_usage": True}}
+        alone = Client(engine)
+        await alone.run(await alone.open(**body))
+        tokens = [token for step in alone.steps() for token in step.tokens]
+        assert 1 < len(tokens) <= 40
+        drafted = Client(engine)
+        wrong = [token if i % 5 else 0 for i, token in enumerate(tokens)]
+        await drafted.run(await drafted.open(**body), wrong)
+        assert [token for step in drafted.steps() for token in step.tokens] == tokens
+        assert drafted.text() == alone.text()
+        assert drafted.payloads()[-1]["usage"] == alone.payloads()[-1]["usage"]
+        assert len(drafted.steps()) < len(alone.steps())
+    finally:
+        await engine.aclose()
