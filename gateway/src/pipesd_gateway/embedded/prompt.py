@@ -1,0 +1,116 @@
+"""From a checked request to what the engine runs: prompt ids, and how long the answer may be."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from pipesd_gateway.embedded.chat import ChatTemplate
+from pipesd_gateway.embedded.request import Request
+from pipesd_gateway.engine import ModelInfo, Opening
+from pipesd_gateway.exceptions import ContextLengthExceeded, InvalidRequest
+from pipesd_gateway.protocol import Endpoint
+
+DEFAULT_COMPLETION_TOKENS: Final = 16
+"""OpenAI's default of max_tokens in /v1/completions; in a chat it is the rest of the context."""
+
+
+class Model(Protocol):
+    """What is needed of `embedded.llama.Model`."""
+
+    @property
+    def n_vocab(self) -> int: ...
+    @property
+    def bos(self) -> int | None: ...
+    @property
+    def eos(self) -> int | None: ...
+    @property
+    def adds_bos(self) -> bool: ...
+    @property
+    def eog_ids(self) -> tuple[int, ...]: ...
+    @property
+    def chat_template(self) -> str | None: ...
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]: ...
+    def piece(self, token: int, *, special: bool) -> bytes: ...
+    def fingerprint(self) -> bytes: ...
+
+
+class Prompter:
+    """Makes openings for one model. Safe to use from any one thread while the model is open."""
+
+    def __init__(self, model: Model, info: ModelInfo) -> None:
+        self._model = model
+        self._info = info
+        self._template = _template(model)
+
+    def opening(self, request: Request) -> Opening:
+        """Raises InvalidRequest, ContextLengthExceeded."""
+        prompt_ids = self._prompt_ids(request)
+        return Opening(
+            prompt_ids=prompt_ids,
+            params=request.params,
+            max_tokens=_max_tokens(request, len(prompt_ids), self._info),
+            eos_ids=self._model.eog_ids,
+            model=self._info.name,
+            stop=request.stop,
+        )
+
+    def _prompt_ids(self, request: Request) -> tuple[int, ...]:
+        """Text is tokenised with special tokens recognised, in both endpoints, as in vLLM.
+
+        BOS, where the model wants it: of a chat it is the template's business, before a prompt it is put here.
+        """
+        model = self._model
+        if request.endpoint is Endpoint.CHAT_COMPLETIONS:
+            if self._template is None:
+                raise InvalidRequest(f"{self._info.name!r} has no chat template; use /v1/completions", param="messages")
+            ids = tuple(model.tokenize(self._template.render(request.messages), special=True))
+        elif isinstance(request.prompt, str):
+            ids = tuple(model.tokenize(request.prompt, special=True))
+            if model.adds_bos and model.bos is not None and ids[:1] != (model.bos,):
+                ids = (model.bos, *ids)
+        else:
+            ids = request.prompt
+            if max(ids) >= model.n_vocab:
+                raise InvalidRequest(
+                    f"prompt has the token id {max(ids)}; ids of this model are below {model.n_vocab}",
+                    param="prompt",
+                )
+        if not ids:
+            raise InvalidRequest("the prompt has no tokens", param="prompt")
+        return ids
+
+
+def _template(model: Model) -> ChatTemplate | None:
+    if model.chat_template is None:
+        return None
+    special = {"bos_token": model.bos, "eos_token": model.eos}
+    return ChatTemplate(
+        model.chat_template,
+        {
+            name: model.piece(token, special=True).decode("utf-8", "replace")
+            for name, token in special.items()
+            if token is not None
+        },
+    )
+
+
+def _max_tokens(request: Request, n_prompt: int, info: ModelInfo) -> int:
+    chat = request.endpoint is Endpoint.CHAT_COMPLETIONS
+    room = info.max_context - n_prompt
+    if room < 1:
+        raise ContextLengthExceeded(
+            f"the prompt has {n_prompt} tokens, but the context is {info.max_context} tokens for prompt and answer "
+            "together; shorten the prompt",
+            param="messages" if chat else "prompt",
+        )
+    if request.max_tokens is None:
+        return room if chat else min(room, DEFAULT_COMPLETION_TOKENS)
+    if request.max_tokens > room:
+        raise ContextLengthExceeded(
+            f"the prompt has {n_prompt} tokens and max_tokens is {request.max_tokens}, together "
+            f"{n_prompt + request.max_tokens}, but the context is {info.max_context} tokens; ask for at most {room} "
+            "or shorten the prompt",
+            param="max_tokens",
+        )
+    return request.max_tokens
