@@ -26,6 +26,14 @@ def scripted(path: Sequence[int]) -> int:
     return hash(tuple(path)) % (V - 1) + 1
 
 
+def ends_at_times(path: Sequence[int]) -> int:
+    return EOS if scripted(path) == 3 and len(path) % 2 else scripted(path)
+
+
+def dries_up_at_times(path: Sequence[int]) -> int | None:
+    return None if scripted(path) == 3 and len(path) % 2 else scripted(path)
+
+
 class FakeDrafter:
     """A `Drafter` that checks how it is called; `chunk` ids are fed per call."""
 
@@ -122,6 +130,7 @@ class Session:
         self.committed = len(self.path)
         self.applied = 0
         self.tokens: list[DraftToken] = []
+        self.dry_at: list[int] = []
         self.failures: list[Exception] = []
         lane = worker.open(prompt, PARAMS, frozenset({EOS}), self.on_token, self.failures.append)
         assert isinstance(lane, DraftLane)
@@ -139,10 +148,15 @@ class Session:
                 self.committed += 1
             self.applied += 1
 
-    def on_token(self, n: int, token: DraftToken) -> None:
+    def on_token(self, n: int, token: DraftToken | None) -> None:
         assert self.applied <= n <= len(self.commits)
         assert n > 0
         self.apply(n)
+        if token is None:
+            assert self.script(self.path) is None
+            assert self.dry_at != self.path
+            self.dry_at = list(self.path)
+            return
         assert token.position == len(self.path) < self.commits[n - 1][1]
         assert len(self.path) == self.committed or self.path[-1] != EOS
         assert token.token == self.script(self.path)
@@ -220,7 +234,7 @@ async def test_stops_behind_a_drafted_eos_until_it_is_contradicted(drafter: Fake
     drafter.script = lambda path: EOS if len(path) == 5 else 1
     worker = DraftWorker(drafter)
     tokens: list[DraftToken] = []
-    lane = worker.open([1, 2, 3], PARAMS, frozenset({EOS}), lambda _, t: tokens.append(t), pytest.fail)
+    lane = worker.open([1, 2, 3], PARAMS, frozenset({EOS}), lambda _, t: tokens.append(t) if t else None, pytest.fail)
     assert lane
     lane.commit([], 20)
     await until(lambda: len(tokens) == 3)
@@ -234,17 +248,18 @@ async def test_stops_behind_a_drafted_eos_until_it_is_contradicted(drafter: Fake
 
 
 async def test_nothing_to_propose_waits_for_another_path_without_spinning(drafter: FakeDrafter) -> None:
-    drafter.script = lambda path: None if len(path) < 6 else 1
+    drafter.script = script = lambda path: None if len(path) < 6 else scripted(path)
     worker = DraftWorker(drafter)
-    tokens: list[DraftToken] = []
-    lane = worker.open([1, 2, 3], PARAMS, frozenset(), lambda _, t: tokens.append(t), pytest.fail)
-    assert lane
-    lane.commit([], 8)
-    await until(lambda: len(drafter.calls) >= 1)
+    session = Session(worker, [1, 2, 3], script)
+    session.commit([], 8)
+    await until(lambda: session.dry_at == [1, 2, 3])
+    session.commit([], 8)
     await asyncio.sleep(0.05)
     assert len(drafter.calls) <= 2
-    lane.commit([2, 2, 2], 8)
-    await until(lambda: len(tokens) == 2)
+    session.commit([2], 8)
+    await until(lambda: session.dry_at == [1, 2, 3, 2])
+    session.commit([2, 2], 8)
+    await until(lambda: len(session.tokens) == 2)
     await worker.aclose()
 
 
@@ -427,8 +442,8 @@ async def commit_at_random(worker: DraftWorker, rng: random.Random, script: Scri
         session.commit(tokens, len(truth) + rng.randrange(12))
     limit = len(truth) + 20  # beyond all limits so far, so there is something left to draft
     session.commit([], limit)
-    await until(lambda: len(session.path) == limit or session.path[-1] == EOS)
-    if session.path[-1] != EOS:
+    await until(lambda: len(session.path) == limit or session.path[-1] == EOS or session.dry_at == session.path)
+    if len(session.path) == limit:
         assert session.path[: len(truth)] == truth
         assert session.applied == len(session.commits)
     session.lane.close()
@@ -438,7 +453,7 @@ async def commit_at_random(worker: DraftWorker, rng: random.Random, script: Scri
 async def test_random_commits_against_a_model_of_the_path(seed: int) -> None:
     """Right and wrong commits, far ahead and behind, in the middle of forwards; `Session.on_token` is the judge."""
     rng = random.Random(seed)
-    script = rng.choice([scripted, lambda path: EOS if scripted(path) == 3 and len(path) % 2 else scripted(path)])
+    script = rng.choice([scripted, ends_at_times, dries_up_at_times])
     drafter = FakeDrafter(3, 400, script)
     drafter.chunk = rng.choice([2, 8, 64])
     drafter.delay_s = rng.choice([0.0, 0.0002, 0.001])

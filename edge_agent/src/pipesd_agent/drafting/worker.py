@@ -23,7 +23,7 @@ IDLE_WAIT_S: Final = 5.0
 """Longest sleep of an idle worker; it is woken by every commit, so this only guards against a lost wake-up."""
 JOIN_S: Final = 10.0
 
-OnToken = Callable[[int, DraftToken], None]
+OnToken = Callable[[int, DraftToken | None], None]
 OnFailure = Callable[[Exception], None]
 
 
@@ -106,7 +106,7 @@ class DraftLane:
         return len(path) < self._limit and not ended and self._nothing_at != self._version
 
 
-Report = tuple[DraftLane, int, DraftToken]
+Report = tuple[DraftLane, int, DraftToken | None]
 
 
 class DraftWorker:
@@ -139,7 +139,8 @@ class DraftWorker:
     ) -> DraftLane | None:
         """A lane for a session; its prefill starts now, drafting with the first `DraftLane.commit`.
 
-        on_token(n, token) is called on the event loop, in order of position, n as `DraftLane.commit` returned it.
+        on_token(n, token) is called on the event loop, in order of position, n as `DraftLane.commit` returned it. token
+        None: the drafter has nothing to propose at the end of the path; once for each such path.
         on_failure is called when the drafter broke; the lane is then closed.
 
         Returns: None if this session cannot be drafted for: at capacity, prompt longer than the drafter's context, or
@@ -252,12 +253,13 @@ class DraftWorker:
         assert lane is not None
         if draft is NoDraft.UNFINISHED:
             return None
+        current = not lane._closed and lane._version == version
         if draft is NoDraft.NOTHING:
             lane._nothing_at = version
-            return None
+            return (lane, lane._commits, None) if current else None
         assert isinstance(draft, DraftToken)
         lane._drafter_length += 1
-        if lane._closed or lane._version != version or draft.position >= lane._limit:
+        if not current or draft.position >= lane._limit:
             return None  # what the drafter has too much is cut before its next forward
         lane._path.append(draft.token)
         lane._version += 1
