@@ -1,0 +1,79 @@
+# PipeSD. Every target makes what it needs: a virtual environment in .venv, and nothing global but the compiled
+# llama.cpp, which is kept in ~/.cache/pipesd so that no machine compiles it twice.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+export PYTHON
+
+# Stamps, inside the environment so that they go with it.
+LOCKED := $(VENV)/.stamp-locked
+READY := $(VENV)/.stamp-ready
+LLAMA := $(VENV)/.stamp-llama
+
+MODELS := $(foreach m,target draft,$(foreach t,F32 F16 Q8_0,.build/demo-$(m)-$(t).gguf))
+CODE := gateway edge_agent vllm_plugin
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo check test test-full bench-agent models llama lock clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+
+demo: $(READY) $(LLAMA) $(MODELS)  ## both ends on this machine, two answers, figures; KEEP=1 leaves both running
+	$(PY) examples/demo.py $(if $(KEEP),--keep)
+
+check: $(READY)  ## lint, types and fast tests; needs no compiled llama.cpp
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -m mypy tests
+	$(PY) -m pytest -m "not e2e and not full"
+
+test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms
+	$(PY) -m pytest -m "not full"
+
+test-full: $(READY) $(LLAMA) $(MODELS)  ## all tests
+	$(PY) -m pytest
+
+bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp loop
+	$(PY) bench/agent.py
+
+models: $(MODELS)  ## the demo pair as GGUF files in .build/
+
+llama: $(LLAMA)  ## llama.cpp, compiled once per machine
+
+lock:  ## pin what requirements/third_party.in asks for; pins that still fit stay
+	python=$$(scripts/find_python.sh) && "$$python" -m venv .build/lock
+	.build/lock/bin/pip install --disable-pip-version-check --quiet pip-tools==7.6.2
+	.build/lock/bin/pip-compile --quiet --no-emit-index-url --no-emit-find-links --strip-extras \
+	  --output-file=requirements/dev.lock requirements/third_party.in
+
+clean:  ## everything that make wrote here (not ~/.cache/pipesd)
+	rm -rf $(VENV) .build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find $(CODE) tests examples bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment. An existing one is kept if its Python still runs.
+$(LOCKED): requirements/dev.lock
+	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+	  python=$$(scripts/find_python.sh) && echo "creating $(VENV) with $$python" && "$$python" -m venv --clear $(VENV); }
+	$(PIP) install -r requirements/dev.lock
+	@touch $@
+
+$(READY): $(LOCKED) $(CODE:%=%/pyproject.toml)
+	$(PIP) install --no-deps --no-build-isolation $(CODE:%=-e ./%)
+	@touch $@
+
+$(LLAMA): $(LOCKED) scripts/build_llama.py gateway/pyproject.toml
+	wheel=$$($(PY) scripts/build_llama.py) && $(PIP) install --no-deps --force-reinstall "$$wheel"
+	@touch $@
+
+# The GGUF files of the demo pair.
+.build/demo-target-%.gguf: $(wildcard examples/demo_pair/target/*) examples/demo_pair/to_gguf.py | $(LOCKED)
+	@mkdir -p .build
+	$(PY) examples/demo_pair/to_gguf.py examples/demo_pair/target $@ --type $*
+
+.build/demo-draft-%.gguf: $(wildcard examples/demo_pair/draft/*) examples/demo_pair/to_gguf.py | $(LOCKED)
+	@mkdir -p .build
+	$(PY) examples/demo_pair/to_gguf.py examples/demo_pair/draft $@ --type $*
