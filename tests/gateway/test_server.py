@@ -15,9 +15,9 @@ import pytest
 from fake_decoder import FakeDecoder
 
 from pipesd_gateway import server
-from pipesd_gateway.cli import Server
 from pipesd_gateway.embedded.serving import EmbeddedEngine
 from pipesd_gateway.exceptions import EngineFailed
+from pipesd_gateway.serve import Server
 from pipesd_gateway.server import create_app
 
 HELLO: Any = [{"role": "user", "content": "hi"}]
@@ -53,7 +53,7 @@ async def client(engine: EmbeddedEngine) -> AsyncIterator[httpx.AsyncClient]:
 async def running(engine: EmbeddedEngine) -> AsyncIterator[tuple[Server, str]]:
     """A real server, and its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
-    uvicorn = Server(create_app(engine), engine, log_level="warning")
+    uvicorn = Server(create_app(engine), engine.aclose, log_level="warning")
     task = asyncio.create_task(uvicorn.serve([listener]))
     try:
         async with asyncio.timeout(10):

@@ -45,7 +45,7 @@ ACK_EVERY: Final = 16
 """Messages that one ack covers at least; far below the gateway's MAX_UNACKED, so that acks never hold it up."""
 
 
-class SessionSettings(Struct, frozen=True):
+class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """window: drafted tokens after the committed ones, at most. nav_timeout_s: how long a verification may stay
     without any verdict before the session goes cloud-only. silence_timeout_s: how long the gateway may say nothing at
     all (waiting in its queue included) before the request fails."""
@@ -436,7 +436,9 @@ class EdgeSession:
     def _stop_drafting(self) -> None:
         if self._drafting:
             self._drafting = False
-            self._window.clear()
+            unsent = len(self._committed) + len(self._window) - self._sent_upto
+            for _ in range(unsent):  # what was sent may still be accepted
+                self._window.pop()
             self._nav_pending = self._nav_out = None
             self._actions.append(StopDrafting())
 
@@ -450,7 +452,8 @@ class EdgeSession:
 def usage_payload(payload: bytes, counts: Counts) -> bytes:
     """The payload with the accepted and rejected drafts in its usage object (architecture §4)."""
     answer = msgspec.json.decode(payload)
-    details = answer["usage"].setdefault("completion_tokens_details", {})
+    usage = answer["usage"]
+    details = usage["completion_tokens_details"] = usage.get("completion_tokens_details") or {}
     details["accepted_prediction_tokens"] = counts.accepted
     details["rejected_prediction_tokens"] = counts.rejected
     return msgspec.json.encode(answer)

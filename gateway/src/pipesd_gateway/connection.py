@@ -14,6 +14,7 @@ from pipesd_gateway.engine import ModelInfo, Opening
 from pipesd_gateway.exceptions import (
     ApiError,
     InvalidRequest,
+    MalformedMessage,
     OutOfState,
     Overloaded,
     ProtocolError,
@@ -108,9 +109,11 @@ class GatewayConnection:
         """Sessions running or waiting for the engine."""
         return len(self._sessions) + len(self._waiting)
 
-    def receive(self, frame: bytes, now: float) -> None:
-        """A binary frame from the agent. Never raises, whatever it holds."""
+    def receive(self, frame: bytes | str, now: float) -> None:
+        """A frame from the agent; a text frame (str) is a fault. Never raises, whatever it holds."""
         try:
+            if isinstance(frame, str):
+                raise MalformedMessage("a text frame; pipesd.v1 has binary frames only")
             message = decode_edge(frame)
             match message:
                 case Open():
@@ -191,6 +194,9 @@ class GatewayConnection:
             self._outputs.append(StartRequest(message))
 
     def _refuse_resume(self, message: Resume) -> None:
+        if message.channel in self._sessions or message.channel in self._waiting:
+            raise OutOfState(f"resume on channel {message.channel}, which is in use")
+        self._known.add(message.channel)
         refusal = InvalidRequest("this gateway does not support resume: open the request again")
         answer = failed(message.channel, refusal)
         self._outputs.append(Failed(answer.channel, "resume_not_supported", answer.status, answer.body))

@@ -34,6 +34,7 @@ Channel = Annotated[int, Meta(ge=0, lt=MAX_CHANNELS)]
 Position = Annotated[int, Meta(ge=0, le=FOREVER)]
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Status = Annotated[int, Meta(ge=400, le=599)]
 SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 
@@ -167,9 +168,9 @@ class Failed(Struct, frozen=True, array_like=True, tag=36):
 
     channel: Channel
     code: str
-    status: int
+    status: Status
     body: bytes
-    retry_after_s: int = 0
+    retry_after_s: Count = 0
 
 
 class Desync(Struct, frozen=True, array_like=True, tag=37):

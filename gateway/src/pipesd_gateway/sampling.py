@@ -127,7 +127,7 @@ def scaled_candidates(logits: Logits, params: SamplingParams) -> tuple[noise.F64
     if params.top_p < 1.0:
         order = np.argsort(-scores, kind="stable")
         probability = np.exp(scores[order] - scores[order[0]])
-        mass_before = np.cumsum(probability) - probability
+        mass_before = np.concatenate(([0.0], np.cumsum(probability[:-1])))
         kept = np.sort(order[: np.searchsorted(mass_before, params.top_p * probability.sum(), side="left")])
         scores = scores[kept]
         ids = kept if ids is None else ids[kept]

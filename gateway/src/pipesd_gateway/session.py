@@ -125,6 +125,7 @@ class GatewaySession:
         self._run_until = FOREVER
         self._run_kind = _RunKind.START
         self._stepping: Reason | None = None
+        self._last_step_done = False
         self._seq = 0
         self._acked = 0
         self._last_heard = now
@@ -222,8 +223,8 @@ class GatewaySession:
                 self._step_recv_us,
             )
         )
-        if not step.ends:
-            self._advance(now)
+        self._last_step_done = step.ends
+        self._advance(now)
 
     def payload(self, payload: Payload) -> None:
         """The engine shows text. Its tokens have been in verdicts already."""
@@ -311,7 +312,7 @@ class GatewaySession:
         """Compare ids with what is committed and held, append the new ones. Returns what is wrong, if anything."""
         base = len(self._committed)
         end = base + len(self._path)
-        if start > end:
+        if start > end and end <= self._last_draftable:
             return f"drafts start at {start}, but {end} is the next position"
         for position, token in enumerate(ids, start):
             if position > self._last_draftable:
@@ -350,7 +351,7 @@ class GatewaySession:
     def _advance(self, now: float) -> None:
         """Order the next step if there is a reason for one; else park."""
         self._parked_since = None
-        if self._stepping is not None or self.ended:
+        if self._stepping is not None or self._last_step_done or self.ended:
             return
         if self._seq - self._acked > MAX_UNACKED:
             self._stalled_since = self._stalled_since if self._stalled_since is not None else now

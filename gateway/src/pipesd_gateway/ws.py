@@ -22,7 +22,7 @@ from pipesd_gateway.connection import (
     StepRequest,
 )
 from pipesd_gateway.engine import Broken, Engine, EngineOutput, Finished, Generation, Payload, StepDone
-from pipesd_gateway.exceptions import ApiError, InvalidRequest
+from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
 from pipesd_gateway.protocol import MAX_UNACKED, SUBPROTOCOL, Open, Rejected, encode
 from pipesd_gateway.session import SessionLimits
 
@@ -33,6 +33,9 @@ MAX_OUTBOX: Final = MAX_SESSIONS * (MAX_UNACKED + 16)
 """Messages waiting for one agent's socket. Sessions cannot exceed it; an agent that opens and never reads can."""
 CLOSE_PROTOCOL_ERROR: Final = 1002
 CLOSE_TOO_SLOW: Final = 1008
+CLOSE_INTERNAL_ERROR: Final = 1011
+FAREWELL_S: Final = 5.0
+"""After a hang-up: time for the agent to take what is left for it."""
 
 Authorize = Callable[[WebSocket], None]
 """Raises `Unauthorized` when the connection's key is not right."""
@@ -67,6 +70,9 @@ class AgentSocket:
         self._loop = asyncio.get_running_loop()
         self._generations: dict[int, Generation] = {}
         self._openings: dict[int, asyncio.Task[None]] = {}
+        self._opening_tasks: set[asyncio.Task[None]] = set()
+        """Those of `_openings`, and the cancelled ones that are not done yet."""
+        self._reader: asyncio.Task[None] | None = None
         self._outbox: deque[bytes] = deque()
         self._outbox_filled = asyncio.Event()
         self._hangup: int | None = None
@@ -75,15 +81,15 @@ class AgentSocket:
     async def serve(self) -> None:
         """Serve until the agent leaves or breaks the protocol."""
         writer = asyncio.create_task(self._write())
-        reader = asyncio.create_task(self._read())
+        reader = self._reader = asyncio.create_task(self._read())
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._connection.disconnected()
             self._pump()
-            if self._timer is not None:
-                self._timer.cancel()
-            tasks = [reader, writer, *self._openings.values()]
+            if self._hangup is not None:
+                await asyncio.wait((writer,), timeout=FAREWELL_S)
+            tasks = [reader, writer, *self._opening_tasks]
             for task in tasks:
                 task.cancel()
             for result in await asyncio.gather(*tasks, return_exceptions=True):
@@ -95,9 +101,8 @@ class AgentSocket:
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
                 return
-            # A text frame is no message of ours; as bytes it fails to decode with the right error.
-            frame = message.get("bytes") or (message.get("text") or "").encode()
-            self._connection.receive(frame, time.monotonic())
+            frame: bytes | None = message.get("bytes")
+            self._connection.receive(message["text"] if frame is None else frame, time.monotonic())
             self._pump()
 
     async def _write(self) -> None:
@@ -116,7 +121,9 @@ class AgentSocket:
         for output in self._connection.take_outputs():
             match output:
                 case StartRequest(request):
-                    self._openings[request.channel] = asyncio.create_task(self._open(request))
+                    task = self._openings[request.channel] = asyncio.create_task(self._open(request))
+                    self._opening_tasks.add(task)
+                    task.add_done_callback(self._opening_done)
                 case CancelRequest(channel):
                     self._openings.pop(channel).cancel()
                 case StepRequest(channel, drafts):
@@ -136,8 +143,12 @@ class AgentSocket:
         self._rearm()
 
     def _hang_up(self, code: int) -> None:
-        self._hangup = code
-        self._outbox_filled.set()
+        """Send what is left, then close; nothing more is read, and every session ends."""
+        if self._hangup is None:
+            self._hangup = code
+            self._outbox_filled.set()
+            assert self._reader is not None
+            self._reader.cancel()
 
     def _rearm(self) -> None:
         due = self._connection.deadline()
@@ -152,18 +163,35 @@ class AgentSocket:
 
     async def _open(self, request: Open) -> None:
         channel = request.channel
+        answer: Generation | ApiError
         try:
-            generation = await self._engine.open(
+            answer = await self._engine.open(
                 request.endpoint, request.body, lambda output: self._deliver(channel, output)
             )
         except ApiError as error:
-            self._openings.pop(channel, None)
-            self._connection.refused(channel, error)
+            answer = error
+        except Exception:
+            # A bug of the engine; its client is told, and the agent's other sessions go on.
+            log.exception("the engine failed to open a request")
+            answer = EngineFailed("internal error; see the gateway's log")
+        if self._openings.get(channel) is not asyncio.current_task():
+            # Cancelled too late for the engine to notice; the channel may have its next request already.
+            if not isinstance(answer, ApiError):
+                answer.abort()
+            return
+        del self._openings[channel]
+        if isinstance(answer, ApiError):
+            self._connection.refused(channel, answer)
         else:
-            self._openings.pop(channel, None)
-            self._generations[channel] = generation
-            self._connection.accepted(channel, generation.opening, time.monotonic())
+            self._generations[channel] = answer
+            self._connection.accepted(channel, answer.opening, time.monotonic())
         self._pump()
+
+    def _opening_done(self, task: asyncio.Task[None]) -> None:
+        self._opening_tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("agent connection failed", exc_info=error)
+            self._hang_up(CLOSE_INTERNAL_ERROR)
 
     def _deliver(self, channel: int, output: EngineOutput) -> None:
         session = self._connection.session(channel)

@@ -84,6 +84,7 @@ class EmbeddedGeneration:
                 accepted=min(done.accepted, kept),
                 queue_us=done.queue_us,
                 forward_us=done.forward_us,
+                ends=reason is not None,
             )
         )
         if self._stream:

@@ -1,0 +1,7 @@
+"""`python -m pipesd_agent`."""
+
+import sys
+
+from pipesd_agent.cli import main
+
+sys.exit(main())

@@ -1,0 +1,108 @@
+"""The agent's OpenAI API on localhost: every request goes through the link, drafted here, decided by the target."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pipesd_agent.agent import Agent
+from pipesd_agent.stream import RequestStream
+from pipesd_gateway.exceptions import ApiError, InvalidRequest, Unavailable
+from pipesd_gateway.http import (
+    EventStream,
+    error_event,
+    install,
+    json_response,
+    read_body,
+    request_id_of,
+    wants_stream,
+    while_connected,
+)
+from pipesd_gateway.protocol import Endpoint
+
+
+class NoSuchRecord(InvalidRequest):
+    status = 404
+
+
+def create_app(agent: Agent) -> FastAPI:
+    """The app over an agent, whose tasks run as long as the app does."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        agent.start()
+        try:
+            yield
+        finally:
+            await agent.aclose()
+
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
+    install(app)
+    started = int(time.time())
+
+    async def chat_completions(request: Request) -> Response:
+        return await _answer(request, agent, Endpoint.CHAT_COMPLETIONS)
+
+    async def completions(request: Request) -> Response:
+        return await _answer(request, agent, Endpoint.COMPLETIONS)
+
+    async def models(_: Request) -> Response:
+        return json_response({"object": "list", "data": agent.catalog.models})
+
+    async def health(_: Request) -> Response:
+        drafter: dict[str, Any] | None = None
+        if agent.worker is not None:
+            drafter = {"capacity": agent.worker.capacity, "max_context": agent.worker.max_context}
+        uptime = int(time.time()) - started
+        state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime}
+        return json_response(state)
+
+    async def record(request: Request) -> Response:
+        request_id = request.path_params["request_id"]
+        found = agent.records.get(request_id)
+        if found is None:
+            raise NoSuchRecord(f"no finished request {request_id[:128]!r} is remembered; the last few are")
+        return json_response(found)
+
+    app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
+    app.add_route("/v1/completions", completions, methods=["POST"])
+    app.add_route("/v1/models", models, methods=["GET"])
+    app.add_route("/v1/pipesd/requests/{request_id}", record, methods=["GET"])
+    app.add_route("/health", health, methods=["GET"])
+    return app
+
+
+async def _answer(request: Request, agent: Agent, endpoint: Endpoint) -> Response:
+    body = await read_body(request)
+    stream, opened = await while_connected(request, agent.open(endpoint, body, request_id_of(request)))
+    handed_over = False
+    try:
+        headers = {"x-pipesd-seed": str(opened.params.seed)}
+        if wants_stream(body):
+            handed_over = True
+            return EventStream(_events(stream), lambda: agent.finish(stream), headers)
+        payload = await while_connected(request, stream.next())
+        if payload is None:
+            raise Unavailable("the gateway ended the request without an answer; try again")
+        # The rest of the session (its end) is on its way; a client that has its answer need not wait for it.
+        return Response(payload, media_type="application/json", headers=headers)
+    finally:
+        if not handed_over:
+            agent.finish(stream)
+
+
+async def _events(stream: RequestStream) -> AsyncIterator[bytes]:
+    try:
+        while (payload := await stream.next()) is not None:
+            yield b"data: " + payload + b"\n\n"
+            stream.taken()
+    except ApiError as error:
+        yield error_event(error)
+        return
+    yield b"data: [DONE]\n\n"

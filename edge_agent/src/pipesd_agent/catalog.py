@@ -1,0 +1,49 @@
+"""The models that the gateway serves, remembered, so that `/v1/models` answers at once also when the cloud is down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from typing import Any, Final
+
+import httpx
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S: Final = 5.0
+FRESH_S: Final = 60.0
+RETRY_S: Final = 5.0
+
+
+class Catalog:
+    """Asks the gateway now and then. `run` is its one task; whoever starts it cancels it.
+
+    Args:
+        url: http(s):// of the gateway, without /v1.
+    """
+
+    def __init__(self, url: str, api_key: str | None, tls: ssl.SSLContext | None) -> None:
+        self._url = f"{url}/v1/models"
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._verify: ssl.SSLContext | bool = tls if tls is not None else True
+        self.models: list[dict[str, Any]] = []
+
+    async def run(self) -> None:
+        """Refresh until cancelled."""
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, headers=self._headers, verify=self._verify) as client:
+            while True:
+                known = await self._refresh(client)
+                await asyncio.sleep(FRESH_S if known else RETRY_S)
+
+    async def _refresh(self, client: httpx.AsyncClient) -> bool:
+        try:
+            answer = await client.get(self._url)
+            answer.raise_for_status()
+            listed = answer.json()["data"]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            log.debug("no model list from %s: %s", self._url, error)
+            return False
+        if isinstance(listed, list):
+            self.models = [model for model in listed if isinstance(model, dict)]
+        return True

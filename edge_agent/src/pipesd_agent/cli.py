@@ -1,0 +1,89 @@
+"""`pipesd-agent`: the edge agent from a command line, and a chat for a person at a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipesd_agent.config import AgentConfig, load
+from pipesd_gateway.exceptions import ConfigError
+from pipesd_gateway.serve import Server, fail, listen, run_program
+from pipesd_gateway.settings import LOG_LEVELS
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    flags = vars(_parser().parse_args(argv))
+    command = flags.pop("command")
+    if command == "chat":
+        from pipesd_agent.chat import chat
+
+        return chat(**flags)
+    return _start(flags)
+
+
+def _start(flags: dict[str, Any]) -> int:
+    file = flags.pop("config", None)
+    try:
+        config = load(flags, os.environ, file)
+    except ConfigError as error:
+        return fail("pipesd-agent", error)
+    return run_program("pipesd-agent", config.log_level, _serve(config))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pipesd-agent", description="PipeSD's edge side.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    # SUPPRESS: a flag that was not given is absent, so that it cannot hide what the file says.
+    start = commands.add_parser(
+        "start",
+        help="serve the OpenAI API on localhost, drafting here and verifying at a gateway",
+        argument_default=argparse.SUPPRESS,
+        description="Serve the OpenAI API on localhost. A flag beats the configuration file.",
+    )
+    add = start.add_argument
+    add("--gateway", metavar="URL", help="the gateway, http(s):// or ws(s):// (http://127.0.0.1:8100)")
+    add("--draft-model", metavar="FILE", help="GGUF file of the drafter; none: prompt lookup drafts")
+    add("--config", metavar="FILE", type=Path, help="TOML; keys as these flags, with _ for -, and [trigger], [session]")
+    add(
+        "--mode",
+        choices=("collaborative", "auto", "cloud"),
+        help="auto: cloud-only if vocabularies differ; cloud: never draft",
+    )
+    add("--gateway-api-key-file", metavar="FILE", help="or PIPESD_GATEWAY_API_KEY in the environment")
+    add("--ca-file", metavar="FILE", help="certificate authority of a wss:// gateway")
+    add("--host", help="address to listen on (127.0.0.1)")
+    add("--port", type=int, metavar="N", help="port; 0 takes a free one (8101)")
+    add("--capacity", type=int, metavar="N", help="clients drafted for at once (4)")
+    add("--context", type=int, metavar="N", help="tokens of each that can be drafted within (2048)")
+    add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
+    add("--log-level", choices=LOG_LEVELS, help="(info)")
+    talk = commands.add_parser("chat", help="talk to a running agent")
+    talk.add_argument("--url", default="http://127.0.0.1:8101/v1", help="the agent's API (%(default)s)")
+    talk.add_argument("--model", default=None, help="(the first that the agent lists)")
+    talk.add_argument("--temperature", type=float, default=None)
+    talk.add_argument("--max-tokens", type=int, default=None)
+    return parser
+
+
+async def _serve(config: AgentConfig) -> None:
+    import asyncio
+
+    from pipesd_agent.agent import make_agent
+    from pipesd_agent.api import create_app
+
+    listener = listen(config.host, config.port)  # before the model: a taken port is known at once
+    try:
+        agent = await asyncio.to_thread(make_agent, config)
+    except BaseException:
+        listener.close()
+        raise
+    if config.host not in ("127.0.0.1", "::1", "localhost"):
+        logger.warning("listening on %s: everybody who reaches it may use this agent", config.host)
+    await Server(create_app(agent), agent.aclose, log_level=config.log_level).run_on(listener)

@@ -1,0 +1,98 @@
+"""Configuration of `pipesd-agent`."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from msgspec import Struct
+
+from pipesd_agent.batcher import make_batcher
+from pipesd_agent.session import SessionSettings
+from pipesd_agent.trigger import TriggerSettings
+from pipesd_gateway import settings
+from pipesd_gateway.exceptions import ConfigError
+from pipesd_gateway.settings import KeySource, check_log_level, within
+
+KEYS: Final = KeySource("gateway_api_keys", "gateway_api_key_file", "PIPESD_GATEWAY_API_KEY")
+AGENTS_SOCKET: Final = "/v1/pipesd/ws"
+
+
+class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the agent runs with. Raises ConfigError where a value cannot work.
+
+    gateway: its address, http(s):// or ws(s)://. draft_model: GGUF file of the drafter; none: prompt lookup drafts.
+    mode: "collaborative"; "auto": cloud-only where the drafter's vocabulary does not fit; "cloud": never draft.
+    capacity: clients drafted for at once, others are served cloud-only. context: tokens of each that can be drafted
+    within. threads: of llama.cpp. ca_file: certificate authority of a wss:// gateway. trigger, session: see there.
+    """
+
+    gateway: str = "http://127.0.0.1:8100"
+    gateway_api_keys: frozenset[str] = frozenset()
+    ca_file: Path | None = None
+    draft_model: Path | None = None
+    mode: Literal["collaborative", "auto", "cloud"] = "collaborative"
+    host: str = "127.0.0.1"
+    port: int = 8101
+    capacity: int = 4
+    context: int = 2048
+    threads: int = 1
+    batcher: str = "immediate"
+    trigger: TriggerSettings = TriggerSettings()
+    session: SessionSettings = SessionSettings()
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.gateway)
+        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
+            raise ConfigError(
+                f"gateway must be an address such as http://127.0.0.1:8100 or wss://host, but is {self.gateway!r}"
+            )
+        within("port", self.port, 0, 65535)
+        within("capacity", self.capacity, 1, 64)
+        within("context", self.context, 64, 2**20)
+        within("threads", self.threads, 1, 256)
+        make_batcher(self.batcher)
+        check_log_level(self.log_level)
+        if len(self.gateway_api_keys) > 1:
+            raise ConfigError(f"the agent needs one key for its gateway, but {len(self.gateway_api_keys)} were given")
+
+    @property
+    def gateway_api_key(self) -> str | None:
+        return next(iter(self.gateway_api_keys), None)
+
+    @property
+    def socket_url(self) -> str:
+        """The agents' WebSocket of the gateway."""
+        return self._url("wss" if self._secure else "ws", AGENTS_SOCKET)
+
+    @property
+    def http_url(self) -> str:
+        """The gateway's HTTP root, without /v1."""
+        return self._url("https" if self._secure else "http", "")
+
+    def tls(self) -> ssl.SSLContext | None:
+        """How to verify a secure gateway; None for a plain one. Raises ConfigError."""
+        if not self._secure:
+            return None
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:  # SSLError is one
+            raise ConfigError(f"cannot use ca_file {self.ca_file}: {error}") from error
+
+    @property
+    def _secure(self) -> bool:
+        return urlsplit(self.gateway).scheme in ("https", "wss")
+
+    def _url(self, scheme: str, path: str) -> str:
+        parts = urlsplit(self.gateway)
+        root = parts.path.rstrip("/").removesuffix(AGENTS_SOCKET).removesuffix("/v1")
+        return urlunsplit((scheme, parts.netloc, root + path, "", ""))
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None) -> AgentConfig:
+    """See `settings.load`. Raises ConfigError."""
+    return settings.load(AgentConfig, KEYS, flags, environ, file)

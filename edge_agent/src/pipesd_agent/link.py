@@ -1,0 +1,304 @@
+"""The link: one WebSocket to a gateway, kept up, carrying the sessions of all clients.
+
+`Link` connects, reconnects with backoff and knows why there is no connection; `Connection` is one WebSocket's life. A
+session lives and dies with its connection (resume comes later), and every client of a lost one is told so at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import ssl
+import time
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+
+from pipesd_agent.batcher import make_batcher
+from pipesd_agent.drafting.worker import DraftWorker
+from pipesd_agent.session import EdgeSession, SessionSettings
+from pipesd_agent.stream import RequestStream
+from pipesd_agent.trigger import TriggerSettings
+from pipesd_gateway.exceptions import ApiError, Overloaded, ProtocolError, Unauthorized, Unavailable
+from pipesd_gateway.protocol import (
+    MAX_FRAME_BYTES,
+    SUBPROTOCOL,
+    VERSION,
+    EdgeMessage,
+    Endpoint,
+    Open,
+    Rejected,
+    decode_gateway,
+    encode,
+)
+
+log = logging.getLogger(__name__)
+
+PING_INTERVAL_S: Final = 3.0
+PING_TIMEOUT_S: Final = 4.0
+"""Together the longest that a dead link goes unnoticed: 7 s."""
+CONNECT_TIMEOUT_S: Final = 5.0
+BACKOFF_FIRST_S: Final = 0.5
+BACKOFF_MOST_S: Final = 10.0
+MAX_STREAMS: Final = 64
+"""Requests of one agent at a time, as many as a gateway takes on one connection."""
+SOCKET_BUFFER_BYTES: Final = 4096
+"""Unsent bytes that may lie in the socket: more would be drafts that go stale there on a slow link."""
+TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux's number; Python 3.11 does not name it
+
+
+class LinkSettings(Struct, frozen=True):
+    """Where the gateway is and how sessions behave. url: ws:// or wss:// of the gateway's agents' socket."""
+
+    url: str
+    api_key: str | None
+    trigger: TriggerSettings
+    batcher: str
+    session: SessionSettings
+
+
+class Connection:
+    """One WebSocket: pulls messages out of the sessions as fast as the socket takes them, and no faster."""
+
+    def __init__(self, websocket: ClientConnection, settings: LinkSettings, worker: DraftWorker | None) -> None:
+        self._websocket = websocket
+        self._settings = settings
+        self._worker = worker
+        self._streams: dict[int, RequestStream] = {}
+        self._opens: list[tuple[RequestStream, Open]] = []
+        self._sendable = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._lost: ApiError | None = None
+
+    def request(self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool) -> RequestStream:
+        """Open a session. Raises ApiError."""
+        if self._lost is not None:
+            raise self._lost
+        channel = next((c for c in range(MAX_STREAMS) if c not in self._streams), None)
+        if channel is None:
+            raise Overloaded(f"{MAX_STREAMS} requests are open at this agent, its limit; try again", retry_after_s=1)
+        worker = self._worker if collaborative else None
+        session = EdgeSession(
+            channel,
+            self._settings.trigger.make(),
+            make_batcher(self._settings.batcher),
+            self._settings.session,
+            collaborative=worker is not None,
+            max_context=worker.max_context if worker else 0,
+            now=time.monotonic(),
+        )
+        stream = RequestStream(request_id, session, worker, self._stream_changed)
+        fingerprint = None if worker is None else worker.fingerprint or b""
+        self._streams[channel] = stream
+        self._opens.append((stream, Open(channel, VERSION, endpoint, body, fingerprint, request_id)))
+        self._stream_changed()
+        return stream
+
+    async def run(self) -> None:
+        """Carry the sessions until the connection ends. Raises nothing but CancelledError."""
+        reader = asyncio.create_task(self._read())
+        writer = asyncio.create_task(self._write())
+        try:
+            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reader.cancel()
+            writer.cancel()
+            why = "the link to the gateway was lost; try again"
+            for result in await asyncio.gather(reader, writer, return_exceptions=True):
+                if isinstance(result, ProtocolError):
+                    why = f"the gateway and this agent do not understand each other: {result}"
+                elif isinstance(result, Exception) and not isinstance(result, ConnectionClosed):
+                    log.error("the link failed", exc_info=result)
+            self._close(Unavailable(why))
+
+    def _close(self, error: ApiError) -> None:
+        self._lost = error
+        if self._timer is not None:
+            self._timer.cancel()
+        for stream in self._streams.values():
+            stream.link_lost(error)
+        self._streams.clear()
+
+    async def _read(self) -> None:
+        async for frame in self._websocket:
+            message = decode_gateway(frame if isinstance(frame, bytes) else frame.encode())
+            if isinstance(message, Rejected):
+                raise ProtocolError(message.message)
+            stream = self._streams.get(message.channel)
+            if stream is None:
+                raise ProtocolError(f"{type(message).__name__} for channel {message.channel}, which is not open")
+            stream.receive(message)
+            if stream.session.ended:
+                del self._streams[message.channel]
+
+    async def _write(self) -> None:
+        while True:
+            await self._sendable.wait()
+            self._sendable.clear()
+            while await self._write_round():
+                pass
+
+    async def _write_round(self) -> bool:
+        """One message of each session that has one, in turn, so that none starves the others."""
+        opens, self._opens = self._opens, []
+        for stream, message in opens:
+            stream.upload.open += await self._send(message)
+        wrote = bool(opens)
+        for stream in list(self._streams.values()):
+            if (following := stream.session.next_message(time.monotonic())) is not None:
+                stream.sent(following, await self._send(following))
+                wrote = True
+        if wrote:
+            self._rearm()
+        return wrote
+
+    async def _send(self, message: EdgeMessage) -> int:
+        frame = encode(message)
+        await self._websocket.send(frame)  # waits while more than SOCKET_BUFFER_BYTES are unsent
+        header = 2 if len(frame) < 126 else 4 if len(frame) < 65536 else 10
+        return header + 4 + len(frame)
+
+    def _stream_changed(self) -> None:
+        self._sendable.set()
+        self._rearm()
+
+    def _rearm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = min((d for s in self._streams.values() if (d := s.session.deadline()) is not None), default=None)
+        if due is not None and self._lost is None:
+            delay = max(0.0, due - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        for stream in list(self._streams.values()):
+            stream.tick(time.monotonic())
+        self._rearm()
+
+
+class Link:
+    """Keeps a `Connection` up. `run` is its one task; whoever starts it cancels it."""
+
+    def __init__(self, settings: LinkSettings, worker: DraftWorker | None, tls: ssl.SSLContext | None = None) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._tls = tls
+        self._connection: Connection | None = None
+        self._settled = asyncio.Event()
+        """Set while it is known whether there is a connection: it is up, or the last attempt failed."""
+        self._wanted = asyncio.Event()
+        self._why: ApiError = Unavailable("not connected to the gateway yet; try again")
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def state(self) -> str:
+        """For `/health`: "connected", or why not."""
+        return "connected" if self.connected else str(self._why)
+
+    async def request(
+        self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool = True
+    ) -> RequestStream:
+        """Open a session, connecting first where that is needed. Raises ApiError within `CONNECT_TIMEOUT_S`."""
+        if self._connection is None:
+            self._settled.clear()
+            self._wanted.set()
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S + 1):
+                    await self._settled.wait()
+            except TimeoutError:
+                raise Unavailable(f"the gateway {self._settings.url} does not answer; try again") from None
+        if self._connection is None:
+            raise self._why
+        return self._connection.request(endpoint, body, request_id, collaborative=collaborative)
+
+    async def run(self) -> None:
+        """Connect, and connect again, until cancelled."""
+        delay = BACKOFF_FIRST_S
+        while True:
+            self._wanted.clear()
+            if await self._connect_once():
+                delay = BACKOFF_FIRST_S
+            self._settled.set()
+            try:
+                async with asyncio.timeout(delay * random.uniform(0.5, 1.0)):
+                    await self._wanted.wait()
+            except TimeoutError:
+                delay = min(BACKOFF_MOST_S, delay * 2)
+
+    async def _connect_once(self) -> bool:
+        """Connect and serve until the connection ends. False: there was none."""
+        key = self._settings.api_key
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            websocket = await connect(
+                self._settings.url,
+                subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
+                additional_headers=headers,
+                compression=None,
+                open_timeout=CONNECT_TIMEOUT_S,
+                ping_interval=PING_INTERVAL_S,
+                ping_timeout=PING_TIMEOUT_S,
+                close_timeout=1.0,
+                max_size=MAX_FRAME_BYTES,
+                write_limit=SOCKET_BUFFER_BYTES,
+                ssl=self._tls,
+            )
+        except (OSError, InvalidHandshake, InvalidURI, ssl.SSLError) as error:
+            self._note(_why_not(error, self._settings.url))
+            return False
+        async with websocket:
+            raw = websocket.transport.get_extra_info("socket")
+            if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+                try:
+                    raw.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, SOCKET_BUFFER_BYTES)
+                except OSError as error:  # not on this system: the buffer is the kernel's then
+                    log.debug("TCP_NOTSENT_LOWAT: %s", error)
+            self._connection = Connection(websocket, self._settings, self._worker)
+            self._settled.set()
+            log.info("connected to %s", self._settings.url)
+            try:
+                await self._connection.run()
+            finally:
+                self._connection = None
+            self._note(Unavailable("the link to the gateway was lost; try again"))
+        return True
+
+    def _note(self, why: ApiError) -> None:
+        if str(why) != str(self._why):
+            log.warning("%s", why)
+        self._why = why
+
+
+def _why_not(error: Exception, url: str) -> ApiError:
+    if isinstance(error, InvalidStatus):
+        status, said = error.response.status_code, _message_of(error.response.body)
+        if status == 401:
+            return Unauthorized(f"the gateway {url} refuses this agent's key ({said}): set gateway_api_key_file")
+        return Unavailable(f"the gateway {url} answered {status}: {said}")
+    if isinstance(error, TimeoutError):
+        return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
+    return Unavailable(f"cannot reach the gateway {url}: {error}")
+
+
+class _Said(Struct):
+    message: str = ""
+
+
+class _Refusal(Struct):
+    error: _Said
+
+
+def _message_of(body: bytes | bytearray | None) -> str:
+    try:
+        return msgspec.json.decode(body or b"", type=_Refusal).error.message
+    except msgspec.DecodeError:
+        return "no reason given"

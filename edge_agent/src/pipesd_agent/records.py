@@ -1,0 +1,41 @@
+"""What the last requests did: the figures behind `GET /v1/pipesd/requests/{id}`, kept for the last few only."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import Any, Final
+
+import msgspec
+
+from pipesd_agent.stream import RequestStream
+
+KEPT: Final = 64
+
+
+class Records:
+    """The last `KEPT` finished requests by their id. Holds token ids of answers, in memory only."""
+
+    def __init__(self) -> None:
+        self._records: OrderedDict[str, dict[str, Any]] = OrderedDict()
+
+    def add(self, stream: RequestStream) -> None:
+        """Note a request that is over."""
+        session = stream.session
+        if session.opened is None:
+            return
+        prompt = len(session.opened.prompt_ids)
+        self._records[stream.request_id] = {
+            "id": stream.request_id,
+            "seconds": round(time.monotonic() - stream.started, 4),
+            "prompt_tokens": prompt,
+            "output_tokens": len(session.committed) - prompt,
+            "counts": msgspec.to_builtins(session.counts) | {"rejected": session.counts.rejected},
+            "upload_bytes": msgspec.to_builtins(stream.upload),
+            "tokens": list(zip(session.committed[prompt:], session.origins, strict=True)),
+        }
+        while len(self._records) > KEPT:
+            self._records.popitem(last=False)
+
+    def get(self, request_id: str) -> dict[str, Any] | None:
+        return self._records.get(request_id)

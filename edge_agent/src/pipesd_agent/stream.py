@@ -1,0 +1,173 @@
+"""One client's request in the agent: an `EdgeSession` with its lane of the drafter, and what the client waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.drafting.worker import DraftLane, DraftWorker
+from pipesd_agent.session import (
+    Commit,
+    Complete,
+    Deliver,
+    EdgeSession,
+    Fail,
+    StartDrafting,
+    StopDrafting,
+    usage_payload,
+)
+from pipesd_gateway.exceptions import ApiError, ProtocolError, Unavailable
+from pipesd_gateway.protocol import (
+    Ack,
+    Desync,
+    Draft,
+    EdgeMessage,
+    End,
+    Event,
+    Failed,
+    Opened,
+    Verdict,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Upload(Struct):
+    """Bytes sent for a request, WebSocket headers and masks included."""
+
+    open: int = 0
+    drafts: int = 0
+    acks: int = 0
+    other: int = 0
+
+
+class RequestStream:
+    """Owns the lane; carries out the session's actions. All on the event loop's thread.
+
+    Args:
+        worker: None when this request is served cloud-only.
+        changed: called whenever the session may have something to send, or its deadline moved.
+    """
+
+    def __init__(
+        self, request_id: str, session: EdgeSession, worker: DraftWorker | None, changed: Callable[[], None]
+    ) -> None:
+        self.request_id = request_id
+        self.session = session
+        self.upload = Upload()
+        self.started = time.monotonic()
+        self._worker = worker
+        self._lane: DraftLane | None = None
+        self._changed = changed
+        self._answers: deque[Deliver | Complete | Fail] = deque()
+        self._answered = asyncio.Event()
+        self._opened = asyncio.Event()
+
+    # For the client.
+
+    async def opened(self) -> Opened:
+        """Wait until the gateway has accepted the request. Raises ApiError; bounded by the session's own clocks."""
+        await self._opened.wait()
+        if self.session.opened is None:
+            await self.next()
+            raise Unavailable("the gateway ended the request before it began; try again")
+        return self.session.opened
+
+    async def next(self) -> bytes | None:
+        """The next payload for the client, who has taken all before it; None: complete. Raises ApiError."""
+        while not self._answers:
+            self._answered.clear()
+            await self._answered.wait()
+        answer = self._answers[0]
+        match answer:
+            case Deliver(_, payload, usage):
+                self._answers.popleft()
+                return usage_payload(payload, self.session.counts) if usage else payload
+            case Fail(error):
+                raise error
+        return None
+
+    def taken(self) -> None:
+        """The client has what `next` returned last."""
+        waiting = next((answer.seq for answer in self._answers if isinstance(answer, Deliver)), None)
+        self.session.taken(2**53 if waiting is None else waiting - 1)
+        self._changed()
+
+    def client_left(self) -> None:
+        """The client is gone, or done. Harmless when repeated."""
+        self.session.client_left()
+        self._act()
+
+    # For the link.
+
+    def receive(self, message: Opened | Verdict | Event | End | Failed | Desync) -> None:
+        """A message of the gateway for this request."""
+        try:
+            self.session.receive(message, time.monotonic())
+        except ProtocolError as error:
+            log.error("request %s: the gateway broke the protocol: %s", self.request_id, error)
+            self.session.fail(Unavailable(f"the gateway broke the session protocol: {error}"))
+        self._act()
+
+    def sent(self, message: EdgeMessage, size: int) -> None:
+        """Count a message that went out as `size` bytes."""
+        match message:
+            case Draft():
+                self.upload.drafts += size
+            case Ack():
+                self.upload.acks += size
+            case _:
+                self.upload.other += size
+
+    def tick(self, now: float) -> None:
+        self.session.tick(now)
+        self._act()
+
+    def link_lost(self, error: ApiError) -> None:
+        self.session.link_lost(error)
+        self._act()
+
+    # Inside.
+
+    def _act(self) -> None:
+        for action in self.session.take_actions():
+            match action:
+                case StartDrafting():
+                    self._open_lane(action)
+                case Commit(tokens, limit):
+                    if self._lane is not None:
+                        self._lane.commit(tokens, limit)
+                case StopDrafting():
+                    if self._lane is not None:
+                        self._lane.close()
+                        self._lane = None
+                case _:
+                    self._answers.append(action)
+                    self._answered.set()
+        if self.session.opened is not None or self._answers:
+            self._opened.set()
+        self._changed()
+
+    def _open_lane(self, start: StartDrafting) -> None:
+        if self._worker is not None:
+            self._lane = self._worker.open(
+                start.prompt_ids, start.params, start.eos_ids, self._drafted, self._drafter_failed
+            )
+        if self._lane is None:
+            log.info("request %s: the drafter has no room, served cloud-only", self.request_id)
+            self.session.drafting_ended()
+
+    def _drafted(self, commit: int, token: DraftToken | None) -> None:
+        self.session.drafted(commit, token)
+        self._act()
+
+    def _drafter_failed(self, error: Exception) -> None:
+        log.error("request %s goes on cloud-only: the drafter failed: %s", self.request_id, error)
+        self.session.drafting_ended()
+        self._act()

@@ -1,0 +1,192 @@
+"""What both HTTP sides, the gateway's and the agent's, do alike: bodies, disconnects, events, ids, errors.
+
+Every error is OpenAI-shaped, those of unknown routes too; an error in mid-stream is a `data: {"error": ...}`, because a
+bare close looks like success to the OpenAI SDK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+import msgspec
+from fastapi import FastAPI
+from msgspec import Struct
+from sse_starlette import EventSourceResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
+
+MAX_BODY_BYTES: Final = 4 * 2**20 - 1024
+"""So that the `open` message that carries a body stays below the protocol's MAX_FRAME_BYTES."""
+BODY_TIMEOUT_S: Final = 60.0
+"""Longest time for a client to send its body."""
+SEND_TIMEOUT_S: Final = 60.0
+"""Longest time for a client to take one chunk of a stream."""
+FAREWELL_S: Final = 2.0
+"""At shutdown: time for a stream to tell its client so."""
+
+T = TypeVar("T")
+
+
+class BodyTooLarge(InvalidRequest):
+    status = 413
+
+
+class BodyTooSlow(InvalidRequest):
+    status = 408
+
+
+class NoSuchRoute(InvalidRequest):
+    status = 404
+
+
+class WrongMethod(InvalidRequest):
+    status = 405
+
+
+class ClientGone(Exception):
+    """Nobody is there to read the answer any more."""
+
+
+def install(app: FastAPI) -> None:
+    """Give an app its request ids and its OpenAI-shaped errors."""
+    app.add_middleware(_RequestIds)
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientGone, _on_client_gone)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
+
+
+class EventStream(EventSourceResponse):
+    """Ready-made server-sent events. Calls `done` however the response ends, also when it never began."""
+
+    def __init__(self, events: AsyncIterator[bytes], done: Callable[[], None], headers: dict[str, str]) -> None:
+        super().__init__(
+            events, headers=headers, sep="\n", send_timeout=SEND_TIMEOUT_S, shutdown_grace_period=FAREWELL_S
+        )
+        self._done = done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._done()
+
+
+def error_event(error: ApiError) -> bytes:
+    """The last event of a stream that cannot be completed."""
+    return b"data: " + msgspec.json.encode(error.body()) + b"\n\n"
+
+
+class _Peek(Struct):
+    stream: bool | None = None
+
+
+def wants_stream(body: bytes) -> bool:
+    """Of a body that the engine has accepted."""
+    return bool(msgspec.json.decode(body, type=_Peek).stream)
+
+
+async def read_body(request: Request) -> bytes:
+    """The body of a request. Raises BodyTooLarge, BodyTooSlow, ClientGone."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    raise BodyTooLarge(f"the body is larger than the limit of {MAX_BODY_BYTES} bytes")
+                parts.append(part)
+    except TimeoutError:
+        raise BodyTooSlow(f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
+    except ClientDisconnect:
+        raise ClientGone from None
+    return b"".join(parts)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client goes away. The body has been read before."""
+    task, watch = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        task.cancel()
+        watch.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def request_id_of(request: Request) -> str:
+    """The id that the response to a request carries as `x-request-id`."""
+    request_id: str = request.scope["pipesd.request_id"]
+    return request_id
+
+
+class _RequestIds:
+    """Gives every response an `x-request-id`: the client's own if it is sensible, else a new one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        sensible = 0 < len(given) <= 128 and all(0x21 <= byte <= 0x7E for byte in given)
+        request_id = given if sensible else f"req_{uuid.uuid4().hex}".encode()
+
+        scope["pipesd.request_id"] = request_id.decode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+async def _on_api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return json_response(error.body(), error.status, error.headers())
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {request.url.path[:128]}"
+    wrong: ApiError
+    if error.status_code == 404:
+        wrong = NoSuchRoute(f"there is no {what}; the API is under /v1, such as POST /v1/chat/completions")
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        wrong = WrongMethod(f"{what} does not exist; use {allowed}")
+    else:
+        wrong = InvalidRequest(str(error.detail))
+    return json_response(wrong.body(), error.status_code, dict(error.headers or {}))
+
+
+async def _on_client_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nginx's "client closed request"; for the log, nobody reads it
+
+
+async def _on_bug(_: Request, __: Exception) -> Response:
+    """Starlette logs the exception after this."""
+    return json_response(EngineFailed("internal error; see the server's log").body(), 500)

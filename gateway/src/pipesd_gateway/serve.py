@@ -1,0 +1,108 @@
+"""How a program of ours serves HTTP: the socket first, then uvicorn with our settings, then an orderly end.
+
+Exit codes: 0 stopped by a signal, 1 cannot run (model, port), 2 wrong configuration. Errors are one line on stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+import uvicorn
+
+from pipesd_gateway.exceptions import ConfigError, PipeSDError
+from pipesd_gateway.protocol import MAX_FRAME_BYTES
+
+GRACE_S: Final = 5
+"""At shutdown: longest wait for connections to end, after all their requests were told so."""
+WS_PING_S: Final = 5.0
+"""A dead link is noticed within twice this."""
+
+
+class CannotServe(PipeSDError):
+    """The address is not free, or not ours."""
+
+
+def run_program(name: str, log_level: str, program: Coroutine[Any, Any, None]) -> int:
+    """Run a server to its end; returns the exit code."""
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        asyncio.run(program)
+    except PipeSDError as error:
+        return fail(name, error)
+    except KeyboardInterrupt:  # while the model was loading
+        return 130
+    return 0
+
+
+def fail(name: str, error: PipeSDError) -> int:
+    """Say on one line of stderr why the program ends; returns the exit code."""
+    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2 if isinstance(error, ConfigError) else 1
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises CannotServe."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(128)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise CannotServe(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port"
+        ) from error
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn with our settings. `on_stop` runs before connections are cut: it tells every running request."""
+
+    def __init__(self, app: object, on_stop: Callable[[], Awaitable[None]], *, log_level: str = "info") -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,  # type: ignore[arg-type]
+                log_config=None,
+                log_level=log_level,
+                access_log=log_level == "debug",
+                ws="websockets-sansio",
+                ws_per_message_deflate=False,
+                ws_max_size=MAX_FRAME_BYTES,
+                ws_ping_interval=WS_PING_S,
+                ws_ping_timeout=WS_PING_S,
+                timeout_graceful_shutdown=GRACE_S,
+                server_header=False,
+            )
+        )
+        self._on_stop = on_stop
+
+    async def run_on(self, listener: socket.socket) -> None:
+        """Serve until SIGINT or SIGTERM, which then count as dealt with."""
+        # uvicorn raises the signals that stopped it once more when it is done; by then they have done their work.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        await self.serve([listener])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            host, port = listener.getsockname()[:2]
+            print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._on_stop()
+        await super().shutdown(sockets)
