@@ -21,7 +21,8 @@ DEMO = Path(__file__).resolve().parents[1] / "examples" / "demo_pair"
 def load() -> ModuleType:
     """Import the script from its file; examples/ is no package."""
     spec = importlib.util.spec_from_file_location("to_gguf", DEMO / "to_gguf.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["to_gguf"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
