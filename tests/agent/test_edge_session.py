@@ -1,0 +1,674 @@
+"""The edge's side of a session, rule by rule (architecture §4)."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from pipesd_agent.batcher import make_batcher
+from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.session import (
+    ACK_EVERY,
+    Action,
+    Commit,
+    Complete,
+    Counts,
+    Deliver,
+    EdgeSession,
+    Fail,
+    SessionSettings,
+    StartDrafting,
+    StopDrafting,
+    usage_payload,
+)
+from pipesd_agent.trigger import TriggerSettings
+from pipesd_gateway.exceptions import ConfigError, EngineFailed, ProtocolError, Unavailable
+from pipesd_gateway.protocol import (
+    FOREVER,
+    MAX_DRAFTS_PER_MESSAGE,
+    MAX_UNACKED,
+    Ack,
+    Close,
+    Desync,
+    Draft,
+    EdgeMessage,
+    End,
+    Event,
+    Failed,
+    Opened,
+    Reason,
+    Run,
+    Verdict,
+)
+from pipesd_gateway.sampling import SamplingParams
+
+PROMPT = (1, 2, 3, 4)
+BASE = len(PROMPT)
+EOS = 9
+PARAMS = SamplingParams(seed=5)
+NEVER = TriggerSettings(kind="dual", r1=0, r2=0)
+
+
+class Bench:
+    """A session on the bench. Commit numbers that the lane reports with are those of the actions taken."""
+
+    def __init__(
+        self,
+        *,
+        trigger: TriggerSettings = NEVER,
+        batcher: str = "immediate",
+        window: int = 20,
+        max_tokens: int = 1000,
+        max_context: int = 5000,
+        collaborative: bool = True,
+        opened: bool = True,
+    ) -> None:
+        self.now = 50.0
+        self.session = EdgeSession(
+            3,
+            trigger.make(),
+            make_batcher(batcher),
+            SessionSettings(window=window, nav_timeout_s=4, silence_timeout_s=30),
+            collaborative=collaborative,
+            max_context=max_context,
+            now=self.now,
+        )
+        self.commits = 0
+        self.seq = 0
+        self.opened = Opened(3, bytes(16), PROMPT, PARAMS, max_tokens, (EOS,), "toy")
+        self.first = self.receive(self.opened) if opened else []
+
+    def receive(self, message: Opened | Verdict | Event | End | Failed | Desync) -> list[Action]:
+        self.session.receive(message, self.now)
+        return self.take()
+
+    def take(self) -> list[Action]:
+        actions = self.session.take_actions()
+        self.commits += sum(isinstance(a, Commit) for a in actions)
+        return actions
+
+    def verdict(self, *tokens: int, accepted: int = 0) -> list[Action]:
+        self.seq += 1
+        start = len(self.session.committed)
+        return self.receive(Verdict(3, self.seq, start, accepted, accepted, tokens, Reason.NAV, 0, 0, 0))
+
+    def event(self, payload: bytes = b"{}", *, usage: bool = False) -> list[Action]:
+        self.seq += 1
+        return self.receive(Event(3, self.seq, len(self.session.committed), payload, usage))
+
+    def drafted(self, position: int, *tokens: int, commit: int | None = None, confidence: float = 0.5) -> None:
+        for offset, token in enumerate(tokens):
+            draft = DraftToken(position + offset, token, confidence)
+            self.session.drafted(self.commits if commit is None else commit, draft)
+
+    def sent(self) -> list[EdgeMessage]:
+        messages = []
+        while (message := self.session.next_message(self.now)) is not None:
+            messages.append(message)
+            assert len(messages) < 1000, "it never stops talking"
+        return messages
+
+    def tick(self, seconds: float) -> list[Action]:
+        self.now += seconds
+        self.session.tick(self.now)
+        return self.take()
+
+    @property
+    def counts(self) -> Counts:
+        return self.session.counts
+
+
+# Opening.
+
+
+def test_nothing_is_said_before_the_session_is_opened() -> None:
+    assert Bench(opened=False).sent() == []
+
+
+def test_an_opened_session_starts_its_lane_and_lets_the_free_run_go_on() -> None:
+    bench = Bench(window=6)
+    assert bench.first == [StartDrafting(PROMPT, PARAMS, frozenset({EOS})), Commit((), BASE + 6)]
+    assert bench.sent() == []
+    assert bench.session.opened is bench.opened
+
+
+@pytest.mark.parametrize(
+    "bench",
+    [Bench(collaborative=False), Bench(max_context=BASE), Bench(max_tokens=1)],
+    ids=["cloud-only", "prompt as long as the drafter's context", "one token"],
+)
+def test_where_nothing_can_be_drafted_the_free_run_just_goes_on(bench: Bench) -> None:
+    assert bench.first == []
+    assert bench.verdict(10) == []
+    assert bench.sent() == []
+    bench.drafted(BASE + 1, 11)
+    assert bench.sent() == []
+
+
+def test_no_lane_means_cloud_only() -> None:
+    bench = Bench()
+    bench.session.drafting_ended()
+    assert bench.take() == [StopDrafting()]
+    assert bench.sent() == [Run(3, FOREVER)]
+    bench.session.drafting_ended()
+    assert bench.take() == []
+    assert bench.sent() == []
+
+
+def test_a_second_opened_and_a_verdict_that_does_not_fit_are_faults_of_the_gateway() -> None:
+    bench = Bench()
+    with pytest.raises(ProtocolError, match="opened a session twice"):
+        bench.receive(bench.opened)
+    with pytest.raises(ProtocolError, match=f"verdict from {BASE + 1}, but {BASE} ids are committed"):
+        bench.receive(Verdict(3, 1, BASE + 1, 0, 0, (10,), Reason.RUN, 0, 0, 0))
+
+
+def test_a_verdict_before_opened_is_a_fault_of_the_gateway() -> None:
+    with pytest.raises(ProtocolError):
+        Bench(opened=False).receive(Verdict(3, 1, 0, 0, 0, (10,), Reason.RUN, 0, 0, 0))
+
+
+# Drafting and NAVs.
+
+
+def test_drafts_are_sent_as_they_come_without_a_wish() -> None:
+    bench = Bench()
+    bench.drafted(BASE, 10)
+    assert bench.sent() == [Draft(3, 0, BASE, (10,), None)]
+    bench.drafted(BASE + 1, 11, 12)
+    assert bench.sent() == [Draft(3, 0, BASE + 1, (11, 12), None)]
+    assert bench.sent() == []
+    assert (bench.counts.drafted, bench.counts.sent, bench.counts.navs) == (3, 3, 0)
+
+
+def test_the_batcher_may_hold_drafts_back_but_not_a_wish() -> None:
+    bench = Bench(batcher="single", trigger=TriggerSettings(kind="fixed", length=3))
+    bench.drafted(BASE, 10, 11)
+    assert bench.sent() == []
+    bench.drafted(BASE + 2, 12)
+    assert bench.sent() == [Draft(3, 0, BASE, (10, 11, 12), BASE + 2)]
+
+
+def test_the_trigger_s_wish_goes_with_the_drafts() -> None:
+    bench = Bench(trigger=TriggerSettings(kind="fixed", length=2))
+    bench.drafted(BASE, 10)
+    assert bench.sent() == [Draft(3, 0, BASE, (10,), None)]
+    bench.drafted(BASE + 1, 11)
+    assert bench.sent() == [Draft(3, 0, BASE + 1, (11,), BASE + 1)]
+    assert bench.counts.navs == 1
+
+
+def test_drafting_goes_on_while_a_verification_is_out() -> None:
+    """The paper's Rule 2."""
+    bench = Bench(trigger=TriggerSettings(kind="fixed", length=2))
+    bench.drafted(BASE, 10, 11)
+    bench.sent()
+    bench.drafted(BASE + 2, 12)
+    assert bench.sent() == [Draft(3, 0, BASE + 2, (12,), None)]
+    bench.verdict(10, 11, 12, accepted=2)
+    bench.drafted(BASE + 3, 13)
+    assert bench.sent() == [Draft(3, 0, BASE + 3, (13,), BASE + 3)], "the trigger counts from the last NAV"
+    assert bench.session.epoch == 0
+
+
+def test_a_full_window_forces_a_wish() -> None:
+    bench = Bench(window=3)
+    bench.drafted(BASE, 10, 11)
+    assert all(m.verify_through is None for m in bench.sent() if isinstance(m, Draft))
+    bench.drafted(BASE + 2, 12)
+    assert bench.sent() == [Draft(3, 0, BASE + 2, (12,), BASE + 2)]
+
+
+def test_a_drafted_eos_forces_a_wish() -> None:
+    bench = Bench()
+    bench.drafted(BASE, 10, EOS)
+    assert bench.sent() == [Draft(3, 0, BASE, (10, EOS), BASE + 1)]
+
+
+@pytest.mark.parametrize(("max_tokens", "max_context"), [(4, 5000), (1000, BASE + 3)], ids=["answer", "context"])
+def test_the_last_draftable_position_forces_a_wish(max_tokens: int, max_context: int) -> None:
+    bench = Bench(max_tokens=max_tokens, max_context=max_context)
+    assert bench.first[1] == Commit((), BASE + 3)
+    bench.drafted(BASE, 10, 11, 12)
+    assert bench.sent() == [Draft(3, 0, BASE, (10, 11, 12), BASE + 2)]
+
+
+def test_past_the_drafter_s_context_the_target_goes_on_alone() -> None:
+    bench = Bench(max_context=BASE + 2)
+    bench.drafted(BASE, 10, 11)
+    bench.sent()
+    assert bench.verdict(10, 11, 12, accepted=2) == [Commit((10, 11, 12), BASE + 2), StopDrafting()]
+    assert bench.sent() == [Run(3, FOREVER)]
+
+
+def test_the_commit_moves_the_limit_of_the_lane() -> None:
+    bench = Bench(window=6)
+    assert bench.verdict(10) == [Commit((10,), BASE + 1 + 6)]
+    assert bench.verdict(11, 12) == [Commit((11, 12), BASE + 3 + 6)]
+
+
+def test_long_windows_go_in_several_messages_and_the_wish_with_the_last() -> None:
+    bench = Bench(window=600, batcher="single")
+    bench.drafted(BASE, *([7] * 600))
+    messages = bench.sent()
+    assert [len(m.ids) for m in messages if isinstance(m, Draft)] == [MAX_DRAFTS_PER_MESSAGE] * 2 + [88]
+    assert [m.verify_through for m in messages if isinstance(m, Draft)] == [None, None, BASE + 599]
+
+
+def test_a_wish_that_was_not_sent_yet_is_dropped_when_a_verdict_fulfils_it() -> None:
+    bench = Bench(trigger=TriggerSettings(kind="fixed", length=2))
+    bench.drafted(BASE, 10, 11)
+    bench.verdict(10, 11)
+    assert bench.sent() == []
+    assert bench.session.deadline() == bench.now + 30
+
+
+def test_tokens_drafted_out_of_order_are_a_bug_that_shows() -> None:
+    with pytest.raises(ProtocolError, match=f"drafted position {BASE + 1}, expected {BASE}"):
+        Bench().drafted(BASE + 1, 11)
+
+
+# Verdicts, rejections, epochs.
+
+
+def test_a_rejection_discards_the_window_and_raises_the_epoch() -> None:
+    bench = Bench(trigger=TriggerSettings(kind="fixed", length=2))
+    bench.drafted(BASE, 10, 11)
+    bench.sent()
+    bench.drafted(BASE + 2, 12, 13)
+    assert bench.verdict(10, 50, accepted=1) == [Commit((10, 50), BASE + 2 + 20)]
+    assert bench.session.epoch == 1
+    assert bench.counts.rollbacks == 1
+    assert bench.sent() == [], "the wish and the unsent drafts are gone"
+    bench.drafted(BASE + 2, 51)
+    assert bench.sent() == [Draft(3, 1, BASE + 2, (51,), None)]
+
+
+def test_a_rejection_starts_the_trigger_anew() -> None:
+    bench = Bench(trigger=TriggerSettings(kind="fixed", length=3))
+    bench.drafted(BASE, 10, 11)
+    bench.verdict(50)
+    bench.drafted(BASE + 1, 51)
+    assert bench.sent() == [Draft(3, 1, BASE + 1, (51,), None)]
+
+
+def test_the_epoch_rises_also_where_only_unsent_drafts_are_discarded() -> None:
+    bench = Bench(batcher="single")
+    bench.drafted(BASE, 10)
+    bench.verdict(50)
+    assert bench.session.epoch == 1
+    assert bench.counts.sent == bench.counts.rejected == 0
+
+
+def test_the_rejected_token_may_be_all_there_is_and_the_epoch_rises_still() -> None:
+    """Else the gateway, whose path is dead, would drop everything from then on."""
+    bench = Bench()
+    bench.drafted(BASE, 10)
+    bench.sent()
+    bench.verdict(50)
+    assert bench.session.epoch == 1
+
+
+def test_a_verdict_longer_than_the_window_is_no_rejection() -> None:
+    bench = Bench()
+    bench.drafted(BASE, 10)
+    bench.verdict(10, 11, 12, accepted=1)
+    assert bench.session.epoch == 0
+    bench.drafted(BASE + 3, 13)
+    assert bench.sent() == [Draft(3, 0, BASE + 3, (13,), None)]
+
+
+def test_tokens_that_the_lane_drafted_before_it_knew_of_a_rejection_are_dropped() -> None:
+    bench = Bench()
+    before = bench.commits
+    bench.drafted(BASE, 10, 11)
+    bench.verdict(50)
+    bench.drafted(BASE + 1, 12, commit=before)  # it continues [.., 10, 11] or so
+    assert bench.counts.drafted == 2
+    bench.drafted(BASE + 1, 51)
+    assert bench.sent() == [Draft(3, 1, BASE + 1, (51,), None)]
+
+
+def test_late_tokens_that_turned_out_right_are_skipped_and_those_after_them_kept() -> None:
+    bench = Bench()
+    before = bench.commits
+    bench.verdict(10, 11)
+    bench.drafted(BASE, 10, 11, 12, commit=before)
+    assert bench.sent() == [Draft(3, 0, BASE + 2, (12,), None)]
+
+
+def test_late_tokens_that_turned_out_wrong_take_with_them_what_was_drafted_after() -> None:
+    bench = Bench()
+    before = bench.commits
+    bench.verdict(10, 11)
+    after = bench.commits
+    bench.verdict(12)
+    bench.drafted(BASE, 10, 77, 12, 13, commit=before)  # 77 against 11
+    assert bench.sent() == [], "13 was drafted after 77"
+    # The commit that decided 11 corrected the lane, so what it drafts after that one counts.
+    bench.drafted(BASE + 2, 12, 13, commit=after)
+    assert bench.sent() == [Draft(3, 0, BASE + 3, (13,), None)]
+    assert bench.session.epoch == 0, "nothing that was in the window is discarded"
+
+
+def test_a_late_wrong_token_is_corrected_by_the_very_commit_that_decided_its_position() -> None:
+    bench = Bench()
+    for n in range(6):
+        bench.verdict(10 + n)
+    decided_second = 3  # commits: opening, BASE, BASE + 1
+    bench.drafted(BASE + 1, 77, commit=1)
+    bench.drafted(BASE + 2, 78, 79, 80, 81, 82, commit=decided_second - 1)
+    assert bench.counts.drafted == 0
+    bench.drafted(BASE + 6, 16, commit=decided_second)
+    assert bench.counts.drafted == 1
+
+
+# Desync.
+
+
+def test_after_a_desync_the_window_is_sent_again_in_a_new_epoch() -> None:
+    bench = Bench()
+    bench.drafted(BASE, 10, 11, 12)
+    bench.sent()
+    bench.verdict(10)
+    bench.receive(Desync(3, 0, BASE, "a hole"))
+    assert bench.sent() == [Draft(3, 1, BASE + 1, (11, 12), BASE + 2)]
+    assert bench.counts.sent == 3, "sent twice, counted once"
+    bench.verdict(11, 12, 13, accepted=2)
+    assert (bench.counts.accepted, bench.counts.rejected) == (3, 0)
+
+
+def test_a_desync_of_an_epoch_that_is_over_means_nothing() -> None:
+    bench = Bench()
+    bench.drafted(BASE, 10)
+    bench.sent()
+    bench.verdict(50)
+    bench.receive(Desync(3, 0, BASE, "a hole"))
+    assert bench.session.epoch == 1
+    assert bench.sent() == []
+
+
+def test_a_desync_with_nothing_drafted_only_raises_the_epoch() -> None:
+    bench = Bench()
+    bench.receive(Desync(3, 0, BASE, "a hole"))
+    assert bench.session.epoch == 1
+    assert bench.sent() == []
+    bench.drafted(BASE, 10)
+    assert bench.sent() == [Draft(3, 1, BASE, (10,), None)]
+
+
+# A drafter that has nothing to propose.
+
+
+def test_a_dry_drafter_has_what_there_is_verified() -> None:
+    bench = Bench()
+    bench.drafted(BASE, 10)
+    bench.sent()
+    bench.session.drafted(bench.commits, None)
+    assert bench.sent() == [Draft(3, 0, BASE + 1, (), BASE)]
+    bench.session.drafted(bench.commits, None)
+    assert bench.sent() == [], "it is on its way already"
+
+
+def test_a_dry_drafter_with_nothing_drafted_has_the_target_take_a_step() -> None:
+    bench = Bench()
+    bench.verdict(10)
+    bench.session.drafted(bench.commits, None)
+    assert bench.sent() == [Run(3, BASE + 1)]
+
+
+def test_a_drafter_stays_dry_until_the_target_has_gone_past_the_end_of_its_path() -> None:
+    bench = Bench()
+    bench.drafted(BASE, 10)
+    bench.sent()
+    bench.session.drafted(bench.commits, None)
+    bench.sent()
+    bench.verdict(10)  # a free step decided it: the end of the path is where it was
+    assert bench.sent() == [Run(3, BASE + 1)]
+    bench.verdict(11)  # now there is something new to look up
+    assert bench.sent() == []
+
+
+def test_a_rejection_gives_a_dry_drafter_a_new_path() -> None:
+    bench = Bench()
+    bench.drafted(BASE, 10, 11)
+    bench.session.drafted(bench.commits, None)
+    bench.sent()
+    bench.verdict(50)
+    assert bench.sent() == []
+
+
+# Clocks.
+
+
+def test_a_nav_that_stays_unanswered_turns_the_session_cloud_only() -> None:
+    bench = Bench()
+    bench.drafted(BASE, EOS)
+    bench.sent()
+    assert bench.session.deadline() == bench.now + 4
+    assert bench.tick(3.9) == []
+    assert bench.tick(0.1) == [StopDrafting()]
+    assert bench.sent() == [Run(3, FOREVER)]
+    bench.drafted(BASE + 1, 11)
+    assert bench.sent() == []
+    assert bench.session.deadline() == 50 + 30
+
+
+def test_drafts_that_were_sent_before_the_end_of_drafting_still_count_when_they_are_right() -> None:
+    bench = Bench(batcher="single", trigger=TriggerSettings(kind="fixed", length=2))
+    bench.drafted(BASE, 10, 11)
+    bench.sent()
+    bench.drafted(BASE + 2, 12)  # never sent
+    bench.tick(4)
+    assert bench.sent() == [Run(3, FOREVER)]
+    bench.verdict(10, 11, 12, accepted=2)
+    assert (bench.counts.accepted, bench.counts.sent) == (2, 2)
+    assert bench.session.origins == [True, True, False]
+    assert bench.sent() == []
+
+
+def test_the_nav_timeout_counts_from_the_last_sign_of_life() -> None:
+    bench = Bench(trigger=TriggerSettings(kind="fixed", length=2))
+    bench.drafted(BASE, 10, 11)
+    bench.sent()
+    bench.tick(3)
+    bench.verdict(10)
+    assert bench.session.deadline() == bench.now + 4
+    bench.verdict(11)
+    assert bench.session.deadline() == bench.now + 30, "answered"
+
+
+def test_a_wish_that_still_waits_for_the_socket_has_no_timeout() -> None:
+    bench = Bench()
+    bench.drafted(BASE, EOS)
+    bench.tick(10)
+    assert bench.sent() == [Draft(3, 0, BASE, (EOS,), BASE)]
+    assert bench.session.deadline() == bench.now + 4
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_gateway_that_stays_silent_fails_the_request(opened: bool) -> None:
+    bench = Bench(opened=opened)
+    assert bench.tick(29.9) == []
+    actions = bench.tick(0.1)
+    fail = actions[-1]
+    assert isinstance(fail, Fail)
+    assert isinstance(fail.error, Unavailable)
+    assert "silent for 30 s" in str(fail.error)
+    assert actions[:-1] == ([StopDrafting()] if opened else [])
+    assert bench.sent() == [Close(3)]
+    assert bench.session.deadline() is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "match"),
+    [
+        ("window", 0, "window must lie between 1 and 1024 tokens, but is 0"),
+        ("window", 1025, "1025"),
+        ("nav_timeout_s", 0, "positive"),
+        ("silence_timeout_s", -1, "positive"),
+    ],
+)
+def test_settings_check_themselves(field: str, value: int, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        SessionSettings(**{field: value})
+
+
+# The client, acks and the end.
+
+
+def test_payloads_are_delivered_as_they_are_and_end_completes_the_answer() -> None:
+    bench = Bench()
+    bench.verdict(10)
+    assert bench.event(b'{"a": 1}', usage=True) == [Deliver(2, b'{"a": 1}', True)]
+    assert bench.receive(End(3, 3)) == [StopDrafting(), Complete()]
+    assert bench.session.ended
+    assert bench.sent() == []
+    assert bench.session.deadline() is None
+    assert bench.event() == []
+
+
+def test_a_failed_session_fails_the_request_with_the_gateway_s_own_error() -> None:
+    bench = Bench(opened=False)
+    body = msgspec.json.encode(EngineFailed("out of memory").body())
+    (fail,) = bench.receive(Failed(3, "engine_failed", 500, body, 7))
+    assert isinstance(fail, Fail)
+    assert fail.error.status == 500
+    assert fail.error.body() == EngineFailed("out of memory").body()
+    assert fail.error.headers() == {"retry-after": "7"}
+    assert bench.session.ended
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"\xff", b'{"error"'])
+def test_an_error_without_a_sensible_body_gets_one(body: bytes) -> None:
+    (fail,) = Bench(opened=False).receive(Failed(3, "odd", 503, body))
+    assert isinstance(fail, Fail)
+    assert fail.error.body()["error"]["code"] == "odd"
+    assert fail.error.headers() == {}
+
+
+def test_a_client_that_leaves_closes_the_session_and_hears_nothing_more() -> None:
+    bench = Bench()
+    bench.drafted(BASE, 10)
+    bench.session.client_left()
+    assert bench.take() == [StopDrafting()]
+    assert bench.sent() == [Close(3)]
+    assert not bench.session.ended, "the channel is not free before the gateway's last word"
+    assert bench.verdict(10) == []
+    assert bench.event() == []
+    bench.drafted(BASE + 1, 11)
+    bench.session.client_left()
+    assert bench.sent() == []
+    assert bench.receive(End(3, 4)) == []
+    assert bench.session.ended
+
+
+def test_a_client_that_leaves_before_opened_closes_the_session_too() -> None:
+    bench = Bench(opened=False)
+    bench.session.client_left()
+    assert bench.sent() == [Close(3)]
+    assert bench.receive(bench.opened) == [], "no lane for nobody"
+
+
+def test_a_lost_link_fails_the_request_and_says_nothing_more() -> None:
+    bench = Bench()
+    error = Unavailable("link lost")
+    bench.session.link_lost(error)
+    assert bench.take() == [StopDrafting(), Fail(error)]
+    assert bench.session.ended
+    assert bench.sent() == []
+
+
+def test_a_request_fails_once_and_never_after_it_was_complete() -> None:
+    bench = Bench()
+    bench.receive(End(3, 1))
+    bench.session.fail(Unavailable("too late"))
+    bench.session.link_lost(Unavailable("too late"))
+    assert bench.take() == []
+    assert bench.sent() == []
+
+
+def test_acks_wait_for_the_client_to_take_the_events() -> None:
+    bench = Bench(collaborative=False)
+    for n in range(ACK_EVERY):
+        bench.verdict(n)
+        bench.event()
+    assert bench.sent() == [], "the client has taken nothing, so only the first verdict could be acknowledged"
+    bench.session.taken(2 * (ACK_EVERY // 2))
+    assert bench.sent() == [Ack(3, ACK_EVERY + 1)], "up to before the first event that was not taken"
+    bench.session.taken(2 * ACK_EVERY)
+    assert bench.sent() == [], "too few for an ack"
+    bench.verdict(1)
+    assert bench.sent() == [Ack(3, 2 * ACK_EVERY + 1)]
+
+
+def test_verdicts_without_text_are_acknowledged_by_themselves() -> None:
+    bench = Bench(collaborative=False)
+    acks = []
+    for n in range(1000):
+        bench.verdict(n)
+        acks += bench.sent()
+        assert bench.seq - (acks[-1].seq if acks and isinstance(acks[-1], Ack) else 0) <= MAX_UNACKED
+    assert len(acks) == 1000 // ACK_EVERY
+
+
+def test_drafts_go_before_acks_and_run_before_drafts() -> None:
+    bench = Bench()
+    for n in range(ACK_EVERY):
+        bench.verdict(n)
+    bench.drafted(BASE + ACK_EVERY, 70)
+    assert [type(m) for m in bench.sent()] == [Draft, Ack]
+    bench = Bench()
+    bench.session.drafted(bench.commits, None)
+    bench.drafted(BASE, 10)
+    assert [type(m) for m in bench.sent()] == [Run, Draft]
+
+
+# Counts.
+
+
+def test_counts_and_origins() -> None:
+    bench = Bench(batcher="single", trigger=TriggerSettings(kind="fixed", length=3))
+    bench.verdict(10)  # the free run at the start
+    bench.drafted(BASE + 1, 11, 12, 13)
+    bench.sent()
+    bench.drafted(BASE + 4, 14)  # right, but not sent
+    bench.verdict(11, 12, 13, 14, accepted=3)
+    bench.drafted(BASE + 5, 15, 16, 17)
+    bench.sent()
+    bench.verdict(15, 50, accepted=1)
+    assert bench.session.origins == [False, True, True, True, False, True, False]
+    counts = bench.counts
+    assert (counts.forwards, counts.navs, counts.drafted, counts.sent) == (3, 2, 7, 6)
+    assert (counts.accepted, counts.rejected, counts.rollbacks) == (4, 2, 1)
+
+
+def test_a_bonus_token_that_was_drafted_and_sent_counts_as_accepted() -> None:
+    bench = Bench(trigger=TriggerSettings(kind="fixed", length=1))
+    bench.drafted(BASE, 10)
+    bench.sent()
+    bench.drafted(BASE + 1, 11)
+    bench.sent()
+    bench.verdict(10, 11, accepted=1)
+    assert (bench.counts.accepted, bench.counts.rejected) == (2, 0)
+
+
+def test_usage_gets_the_counts_and_keeps_the_rest() -> None:
+    payload = msgspec.json.encode({"id": "x", "usage": {"completion_tokens": 9}, "choices": []})
+    answer = msgspec.json.decode(usage_payload(payload, Counts(sent=7, accepted=5)))
+    assert answer == {
+        "id": "x",
+        "usage": {
+            "completion_tokens": 9,
+            "completion_tokens_details": {"accepted_prediction_tokens": 5, "rejected_prediction_tokens": 2},
+        },
+        "choices": [],
+    }
+
+
+@pytest.mark.parametrize("details", [None, {}, {"reasoning_tokens": 3}])
+def test_usage_details_of_the_engine_stay(details: dict[str, int] | None) -> None:
+    payload = msgspec.json.encode({"usage": {"completion_tokens_details": details}})
+    answer = msgspec.json.decode(usage_payload(payload, Counts()))
+    counts = {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
+    assert answer["usage"]["completion_tokens_details"] == (details or {}) | counts

@@ -1,0 +1,570 @@
+"""The gateway's side of a session, rule by rule (architecture §4)."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from pipesd_gateway.engine import Opening, Payload, StepDone
+from pipesd_gateway.exceptions import EngineFailed, OutOfState, Overloaded
+from pipesd_gateway.protocol import (
+    FOREVER,
+    MAX_UNACKED,
+    Ack,
+    Close,
+    Desync,
+    Draft,
+    End,
+    Event,
+    Failed,
+    Opened,
+    Reason,
+    Run,
+    Verdict,
+)
+from pipesd_gateway.sampling import SamplingParams
+from pipesd_gateway.session import MAX_PATH, Abort, GatewaySession, Output, SessionLimits, Step, failed
+
+PROMPT = (1, 2, 3, 4)
+BASE = len(PROMPT)
+EOS = 9
+N_VOCAB = 100
+MAX_DRAFTS = 5
+LIMITS = SessionLimits(park_timeout_s=5, stall_timeout_s=60)
+
+
+class Bench:
+    """A session on the bench: `say` is the edge, `step` the engine, each returns what came out."""
+
+    def __init__(self, *, max_tokens: int = 1000, collaborative: bool = True, limits: SessionLimits = LIMITS) -> None:
+        self.now = 50.0
+        self.session = GatewaySession(
+            3,
+            bytes(16),
+            Opening(PROMPT, SamplingParams(seed=5), max_tokens, (EOS,), "toy", ("\n",)),
+            collaborative=collaborative,
+            n_vocab=N_VOCAB,
+            max_drafts=MAX_DRAFTS,
+            limits=limits,
+            now=self.now,
+        )
+        self.first = self.session.take_outputs()
+
+    def say(self, message: Draft | Run | Ack | Close) -> list[Output]:
+        self.session.receive(message, self.now)
+        return self.session.take_outputs()
+
+    def draft(self, start: int, *ids: int, epoch: int = 0, nav: int | None = None) -> list[Output]:
+        return self.say(Draft(3, epoch, start, ids, nav))
+
+    def step(self, *tokens: int, verified: int = 0, accepted: int = 0, ends: bool = False) -> list[Output]:
+        self.session.step_done(StepDone(tokens, verified, accepted, 11, 22, ends), self.now)
+        return self.session.take_outputs()
+
+    def tick(self, seconds: float) -> list[Output]:
+        self.now += seconds
+        self.session.tick(self.now)
+        return self.session.take_outputs()
+
+    @property
+    def committed(self) -> list[int]:
+        return list(self.session.committed)[BASE:]
+
+
+@pytest.fixture
+def parked() -> Bench:
+    """Free run ended by the edge; one token (10) is committed, so that the next position is BASE + 1."""
+    bench = Bench()
+    bench.say(Run(3, 0))
+    assert not steps(bench.step(10))
+    return bench
+
+
+NEXT = BASE + 1
+
+
+def steps(outputs: list[Output]) -> list[tuple[int, ...]]:
+    return [o.drafts for o in outputs if isinstance(o, Step)]
+
+
+def verdict(outputs: list[Output]) -> Verdict:
+    (found,) = [o for o in outputs if isinstance(o, Verdict)]
+    return found
+
+
+def desync(outputs: list[Output]) -> Desync:
+    (found,) = [o for o in outputs if isinstance(o, Desync)]
+    return found
+
+
+# Opening and free run.
+
+
+def test_it_says_what_was_opened_and_starts_in_free_run() -> None:
+    bench = Bench()
+    opened = Opened(3, bytes(16), PROMPT, SamplingParams(seed=5), 1000, (EOS,), "toy", ("\n",))
+    assert bench.first == [opened, Step(())]
+    outputs = bench.step(10)
+    assert verdict(outputs).reason is Reason.RUN
+    assert steps(outputs) == [()], "and goes on by itself"
+
+
+def test_the_first_draft_ends_the_free_run_at_the_start() -> None:
+    bench = Bench()
+    assert bench.draft(BASE, 10) == [], "the step under way is finished first"
+    assert not steps(bench.step(10))
+    assert bench.session.held == 0
+
+
+def test_an_ack_does_not_end_it() -> None:
+    bench = Bench()
+    bench.say(Ack(3, 0))
+    assert steps(bench.step(10)) == [()]
+
+
+@pytest.mark.parametrize("until", [0, BASE - 1])
+def test_run_up_to_a_committed_position_means_stop(until: int) -> None:
+    bench = Bench()
+    bench.say(Run(3, until))
+    assert not steps(bench.step(10))
+
+
+def test_run_until_a_position_never_parks_before_it() -> None:
+    bench = Bench()
+    bench.say(Run(3, BASE + 2))
+    assert steps(bench.step(10)) == [()]
+    assert steps(bench.step(11)) == [()]
+    assert not steps(bench.step(12)), "BASE + 2 is committed now"
+
+
+def test_run_starts_a_parked_session(parked: Bench) -> None:
+    assert steps(parked.say(Run(3, NEXT))) == [()]
+    assert not steps(parked.step(11))
+
+
+def test_the_edge_s_own_run_uses_drafts_that_arrive_in_it_and_goes_on(parked: Bench) -> None:
+    parked.say(Run(3, FOREVER))
+    parked.draft(NEXT, 11, 12, 13)
+    outputs = parked.step(11)
+    assert steps(outputs) == [(12, 13)]
+    assert verdict(outputs).reason is Reason.RUN
+    assert steps(parked.step(12, 13, 14, verified=2, accepted=2)) == [()]
+
+
+# Drafts.
+
+
+def test_drafts_alone_start_nothing(parked: Bench) -> None:
+    assert parked.draft(NEXT, 11, 12) == []
+    assert parked.session.held == 2
+
+
+def test_an_older_epoch_is_dropped(parked: Bench) -> None:
+    parked.draft(NEXT, 11, epoch=4)
+    assert parked.draft(NEXT, 77, 78, epoch=3, nav=NEXT + 1) == []
+    assert parked.draft(NEXT + 50, 77, epoch=3) == [], "not even a hole in it matters"
+    assert parked.session.held == 1
+    assert steps(parked.draft(NEXT + 1, epoch=4, nav=NEXT)) == [(11,)]
+
+
+def test_a_newer_epoch_takes_the_place_of_the_path(parked: Bench) -> None:
+    parked.draft(NEXT, 11, 12, 13)
+    assert steps(parked.draft(NEXT, 21, epoch=7, nav=NEXT)) == [(21,)]
+
+
+def test_a_newer_epoch_forgets_the_wish_for_the_path_before(parked: Bench) -> None:
+    parked.say(Run(3, NEXT))  # a step is under way, so the wish has to wait
+    parked.draft(NEXT, 11, 12, 13, nav=NEXT + 2)
+    parked.draft(NEXT, 21, 22, epoch=1)
+    assert not steps(parked.step(21)), "nobody wants 22 verified yet"
+    assert parked.session.held == 1
+
+
+def test_a_newer_epoch_revives_a_dead_path(parked: Bench) -> None:
+    parked.draft(NEXT, 11, nav=NEXT)
+    parked.step(50, verified=1)
+    assert parked.draft(NEXT + 1, 12, nav=NEXT + 1) == [], "dead: dropped"
+    assert steps(parked.draft(NEXT + 1, 51, epoch=1, nav=NEXT + 1)) == [(51,)]
+
+
+def test_the_same_epoch_appends(parked: Bench) -> None:
+    parked.draft(NEXT, 11)
+    parked.draft(NEXT + 1, 12, 13)
+    assert steps(parked.draft(NEXT + 3, 14, nav=NEXT + 3)) == [(11, 12, 13, 14)]
+
+
+def test_duplicates_and_overlaps_change_nothing(parked: Bench) -> None:
+    parked.draft(NEXT, 11, 12)
+    assert parked.draft(NEXT, 11, 12) == []
+    parked.draft(NEXT + 1, 12, 13)
+    assert parked.session.held == 3
+    assert steps(parked.draft(NEXT, 11, nav=NEXT + 2)) == [(11, 12, 13)]
+
+
+def test_ids_at_committed_positions_are_compared_and_what_follows_counts(parked: Bench) -> None:
+    assert steps(parked.draft(BASE - 1, 4, 10, 11, nav=NEXT)) == [(11,)]
+
+
+def test_a_difference_from_the_committed_kills_the_path(parked: Bench) -> None:
+    parked.draft(NEXT, 11)
+    assert parked.draft(BASE, 66, 11, 12, nav=NEXT + 1) == [], "no Desync: the verdict tells the edge"
+    assert parked.session.held == 0
+    assert parked.draft(NEXT, 11, nav=NEXT) == []
+
+
+def test_a_hole_is_a_desync_and_kills_the_path(parked: Bench) -> None:
+    parked.draft(NEXT, 11, epoch=2)
+    fault = desync(parked.draft(NEXT + 2, 13, epoch=2, nav=NEXT + 2))
+    assert (fault.channel, fault.epoch, fault.expected) == (3, 2, NEXT)
+    assert f"start at {NEXT + 2}, but {NEXT + 1} is the next" in fault.message
+    assert parked.session.held == 0
+    assert parked.draft(NEXT, 11, epoch=2, nav=NEXT) == [], "dead until the next epoch, and said only once"
+
+
+def test_drafts_of_one_epoch_that_contradict_each_other_are_a_desync(parked: Bench) -> None:
+    parked.draft(NEXT, 11, 12)
+    assert "contradict each other" in desync(parked.draft(NEXT + 1, 99, 13)).message
+    assert parked.session.held == 0
+
+
+def test_more_drafts_than_can_be_held_are_a_desync() -> None:
+    bench = Bench(max_tokens=MAX_PATH + 100)
+    bench.draft(BASE, *([7] * 200))
+    for start in range(BASE + 200, BASE + MAX_PATH, 200):
+        outputs = bench.draft(start, *([7] * 200))
+        assert bench.session.held <= MAX_PATH
+    assert str(MAX_PATH) in desync(outputs).message
+
+
+def test_the_path_follows_what_is_committed_in_a_free_run() -> None:
+    bench = Bench()
+    bench.draft(BASE, 10, 11, 12)
+    bench.step(10)
+    assert bench.session.held == 2
+    assert steps(bench.draft(BASE + 3, nav=BASE + 2)) == [(11, 12)]
+
+
+def test_a_token_committed_without_drafts_leaves_the_path_alive() -> None:
+    """In-flight drafts are compared when they arrive; a session that is in its first free run must stay draftable."""
+    bench = Bench()
+    bench.step(10)
+    bench.draft(BASE, 10, 11)
+    bench.step(11)
+    assert steps(bench.draft(BASE + 2, 12, nav=BASE + 2)) == [(12,)]
+
+
+def test_a_bonus_token_that_was_drafted_already_leaves_the_rest_in_place(parked: Bench) -> None:
+    parked.draft(NEXT, 11, nav=NEXT)
+    parked.draft(NEXT + 1, 12, 13)  # on, while the verification runs
+    parked.step(11, 12, verified=1, accepted=1)  # 12: the bonus token
+    assert parked.session.held == 1
+    assert steps(parked.draft(NEXT + 3, 14, nav=NEXT + 3)) == [(13, 14)]
+
+
+def test_a_bonus_token_against_what_was_drafted_kills_the_rest(parked: Bench) -> None:
+    parked.draft(NEXT, 11, nav=NEXT)
+    parked.draft(NEXT + 1, 12, 13, nav=NEXT + 2)
+    assert not steps(parked.step(11, 50, verified=1, accepted=1)), "the wish died with the path"
+    assert parked.session.held == 0
+    assert parked.draft(NEXT + 3, 14, nav=NEXT + 3) == []
+
+
+def test_drafts_at_or_past_the_last_position_are_dropped() -> None:
+    bench = Bench(max_tokens=3)  # positions BASE .. BASE + 2; the target decides the last by itself
+    bench.draft(BASE, 10, 11, 12, 13, 14, nav=BASE + 4)
+    assert bench.session.held == 2
+    assert bench.draft(BASE + 2, 12) == []
+    assert bench.draft(BASE + 7, 17) == [], "no hole: there is nothing to be held there"
+    assert bench.session.held == 2
+
+
+def test_no_draft_at_all_where_only_one_token_is_to_come() -> None:
+    bench = Bench(max_tokens=1)
+    bench.draft(BASE, 10, nav=BASE)
+    assert bench.session.held == 0
+
+
+def test_an_id_outside_the_vocabulary_is_refused_before_anything_changes(parked: Bench) -> None:
+    with pytest.raises(OutOfState, match=r"draft id 100 is outside the vocabulary of 100"):
+        parked.draft(NEXT, 11, N_VOCAB, nav=NEXT)
+    assert parked.session.held == 0
+    parked.session.protocol_failure(OutOfState("draft id 100"))
+    abort, fault = parked.session.take_outputs()
+    assert isinstance(abort, Abort)
+    assert isinstance(fault, Failed)
+    assert (fault.channel, fault.code, fault.status) == (3, "out_of_state", 502)
+    assert "draft id 100" in msgspec.json.decode(fault.body)["error"]["message"]
+    assert parked.session.ended
+    assert parked.draft(NEXT, 11, nav=NEXT) == []
+
+
+def test_a_draft_in_a_cloud_only_session_is_refused() -> None:
+    bench = Bench(collaborative=False)
+    with pytest.raises(OutOfState, match="without a vocabulary fingerprint"):
+        bench.draft(BASE, 10)
+
+
+# Verification.
+
+
+def test_a_verification_takes_every_held_draft_not_only_those_wished_for(parked: Bench) -> None:
+    assert steps(parked.draft(NEXT, 11, 12, 13, nav=NEXT)) == [(11, 12, 13)]
+
+
+def test_it_takes_as_many_as_the_engine_can_and_goes_on_until_the_wish_is_fulfilled(parked: Bench) -> None:
+    ids = tuple(range(20, 32))
+    assert steps(parked.draft(NEXT, *ids, nav=NEXT + 11)) == [ids[:MAX_DRAFTS]]
+    assert steps(parked.step(*ids[:6], verified=5, accepted=5)) == [ids[6:11]]
+    assert not steps(parked.step(*ids[6:12], verified=5, accepted=5))
+    assert parked.session.held == 0
+
+
+def test_a_wish_beyond_the_path_is_for_all_of_it_and_the_token_after(parked: Bench) -> None:
+    assert steps(parked.draft(NEXT, 11, nav=NEXT + 40)) == [(11,)]
+    assert not steps(parked.step(11, 12, verified=1, accepted=1)), "no endless run on a wish"
+
+
+def test_a_wish_for_committed_positions_is_fulfilled_already(parked: Bench) -> None:
+    assert parked.draft(NEXT, 11, nav=NEXT - 1) == []
+    assert parked.draft(NEXT + 1, nav=0) == []
+
+
+def test_at_most_one_step_is_under_way_and_wishes_coalesce_to_the_furthest(parked: Bench) -> None:
+    assert steps(parked.draft(NEXT, 11, nav=NEXT)) == [(11,)]
+    assert parked.draft(NEXT + 1, 12, 13, 14, nav=NEXT + 3) == []
+    assert parked.draft(NEXT + 4, 15, nav=NEXT + 1) == [], "an earlier position does not shorten the wish"
+    assert steps(parked.step(11, verified=1, accepted=1)) == [(12, 13, 14, 15)]
+    # Only 12 and 13 come back (a stop of the engine's own making, say): NEXT + 3 is still wanted.
+    assert steps(parked.step(12, 13, verified=4, accepted=2)) == [(14, 15)]
+
+
+def test_a_wish_is_fulfilled_by_a_step_that_was_taken_for_another_reason() -> None:
+    bench = Bench()
+    bench.draft(BASE, 10, nav=BASE)
+    assert not steps(bench.step(10)), "the first free step decided it"
+
+
+def test_a_verdict_says_what_the_step_did(parked: Bench) -> None:
+    parked.draft(NEXT, 11, 12, nav=NEXT + 1)
+    assert verdict(parked.step(11, 50, verified=2, accepted=1)) == Verdict(
+        3, 2, NEXT, 2, 1, (11, 50), Reason.NAV, 11, 22, 50_000_000
+    )
+    assert parked.committed == [10, 11, 50]
+
+
+def test_the_arrival_stamp_goes_with_the_step_that_its_drafts_can_be_in(parked: Bench) -> None:
+    parked.now = 51.0
+    parked.draft(NEXT, 11)
+    parked.now = 52.0
+    parked.draft(NEXT + 1, 12, nav=NEXT + 1)  # starts the step
+    parked.now = 53.0
+    parked.draft(NEXT + 2, 13)  # too late for it
+    assert verdict(parked.step(11, 12, verified=2, accepted=2)).recv_us == 52_000_000, "the last draft before the step"
+    parked.say(Run(3, NEXT + 2))
+    assert verdict(parked.step(13, 14, verified=1, accepted=1)).recv_us == 53_000_000
+    parked.say(Run(3, NEXT + 4))
+    assert verdict(parked.step(15)).recv_us == 0, "no draft came in between"
+
+
+def test_dropped_drafts_leave_no_stamp(parked: Bench) -> None:
+    parked.draft(NEXT, 11, epoch=2, nav=NEXT)
+    parked.step(50, verified=1)
+    parked.draft(NEXT + 1, 12, epoch=2)  # dead
+    parked.draft(NEXT + 1, 12, epoch=1)  # old
+    parked.say(Run(3, NEXT + 1))
+    assert verdict(parked.step(51)).recv_us == 0
+
+
+# Order and the end.
+
+
+def test_one_sequence_and_the_verdict_before_its_events() -> None:
+    bench = Bench()
+    bench.say(Run(3, 0))
+    first = verdict(bench.step(10))
+    bench.session.payload(Payload(b"{}", 1, usage=True))
+    bench.session.finished()
+    assert first.seq == 1
+    assert bench.session.take_outputs() == [Event(3, 2, BASE + 1, b"{}", True), End(3, 3)]
+    assert bench.session.ended
+
+
+def test_a_verdict_goes_out_before_the_next_step_is_ordered() -> None:
+    bench = Bench()
+    assert [type(o) for o in bench.step(10)] == [Verdict, Step]
+
+
+@pytest.mark.parametrize("message", [Draft(3, 0, BASE + 1, (11,), BASE + 1), Run(3, FOREVER), Ack(3, 1)])
+def test_after_the_last_step_no_other_is_ordered(message: Draft | Run | Ack) -> None:
+    """Messages may come between the last StepDone and Finished."""
+    bench = Bench()
+    assert steps(bench.step(EOS, ends=True)) == []
+    assert steps(bench.say(message)) == []
+    assert bench.session.deadline() is None
+    assert steps(bench.tick(1000)) == []
+    bench.session.finished()
+    assert isinstance(bench.session.take_outputs()[-1], End)
+
+
+def test_close_aborts_and_ends(parked: Bench) -> None:
+    assert parked.say(Close(3)) == [Abort(), End(3, 2)]
+    assert parked.session.ended
+    assert parked.session.deadline() is None
+    assert parked.say(Run(3, FOREVER)) == []
+    assert parked.step(11) == []
+    parked.session.payload(Payload(b"{}", 1))
+    parked.session.finished()
+    parked.session.broken(EngineFailed("x"))
+    parked.session.disconnected()
+    assert parked.session.take_outputs() == []
+
+
+def test_a_lost_link_aborts_and_says_nothing(parked: Bench) -> None:
+    parked.session.disconnected()
+    assert parked.session.take_outputs() == [Abort()]
+    parked.session.disconnected()
+    assert parked.session.take_outputs() == []
+
+
+def test_a_broken_engine_ends_the_session_with_its_error() -> None:
+    bench = Bench()
+    bench.session.broken(EngineFailed("out of memory"))
+    (fault,) = bench.session.take_outputs()
+    assert isinstance(fault, Failed)
+    assert (fault.code, fault.status, fault.retry_after_s) == ("engine_failed", 500, 0)
+    assert msgspec.json.decode(fault.body) == EngineFailed("out of memory").body()
+    assert bench.session.ended
+
+
+def test_an_error_with_a_retry_after_keeps_it() -> None:
+    assert failed(3, Overloaded("full", retry_after_s=8)).retry_after_s == 8
+
+
+def test_what_an_engine_says_unasked_is_ignored(parked: Bench) -> None:
+    assert parked.step(11) == []
+    assert parked.committed == [10]
+
+
+# Park timeout.
+
+
+def test_a_silent_edge_s_session_goes_on_by_itself(parked: Bench) -> None:
+    parked.draft(NEXT, 11)
+    assert parked.session.deadline() == parked.now + 5
+    assert parked.tick(4.9) == []
+    assert steps(parked.tick(0.1)) == [(11,)], "with the drafts that it holds"
+    outputs = parked.step(50, verified=1)
+    assert verdict(outputs).reason is Reason.TIMEOUT
+    assert steps(outputs) == [()], "and on, and on"
+    assert parked.session.deadline() is None
+
+
+def test_anything_that_is_heard_puts_the_park_timeout_off(parked: Bench) -> None:
+    for message in (Ack(3, 1), Draft(3, 0, NEXT, (11,)), Draft(3, 0, NEXT, ())):
+        assert parked.tick(4) == []
+        parked.say(message)
+    assert parked.tick(4.9) == []
+    assert steps(parked.tick(0.2)) != []
+
+
+@pytest.mark.parametrize("message", [Draft(3, 0, NEXT, (50,)), Draft(3, 0, BASE, ()), Run(3, 0)])
+def test_the_edge_s_next_draft_or_run_ends_the_timeout_run(parked: Bench, message: Draft | Run) -> None:
+    parked.tick(5)
+    parked.say(message)
+    assert not steps(parked.step(50))
+    assert parked.session.deadline() == parked.now + 5
+
+
+def test_an_ack_does_not_end_the_timeout_run(parked: Bench) -> None:
+    """It says that the client reads, not that anybody drafts: else such a session would crawl from pause to pause."""
+    parked.tick(5)
+    parked.say(Ack(3, 1))
+    assert steps(parked.step(50)) == [()]
+
+
+def test_a_run_of_the_edge_s_own_is_not_ended_by_its_drafts(parked: Bench) -> None:
+    parked.tick(5)
+    parked.say(Run(3, FOREVER))
+    parked.draft(NEXT, 11, 12)
+    outputs = parked.step(11)
+    assert verdict(outputs).reason is Reason.TIMEOUT, "the step under way was the timeout's"
+    assert steps(outputs) == [(12,)]
+    assert verdict(parked.step(12, 13, verified=1, accepted=1)).reason is Reason.RUN
+
+
+def test_a_session_that_is_stepping_has_no_deadline() -> None:
+    assert Bench().session.deadline() is None
+
+
+@pytest.mark.parametrize("field", ["park_timeout_s", "stall_timeout_s"])
+def test_timeouts_must_be_positive(field: str) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        SessionLimits(**{field: 0})
+
+
+# Flow control.
+
+
+def stalled() -> Bench:
+    """In free run, MAX_UNACKED + 1 verdicts unacknowledged."""
+    bench = Bench(max_tokens=10_000)
+    for _ in range(MAX_UNACKED):
+        assert steps(bench.step(10)) == [()]
+    assert not steps(bench.step(10))
+    return bench
+
+
+def test_a_session_with_too_many_unacknowledged_messages_parks_after_its_step() -> None:
+    bench = stalled()
+    assert bench.say(Run(3, FOREVER)) == []
+    assert bench.draft(BASE + MAX_UNACKED + 1, 10, nav=BASE + MAX_UNACKED + 1) == [], "neither run nor wish moves it"
+
+
+def test_events_count_as_unacknowledged_too() -> None:
+    bench = Bench(max_tokens=10_000)
+    for n in range(MAX_UNACKED // 2):
+        assert steps(bench.step(10)) == [()]
+        bench.session.payload(Payload(b"{}", n + 1))
+    assert not steps(bench.step(10))
+
+
+def test_one_ack_gets_it_going_again() -> None:
+    bench = stalled()
+    assert steps(bench.say(Ack(3, 1))) == [()]
+    assert not steps(bench.step(10))
+    assert bench.session.deadline() == bench.now + 60
+
+
+def test_old_acks_do_not_count_twice_nor_take_back_newer_ones() -> None:
+    bench = stalled()
+    assert steps(bench.say(Ack(3, 10))) == [()]
+    bench.say(Ack(3, 2))
+    for _ in range(9):
+        assert steps(bench.step(10)) == [()]
+    assert not steps(bench.step(10))
+
+
+def test_an_ack_of_what_was_never_sent_is_refused(parked: Bench) -> None:
+    with pytest.raises(OutOfState, match="ack of 2, but only 1"):
+        parked.say(Ack(3, 2))
+
+
+def test_a_stall_that_lasts_ends_the_session_whatever_the_edge_says_in_between() -> None:
+    bench = stalled()
+    assert bench.tick(59) == []
+    bench.say(Run(3, FOREVER))  # heard, but nothing was taken
+    assert bench.session.deadline() == bench.now + 1
+    abort, fault = bench.tick(1)
+    assert isinstance(abort, Abort)
+    assert isinstance(fault, Failed)
+    assert f"limit {MAX_UNACKED}" in msgspec.json.decode(fault.body)["error"]["message"]
+    assert bench.session.ended
+
+
+def test_a_stall_that_ends_in_time_starts_its_clock_anew() -> None:
+    bench = stalled()
+    bench.tick(59)
+    bench.say(Ack(3, 1))
+    bench.step(10)  # stalled again
+    assert bench.tick(59) == []
+    assert not bench.session.ended
