@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipesd_gateway.config import API_KEY_VARIABLE, GatewayConfig, load
+from pipesd_gateway.config import KEYS, GatewayConfig, load
 from pipesd_gateway.exceptions import ConfigError
 
 MODEL = {"model": "m.gguf"}
@@ -33,7 +33,7 @@ def test_the_nearest_source_of_keys_wins(tmp_path: Path) -> None:
     flag = write(tmp_path / "flag", "# mine\n a \n\nb\n")
     in_file = write(tmp_path / "in_file", "c")
     file = write(tmp_path / "g.toml", f'model = "f.gguf"\napi_key_file = "{in_file}"\n')
-    environ = {API_KEY_VARIABLE: "d"}
+    environ = {KEYS.variable: "d"}
     assert load({"api_key_file": str(flag)}, environ, file).api_keys == {"a", "b"}
     assert load({}, environ, file).api_keys == {"d"}
     assert load({}, {}, file).api_keys == {"c"}
@@ -76,8 +76,8 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_no_key_where_one_was_meant_is_an_error(tmp_path: Path, keys: str) -> None:
     with pytest.raises(ConfigError, match="holds no API key"):
         load(MODEL | {"api_key_file": str(write(tmp_path / "keys", keys))}, {}, None)
-    with pytest.raises(ConfigError, match=API_KEY_VARIABLE):
-        load(MODEL, {API_KEY_VARIABLE: keys}, None)
+    with pytest.raises(ConfigError, match=KEYS.variable):
+        load(MODEL, {KEYS.variable: keys}, None)
 
 
 def test_the_ready_configuration_works_and_shows_the_defaults() -> None:

@@ -14,7 +14,7 @@ import openai
 import pytest
 from fake_decoder import FakeDecoder
 
-from pipesd_gateway import server
+from pipesd_gateway import http
 from pipesd_gateway.embedded.serving import EmbeddedEngine
 from pipesd_gateway.exceptions import EngineFailed
 from pipesd_gateway.serve import Server
@@ -143,13 +143,13 @@ async def test_bad_bodies(
 
 
 async def test_too_large_a_body(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MAX_BODY_BYTES", 100)
+    monkeypatch.setattr(http, "MAX_BODY_BYTES", 100)
     error = assert_openai_error(await client.post("/v1/completions", content=b"x" * 101), 413)
     assert "100" in error["message"]
 
 
 async def test_too_slow_a_body(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "BODY_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(http, "BODY_TIMEOUT_S", 0.02)
 
     async def body() -> AsyncIterator[bytes]:
         yield b"{"

