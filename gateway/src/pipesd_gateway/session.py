@@ -128,8 +128,8 @@ class GatewaySession:
         self._last_step_done = False
         self._seq = 0
         self._acked = 0
-        self._last_heard = now
         self._parked_since: float | None = None
+        """Renewed by every message of the edge."""
         self._stalled_since: float | None = None
         self._recv_us = 0
         self._step_recv_us = 0
@@ -171,7 +171,7 @@ class GatewaySession:
         if self._stalled_since is not None:
             return self._stalled_since + self._limits.stall_timeout_s
         if self._parked_since is not None:
-            return max(self._parked_since, self._last_heard) + self._limits.park_timeout_s
+            return self._parked_since + self._limits.park_timeout_s
         return None
 
     # What comes in.
@@ -180,7 +180,6 @@ class GatewaySession:
         """A message of the edge for this session. Raises ProtocolError: then call `protocol_failure`."""
         if self.ended:
             return
-        self._last_heard = now
         match message:
             case Draft():
                 self._receive_draft(message, now)
