@@ -97,7 +97,7 @@ class AgentSocket:
                     log.error("agent connection failed", exc_info=result)
 
     async def _read(self) -> None:
-        while True:
+        while self._hangup is None:  # `cancel` alone does not stop a task that finds the next frame waiting each time
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
                 return

@@ -1,0 +1,543 @@
+"""The WebSocket shell: a real uvicorn and a real client around an engine that follows a script."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, WebSocket
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
+
+from pipesd_gateway import ws
+from pipesd_gateway.engine import Broken, Deliver, EngineOutput, Finished, ModelInfo, Opening, Payload, StepDone
+from pipesd_gateway.exceptions import EngineFailed, Overloaded, Unauthorized
+from pipesd_gateway.protocol import (
+    MAX_FRAME_BYTES,
+    SUBPROTOCOL,
+    VERSION,
+    Close,
+    Draft,
+    EdgeMessage,
+    End,
+    Endpoint,
+    Event,
+    Failed,
+    GatewayMessage,
+    Open,
+    Opened,
+    Reason,
+    Rejected,
+    Run,
+    Verdict,
+    decode_gateway,
+    encode,
+)
+from pipesd_gateway.sampling import SamplingParams
+from pipesd_gateway.session import SessionLimits
+
+INFO = ModelInfo("toy", n_vocab=100, fingerprint=b"f" * 16, max_context=64, max_drafts=5)
+PROMPT = (1, 2, 3)
+BASE = len(PROMPT)
+
+
+class Generation:
+    """Writes 10, 11, 12, ... ; one step per call of `go`, or at once when the engine runs."""
+
+    def __init__(self, engine: ScriptedEngine, max_tokens: int, deliver: Deliver) -> None:
+        self.opening = Opening(PROMPT, SamplingParams(seed=5), max_tokens, (99,), "toy")
+        self.engine = engine
+        self.deliver = deliver
+        self.orders: list[tuple[int, ...]] = []
+        self.written = 0
+        self.pending = False
+        self.aborted = self.over = False
+
+    def step(self, drafts: Sequence[int]) -> None:
+        assert not self.aborted, "a step after the abort"
+        assert not self.over, "a step after the end"
+        assert not self.pending, "two steps at once"
+        self.orders.append(tuple(drafts))
+        self.pending = True
+        if self.engine.running:
+            asyncio.get_running_loop().call_soon(self.go)
+
+    def go(self) -> None:
+        if self.aborted:
+            return
+        drafts = self.orders[-1]
+        truth = tuple(range(10 + self.written, 10 + self.opening.max_tokens))
+        accepted = 0
+        while accepted < min(len(drafts), len(truth) - 1) and drafts[accepted] == truth[accepted]:
+            accepted += 1
+        tokens = truth[: accepted + 1]
+        self.pending = False
+        self.written += len(tokens)
+        self.over = self.written == self.opening.max_tokens
+        outputs: list[EngineOutput] = [
+            StepDone(tokens, len(drafts), accepted, 1, 2, ends=self.over),
+            Payload(bytes(tokens) + self.engine.padding, self.written),
+        ]
+        for output in [*outputs, Finished()] if self.over else outputs:
+            if not self.aborted:
+                self.deliver(output)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class ScriptedEngine:
+    """The body of a request says what `open` does with it: a number is max_tokens, a word a fault."""
+
+    info = INFO
+
+    def __init__(self) -> None:
+        self.running = True
+        self.padding = b""
+        self.generations: list[Generation] = []
+        self.waiting = 0
+        self.cancelled = 0
+        self.late = asyncio.Event()
+        self.server: uvicorn.Server | None = None
+
+    async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> Generation:
+        assert endpoint is Endpoint.COMPLETIONS
+        match body:
+            case b"full":
+                raise Overloaded("the queue is full", retry_after_s=3)
+            case b"bug":
+                raise KeyError("a bug of the engine")
+            case b"wait":
+                await self._forever()
+            case b"late refusal" | b"late":
+                # Cancelled when it is too late to notice.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._forever()
+                await self.late.wait()
+                if body == b"late refusal":
+                    raise Overloaded("too late")
+                body = b"5"
+        generation = Generation(self, int(body), deliver)
+        self.generations.append(generation)
+        return generation
+
+    async def _forever(self) -> None:
+        self.waiting += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.waiting -= 1
+            self.cancelled += 1
+
+    async def aclose(self) -> None:
+        pass
+
+
+def check_key(websocket: WebSocket) -> None:
+    if websocket.headers.get("authorization") != "Bearer right":
+        raise Unauthorized("the API key is not one of this server's")
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    engine: ScriptedEngine, *, park_timeout_s: float = 30.0, max_size: int = MAX_FRAME_BYTES
+) -> AsyncIterator[str]:
+    """A real server; the URL of its agents' socket. Afterwards no task of an agent is left."""
+    app = FastAPI()
+    ws.attach(app, engine, SessionLimits(park_timeout_s=park_timeout_s), check_key)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app, log_config=None, log_level="warning", ws="websockets-sansio", ws_per_message_deflate=False,
+        ws_max_size=max_size, lifespan="off", timeout_graceful_shutdown=5,
+    )  # fmt: skip
+    server = engine.server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        await until(lambda: server.started)
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}/v1/pipesd/ws"
+        await until(lambda: not tasks_of_agents(), "tasks are left behind")
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(task, 10)
+        listener.close()
+
+
+@pytest.fixture
+async def engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+async def url(engine: ScriptedEngine) -> AsyncIterator[str]:
+    async with serving(engine) as url:
+        yield url
+
+
+def tasks_of_agents() -> list[str]:
+    coroutines = (task.get_coro() for task in asyncio.all_tasks())
+    names = [getattr(c, "__qualname__", "") for c in coroutines]
+    return [name for name in names if "AgentSocket" in name]
+
+
+async def until(condition: Callable[[], bool], what: str = "it did not happen in time") -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(what)
+
+
+def agent(url: str, *, key: str = "right", subprotocols: Sequence[str] = (SUBPROTOCOL,), **options: int) -> connect:
+    return connect(
+        url,
+        subprotocols=list(subprotocols) or None,  # type: ignore[arg-type]
+        additional_headers={"Authorization": f"Bearer {key}"},
+        compression=None,
+        close_timeout=1,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+async def say(socket: ClientConnection, *messages: EdgeMessage) -> None:
+    for message in messages:
+        await socket.send(encode(message))
+
+
+async def hear(socket: ClientConnection) -> GatewayMessage:
+    frame = await asyncio.wait_for(socket.recv(), 5)
+    assert isinstance(frame, bytes)
+    return decode_gateway(frame)
+
+
+async def hear_all(socket: ClientConnection, n: int) -> list[GatewayMessage]:
+    return [await hear(socket) for _ in range(n)]
+
+
+async def hear_end(socket: ClientConnection) -> tuple[list[GatewayMessage], int]:
+    """What is still said, and the code that the connection is closed with."""
+    heard: list[GatewayMessage] = []
+    try:
+        while True:
+            heard.append(await hear(socket))
+    except ConnectionClosed as closed:
+        return heard, closed.rcvd.code if closed.rcvd else 1006
+
+
+def request(channel: int, body: bytes) -> Open:
+    return Open(channel, VERSION, Endpoint.COMPLETIONS, body, INFO.fingerprint)
+
+
+# The handshake.
+
+
+@pytest.mark.parametrize("offered", [(), ("pipesd.v2",), ("chat", "pipesd.v0")])
+async def test_without_the_subprotocol_the_handshake_is_a_400_that_says_so(url: str, offered: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidStatus) as caught:
+        await agent(url, subprotocols=offered)
+    response = caught.value.response
+    assert response.status_code == 400
+    assert response.headers["content-type"] == "application/json"
+    error = json.loads(response.body or b"")["error"]
+    assert error["type"] == "invalid_request_error"
+    assert (
+        f"speaks the WebSocket subprotocol {SUBPROTOCOL}; the client offered {', '.join(offered) or 'none'}"
+        in (error["message"])
+    )
+
+
+@pytest.mark.parametrize("offered", [(), (SUBPROTOCOL,)])
+async def test_a_wrong_key_is_a_401_whatever_else_is_wrong(url: str, offered: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidStatus) as caught:
+        await agent(url, key="wrong", subprotocols=offered)
+    response = caught.value.response
+    assert response.status_code == 401
+    assert json.loads(response.body or b"") == Unauthorized("the API key is not one of this server's").body()
+
+
+async def test_the_subprotocol_is_chosen_among_those_offered(url: str) -> None:
+    async with agent(url, subprotocols=("pipesd.v2", SUBPROTOCOL)) as socket:
+        assert socket.subprotocol == SUBPROTOCOL
+
+
+# Sessions.
+
+
+async def test_a_free_run_from_open_to_end(engine: ScriptedEngine, url: str) -> None:
+    async with agent(url) as socket:
+        await say(socket, request(4, b"3"))
+        opened, *steps, end = await hear_all(socket, 8)
+    assert isinstance(opened, Opened)
+    assert (opened.channel, opened.prompt_ids, opened.max_tokens, opened.eos_ids) == (4, PROMPT, 3, (99,))
+    for n, (verdict, event) in enumerate(zip(steps[::2], steps[1::2], strict=True)):
+        assert isinstance(verdict, Verdict)
+        assert (verdict.seq, verdict.start, verdict.tokens) == (2 * n + 1, BASE + n, (10 + n,))
+        assert event == Event(4, 2 * n + 2, BASE + n + 1, bytes([10 + n]))
+    assert end == End(4, 7)
+    assert not engine.generations[0].aborted
+
+
+async def test_drafts_are_verified(engine: ScriptedEngine, url: str) -> None:
+    engine.running = False
+    async with agent(url) as socket:
+        await say(socket, request(0, b"9"))
+        assert isinstance(await hear(socket), Opened)
+        await say(socket, Draft(0, 0, BASE, (10, 11, 12, 50), BASE + 3))
+        await asyncio.sleep(0.05)
+        (generation,) = engine.generations
+        engine.running = True
+        generation.go()  # the step of the free run
+        verdicts = [m for m in await hear_all(socket, 4) if isinstance(m, Verdict)]
+        assert [v.tokens for v in verdicts] == [(10,), (11, 12, 13)]
+        assert [(v.verified, v.accepted, v.reason) for v in verdicts] == [(0, 0, Reason.RUN), (3, 2, Reason.NAV)]
+        assert [v.recv_us > 0 for v in verdicts] == [False, True]
+        assert generation.orders == [(), (11, 12, 50)]
+
+
+async def test_the_clock_runs_a_silent_agent_s_session_goes_on(engine: ScriptedEngine) -> None:
+    async with serving(engine, park_timeout_s=0.05) as url, agent(url) as socket:
+        engine.running = False
+        await say(socket, request(0, b"3"))
+        await hear(socket)
+        await say(socket, Run(0, 0))
+        await asyncio.sleep(0.05)
+        engine.running = True
+        engine.generations[0].go()
+        heard = await hear_all(socket, 7)
+        assert [m.reason for m in heard if isinstance(m, Verdict)] == [Reason.RUN, Reason.TIMEOUT, Reason.TIMEOUT]
+        assert isinstance(heard[-1], End)
+
+
+async def test_many_sessions_at_once_each_in_order(engine: ScriptedEngine, url: str) -> None:
+    async with agent(url) as socket:
+        for channel in range(20):
+            await say(socket, request(channel, b"6"))
+        heard = await hear_all(socket, 20 * 14)
+    for channel in range(20):
+        kinds = [type(m) for m in heard if m.channel == channel]  # type: ignore[union-attr]
+        assert kinds == [Opened, *[Verdict, Event] * 6, End]
+    assert len(engine.generations) == 20
+
+
+async def test_a_refusal_of_the_engine_reaches_the_edge(url: str) -> None:
+    async with agent(url) as socket:
+        await say(socket, request(0, b"full"))
+        fault = await hear(socket)
+        assert isinstance(fault, Failed)
+        assert (fault.channel, fault.status, fault.retry_after_s) == (0, 429, 3)
+        await say(socket, request(0, b"1"))
+        assert isinstance(await hear(socket), Opened), "the channel is free again"
+
+
+async def test_a_bug_of_the_engine_fails_its_request_and_no_other(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with agent(url) as socket:
+        with caplog.at_level(logging.ERROR, "pipesd_gateway.ws"):
+            await say(socket, request(0, b"bug"))
+            fault = await hear(socket)
+        assert isinstance(fault, Failed)
+        assert (fault.channel, fault.code, fault.status) == (0, "engine_failed", 500)
+        assert b"a bug" not in fault.body
+        assert "a bug of the engine" in caplog.text
+        await say(socket, request(1, b"1"))
+        assert isinstance(await hear(socket), Opened)
+
+
+async def test_a_generation_that_breaks_ends_its_session(engine: ScriptedEngine, url: str) -> None:
+    engine.running = False
+    async with agent(url) as socket:
+        await say(socket, request(0, b"5"))
+        await hear(socket)
+        engine.generations[0].deliver(Broken(EngineFailed("out of memory")))
+        fault = await hear(socket)
+        assert isinstance(fault, Failed)
+        assert fault.code == "engine_failed"
+        engine.generations[0].deliver(Finished())  # nobody listens any more
+        await say(socket, Run(0, 0), request(0, b"5"))
+        assert isinstance(await hear(socket), Opened)
+
+
+async def test_close_aborts_and_frees_the_channel(engine: ScriptedEngine, url: str) -> None:
+    engine.running = False
+    async with agent(url) as socket:
+        await say(socket, request(0, b"5"))
+        await hear(socket)
+        await say(socket, Close(0), request(0, b"7"))
+        assert isinstance(await hear(socket), End)
+        opened = await hear(socket)
+        assert isinstance(opened, Opened)
+        assert opened.max_tokens == 7
+        assert [g.aborted for g in engine.generations] == [True, False]
+
+
+# Cancelling what waits.
+
+
+async def test_close_while_waiting_gives_the_place_in_the_queue_back(engine: ScriptedEngine, url: str) -> None:
+    async with agent(url) as socket:
+        await say(socket, request(0, b"wait"))
+        await until(lambda: engine.waiting == 1)
+        await say(socket, Close(0))
+        assert await hear(socket) == End(0, 1)
+        await until(lambda: engine.cancelled == 1)
+
+
+@pytest.mark.parametrize("body", [b"late", b"late refusal"])
+async def test_an_engine_that_notices_too_late_does_not_disturb_the_channel_s_next_request(
+    engine: ScriptedEngine, url: str, body: bytes
+) -> None:
+    engine.running = False
+    async with agent(url) as socket:
+        await say(socket, request(0, body))
+        await until(lambda: engine.waiting == 1)
+        await say(socket, Close(0), request(0, b"wait"))
+        assert await hear(socket) == End(0, 1)
+        await until(lambda: engine.cancelled == 1 and engine.waiting == 1)
+        engine.late.set()
+        await until(
+            lambda: len(tasks_of_agents()) == 3, "reader, writer and the second opening"
+        )  # `serve` is uvicorn's
+        assert [g.aborted for g in engine.generations] == ([True] if body == b"late" else [])
+        assert engine.waiting == 1
+        await say(socket, Close(0))
+        assert await hear(socket) == End(0, 1)
+
+
+async def test_a_disconnect_waits_for_openings_that_are_slow_to_cancel(engine: ScriptedEngine, url: str) -> None:
+    async with agent(url) as socket:
+        await say(socket, request(0, b"late"))
+        await until(lambda: engine.waiting == 1)
+    await until(lambda: engine.cancelled == 1)
+    engine.late.set()
+    await until(lambda: len(engine.generations) == 1)
+    await until(lambda: engine.generations[0].aborted)
+
+
+# The end of a connection.
+
+
+@pytest.mark.parametrize(
+    "frame", [b"rubbish", b"", "rubbish", "", encode(Close(77))], ids=["bytes", "empty", "text", "empty text", "state"]
+)
+async def test_a_fault_is_answered_and_closes_with_1002(engine: ScriptedEngine, url: str, frame: bytes | str) -> None:
+    engine.running = False
+    async with agent(url) as socket:
+        await say(socket, request(0, b"5"), request(1, b"wait"))
+        await hear(socket)
+        await until(lambda: engine.waiting == 1)
+        await socket.send(frame)
+        heard, code = await hear_end(socket)
+    (rejected,) = heard
+    assert isinstance(rejected, Rejected)
+    assert rejected.code == ("out_of_state" if frame == encode(Close(77)) else "malformed_message")
+    assert code == 1002
+    assert engine.generations[0].aborted
+    assert engine.cancelled == 1
+
+
+async def test_nothing_that_follows_a_fault_is_read(engine: ScriptedEngine, url: str) -> None:
+    async with agent(url) as socket:
+        await socket.send(b"rubbish")
+        with contextlib.suppress(ConnectionClosed):
+            for _ in range(20):
+                await say(socket, request(0, b"5"))
+                await socket.send(b"rubbish")
+        heard, code = await hear_end(socket)
+    assert [type(m) for m in heard] == [Rejected]
+    assert code == 1002
+    assert engine.generations == []
+
+
+async def test_what_was_said_before_a_fault_is_still_heard(engine: ScriptedEngine, url: str) -> None:
+    engine.padding = bytes(100_000)
+    async with agent(url) as socket:
+        await say(socket, request(0, b"20"))
+        await until(lambda: bool(engine.generations) and engine.generations[0].over)
+        await socket.send(b"rubbish")
+        heard, code = await hear_end(socket)
+    assert [type(m) for m in heard] == [Opened, *[Verdict, Event] * 20, End, Rejected]
+    assert code == 1002
+
+
+async def test_a_disconnect_aborts_every_generation_and_leaves_no_task(engine: ScriptedEngine, url: str) -> None:
+    engine.running = False
+    async with agent(url) as socket:
+        for channel in range(5):
+            await say(socket, request(channel, b"5"))
+        await say(socket, request(5, b"wait"), request(6, b"wait"))
+        await hear_all(socket, 5)
+        await until(lambda: engine.waiting == 2)
+        assert len(tasks_of_agents()) == 4
+        socket.transport.abort()
+        await until(lambda: all(g.aborted for g in engine.generations))
+        await until(lambda: engine.cancelled == 2)
+        await until(lambda: tasks_of_agents() == [])
+
+
+async def test_one_agent_s_end_is_none_of_another_s(engine: ScriptedEngine, url: str) -> None:
+    engine.running = False
+    async with agent(url) as other:
+        await say(other, request(0, b"5"))
+        await hear(other)
+        async with agent(url) as socket:
+            await say(socket, request(0, b"5"))
+            await hear(socket)
+            await socket.send("rubbish")
+            await hear_end(socket)
+        assert [g.aborted for g in engine.generations] == [False, True]
+        engine.generations[0].go()
+        assert isinstance(await hear(other), Verdict)
+
+
+async def test_a_frame_above_the_server_s_limit_closes_with_1009(engine: ScriptedEngine, url: str) -> None:
+    engine.running = False
+    async with agent(url) as socket:
+        await say(socket, request(0, b"5"))
+        await hear(socket)
+        with contextlib.suppress(ConnectionClosedError):
+            await socket.send(bytes(MAX_FRAME_BYTES + 1))
+        heard, code = await hear_end(socket)
+    assert (heard, code) == ([], 1009)
+    await until(lambda: engine.generations[0].aborted)
+
+
+async def test_a_frame_above_the_protocol_s_limit_is_rejected_where_the_server_s_is_higher(
+    engine: ScriptedEngine,
+) -> None:
+    async with serving(engine, max_size=2 * MAX_FRAME_BYTES) as url, agent(url) as socket:
+        await socket.send(bytes(MAX_FRAME_BYTES + 1))
+        heard, code = await hear_end(socket)
+    assert isinstance(heard[0], Rejected)
+    assert str(MAX_FRAME_BYTES) in heard[0].message
+    assert code == 1002
+
+
+async def test_an_agent_that_never_reads_is_dropped_while_its_socket_is_full(
+    engine: ScriptedEngine, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ws, "MAX_OUTBOX", 40)
+    monkeypatch.setattr(ws, "FAREWELL_S", 0.1)
+    engine.padding = bytes(500_000)
+    async with agent(url, max_queue=1) as socket:
+        for channel in range(4):
+            await say(socket, request(channel, b"50"))
+        await until(lambda: len(engine.generations) == 4 and all(g.aborted or g.over for g in engine.generations))
+        assert any(g.aborted for g in engine.generations)
+        await until(lambda: tasks_of_agents() == [])
+        socket.transport.abort()
+
+
+async def test_a_server_that_stops_aborts_what_runs(engine: ScriptedEngine, url: str) -> None:
+    engine.running = False
+    async with agent(url) as socket:
+        await say(socket, request(0, b"5"), request(1, b"wait"))
+        await hear(socket)
+        await until(lambda: engine.waiting == 1)
+        assert engine.server is not None
+        engine.server.should_exit = True
+        assert await hear_end(socket) == ([], 1012)
+        await until(lambda: engine.generations[0].aborted and engine.cancelled == 1)
