@@ -186,7 +186,7 @@ def tasks_of_agents() -> list[str]:
 
 
 async def until(condition: Callable[[], bool], what: str = "it did not happen in time") -> None:
-    for _ in range(500):
+    for _ in range(1000):
         if condition():
             return
         await asyncio.sleep(0.01)
@@ -210,13 +210,19 @@ async def say(socket: ClientConnection, *messages: EdgeMessage) -> None:
 
 
 async def hear(socket: ClientConnection) -> GatewayMessage:
-    frame = await asyncio.wait_for(socket.recv(), 5)
+    frame = await asyncio.wait_for(socket.recv(), 10)
     assert isinstance(frame, bytes)
     return decode_gateway(frame)
 
 
 async def hear_all(socket: ClientConnection, n: int) -> list[GatewayMessage]:
     return [await hear(socket) for _ in range(n)]
+
+
+async def arrived(socket: ClientConnection) -> None:
+    """Everything said before has reached the sessions: the answer to a refused request proves it."""
+    await say(socket, request(63, b"full"))
+    assert isinstance(await hear(socket), Failed)
 
 
 async def hear_end(socket: ClientConnection) -> tuple[list[GatewayMessage], int]:
@@ -288,7 +294,7 @@ async def test_drafts_are_verified(engine: ScriptedEngine, url: str) -> None:
         await say(socket, request(0, b"9"))
         assert isinstance(await hear(socket), Opened)
         await say(socket, Draft(0, 0, BASE, (10, 11, 12, 50), BASE + 3))
-        await asyncio.sleep(0.05)
+        await arrived(socket)
         (generation,) = engine.generations
         engine.running = True
         generation.go()  # the step of the free run
@@ -305,7 +311,7 @@ async def test_the_clock_runs_a_silent_agent_s_session_goes_on(engine: ScriptedE
         await say(socket, request(0, b"3"))
         await hear(socket)
         await say(socket, Run(0, 0))
-        await asyncio.sleep(0.05)
+        await arrived(socket)
         engine.running = True
         engine.generations[0].go()
         heard = await hear_all(socket, 7)
