@@ -38,6 +38,8 @@ class Agent:
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self.link.run()), asyncio.create_task(self.catalog.run())]
+        for task in self._tasks:
+            task.add_done_callback(_log_death)
 
     async def aclose(self) -> None:
         """Ends every running request with an error, then the drafter. Harmless when repeated."""
@@ -71,6 +73,12 @@ class Agent:
         """The client has its answer, or is gone."""
         stream.client_left()
         self.records.add(stream)
+
+
+def _log_death(task: asyncio.Task[None]) -> None:
+    """The agent's tasks end by being cancelled only; anything else is a bug that somebody has to hear of."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("a task of the agent died", exc_info=error)
 
 
 def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:

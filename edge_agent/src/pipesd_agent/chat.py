@@ -19,7 +19,12 @@ class ChatError(Exception):
 
 def chat(url: str, model: str | None, temperature: float | None, max_tokens: int | None) -> int:
     """Read lines from stdin, stream answers to stdout; returns the exit code."""
-    with httpx.Client(base_url=url.rstrip("/"), timeout=httpx.Timeout(TIMEOUT_S, connect=5.0)) as client:
+    try:
+        client = httpx.Client(base_url=url.rstrip("/"), timeout=httpx.Timeout(TIMEOUT_S, connect=5.0))
+    except httpx.InvalidURL as error:
+        print(f"pipesd-agent chat: --url {url!r} is no address: {error}", file=sys.stderr)
+        return 2
+    with client:
         try:
             model = model or _first_model(client)
         except (httpx.HTTPError, ChatError) as error:
@@ -41,6 +46,9 @@ def chat(url: str, model: str | None, temperature: float | None, max_tokens: int
             except (httpx.HTTPError, ChatError) as error:
                 messages.pop()
                 print(f"\n[{error}]", file=sys.stderr)
+            except KeyboardInterrupt:  # enough of this answer; leaving the stream stops it in the cloud too
+                messages.pop()
+                print("\n[stopped]")
     return 0
 
 
@@ -85,7 +93,10 @@ def _first_model(client: httpx.Client) -> str:
     response = client.get("/models")
     if response.status_code != 200:
         raise ChatError(_message(response))
-    models = response.json()["data"]
+    try:
+        models = response.json()["data"]
+    except (ValueError, KeyError, TypeError):
+        raise ChatError("what answers there is no agent") from None
     if not models:
         raise ChatError("it does not know its gateway's models yet; name one with --model, or wait for the gateway")
     return str(models[0]["id"])

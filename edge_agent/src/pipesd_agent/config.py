@@ -46,11 +46,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     log_level: str = "info"
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.gateway)
-        if parts.scheme not in ("http", "https", "ws", "wss") or not parts.netloc:
-            raise ConfigError(
-                f"gateway must be an address such as http://127.0.0.1:8100 or wss://host, but is {self.gateway!r}"
-            )
+        _check_address(self.gateway)
         within("port", self.port, 0, 65535)
         within("capacity", self.capacity, 1, 64)
         within("context", self.context, 64, 2**20)
@@ -59,6 +55,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         check_log_level(self.log_level)
         if len(self.gateway_api_keys) > 1:
             raise ConfigError(f"the agent needs one key for its gateway, but {len(self.gateway_api_keys)} were given")
+        if not all(key.isascii() and key.isprintable() for key in self.gateway_api_keys):
+            raise ConfigError("the gateway's key must be printable ASCII: it travels in an HTTP header")
 
     @property
     def gateway_api_key(self) -> str | None:
@@ -91,6 +89,18 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         parts = urlsplit(self.gateway)
         root = parts.path.rstrip("/").removesuffix(AGENTS_SOCKET).removesuffix("/v1")
         return urlunsplit((scheme, parts.netloc, root + path, "", ""))
+
+
+def _check_address(gateway: str) -> None:
+    try:
+        parts = urlsplit(gateway)
+        host, _ = parts.hostname or "", parts.port  # ValueError when it is no port
+        host.encode("idna")  # ValueError when it is no name, as whoever connects would find
+        usable = parts.scheme in ("http", "https", "ws", "wss") and bool(host) and " " not in host
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(f"gateway must be an address such as http://127.0.0.1:8100 or wss://host, but is {gateway!r}")
 
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None) -> AgentConfig:

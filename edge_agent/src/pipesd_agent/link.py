@@ -12,6 +12,7 @@ import random
 import socket
 import ssl
 import time
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import msgspec
@@ -49,6 +50,11 @@ MAX_STREAMS: Final = 64
 """Requests of one agent at a time, as many as a gateway takes on one connection."""
 SOCKET_BUFFER_BYTES: Final = 4096
 """Unsent bytes that may lie in the socket: more would be drafts that go stale there on a slow link."""
+FRAGMENT_BYTES: Final = 4096
+"""A larger message (an `open` with a long chat) goes in pieces of this size, so that pings pass between them."""
+SEND_TIMEOUT_S: Final = 7.0
+"""Longest wait for the socket to take a message or fragment. A full buffer stops the pings too: they cannot tell."""
+CLOSE_TIMEOUT_S: Final = 1.0
 TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux's number; Python 3.11 does not name it
 
 
@@ -70,7 +76,8 @@ class Connection:
         self._settings = settings
         self._worker = worker
         self._streams: dict[int, RequestStream] = {}
-        self._opens: list[tuple[RequestStream, Open]] = []
+        self._opens: dict[int, Open] = {}
+        """By channel: not sent yet, and nothing else of that channel may be sent before."""
         self._sendable = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._lost: ApiError | None = None
@@ -95,12 +102,12 @@ class Connection:
         stream = RequestStream(request_id, session, worker, self._stream_changed)
         fingerprint = None if worker is None else worker.fingerprint or b""
         self._streams[channel] = stream
-        self._opens.append((stream, Open(channel, VERSION, endpoint, body, fingerprint, request_id)))
+        self._opens[channel] = Open(channel, VERSION, endpoint, body, fingerprint, request_id)
         self._stream_changed()
         return stream
 
-    async def run(self) -> None:
-        """Carry the sessions until the connection ends. Raises nothing but CancelledError."""
+    async def run(self) -> ApiError:
+        """Carry the sessions until the connection ends; returns why it did. Raises nothing but CancelledError."""
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
         try:
@@ -108,13 +115,23 @@ class Connection:
         finally:
             reader.cancel()
             writer.cancel()
-            why = "the link to the gateway was lost; try again"
-            for result in await asyncio.gather(reader, writer, return_exceptions=True):
-                if isinstance(result, ProtocolError):
+            results = await asyncio.gather(reader, writer, return_exceptions=True)
+            why = self._why(results)
+            self._close(why)
+        return why
+
+    def _why(self, results: Sequence[BaseException | None]) -> ApiError:
+        """What ended the reader or the writer."""
+        why = "the link to the gateway was lost; try again"
+        for result in results:
+            match result:
+                case ProtocolError():
                     why = f"the gateway and this agent do not understand each other: {result}"
-                elif isinstance(result, Exception) and not isinstance(result, ConnectionClosed):
+                case ConnectionClosed() | TimeoutError():
+                    log.info("the link to %s ended: %s", self._settings.url, result)
+                case Exception():
                     log.error("the link failed", exc_info=result)
-            self._close(Unavailable(why))
+        return Unavailable(why)
 
     def _close(self, error: ApiError) -> None:
         self._lost = error
@@ -145,23 +162,29 @@ class Connection:
 
     async def _write_round(self) -> bool:
         """One message of each session that has one, in turn, so that none starves the others."""
-        opens, self._opens = self._opens, []
-        for stream, message in opens:
-            stream.upload.open += await self._send(message)
-        wrote = bool(opens)
-        for stream in list(self._streams.values()):
-            if (following := stream.session.next_message(time.monotonic())) is not None:
+        wrote = False
+        for channel, stream in list(self._streams.items()):
+            if (opening := self._opens.pop(channel, None)) is not None:
+                stream.upload.open += await self._send(opening)
+            elif (following := stream.session.next_message(time.monotonic())) is not None:
                 stream.sent(following, await self._send(following))
-                wrote = True
+            else:
+                continue
+            wrote = True
         if wrote:
             self._rearm()
         return wrote
 
     async def _send(self, message: EdgeMessage) -> int:
+        """Returns bytes on the wire, below TLS. Waits while more than SOCKET_BUFFER_BYTES are unsent; TimeoutError."""
         frame = encode(message)
-        await self._websocket.send(frame)  # waits while more than SOCKET_BUFFER_BYTES are unsent
-        header = 2 if len(frame) < 126 else 4 if len(frame) < 65536 else 10
-        return header + 4 + len(frame)
+        sizes = [len(frame[at : at + FRAGMENT_BYTES]) for at in range(0, len(frame), FRAGMENT_BYTES)]
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S) as patience:
+                await self._websocket.send(frame if len(sizes) == 1 else _fragments(frame, patience))
+        except TimeoutError:
+            raise TimeoutError(f"nothing could be sent for {SEND_TIMEOUT_S:g} s") from None
+        return sum(size + 4 + (2 if size < 126 else 4) for size in sizes)
 
     def _stream_changed(self) -> None:
         self._sendable.set()
@@ -180,6 +203,12 @@ class Connection:
         for stream in list(self._streams.values()):
             stream.tick(time.monotonic())
         self._rearm()
+
+
+async def _fragments(frame: bytes, patience: asyncio.Timeout) -> AsyncIterator[bytes]:
+    for at in range(0, len(frame), FRAGMENT_BYTES):
+        patience.reschedule(asyncio.get_running_loop().time() + SEND_TIMEOUT_S)
+        yield frame[at : at + FRAGMENT_BYTES]
 
 
 class Link:
@@ -225,7 +254,14 @@ class Link:
         delay = BACKOFF_FIRST_S
         while True:
             self._wanted.clear()
-            if await self._connect_once():
+            try:
+                connected = await self._connect_once()
+            except Exception as error:
+                # A bug, or a setting that nobody thought of. Requests are told; without this task they would only wait.
+                log.exception("the attempt to connect failed")
+                self._why = Unavailable(f"cannot connect to the gateway: {error!r}; see the agent's log")
+                connected = False
+            if connected:
                 delay = BACKOFF_FIRST_S
             self._settled.set()
             try:
@@ -247,7 +283,7 @@ class Link:
                 open_timeout=CONNECT_TIMEOUT_S,
                 ping_interval=PING_INTERVAL_S,
                 ping_timeout=PING_TIMEOUT_S,
-                close_timeout=1.0,
+                close_timeout=CLOSE_TIMEOUT_S,
                 max_size=MAX_FRAME_BYTES,
                 write_limit=SOCKET_BUFFER_BYTES,
                 ssl=self._tls,
@@ -255,22 +291,30 @@ class Link:
         except (OSError, InvalidHandshake, InvalidURI, ssl.SSLError) as error:
             self._note(_why_not(error, self._settings.url))
             return False
-        async with websocket:
-            raw = websocket.transport.get_extra_info("socket")
-            if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
-                try:
-                    raw.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, SOCKET_BUFFER_BYTES)
-                except OSError as error:  # not on this system: the buffer is the kernel's then
-                    log.debug("TCP_NOTSENT_LOWAT: %s", error)
+        try:
+            if websocket.subprotocol != SUBPROTOCOL:
+                self._note(
+                    Unavailable(f"{self._settings.url} does not speak {SUBPROTOCOL}: is it a PipeSD gateway's address?")
+                )
+                return False
+            self._bound_kernel_buffer(websocket)
             self._connection = Connection(websocket, self._settings, self._worker)
             self._settled.set()
             log.info("connected to %s", self._settings.url)
-            try:
-                await self._connection.run()
-            finally:
-                self._connection = None
-            self._note(Unavailable("the link to the gateway was lost; try again"))
+            self._why = await self._connection.run()
+            log.warning("%s", self._why)
+        finally:
+            self._connection = None
+            await _hang_up(websocket)
         return True
+
+    def _bound_kernel_buffer(self, websocket: ClientConnection) -> None:
+        raw = websocket.transport.get_extra_info("socket")
+        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                raw.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, SOCKET_BUFFER_BYTES)
+            except OSError as error:  # not on this system: the buffer is the kernel's then
+                log.debug("TCP_NOTSENT_LOWAT: %s", error)
 
     def _note(self, why: ApiError) -> None:
         if str(why) != str(self._why):
@@ -278,11 +322,24 @@ class Link:
         self._why = why
 
 
+async def _hang_up(websocket: ClientConnection) -> None:
+    """Close, politely if the gateway takes part: with a full buffer on a dead link `close` alone would never end."""
+    try:
+        async with asyncio.timeout(2 * CLOSE_TIMEOUT_S):
+            await websocket.close()
+    except TimeoutError:
+        pass
+    finally:
+        websocket.transport.abort()
+
+
 def _why_not(error: Exception, url: str) -> ApiError:
     if isinstance(error, InvalidStatus):
         status, said = error.response.status_code, _message_of(error.response.body)
         if status == 401:
             return Unauthorized(f"the gateway {url} refuses this agent's key ({said}): set gateway_api_key_file")
+        if status == 404:
+            return Unavailable(f"there is no PipeSD gateway at {url} (it answered 404): check the setting gateway")
         return Unavailable(f"the gateway {url} answered {status}: {said}")
     if isinstance(error, TimeoutError):
         return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")

@@ -62,10 +62,9 @@ def listen(host: str, port: int) -> socket.socket:
         except OSError:
             listener.close()
             raise
-    except OSError as error:
-        raise CannotServe(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port"
-        ) from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+        why = error.strerror if isinstance(error, OSError) else error
+        raise CannotServe(f"cannot listen on {host}:{port}: {why}; choose another --host or --port") from error
     return listener
 
 
