@@ -9,6 +9,7 @@ from pipesd_agent.batcher import make_batcher
 from pipesd_agent.drafting.types import DraftToken
 from pipesd_agent.session import (
     ACK_EVERY,
+    DRY_RUN,
     Action,
     Commit,
     Complete,
@@ -186,7 +187,7 @@ def test_the_batcher_may_hold_drafts_back_but_not_a_wish() -> None:
     bench.drafted(BASE, 10, 11)
     assert bench.sent() == []
     bench.drafted(BASE + 2, 12)
-    assert bench.sent() == [Draft(3, 0, BASE, (10, 11, 12), BASE + 2)]
+    assert bench.sent() == [Draft.wishing(3, 0, BASE, (10, 11, 12), BASE + 2)]
 
 
 def test_the_trigger_s_wish_goes_with_the_drafts() -> None:
@@ -194,7 +195,7 @@ def test_the_trigger_s_wish_goes_with_the_drafts() -> None:
     bench.drafted(BASE, 10)
     assert bench.sent() == [Draft(3, 0, BASE, (10,), None)]
     bench.drafted(BASE + 1, 11)
-    assert bench.sent() == [Draft(3, 0, BASE + 1, (11,), BASE + 1)]
+    assert bench.sent() == [Draft.wishing(3, 0, BASE + 1, (11,), BASE + 1)]
     assert bench.counts.navs == 1
 
 
@@ -207,7 +208,7 @@ def test_drafting_goes_on_while_a_verification_is_out() -> None:
     assert bench.sent() == [Draft(3, 0, BASE + 2, (12,), None)]
     bench.verdict(10, 11, 12, accepted=2)
     bench.drafted(BASE + 3, 13)
-    assert bench.sent() == [Draft(3, 0, BASE + 3, (13,), BASE + 3)], "the trigger counts from the last NAV"
+    assert bench.sent() == [Draft.wishing(3, 0, BASE + 3, (13,), BASE + 3)], "the trigger counts from the last NAV"
     assert bench.session.epoch == 0
 
 
@@ -216,13 +217,13 @@ def test_a_full_window_forces_a_wish() -> None:
     bench.drafted(BASE, 10, 11)
     assert all(m.verify_through is None for m in bench.sent() if isinstance(m, Draft))
     bench.drafted(BASE + 2, 12)
-    assert bench.sent() == [Draft(3, 0, BASE + 2, (12,), BASE + 2)]
+    assert bench.sent() == [Draft.wishing(3, 0, BASE + 2, (12,), BASE + 2)]
 
 
 def test_a_drafted_eos_forces_a_wish() -> None:
     bench = Bench()
     bench.drafted(BASE, 10, EOS)
-    assert bench.sent() == [Draft(3, 0, BASE, (10, EOS), BASE + 1)]
+    assert bench.sent() == [Draft.wishing(3, 0, BASE, (10, EOS), BASE + 1)]
 
 
 @pytest.mark.parametrize(("max_tokens", "max_context"), [(4, 5000), (1000, BASE + 3)], ids=["answer", "context"])
@@ -230,7 +231,7 @@ def test_the_last_draftable_position_forces_a_wish(max_tokens: int, max_context:
     bench = Bench(max_tokens=max_tokens, max_context=max_context)
     assert bench.first[1] == Commit((), BASE + 3)
     bench.drafted(BASE, 10, 11, 12)
-    assert bench.sent() == [Draft(3, 0, BASE, (10, 11, 12), BASE + 2)]
+    assert bench.sent() == [Draft.wishing(3, 0, BASE, (10, 11, 12), BASE + 2)]
 
 
 def test_past_the_drafter_s_context_the_target_goes_on_alone() -> None:
@@ -372,7 +373,7 @@ def test_after_a_desync_the_window_is_sent_again_in_a_new_epoch() -> None:
     bench.sent()
     bench.verdict(10)
     bench.receive(Desync(3, 0, BASE, "a hole"))
-    assert bench.sent() == [Draft(3, 1, BASE + 1, (11, 12), BASE + 2)]
+    assert bench.sent() == [Draft.wishing(3, 1, BASE + 1, (11, 12), BASE + 2)]
     assert bench.counts.sent == 3, "sent twice, counted once"
     bench.verdict(11, 12, 13, accepted=2)
     assert (bench.counts.accepted, bench.counts.rejected) == (3, 0)
@@ -405,16 +406,41 @@ def test_a_dry_drafter_has_what_there_is_verified() -> None:
     bench.drafted(BASE, 10)
     bench.sent()
     bench.session.drafted(bench.commits, None)
-    assert bench.sent() == [Draft(3, 0, BASE + 1, (), BASE)]
+    assert bench.sent() == [Draft.wishing(3, 0, BASE + 1, (), BASE)]
     bench.session.drafted(bench.commits, None)
     assert bench.sent() == [], "it is on its way already"
 
 
-def test_a_dry_drafter_with_nothing_drafted_has_the_target_take_a_step() -> None:
+def test_a_dry_drafter_leaves_the_free_run_at_the_start_alone() -> None:
     bench = Bench()
     bench.verdict(10)
     bench.session.drafted(bench.commits, None)
-    assert bench.sent() == [Run(3, BASE + 1)]
+    assert bench.sent() == []
+
+
+def test_a_dry_drafter_has_the_target_run_on_and_renews_the_run_in_time() -> None:
+    bench = Bench()
+    bench.drafted(BASE, 10)
+    bench.sent()
+    bench.verdict(50)
+    bench.session.drafted(bench.commits, None)
+    assert bench.sent() == [Run(3, BASE + 1 + DRY_RUN - 1)]
+    for token in range(DRY_RUN // 2):
+        assert bench.sent() == []
+        bench.verdict(token)
+        bench.session.drafted(bench.commits, None)
+    assert bench.sent() == [Run(3, BASE + 1 + DRY_RUN // 2 + DRY_RUN - 1)]
+
+
+def test_a_run_that_a_verdict_has_overtaken_is_not_sent() -> None:
+    """It would stop the run that is under way."""
+    bench = Bench()
+    bench.drafted(BASE, 10)
+    bench.sent()
+    bench.verdict(50)
+    bench.session.drafted(bench.commits, None)
+    bench.verdict(*range(20, 20 + DRY_RUN))
+    assert bench.sent() == []
 
 
 def test_a_drafter_stays_dry_until_the_target_has_gone_past_the_end_of_its_path() -> None:
@@ -424,7 +450,7 @@ def test_a_drafter_stays_dry_until_the_target_has_gone_past_the_end_of_its_path(
     bench.session.drafted(bench.commits, None)
     bench.sent()
     bench.verdict(10)  # a free step decided it: the end of the path is where it was
-    assert bench.sent() == [Run(3, BASE + 1)]
+    assert bench.sent() == [Run(3, BASE + DRY_RUN)]
     bench.verdict(11)  # now there is something new to look up
     assert bench.sent() == []
 
@@ -482,7 +508,7 @@ def test_a_wish_that_still_waits_for_the_socket_has_no_timeout() -> None:
     bench = Bench()
     bench.drafted(BASE, EOS)
     bench.tick(10)
-    assert bench.sent() == [Draft(3, 0, BASE, (EOS,), BASE)]
+    assert bench.sent() == [Draft.wishing(3, 0, BASE, (EOS,), BASE)]
     assert bench.session.deadline() == bench.now + 4
 
 
@@ -497,6 +523,9 @@ def test_a_gateway_that_stays_silent_fails_the_request(opened: bool) -> None:
     assert "silent for 30 s" in str(fail.error)
     assert actions[:-1] == ([StopDrafting()] if opened else [])
     assert bench.sent() == [Close(3)]
+    assert not bench.session.ended, "the channel is the gateway's to give back"
+    assert bench.tick(30.0) == []
+    assert bench.session.ended, "but not for ever"
     assert bench.session.deadline() is None
 
 
@@ -594,9 +623,9 @@ def test_acks_wait_for_the_client_to_take_the_events() -> None:
         bench.verdict(n)
         bench.event()
     assert bench.sent() == [], "the client has taken nothing, so only the first verdict could be acknowledged"
-    bench.session.taken(2 * (ACK_EVERY // 2))
+    bench.session.taken(2 * (ACK_EVERY // 2), bench.now)
     assert bench.sent() == [Ack(3, ACK_EVERY + 1)], "up to before the first event that was not taken"
-    bench.session.taken(2 * ACK_EVERY)
+    bench.session.taken(2 * ACK_EVERY, bench.now)
     assert bench.sent() == [], "too few for an ack"
     bench.verdict(1)
     assert bench.sent() == [Ack(3, 2 * ACK_EVERY + 1)]
@@ -619,9 +648,26 @@ def test_drafts_go_before_acks_and_run_before_drafts() -> None:
     bench.drafted(BASE + ACK_EVERY, 70)
     assert [type(m) for m in bench.sent()] == [Draft, Ack]
     bench = Bench()
-    bench.session.drafted(bench.commits, None)
     bench.drafted(BASE, 10)
+    bench.sent()
+    bench.verdict(50)
+    bench.session.drafted(bench.commits, None)
+    bench.drafted(BASE + 1, 11)
     assert [type(m) for m in bench.sent()] == [Run, Draft]
+
+
+def test_a_slow_client_does_not_turn_its_session_cloud_only() -> None:
+    """While flow control holds the gateway up, a verification cannot be answered: its clock starts when it can."""
+    bench = Bench()
+    for n in range(MAX_UNACKED):
+        bench.verdict(n % EOS)
+        bench.event()
+    bench.drafted(BASE + MAX_UNACKED, 10)
+    bench.sent()
+    assert bench.tick(20.0) == []
+    bench.session.taken(2 * MAX_UNACKED, bench.now)
+    assert bench.tick(0.1) == []
+    assert StopDrafting() in bench.tick(10.0), "but not for ever"
 
 
 # Counts.

@@ -173,7 +173,7 @@ def test_only_a_session_with_a_fingerprint_if_an_empty_one_is_drafted_for(
     bench: Bench, fingerprint: bytes | None, collaborative: bool
 ) -> None:
     bench.open(0, fingerprint)
-    outputs = bench.say(Draft(0, 0, BASE + 1, (11,), BASE + 1))
+    outputs = bench.say(Draft.wishing(0, 0, BASE + 1, (11,), BASE + 1))
     if collaborative:
         assert outputs == [StepRequest(0, (11,))]
     else:
@@ -216,7 +216,7 @@ def test_messages_before_opened_end_the_connection(bench: Bench, message: EdgeMe
 
 
 @pytest.mark.parametrize("how", ["finished", "closed", "refused", "cancelled", "mismatch"])
-@pytest.mark.parametrize("message", [Draft(0, 3, 77, (1,), 77), Run(0, 0), Ack(0, 5), Close(0)])
+@pytest.mark.parametrize("message", [Draft.wishing(0, 3, 77, (1,), 77), Run(0, 0), Ack(0, 5), Close(0)])
 def test_late_messages_after_the_end_of_a_session_are_no_fault(bench: Bench, how: str, message: EdgeMessage) -> None:
     match how:
         case "finished":
@@ -246,7 +246,7 @@ def test_a_channel_is_used_again_after_the_end_and_starts_afresh(bench: Bench) -
     bench.say(Draft(0, 9, BASE + 1, (11,)))
     bench.say(Close(0))
     bench.open(0)
-    assert bench.say(Draft(0, 0, BASE + 1, (12,), BASE + 1)) == [StepRequest(0, (12,))], "epoch 9 is forgotten"
+    assert bench.say(Draft.wishing(0, 0, BASE + 1, (12,), BASE + 1)) == [StepRequest(0, (12,))], "epoch 9 is forgotten"
 
 
 # The end of waiting.
@@ -303,13 +303,13 @@ def test_a_session_s_fault_ends_that_session_and_no_other(bench: Bench) -> None:
     bench.open(0)
     bench.open(1)
     bench.say(Draft(1, 0, BASE + 1, (11, 12)))
-    outputs = bench.say(Draft(0, 0, BASE + 1, (100,), BASE + 1))
+    outputs = bench.say(Draft.wishing(0, 0, BASE + 1, (100,), BASE + 1))
     assert outputs[0] == AbortRequest(0)
     fault = refusal(outputs[1:])
     assert (fault.channel, fault.code, fault.status) == (0, "out_of_state", 502)
     assert "outside the vocabulary" in message_of(fault)
     assert bench.connection.session(0) is None
-    assert bench.say(Draft(1, 0, BASE + 3, (), BASE + 2)) == [StepRequest(1, (11, 12))]
+    assert bench.say(Draft.wishing(1, 0, BASE + 3, (), BASE + 2)) == [StepRequest(1, (11, 12))]
 
 
 def test_sessions_are_isolated_from_each_other_s_drafts_epochs_and_acks(bench: Bench) -> None:
@@ -318,8 +318,8 @@ def test_sessions_are_isolated_from_each_other_s_drafts_epochs_and_acks(bench: B
     bench.say(Draft(0, 5, BASE + 1, (20, 21)))
     bench.say(Draft(1, 0, BASE + 1, (30,)))
     bench.say(Ack(2, 1))
-    assert bench.say(Draft(1, 0, BASE + 2, (31,), BASE + 2)) == [StepRequest(1, (30, 31))]
-    assert bench.say(Draft(0, 5, BASE + 3, (22,), BASE + 3)) == [StepRequest(0, (20, 21, 22))]
+    assert bench.say(Draft.wishing(1, 0, BASE + 2, (31,), BASE + 2)) == [StepRequest(1, (30, 31))]
+    assert bench.say(Draft.wishing(0, 5, BASE + 3, (22,), BASE + 3)) == [StepRequest(0, (20, 21, 22))]
     assert bench.step(1, 30, 31, 32) == [Verdict(1, 2, BASE + 1, 0, 0, (30, 31, 32), Reason.NAV, 0, 0, 50_000_000)]
     untouched = bench.connection.session(2)
     assert untouched is not None

@@ -55,7 +55,7 @@ class Bench:
         return self.session.take_outputs()
 
     def draft(self, start: int, *ids: int, epoch: int = 0, nav: int | None = None) -> list[Output]:
-        return self.say(Draft(3, epoch, start, ids, nav))
+        return self.say(Draft.wishing(3, epoch, start, ids, nav))
 
     def step(self, *tokens: int, verified: int = 0, accepted: int = 0, ends: bool = False) -> list[Output]:
         self.session.step_done(StepDone(tokens, verified, accepted, 11, 22, ends), self.now)
@@ -394,7 +394,7 @@ def test_a_verdict_goes_out_before_the_next_step_is_ordered() -> None:
     assert [type(o) for o in bench.step(10)] == [Verdict, Step]
 
 
-@pytest.mark.parametrize("message", [Draft(3, 0, BASE + 1, (11,), BASE + 1), Run(3, FOREVER), Ack(3, 1)])
+@pytest.mark.parametrize("message", [Draft.wishing(3, 0, BASE + 1, (11,), BASE + 1), Run(3, FOREVER), Ack(3, 1)])
 def test_after_the_last_step_no_other_is_ordered(message: Draft | Run | Ack) -> None:
     """Messages may come between the last StepDone and Finished."""
     bench = Bench()

@@ -293,7 +293,7 @@ async def test_drafts_are_verified(engine: ScriptedEngine, url: str) -> None:
     async with agent(url) as socket:
         await say(socket, request(0, b"9"))
         assert isinstance(await hear(socket), Opened)
-        await say(socket, Draft(0, 0, BASE, (10, 11, 12, 50), BASE + 3))
+        await say(socket, Draft.wishing(0, 0, BASE, (10, 11, 12, 50), BASE + 3))
         await arrived(socket)
         (generation,) = engine.generations
         engine.running = True

@@ -265,7 +265,7 @@ class World:
         if self.untaken:
             event = self.untaken.popleft()
             self.text += event.payload
-            self.edge.taken(event.seq)
+            self.edge.taken(event.seq, self.now)
             return True
         return False
 
@@ -295,7 +295,7 @@ class World:
     def forge_stale(self, start: int, ids: tuple[int, ...]) -> None:
         """Drafts of an epoch that the edge has left behind."""
         if self.edge.epoch > 0 and self.engine is not None:
-            self.inject(Draft(0, self.rng.randrange(self.edge.epoch), start, ids, start))
+            self.inject(Draft.wishing(0, self.rng.randrange(self.edge.epoch), start, ids, start))
 
     def inject(self, message: EdgeMessage) -> None:
         self.up.append(encode(message))

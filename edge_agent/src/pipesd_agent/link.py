@@ -202,6 +202,8 @@ class Connection:
     def _tick(self) -> None:
         for stream in list(self._streams.values()):
             stream.tick(time.monotonic())
+            if stream.session.ended:
+                del self._streams[stream.session.channel]
         self._rearm()
 
 

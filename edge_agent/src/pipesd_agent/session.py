@@ -27,6 +27,7 @@ from pipesd_gateway.exceptions import ApiError, ConfigError, ProtocolError, Unav
 from pipesd_gateway.protocol import (
     FOREVER,
     MAX_DRAFTS_PER_MESSAGE,
+    MAX_UNACKED,
     Ack,
     Close,
     Desync,
@@ -41,6 +42,8 @@ from pipesd_gateway.protocol import (
 )
 from pipesd_gateway.sampling import SamplingParams
 
+DRY_RUN: Final = 8
+"""Tokens that the target goes on by itself when the drafter has nothing to propose."""
 ACK_EVERY: Final = 16
 """Messages that one ack covers at least; far below the gateway's MAX_UNACKED, so that acks never hold it up."""
 
@@ -184,6 +187,8 @@ class EdgeSession:
         self._nav_out: int | None = None
         self._nav_since = now
         self._run_pending: int | None = None
+        self._run_until = FOREVER
+        self._in_start_run = True
         self._close_pending = False
         self._last_heard = now
         self._seq = 0
@@ -216,17 +221,19 @@ class EdgeSession:
             return Close(self.channel)
         if self._answered or self.opened is None:
             return None
-        if self._run_pending is not None:
-            until, self._run_pending = self._run_pending, None
+        until, self._run_pending = self._run_pending, None
+        if until is not None and until >= len(self._committed):
+            self._end_start_run()
+            self._run_until = until
             return Run(self.channel, until)
         return self._next_draft(now) or self._next_ack()
 
     def deadline(self) -> float | None:
         """When `tick` has to be called at the latest; None: never."""
-        if self._answered:
+        if self.ended:
             return None
         silent = self._last_heard + self._settings.silence_timeout_s
-        if self._nav_out is None:
+        if self._nav_out is None or self._held_up:
             return silent
         return min(silent, max(self._nav_since, self._last_heard) + self._settings.nav_timeout_s)
 
@@ -286,8 +293,10 @@ class EdgeSession:
             self._stop_drafting()
             self._run_pending = FOREVER
 
-    def taken(self, seq: int) -> None:
+    def taken(self, seq: int, now: float) -> None:
         """The client has taken the payload of `Deliver(seq)`, and all before it."""
+        if self._held_up:
+            self._nav_since = now  # the verification could not have come before
         while self._untaken and self._untaken[0] <= seq:
             self._untaken.popleft()
 
@@ -315,12 +324,18 @@ class EdgeSession:
             return
         if now >= self._last_heard + self._settings.silence_timeout_s:
             silence = self._settings.silence_timeout_s
+            self.ended = self._answered  # a gateway that does not even answer Close
             self.fail(Unavailable(f"the gateway has been silent for {silence:g} s; try again"))
         else:
             self._nav_out = None
             self.drafting_ended()
 
     # Inside.
+
+    @property
+    def _held_up(self) -> bool:
+        """Is the client so far behind that the gateway waits for it?"""
+        return bool(self._untaken) and self._seq - self._untaken[0] > MAX_UNACKED // 2
 
     def _receive_opened(self, opened: Opened) -> None:
         if self.opened is not None:
@@ -399,10 +414,11 @@ class EdgeSession:
     def _go_on_dry(self) -> None:
         """The drafter cannot go on from the end of the path before the target has: let it."""
         if self._dry and self._nav_out is None and self._nav_pending is None:
+            base = len(self._committed)
             if self._window:
                 self._want_nav()
-            else:
-                self._run_pending = len(self._committed)
+            elif base + DRY_RUN // 2 > self._run_until:  # in time, so that the target need not wait for this message
+                self._run_pending = base + DRY_RUN - 1
 
     def _want_nav(self) -> None:
         self._nav_pending = len(self._committed) + len(self._window) - 1
@@ -419,13 +435,20 @@ class EdgeSession:
         ids = tuple(self._window[i].token for i in range(offset, offset + count))
         self._sent_upto += count
         self.counts.sent += count
+        self._end_start_run()
         wish = None
         if count == unsent and self._nav_pending is not None:
             wish, self._nav_pending = self._nav_pending, None
             self._nav_out, self._nav_since = wish, now
             self.counts.navs += 1
             self._batcher.reset()
-        return Draft(self.channel, self._epoch, start, ids, wish)
+        return Draft.wishing(self.channel, self._epoch, start, ids, wish)
+
+    def _end_start_run(self) -> None:
+        """The first draft or run ends the free run that every session starts in."""
+        if self._in_start_run:
+            self._in_start_run = False
+            self._run_until = -1
 
     def _next_ack(self) -> Ack | None:
         ackable = self._untaken[0] - 1 if self._untaken else self._seq

@@ -96,7 +96,7 @@ class RequestStream:
     def taken(self) -> None:
         """The client has what `next` returned last."""
         waiting = next((answer.seq for answer in self._answers if isinstance(answer, Deliver)), None)
-        self.session.taken(2**53 if waiting is None else waiting - 1)
+        self.session.taken(2**53 if waiting is None else waiting - 1, time.monotonic())
         self._changed()
 
     def client_left(self) -> None:

@@ -9,7 +9,7 @@ exchange: architecture §4, `session.py` (gateway side), `pipesd_agent.session` 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 import msgspec
 from msgspec import Meta, Struct
@@ -69,13 +69,26 @@ class Open(Struct, frozen=True, array_like=True, tag=1):
 
 
 class Draft(Struct, frozen=True, array_like=True, tag=2):
-    """Drafted ids from absolute position `start` on, and perhaps the wish to verify through a position (NAV)."""
+    """Drafted ids from absolute position `start` on, and perhaps the wish to verify through a position (NAV).
+
+    On the wire the wish is relative to `start`: one byte where the position would cost three. Make one with `wishing`.
+    """
 
     channel: Channel
     epoch: Count
     start: Position
     ids: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_DRAFTS_PER_MESSAGE)]
-    verify_through: Position | None = None
+    wish: Annotated[int, Meta(ge=-FOREVER, le=FOREVER)] | None = None
+
+    @classmethod
+    def wishing(cls, channel: int, epoch: int, start: int, ids: tuple[int, ...], verify_through: int | None) -> Self:
+        """A draft with the wish to verify through absolute position `verify_through` (None: without)."""
+        return cls(channel, epoch, start, ids, None if verify_through is None else verify_through - start)
+
+    @property
+    def verify_through(self) -> int | None:
+        """The absolute position of the wish; None: no wish."""
+        return None if self.wish is None else self.start + self.wish
 
 
 class Run(Struct, frozen=True, array_like=True, tag=3):

@@ -302,8 +302,8 @@ class GatewaySession:
         if fault is not None:
             self._kill_path()
             self._outputs.append(Desync(self.channel, draft.epoch, len(self._committed), fault))
-        elif draft.verify_through is not None and not self._dead:
-            wish = min(draft.verify_through, len(self._committed) + len(self._path))
+        elif (through := draft.verify_through) is not None and not self._dead:
+            wish = min(through, len(self._committed) + len(self._path))
             if wish >= len(self._committed):
                 self._wish = max(wish, self._wish or 0)
 

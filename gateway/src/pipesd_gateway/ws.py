@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 MAX_SESSIONS: Final = 64
 MAX_OUTBOX: Final = MAX_SESSIONS * (MAX_UNACKED + 16)
 """Messages waiting for one agent's socket. Sessions cannot exceed it; an agent that opens and never reads can."""
+MAX_OUTBOX_BYTES: Final = 64 * 2**20
+"""The same in bytes: what long prompts, sent back as ids, come to."""
 CLOSE_PROTOCOL_ERROR: Final = 1002
 CLOSE_TOO_SLOW: Final = 1008
 CLOSE_INTERNAL_ERROR: Final = 1011
@@ -74,6 +76,7 @@ class AgentSocket:
         """Those of `_openings`, and the cancelled ones that are not done yet."""
         self._reader: asyncio.Task[None] | None = None
         self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
         self._outbox_filled = asyncio.Event()
         self._hangup: int | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -109,7 +112,9 @@ class AgentSocket:
         while True:
             await self._outbox_filled.wait()
             while self._outbox:
-                await self._websocket.send_bytes(self._outbox.popleft())
+                frame = self._outbox.popleft()
+                self._outbox_bytes -= len(frame)
+                await self._websocket.send_bytes(frame)
             if self._hangup is not None:
                 if self._websocket.application_state is WebSocketState.CONNECTED:
                     await self._websocket.close(self._hangup)
@@ -136,9 +141,11 @@ class AgentSocket:
                     if isinstance(output, Rejected):
                         log.warning("agent refused: %s", output.message)
                     self._outbox.append(encode(output))
+                    self._outbox_bytes += len(self._outbox[-1])
                     self._outbox_filled.set()
-        if len(self._outbox) > MAX_OUTBOX:
+        if len(self._outbox) > MAX_OUTBOX or self._outbox_bytes > MAX_OUTBOX_BYTES:
             self._outbox.clear()
+            self._outbox_bytes = 0
             self._hang_up(CLOSE_TOO_SLOW)
         self._rearm()
 
