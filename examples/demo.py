@@ -85,8 +85,8 @@ class Answer:
 
 
 @contextmanager
-def running(name: str, folder: str, *arguments: str) -> Iterator[str]:
-    """Run a program of ours; gives its URL (…/v1) when it is ready, and ends it in every case."""
+def running(name: str, folder: str, *arguments: str) -> Iterator[tuple[str, int]]:
+    """Run a program of ours; gives its URL (…/v1) and process id when it is ready, and ends it in every case."""
     log = Path(folder) / f"{name}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -98,16 +98,17 @@ def running(name: str, folder: str, *arguments: str) -> Iterator[str]:
             start_new_session=True,  # Ctrl-C is for this script, which then stops both in order
         )
     try:
-        yield wait_until_ready(name, process, log)
+        yield wait_until_ready(name, process, log), process.pid
     finally:
-        for number in SIGNALS:  # nothing may interrupt this
-            signal.signal(number, signal.SIG_IGN)
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}  # nothing may interrupt this
         process.terminate()
         try:
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def wait_until_ready(name: str, process: subprocess.Popen[bytes], log: Path) -> str:
@@ -160,6 +161,17 @@ def ask(client: OpenAI, model: str, question: Question, request_id: str, show: S
         if chunk.usage:
             tokens = chunk.usage.completion_tokens
     return Answer(text, tokens, time.monotonic() - began)
+
+
+def record_of(agent_url: str, request_id: str) -> dict[str, Any]:
+    """What the agent says that a request did; it is there a moment after the answer."""
+    for _ in range(100):
+        response = httpx.get(f"{agent_url}/pipesd/requests/{request_id}", timeout=REQUEST_TIMEOUT_S)
+        if response.status_code != httpx.codes.NOT_FOUND:
+            break
+        time.sleep(0.02)
+    record: dict[str, Any] = response.raise_for_status().json()
+    return record
 
 
 def pieces(model: Model, tokens: Iterable[tuple[int, bool]]) -> Iterator[tuple[str, bool]]:
@@ -262,8 +274,7 @@ def demo(agent_url: str, gateway_url: str) -> bool:
             request_id = f"demo-{number}-{os.getpid()}"
             shared.append(ask(agent, model, question, request_id, sheet))
             sheet.end()
-            response = httpx.get(f"{agent_url}/pipesd/requests/{request_id}", timeout=REQUEST_TIMEOUT_S)
-            records.append(response.raise_for_status().json())
+            records.append(record_of(agent_url, request_id))
             plain, own = ("green", "the target's own magenta") if COLOUR else ("plain", "the target's own «marked»")
             print(f"The same: {style(f'drafted and accepted tokens {plain}', DRAFTED)}, {style(own, OWN)}\n")
             for accepted, run in groupby(pieces(vocabulary, records[-1]["tokens"]), itemgetter(1)):
@@ -301,12 +312,12 @@ def main() -> int:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pipesd-demo-"))
             print(f"starting gateway (target) and agent (drafter); target step EMULATED: at least {STEP_MS} ms\n")
             arguments = ("serve", "--model", str(TARGET), "--step-floor-ms", str(STEP_MS))
-            gateway_url = stack.enter_context(
+            gateway_url, _ = stack.enter_context(
                 running("pipesd_gateway", folder, *arguments, "--port", port(8100) if keep else "0")
             )
             gateway = gateway_url.removesuffix("/v1")
             arguments = ("start", "--config", "configs/agent.toml", "--gateway", gateway)
-            agent_url = stack.enter_context(
+            agent_url, _ = stack.enter_context(
                 running("pipesd_agent", folder, *arguments, "--port", port(8101) if keep else "0")
             )
             same = demo(agent_url, gateway_url)
