@@ -6,12 +6,15 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +35,8 @@ BUILD = ROOT / ".build"
 TARGET = BUILD / "demo-target-F32.gguf"
 DRAFT = BUILD / "demo-draft-F16.gguf"
 MODEL = "pipesd-demo-target"
+LONG = "0, " * 40
+"""A prompt that any small model goes on with for ever (at temperature 0)."""
 START_S = 60.0
 STOP_S = 15.0
 
@@ -79,6 +84,10 @@ class Process:
         self._popen.wait(STOP_S)
         raise AssertionError(f"did not start: {self.log.read_text()}")
 
+    def send(self, number: signal.Signals) -> None:
+        """A signal; does not wait for what it does."""
+        self._popen.send_signal(number)
+
     def kill(self) -> None:
         """kill -9."""
         self._popen.kill()
@@ -122,6 +131,15 @@ def agent_process(log_dir: Path, gateway_url: str, *flags: str, draft: Path | No
         process.stop()
 
 
+@contextmanager
+def slow_agent(log_dir: Path, gateway_url: str, *flags: str) -> Iterator[Process]:
+    """An agent whose answers last: it drafts one token at a time, so that no step decides more than two."""
+    config = log_dir / "slow-agent.toml"
+    config.write_text("[session]\nwindow = 1\n")
+    with agent_process(log_dir, gateway_url, "--config", str(config), *flags) as process:
+        yield process
+
+
 class AgentThread:
     """The real agent, sockets and all, on a thread of this process: for drafters that no flag makes."""
 
@@ -163,6 +181,125 @@ def agent_thread(config: AgentConfig, drafter: Drafter | None = None) -> Iterato
         yield thread
     finally:
         thread.stop()
+
+
+def run_to_end(module: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A program of ours that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+        env={**os.environ, **environ},
+    )
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Raises AssertionError when it has not become true by then."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.05)
+
+
+def openai_error(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The error object of an answer that must be an OpenAI-shaped error of this status."""
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error"}
+    return shaped(response.json()["error"])
+
+
+def shaped(error: dict[str, Any]) -> dict[str, Any]:
+    """Checks that an error object is OpenAI-shaped."""
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str)
+    assert len(error["message"]) > 10
+    assert error["type"]
+    return error
+
+
+@dataclass
+class Outcome:
+    """How a request ended for its client. status 0: the connection broke. error: OpenAI-shaped, or None.
+
+    complete: the client has to take `text` for the whole answer.
+    """
+
+    status: int = 0
+    text: str = ""
+    complete: bool = False
+    error: dict[str, Any] | None = None
+    broken: bool = False
+    seconds: float = 0.0
+    headers: httpx.Headers | None = None
+
+
+class Asking:
+    """A request for a completion on a thread of its own, whatever becomes of it.
+
+    first: set when the first piece of a stream, or the end of the request, has come.
+    """
+
+    def __init__(self, url: str, prompt: str, *, stream: bool = True, **parameters: Any) -> None:
+        self.outcome = Outcome()
+        self.first = threading.Event()
+        self.ended_at = 0.0
+        self._url = f"{url}/completions"
+        self._body = {"model": MODEL, "prompt": prompt, "stream": stream, **parameters}
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def wait(self, seconds: float) -> Outcome:
+        """Raises AssertionError for a request that hangs."""
+        self._thread.join(seconds)
+        assert not self._thread.is_alive(), f"no end within {seconds:g} s; so far: {self.outcome}"
+        return self.outcome
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        try:
+            with httpx.Client(timeout=120) as client, client.stream("POST", self._url, json=self._body) as response:
+                self._read(response)
+        except httpx.TransportError:
+            self.outcome.broken = True
+        finally:
+            self.ended_at = time.monotonic()
+            self.outcome.seconds = self.ended_at - began
+            self.first.set()
+
+    def _read(self, response: httpx.Response) -> None:
+        outcome = self.outcome
+        outcome.status, outcome.headers = response.status_code, response.headers
+        if not response.headers["content-type"].startswith("text/event-stream"):
+            answer = json.loads(response.read())
+            if response.status_code != 200:
+                outcome.error = shaped(answer["error"])
+            else:
+                outcome.text, outcome.complete = answer["choices"][0]["text"], True
+            return
+        for line in response.iter_lines():
+            if line == "data: [DONE]":
+                outcome.complete = outcome.error is None
+            elif line.startswith("data: "):
+                event = json.loads(line.removeprefix("data: "))
+                if "error" in event:
+                    outcome.error = shaped(event["error"])
+                for choice in event.get("choices", ()):
+                    outcome.text += choice["text"]
+                self.first.set()
 
 
 def complete(url: str, prompt: str, *, stream: bool = False, **parameters: Any) -> tuple[str, str, dict[str, Any]]:

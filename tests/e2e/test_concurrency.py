@@ -1,0 +1,116 @@
+"""Many clients at once: all get right answers, in turn where they have to wait, and are told so where they may not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from harness import (
+    LONG,
+    MODEL,
+    Asking,
+    Outcome,
+    Process,
+    agent_process,
+    complete,
+    gateway,
+    in_parallel,
+    openai_error,
+    prompts,
+    slow_agent,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+TOKENS = 24
+CLIENTS = 12
+GREEDY: dict[str, Any] = {"max_tokens": TOKENS, "temperature": 0}
+SAMPLED: dict[str, Any] = {"max_tokens": TOKENS, "temperature": 0.8, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with gateway(tmp_path_factory.mktemp("gateway"), "--max-queue", "9") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def agent(target: Process, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    with agent_process(tmp_path_factory.mktemp("agent"), target.root) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def alone(target: Process) -> list[str]:
+    """What the target writes, one request at a time: greedy for even numbers, sampled for odd ones."""
+    return [complete(target.url, prompt, **parameters(i))[0] for i, prompt in enumerate(prompts(CLIENTS))]
+
+
+def parameters(number: int) -> dict[str, Any]:
+    return SAMPLED if number % 2 else GREEDY
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("clients", [4, CLIENTS])
+def test_all_get_right_answers(agent: Process, alone: list[str], clients: int, stream: bool) -> None:
+    def ask(number: int) -> tuple[str, int]:
+        text, _, usage = complete(agent.url, prompts(clients)[number], stream=stream, **parameters(number))
+        accepted: int = usage["completion_tokens_details"]["accepted_prediction_tokens"]
+        return text, accepted
+
+    answers = in_parallel(ask, list(range(clients)), clients)
+    assert [text for text, _ in answers] == alone[:clients]
+    assert sum(accepted for _, accepted in answers) > 0, "nobody was drafted for"
+
+
+def test_clients_of_the_gateway_and_of_the_agent_together(target: Process, agent: Process, alone: list[str]) -> None:
+    def ask(number: int) -> str:
+        return complete((target, agent)[number // 2 % 2].url, prompts(8)[number], **parameters(number))[0]
+
+    assert in_parallel(ask, list(range(8)), 8) == alone[:8]
+
+
+def test_beyond_the_drafters_capacity_answers_are_cloud_only(target: Process, alone: list[str], tmp_path: Path) -> None:
+    with agent_process(tmp_path, target.root, "--capacity", "1") as small:
+
+        def ask(number: int) -> str:
+            return complete(small.url, prompts(8)[number], stream=number < 4, **parameters(number))[0]
+
+        assert in_parallel(ask, list(range(8)), 4) == alone[:8]
+        small.stop()
+        assert "the drafter has no room, served cloud-only" in small.log.read_text()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_beyond_the_queue_a_429_says_when_to_try_again(tmp_path: Path, stream: bool) -> None:
+    with (
+        gateway(tmp_path, "--n-seq", "1", "--max-queue", "1", "--step-floor-ms", "50") as target,
+        slow_agent(tmp_path, target.root) as agent,
+    ):
+        long = Asking(agent.url, LONG, max_tokens=600, temperature=0)
+        assert long.first.wait(20)
+        waiting = Asking(agent.url, "x", max_tokens=4, temperature=0, stream=stream)
+        time.sleep(1.0)  # it is in the queue now; nothing that a client sees tells
+        for url in (agent.url, target.url):
+            body = {"model": MODEL, "prompt": "x", "max_tokens": 1, "stream": stream}
+            refused = httpx.post(f"{url}/completions", json=body, timeout=10)
+            error = openai_error(refused, 429)
+            assert error["code"] == "overloaded"
+            assert "try again" in error["message"]
+            assert int(refused.headers["retry-after"]) >= 1
+        with (
+            openai.OpenAI(base_url=agent.url, api_key="none", max_retries=0) as sdk,
+            pytest.raises(openai.RateLimitError),
+        ):
+            sdk.completions.create(model=MODEL, prompt="x", max_tokens=1, stream=stream)
+        assert long.running, "the answer in front was too short for this test"
+        assert waiting.running
+        agent.stop()
+        for asking in (long, waiting):
+            outcome: Outcome = asking.wait(10)
+            assert outcome.error or outcome.complete
