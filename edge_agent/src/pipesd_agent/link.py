@@ -80,6 +80,7 @@ class Connection:
         """By channel: not sent yet, and nothing else of that channel may be sent before."""
         self._sendable = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._lost: ApiError | None = None
 
     def request(self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool) -> RequestStream:
@@ -191,15 +192,18 @@ class Connection:
         self._rearm()
 
     def _rearm(self) -> None:
+        """Have `_tick` called by the time the first session is due. It may come early, and arms itself again: deadlines
+        move on with every message, and a new timer each time would cost more than the rare needless tick."""
+        due = min((d for s in self._streams.values() if (d := s.session.deadline()) is not None), default=None)
+        if due is None or self._lost is not None or (self._timer is not None and self._timer_due <= due):
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        due = min((d for s in self._streams.values() if (d := s.session.deadline()) is not None), default=None)
-        if due is not None and self._lost is None:
-            delay = max(0.0, due - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+        self._timer_due = due
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._tick)
 
     def _tick(self) -> None:
+        self._timer = None
         for stream in list(self._streams.values()):
             stream.tick(time.monotonic())
             if stream.session.ended:
@@ -338,10 +342,13 @@ async def _hang_up(websocket: ClientConnection) -> None:
 def _why_not(error: Exception, url: str) -> ApiError:
     if isinstance(error, InvalidStatus):
         status, said = error.response.status_code, _message_of(error.response.body)
-        if status == 401:
+        if status == 401 and said:
             return Unauthorized(f"the gateway {url} refuses this agent's key ({said}): set gateway_api_key_file")
-        if status == 404:
-            return Unavailable(f"there is no PipeSD gateway at {url} (it answered 404): check the setting gateway")
+        if not said:
+            return Unavailable(
+                f"there is no PipeSD gateway at {url} (it answered {status}): check the setting gateway, and any proxy "
+                "in between"
+            )
         return Unavailable(f"the gateway {url} answered {status}: {said}")
     if isinstance(error, TimeoutError):
         return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
@@ -357,7 +364,8 @@ class _Refusal(Struct):
 
 
 def _message_of(body: bytes | bytearray | None) -> str:
+    """Of an OpenAI-shaped error, as a gateway of ours sends it; else empty."""
     try:
         return msgspec.json.decode(body or b"", type=_Refusal).error.message
     except msgspec.DecodeError:
-        return "no reason given"
+        return ""
