@@ -52,11 +52,22 @@ class Report:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self._group = ""
+
+    def begin(self, group: str) -> None:
+        """What the next figures are about."""
+        self._group = group
+        print(group)
 
     def add(self, name: str, samples: Sequence[float], unit: str, baseline: Sequence[float] = ()) -> None:
         """samples, baseline: one each per repeat, taken in turn; the ratio is the median of theirs."""
         ratios = [sample / base for sample, base in zip(samples, baseline, strict=bool(baseline))]
-        row: dict[str, Any] = {"name": name, "unit": unit, "samples": [round(sample, 4) for sample in samples]}
+        row: dict[str, Any] = {
+            "group": self._group,
+            "name": name,
+            "unit": unit,
+            "samples": [round(sample, 4) for sample in samples],
+        }
         row["median"] = statistics.median(samples)
         line = f"  {name:52}{row['median']:9.2f} {unit:6} [{min(samples):.2f}, {max(samples):.2f}]"
         if ratios:
@@ -141,7 +152,7 @@ def compare_cpu(report: Report, agent: Agent, repeats: int) -> list[str]:
             base.append(bare_ms / (TOKENS * len(ids)))
             per_output.append(agent_ms / sum(record["output_tokens"] for record in records))
             per_draft.append(agent_ms / sum(record["counts"]["drafted"] for record in records))
-    print(f"CPU of the agent, {len(prompts)} streamed answers of {TOKENS} tokens, against the bare loop")
+    report.begin(f"CPU of the agent, {len(prompts)} streamed answers of {TOKENS} tokens, against the bare loop")
     report.add("bare loop, per token", base, "ms")
     report.add("agent, per output token", per_output, "ms", base)
     report.add("agent, per drafted token", per_draft, "ms", base)
@@ -165,7 +176,9 @@ def compare_verification(report: Report, repeats: int, prompt: str) -> None:
                 single.append(times[0])
                 double.append(times[1])
                 verification.append(times[2])
-        print(f"{kind}: verification of {ROWS - 1} drafts ({ROWS} rows) against {ROWS} steps; CPU, argmax included")
+        report.begin(
+            f"{kind}: verification of {ROWS - 1} drafts ({ROWS} rows) against {ROWS} steps; CPU, argmax included"
+        )
         report.add(f"{ROWS} steps of 1 row", single, "ms")
         report.add(f"{ROWS} steps of 2 rows (the gateway's least)", double, "ms", single)
         report.add(f"1 step of {ROWS} rows", verification, "ms", single)
@@ -177,7 +190,7 @@ def count_bytes(report: Report, name: str, agent: Agent, prompts: list[str]) -> 
     sent = sum(record["counts"]["sent"] for record in records)
     output = sum(record["output_tokens"] for record in records)
     upload = {kind: sum(record["upload_bytes"][kind] for record in records) for kind in records[0]["upload_bytes"]}
-    print(f"Bytes up, drafts sent {name}: {sent} drafts for {output} output tokens in {len(records)} answers")
+    report.begin(f"Bytes up, drafts sent {name}: {sent} drafts for {output} output tokens in {len(records)} answers")
     report.add("draft messages, per drafted token sent", [upload["drafts"] / sent], "bytes")
     report.add("acks, per output token", [upload["acks"] / output], "bytes")
     report.add("open, per answer (most of it the request's body)", [upload["open"] / len(records)], "bytes")

@@ -245,11 +245,12 @@ def print_figures(records: list[dict[str, Any]], shared: list[Answer], alone: li
     same = [together.text == own.text for together, own in zip(shared, alone, strict=True)]
     row("text equals the target's own", ["yes" if equal else "NO" for equal in same], PLAIN if all(same) else BAD)
     print(
-        "\nWall time: from the request to the last chunk, as the client sees it, over output tokens; prompt, HTTP and"
-        "\nlink (this machine, no delay added) are in it. Wishes for verification coalesce: several may be met by one"
-        "\nforward pass. Bytes: WebSocket frames with drafts, header and mask included, acks and opening not."
-        f"\nThe models are toys (their text makes little sense), and the {STEP_MS} ms of a target step are EMULATED, by"
-        "\nwaiting: the toy target alone is faster than any link. Passes, drafts and bytes are counted, not emulated."
+        "\nWall time: from the request to the last chunk, as the client sees it, over output tokens; prompt,"
+        "\nHTTP and link (this machine, no delay added) are in it. Wishes for verification coalesce: several"
+        "\nmay be met by one forward pass. Bytes: WebSocket frames with drafts, header and mask included, acks"
+        f"\nand opening not. The models are toys (their text makes little sense), and the {STEP_MS} ms of a target"
+        "\nstep are EMULATED, by waiting: the toy target alone is faster than any link. Passes, drafts and"
+        "\nbytes are counted, not emulated."
     )
     return all(same)
 
