@@ -70,7 +70,7 @@ class Agent:
             raise
 
     def finish(self, stream: RequestStream) -> None:
-        """The client has its answer, or is gone."""
+        """The client has its answer, or is gone. Harmless when repeated."""
         stream.client_left()
         self.records.add(stream)
 

@@ -86,7 +86,7 @@ async def _answer(request: Request, agent: Agent, endpoint: Endpoint) -> Respons
         headers = {"x-pipesd-seed": str(opened.params.seed)}
         if wants_stream(body):
             handed_over = True
-            return EventStream(_events(stream), lambda: agent.finish(stream), headers)
+            return EventStream(_events(agent, stream), lambda: agent.finish(stream), headers)
         payload = await while_connected(request, stream.next())
         if payload is None:
             raise Unavailable("the gateway ended the request without an answer; try again")
@@ -97,7 +97,7 @@ async def _answer(request: Request, agent: Agent, endpoint: Endpoint) -> Respons
             agent.finish(stream)
 
 
-async def _events(stream: RequestStream) -> AsyncIterator[bytes]:
+async def _events(agent: Agent, stream: RequestStream) -> AsyncIterator[bytes]:
     try:
         while (payload := await stream.next()) is not None:
             yield b"data: " + payload + b"\n\n"
@@ -105,4 +105,5 @@ async def _events(stream: RequestStream) -> AsyncIterator[bytes]:
     except ApiError as error:
         yield error_event(error)
         return
+    agent.finish(stream)  # before the last event: whoever has seen that may ask for the record
     yield b"data: [DONE]\n\n"

@@ -179,13 +179,16 @@ class Connection:
     async def _send(self, message: EdgeMessage) -> int:
         """Returns bytes on the wire, below TLS. Waits while more than SOCKET_BUFFER_BYTES are unsent; TimeoutError."""
         frame = encode(message)
-        sizes = [len(frame[at : at + FRAGMENT_BYTES]) for at in range(0, len(frame), FRAGMENT_BYTES)]
+        sizes = [len(frame)]
+        if len(frame) > FRAGMENT_BYTES:
+            sizes = [len(frame[at : at + FRAGMENT_BYTES]) for at in range(0, len(frame), FRAGMENT_BYTES)]
+            sizes.append(0)  # websockets ends fragmented messages so
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S) as patience:
                 await self._websocket.send(frame if len(sizes) == 1 else _fragments(frame, patience))
         except TimeoutError:
             raise TimeoutError(f"nothing could be sent for {SEND_TIMEOUT_S:g} s") from None
-        return sum(size + 4 + (2 if size < 126 else 4) for size in sizes)
+        return sum((2 if size < 126 else 4) + 4 + size for size in sizes)
 
     def _stream_changed(self) -> None:
         self._sendable.set()
