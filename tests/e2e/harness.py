@@ -49,7 +49,9 @@ def prompts(count: int) -> list[str]:
 class Process:
     """A program of ours, waited for until it listens. stderr goes to a file and is shown when it fails to start."""
 
-    def __init__(self, module: str, *arguments: str, log: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, module: str, *arguments: str, log: Path, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
         self.log = log
         with log.open("wb") as stderr:
             self._popen = subprocess.Popen(
@@ -59,6 +61,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 text=True,
                 env={**os.environ, **(env or {})},
+                cwd=cwd,
             )
         self.url = self._wait()
 
