@@ -81,7 +81,7 @@ def verdict(channel: int, seq: int, start: int, *tokens: int) -> Verdict:
     return Verdict(channel, seq, start, 0, 0, tokens, Reason.RUN, 0, 0, 0)
 
 
-def answer(channel: int) -> tuple[GatewayMessage, ...]:
+def answer(channel: int) -> tuple[Opened, Verdict, Event, End]:
     return opened(channel), verdict(channel, 1, 2, 5), Event(channel, 2, 3, b"{}"), End(channel, 3)
 
 
