@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -87,14 +88,17 @@ def answer(channel: int) -> tuple[Opened, Verdict, Event, End]:
 
 @asynccontextmanager
 async def fake_gateway(
-    script: Script, subprotocols: list[Subprotocol] | None = None, port: int = 0
+    script: Script,
+    subprotocols: list[Subprotocol] | None = None,
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[FakeGateway]:
     gateway = FakeGateway(script)
     offered = [Subprotocol(SUBPROTOCOL)] if subprotocols is None else subprotocols or None
     async with serve(
-        gateway.serve, "127.0.0.1", port, subprotocols=offered, ping_interval=None, max_size=None
+        gateway.serve, "127.0.0.1", port, subprotocols=offered, ping_interval=None, max_size=None, ssl=tls
     ) as server:
-        gateway.url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/v1/pipesd/ws"
+        gateway.url = f"{'wss' if tls else 'ws'}://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/v1/pipesd/ws"
         yield gateway
 
 
@@ -103,9 +107,9 @@ def settings(url: str, **session: float) -> LinkSettings:
 
 
 @asynccontextmanager
-async def running_link(url: str, **session: float) -> AsyncIterator[Link]:
+async def running_link(url: str, tls: ssl.SSLContext | None = None, **session: float) -> AsyncIterator[Link]:
     """A link without a drafter, and its task."""
-    link = Link(settings(url, **session), None)
+    link = Link(settings(url, **session), None, tls)
     task = asyncio.create_task(link.run())
     try:
         yield link

@@ -6,8 +6,12 @@ import asyncio
 import http
 import itertools
 import logging
+import shutil
+import ssl
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +21,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from pipesd_agent import link as link_module
+from pipesd_agent.config import AgentConfig
 from pipesd_agent.link import Link
 from pipesd_agent.stream import RequestStream
 from pipesd_gateway.exceptions import ApiError, Overloaded, Unauthorized, Unavailable
@@ -184,6 +189,35 @@ async def test_a_bug_in_connecting_is_logged_and_survived(
         assert "the attempt to connect failed" in caplog.text
         monkeypatch.setattr("pipesd_agent.link.connect", connect)
         assert await payloads(await ask(link)) == [b"{}"]
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """(certificate, key) of 127.0.0.1, signed by nobody else."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    names = ("-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1")
+    files = (tmp_path / "cert.pem", tmp_path / "key.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+    command += ["-out", str(files[0]), "-keyout", str(files[1])]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return files
+
+
+async def test_a_secure_gateway(certificate: tuple[Path, Path]) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*certificate)
+    async with fake_gateway(answers, tls=server) as gateway:
+        config = AgentConfig(gateway=gateway.url, ca_file=certificate[0])
+        assert config.socket_url == gateway.url
+        async with running_link(gateway.url, config.tls()) as link:
+            assert await payloads(await ask(link)) == [b"{}"]
+        async with running_link(gateway.url, AgentConfig(gateway=gateway.url).tls()) as link:
+            with pytest.raises(Unavailable, match=r"is not trusted \(self-signed certificate.*set ca_file"):
+                await ask(link)
+        async with running_link(gateway.url.replace("wss", "ws")) as link:
+            with pytest.raises(Unavailable, match="cannot reach the gateway"):
+                await ask(link)
 
 
 # A connection that fails.
