@@ -221,7 +221,7 @@ def main() -> None:
                 else:
                     prompts = compare_cpu(report, agent, args.repeats)
         print(
-            "  keep-alive: 10 bytes each 3 s for a ping, the same for the answer to the gateway's each 5 s; not counted"
+            "  keep-alive: 10 bytes each 2.5 s for a ping, the same for the answer to the gateway's each 5 s; not counted"
         )
     compare_verification(report, args.repeats, prompts[0])
     if args.out:

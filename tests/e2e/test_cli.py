@@ -79,7 +79,10 @@ class Terminal:
         self.shown = ""
         self._master, slave = pty.openpty()
         command = [sys.executable, "-m", "pipesd_agent", "chat", *arguments]
+        # Whoever runs the tests in the background has them ignore SIGINT, and children inherit that.
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
         self._popen = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave)
+        signal.signal(signal.SIGINT, before)
         os.close(slave)
 
     def type(self, keys: str) -> None:

@@ -40,9 +40,9 @@ from pipesd_gateway.protocol import (
 
 log = logging.getLogger(__name__)
 
-PING_INTERVAL_S: Final = 3.0
-PING_TIMEOUT_S: Final = 4.0
-"""Together the longest that a dead link goes unnoticed: 7 s."""
+PING_INTERVAL_S: Final = 2.5
+PING_TIMEOUT_S: Final = 6.0
+"""Together the longest that a dead link goes unnoticed: 8.5 s, long enough for a busy machine to answer."""
 CONNECT_TIMEOUT_S: Final = 5.0
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MOST_S: Final = 10.0
