@@ -233,7 +233,7 @@ def print_figures(records: list[dict[str, Any]], shared: list[Answer], alone: li
     row("drafts accepted, of those sent", [f"{c['accepted']} of {c['sent']}" for c in counts])
     row("  acceptance", [f"{100 * c['accepted'] / max(1, c['sent']):.0f} %" for c in counts])
     row(
-        "verification wishes (NAVs) per token",
+        "verifications (NAVs) per token",
         [f"{c['navs'] / r['output_tokens']:.2f}" for c, r in zip(counts, records, strict=True)],
     )
     row(

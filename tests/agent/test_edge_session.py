@@ -88,10 +88,10 @@ class Bench:
         self.commits += sum(isinstance(a, Commit) for a in actions)
         return actions
 
-    def verdict(self, *tokens: int, accepted: int = 0) -> list[Action]:
+    def verdict(self, *tokens: int, accepted: int = 0, reason: Reason = Reason.NAV) -> list[Action]:
         self.seq += 1
         start = len(self.session.committed)
-        return self.receive(Verdict(3, self.seq, start, accepted, accepted, tokens, Reason.NAV, 0, 0, 0))
+        return self.receive(Verdict(3, self.seq, start, accepted, accepted, tokens, reason, 0, 0, 0))
 
     def event(self, payload: bytes = b"{}", *, usage: bool = False) -> list[Action]:
         self.seq += 1
@@ -179,7 +179,7 @@ def test_drafts_are_sent_as_they_come_without_a_wish() -> None:
     bench.drafted(BASE + 1, 11, 12)
     assert bench.sent() == [Draft(3, 0, BASE + 1, (11, 12), None)]
     assert bench.sent() == []
-    assert (bench.counts.drafted, bench.counts.sent, bench.counts.navs) == (3, 3, 0)
+    assert (bench.counts.drafted, bench.counts.sent, bench.counts.wishes) == (3, 3, 0)
 
 
 def test_the_batcher_may_hold_drafts_back_but_not_a_wish() -> None:
@@ -196,7 +196,7 @@ def test_the_trigger_s_wish_goes_with_the_drafts() -> None:
     assert bench.sent() == [Draft(3, 0, BASE, (10,), None)]
     bench.drafted(BASE + 1, 11)
     assert bench.sent() == [Draft.wishing(3, 0, BASE + 1, (11,), BASE + 1)]
-    assert bench.counts.navs == 1
+    assert bench.counts.wishes == 1
 
 
 def test_drafting_goes_on_while_a_verification_is_out() -> None:
@@ -523,9 +523,8 @@ def test_a_gateway_that_stays_silent_fails_the_request(opened: bool) -> None:
     assert "silent for 30 s" in str(fail.error)
     assert actions[:-1] == ([StopDrafting()] if opened else [])
     assert bench.sent() == [Close(3)]
-    assert not bench.session.ended, "the channel is the gateway's to give back"
-    assert bench.tick(30.0) == []
-    assert bench.session.ended, "but not for ever"
+    ended = [bench.session.ended, bench.tick(30.0), bench.session.ended]
+    assert ended == [False, [], True], "the channel is the gateway's to give back, but not for ever"
     assert bench.session.deadline() is None
 
 
@@ -675,7 +674,7 @@ def test_a_slow_client_does_not_turn_its_session_cloud_only() -> None:
 
 def test_counts_and_origins() -> None:
     bench = Bench(batcher="single", trigger=TriggerSettings(kind="fixed", length=3))
-    bench.verdict(10)  # the free run at the start
+    bench.verdict(10, reason=Reason.RUN)  # the free run at the start
     bench.drafted(BASE + 1, 11, 12, 13)
     bench.sent()
     bench.drafted(BASE + 4, 14)  # right, but not sent
@@ -685,7 +684,8 @@ def test_counts_and_origins() -> None:
     bench.verdict(15, 50, accepted=1)
     assert bench.session.origins == [False, True, True, True, False, True, False]
     counts = bench.counts
-    assert (counts.forwards, counts.navs, counts.drafted, counts.sent) == (3, 2, 7, 6)
+    assert (counts.forwards, counts.navs, counts.wishes) == (3, 2, 2)
+    assert (counts.drafted, counts.sent) == (7, 6)
     assert (counts.accepted, counts.rejected, counts.rollbacks) == (4, 2, 1)
 
 

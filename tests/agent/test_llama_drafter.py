@@ -27,6 +27,10 @@ SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=11)
 PROMPT = [0, *range(300, 400)]
 
 
+def unexpected(error: Exception) -> None:
+    raise error
+
+
 @pytest.fixture
 def drafter() -> Iterator[LlamaDrafter]:
     from pipesd_agent.drafting.llama import LlamaDrafter
@@ -176,7 +180,7 @@ async def test_worker_over_the_model_drafts_what_the_model_does(drafter: LlamaDr
     expected = ids(draft(drafter, 0, 24))
     worker = DraftWorker(LlamaDrafter(MODEL, capacity=2, n_ctx_seq=512))
     reported: list[tuple[int, DraftToken]] = []
-    lane = worker.open(PROMPT, GREEDY, frozenset(), lambda n, t: reported.append((n, t)) if t else None, pytest.fail)
+    lane = worker.open(PROMPT, GREEDY, frozenset(), lambda n, t: reported.append((n, t)) if t else None, unexpected)
     assert lane
     lane.commit([], 109)
     wrong = expected[4] + 1

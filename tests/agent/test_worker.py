@@ -21,6 +21,10 @@ EOS = 0
 PARAMS = SamplingParams()
 
 
+def unexpected(error: Exception) -> None:
+    raise error
+
+
 def scripted(path: Sequence[int]) -> int:
     """The fake drafter's next token: a function of the whole path, so that a wrong path shows."""
     return hash(tuple(path)) % (V - 1) + 1
@@ -234,7 +238,7 @@ async def test_stops_behind_a_drafted_eos_until_it_is_contradicted(drafter: Fake
     drafter.script = lambda path: EOS if len(path) == 5 else 1
     worker = DraftWorker(drafter)
     tokens: list[DraftToken] = []
-    lane = worker.open([1, 2, 3], PARAMS, frozenset({EOS}), lambda _, t: tokens.append(t) if t else None, pytest.fail)
+    lane = worker.open([1, 2, 3], PARAMS, frozenset({EOS}), lambda _, t: tokens.append(t) if t else None, unexpected)
     assert lane
     lane.commit([], 20)
     await until(lambda: len(tokens) == 3)
@@ -284,14 +288,14 @@ async def test_nothing_is_drafted_past_the_drafters_context() -> None:
     session.commit([*session.path[6:], 1, 2, 3, 4], 100)  # the target goes on past the drafter's context
     await asyncio.sleep(0.02)
     assert len(session.tokens) == 4
-    assert worker.open([1] * 10, PARAMS, frozenset(), lambda *_: None, pytest.fail) is None
-    assert worker.open([1] * 9, PARAMS, frozenset(), lambda *_: None, pytest.fail) is not None
+    assert worker.open([1] * 10, PARAMS, frozenset(), lambda *_: None, unexpected) is None
+    assert worker.open([1] * 9, PARAMS, frozenset(), lambda *_: None, unexpected) is not None
     await worker.aclose()
 
 
 async def test_capacity_and_reuse_of_a_closed_lane(worker: DraftWorker) -> None:
     first, second = Session(worker, [1, 2]), Session(worker, [3, 4])
-    assert worker.open([5], PARAMS, frozenset(), lambda *_: None, pytest.fail) is None
+    assert worker.open([5], PARAMS, frozenset(), lambda *_: None, unexpected) is None
     first.lane.close()
     first.lane.close()
     third = Session(worker, [5, 6])
@@ -392,7 +396,7 @@ async def test_broken_drafter_ends_every_lane_and_nothing_else(
     assert "drafter broke" in caplog.text
     assert one.lane.commit([1], 9) == 2
     one.lane.close()
-    assert worker.open([1], PARAMS, frozenset(), lambda *_: None, pytest.fail) is None
+    assert worker.open([1], PARAMS, frozenset(), lambda *_: None, unexpected) is None
     await until(lambda: drafter.released == 1)
 
 
@@ -408,7 +412,7 @@ async def test_closing_the_worker_ends_the_thread_in_mid_forward(drafter: FakeDr
     assert drafter.released == 1
     assert session.tokens == []
     session.lane.close()
-    assert worker.open([1], PARAMS, frozenset(), lambda *_: None, pytest.fail) is None
+    assert worker.open([1], PARAMS, frozenset(), lambda *_: None, unexpected) is None
 
 
 def test_loop_closed_without_aclose_ends_the_thread(drafter: FakeDrafter) -> None:

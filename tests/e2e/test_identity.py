@@ -116,7 +116,7 @@ def all_prompts(target: Process) -> Reference:
 def test_without_a_seed_answers_differ(target: Process) -> None:
     with agent_thread(AgentConfig(gateway=target.root, draft_model=Path(DRAFT))) as agent:
         client = OpenAI(base_url=agent.url, api_key="none", max_retries=0)
-        ask = {"model": MODEL, "prompt": "import ", "max_tokens": 32, "temperature": 1.0}
+        ask: dict[str, Any] = {"model": MODEL, "prompt": "import ", "max_tokens": 32, "temperature": 1.0}
         raw = [client.completions.with_raw_response.create(**ask) for _ in range(4)]
         texts = [answer.parse().choices[0].text for answer in raw]
         assert len(set(texts)) == 4

@@ -57,7 +57,7 @@ def test_what_the_clients_send_by_default_is_accepted() -> None:
     )  # fmt: skip
     chat(stream=False, n=1, frequency_penalty=0.0, response_format={"type": "text"}, tools=[], logprobs=False)
     chat(stream=True, stream_options={"include_usage": True}, metadata={"chat_id": "x"}, parallel_tool_calls=True)
-    back = {"role": "assistant", "content": "x", "refusal": None, "tool_calls": None, "annotations": []}
+    back: dict[str, Any] = {"role": "assistant", "content": "x", "refusal": None, "tool_calls": None, "annotations": []}
     assert chat(messages=[*HELLO, back]).messages[1] == Message("assistant", "x")
 
 

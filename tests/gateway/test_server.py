@@ -111,7 +111,7 @@ async def test_models_health_and_info(engine: EmbeddedEngine) -> None:
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Bearer ", "secret", "Basic secret", "Bearer sécret"])
 async def test_a_wrong_key_is_refused(engine: EmbeddedEngine, header: str | None) -> None:
     async with client_of(engine, "secret", "other") as client:
-        headers = {} if header is None else {"authorization": header.encode()}
+        headers = {} if header is None else {b"authorization": header.encode()}
         for path in ("/v1/chat/completions", "/v1/completions"):
             error = assert_openai_error(await client.post(path, json=PROMPT, headers=headers), 401)
             assert error["code"] == "invalid_api_key"
@@ -121,7 +121,7 @@ async def test_a_wrong_key_is_refused(engine: EmbeddedEngine, header: str | None
 async def test_any_configured_key_will_do(engine: EmbeddedEngine) -> None:
     async with client_of(engine, "secret", "öther") as client:
         for key in ("secret", "öther"):
-            response = await client.get("/v1/models", headers={"authorization": f"bearer {key}".encode("latin-1")})
+            response = await client.get("/v1/models", headers={b"authorization": f"bearer {key}".encode("latin-1")})
             assert response.status_code == 200
 
 

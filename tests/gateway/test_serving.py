@@ -13,7 +13,8 @@ import pytest
 from fake_decoder import BOS, EOS, FakeDecoder, FakeModel
 
 from pipesd_gateway.embedded import serving
-from pipesd_gateway.embedded.serving import EmbeddedEngine, EmbeddedGeneration
+from pipesd_gateway.embedded.generation import EmbeddedGeneration
+from pipesd_gateway.embedded.serving import EmbeddedEngine
 from pipesd_gateway.engine import Broken, EngineOutput, Finished, Payload, StepDone
 from pipesd_gateway.exceptions import (
     ContextLengthExceeded,
@@ -262,7 +263,13 @@ async def test_drafts_change_nothing_but_the_steps(temperature: float) -> None:
 
     engine = EmbeddedEngine(TargetDecoder(DEMO_TARGET, n_seq=1, n_ctx_seq=256), name="demo")
     try:
-        body = {"prompt": "def add(a, b):\n", "max_tokens": 40, "temperature": temperature, "seed": 7, "stream": True}
+        body: dict[str, Any] = {
+            "prompt": "def add(a, b):\n",
+            "max_tokens": 40,
+            "temperature": temperature,
+            "seed": 7,
+            "stream": True,
+        }
         body |= {"stop": ["\n\n\n"], "stream_options": {"include_usage": True}}
         alone = Client(engine)
         await alone.run(await alone.open(**body))

@@ -355,6 +355,11 @@ def _why_not(error: Exception, url: str) -> ApiError:
         return Unavailable(f"the gateway {url} answered {status}: {said}")
     if isinstance(error, TimeoutError):
         return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Unavailable(
+            f"the certificate of the gateway {url} is not trusted ({error.verify_message}): check the host's name, and "
+            "set ca_file if its authority is not a public one"
+        )
     return Unavailable(f"cannot reach the gateway {url}: {error}")
 
 

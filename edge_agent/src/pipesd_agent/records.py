@@ -34,6 +34,7 @@ class Records:
             "upload_bytes": msgspec.to_builtins(stream.upload),
             "tokens": list(zip(session.committed[prompt:], session.origins, strict=True)),
         }
+        self._records.move_to_end(stream.request_id)
         while len(self._records) > KEPT:
             self._records.popitem(last=False)
 

@@ -37,6 +37,7 @@ from pipesd_gateway.protocol import (
     Event,
     Failed,
     Opened,
+    Reason,
     Run,
     Verdict,
 )
@@ -124,10 +125,14 @@ class RemoteError(ApiError):
 
 
 class Counts(Struct):
-    """What a session did. Positions are absolute; accepted and rejected as architecture §4 defines them."""
+    """What a session did; accepted and rejected as architecture §4 defines them.
+
+    forwards: the target's steps. navs: those that a wish of ours caused. wishes: sent; several may end in one step.
+    """
 
     forwards: int = 0
     navs: int = 0
+    wishes: int = 0
     sent: int = 0
     accepted: int = 0
     drafted: int = 0
@@ -355,6 +360,7 @@ class EdgeSession:
             raise ProtocolError(f"verdict from {verdict.start}, but {len(self._committed)} ids are committed")
         self._seq = verdict.seq
         self.counts.forwards += 1
+        self.counts.navs += verdict.reason is Reason.NAV
         wrong = False
         for token in verdict.tokens:
             drafted = self._window.popleft() if self._window and not wrong else None
@@ -440,7 +446,7 @@ class EdgeSession:
         if count == unsent and self._nav_pending is not None:
             wish, self._nav_pending = self._nav_pending, None
             self._nav_out, self._nav_since = wish, now
-            self.counts.navs += 1
+            self.counts.wishes += 1
             self._batcher.reset()
         return Draft.wishing(self.channel, self._epoch, start, ids, wish)
 

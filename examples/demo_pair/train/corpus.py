@@ -26,8 +26,10 @@ from platform import python_version
 PERMISSIVE = re.compile(r"\b(MIT|BSD|0BSD|Apache|PSF|Python Software Foundation|Python-2\.0)\b", re.IGNORECASE)
 # Vendored code has other licences than its host, model folders of transformers are near copies of one another,
 # and encodings are tables.
-SKIPPED = re.compile(r"(^|/)(_?vendor(ed)?|_?third_party|extern(als?)?|encodings|__pycache__|node_modules)(/|$)"
-                     r"|(^|/)transformers/models/|(^|/)(lib2to3|idlelib)/|_pb2\.py$|(^|/)site-packages/")
+SKIPPED = re.compile(
+    r"(^|/)(_?vendor(ed)?|_?third_party|extern(als?)?|encodings|__pycache__|node_modules)(/|$)"
+    r"|(^|/)transformers/models/|(^|/)(lib2to3|idlelib)/|_pb2\.py$|(^|/)site-packages/"
+)
 MIN_CHARS, MAX_CHARS, MAX_LINE = 400, 60_000, 300
 
 

@@ -25,7 +25,7 @@ NAMES = ("get_{}", "compute_{}", "my_{}", "find_{}", "{}_of", "calculate_{}", "{
 
 
 def third_person(doc: str) -> str:
-    """"Return the sum." -> "It returns the sum."; texts that do not begin with a verb stay."""
+    """ "Return the sum." -> "It returns the sum."; texts that do not begin with a verb stay."""
     verb, _, rest = doc.partition(" ")
     if not re.fullmatch("[A-Z][a-z]+", verb) or (verb.endswith("s") and verb != "Compress") or verb == "Decorator":
         return doc

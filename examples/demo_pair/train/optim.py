@@ -70,7 +70,9 @@ class Optimizer:
             Muon(matrices, matrix_lr, weight_decay=weight_decay),
             torch.optim.AdamW(
                 [{"params": embedding, "weight_decay": weight_decay}, {"params": scales, "weight_decay": 0.0}],
-                lr=other_lr, betas=(0.9, 0.95), fused=True,
+                lr=other_lr,
+                betas=(0.9, 0.95),
+                fused=True,
             ),
         ]
         self.base = [[g["lr"] for g in part.param_groups] for part in self.parts]

@@ -388,7 +388,7 @@ def standard_deviation(numbers: list[float]) -> float:
     """Return the standard deviation of a list of numbers."""
     mean = sum(numbers) / len(numbers)
     variance = sum((x - mean) ** 2 for x in numbers) / len(numbers)
-    return variance ** 0.5
+    return variance**0.5
 
 
 def maximum(numbers: list[int]) -> int:
@@ -1300,7 +1300,10 @@ ALSO = {
         "Calculate the nth Fibonacci number.",
         "Takes an integer n and returns the n-th Fibonacci number.",
     ],
-    "fibonacci_list": ["Return the first n Fibonacci numbers.", "Return the Fibonacci sequence up to n terms as a list."],
+    "fibonacci_list": [
+        "Return the first n Fibonacci numbers.",
+        "Return the Fibonacci sequence up to n terms as a list.",
+    ],
     "factorial": [
         "Compute the factorial of a number.",
         "Compute n factorial.",
@@ -1315,18 +1318,29 @@ ALSO = {
     ],
     "primes": ["Return a list of the primes up to n.", "List all primes that are not larger than n."],
     "gcd": ["Compute the greatest common divisor of two numbers.", "Return the gcd of two integers."],
-    "reverse_string": ["Reverse a string.", "Return the reverse of a string.", "Takes a string and returns it reversed."],
+    "reverse_string": [
+        "Reverse a string.",
+        "Return the reverse of a string.",
+        "Takes a string and returns it reversed.",
+    ],
     "is_palindrome": [
         "Check if a string is a palindrome.",
         "Check whether the given text is a palindrome.",
         "Return True if the text is a palindrome and False otherwise.",
     ],
-    "sum_list": ["Return the sum of all numbers in a list.", "Compute the sum of a list.", "Add up the numbers of a list."],
+    "sum_list": [
+        "Return the sum of all numbers in a list.",
+        "Compute the sum of a list.",
+        "Add up the numbers of a list.",
+    ],
     "maximum": ["Return the maximum of a list.", "Find the largest number in a list."],
     "minimum": ["Return the minimum of a list.", "Find the smallest number in a list."],
     "average": ["Compute the average of the numbers in a list.", "Return the mean of a list of numbers."],
     "count_vowels": ["Count the vowels in a string.", "Return how many vowels a text has."],
-    "binary_search": ["Search for a target in a sorted list with binary search.", "Find the index of an item in a sorted list."],
+    "binary_search": [
+        "Search for a target in a sorted list with binary search.",
+        "Find the index of an item in a sorted list.",
+    ],
     "bubble_sort": ["Sort a list of numbers in ascending order.", "Implement the bubble sort algorithm."],
     "quicksort": ["Sort a list of numbers with quicksort.", "Implement the quicksort algorithm."],
     "fizzbuzz": ["Return the FizzBuzz list for the numbers from 1 to n.", "Solve the FizzBuzz problem for n numbers."],

@@ -133,14 +133,23 @@ def main() -> None:
         now = time.time()
         if now - last_print > 30:
             speed = (tokens - began_tokens) / (now - began)
-            print(f"{time.strftime('%H:%M:%S')} step {step} {tokens / 1e6:.2f} M tokens, loss {average.item():.3f}, "
-                  f"factor {factor:.3f}, {speed:.0f} tokens/s", flush=True)
+            print(
+                f"{time.strftime('%H:%M:%S')} step {step} {tokens / 1e6:.2f} M tokens, loss {average.item():.3f}, "
+                f"factor {factor:.3f}, {speed:.0f} tokens/s",
+                flush=True,
+            )
             last_print = now
         done = stopped or clock.progress() >= 1
         if done or now - last_save > 60 * args.save_every:
             state = {
-                "model": model.state_dict(), "optimizer": optimizer.state_dict(), "start": clock.start,
-                "end": clock.end, "step": step, "tokens": tokens, "seed": args.seed, "position": windows.position,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "start": clock.start,
+                "end": clock.end,
+                "step": step,
+                "tokens": tokens,
+                "seed": args.seed,
+                "position": windows.position,
             }
             save_state(state_file, state)
             save_folder(model, args.init, args.out / "model")

@@ -1,0 +1,162 @@
+"""The agent's parts together, without sockets: a link that answers as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from fake_gateway import answer, opened
+from test_stream import make, sent
+
+from pipesd_agent.agent import Agent, make_agent
+from pipesd_agent.catalog import Catalog
+from pipesd_agent.config import AgentConfig
+from pipesd_agent.drafting.lookup import LookupDrafter
+from pipesd_agent.link import Link
+from pipesd_agent.session import RemoteError
+from pipesd_agent.stream import RequestStream
+from pipesd_gateway.exceptions import Unavailable, VocabularyMismatch
+from pipesd_gateway.protocol import Close, Endpoint, Failed
+
+Script = Callable[[RequestStream, bool], None]
+
+
+class FakeLink:
+    """asked: whether each request was to be collaborative."""
+
+    state = "connected"
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.asked: list[bool] = []
+        self.streams: list[RequestStream] = []
+        self.failure: Exception | None = None
+
+    async def request(
+        self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool = True
+    ) -> RequestStream:
+        assert endpoint in Endpoint
+        assert body
+        if isinstance(self.failure, Unavailable):
+            raise self.failure
+        self.asked.append(collaborative)
+        stream = make()
+        stream.request_id = request_id
+        self.streams.append(stream)
+        self.script(stream, collaborative)
+        return stream
+
+    async def run(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        await asyncio.Event().wait()
+
+
+def agent_over(script: Script, *, cloud_on_mismatch: bool = False) -> tuple[Agent, FakeLink]:
+    link = FakeLink(script)
+    catalog = Catalog("http://127.0.0.1:1", None, None)
+    return Agent(cast(Link, link), catalog, None, cloud_on_mismatch=cloud_on_mismatch), link
+
+
+def mismatch(stream: RequestStream, collaborative: bool) -> None:
+    """A gateway with another vocabulary."""
+    if collaborative:
+        error = VocabularyMismatch("not that of the target")
+        stream.receive(Failed(3, "vocabulary_mismatch", error.status, json.dumps(error.body()).encode()))
+    else:
+        stream.receive(opened(3))
+
+
+def accepts(stream: RequestStream, _: bool) -> None:
+    stream.receive(opened(3))
+
+
+def waits(_: RequestStream, __: bool) -> None:
+    """Still in the gateway's queue."""
+
+
+def completes(stream: RequestStream, _: bool) -> None:
+    for message in answer(3):
+        stream.receive(message)
+
+
+async def ask(agent: Agent) -> tuple[RequestStream, Any]:
+    return await agent.open(Endpoint.COMPLETIONS, b"{}", "id")
+
+
+async def test_another_vocabulary_is_refused() -> None:
+    agent, link = agent_over(mismatch)
+    with pytest.raises(RemoteError) as refused:
+        await ask(agent)
+    assert refused.value.status == 409
+    assert link.asked == [True]
+
+
+async def test_another_vocabulary_is_served_cloud_only_in_mode_auto(caplog: pytest.LogCaptureFixture) -> None:
+    agent, link = agent_over(mismatch, cloud_on_mismatch=True)
+    stream, opening = await ask(agent)
+    assert opening.model == "fake"
+    assert stream is link.streams[1]
+    assert link.asked == [True, False]
+    assert "served cloud-only" in caplog.text
+
+
+async def test_other_refusals_are_not_tried_again_in_mode_auto() -> None:
+    def refuse(stream: RequestStream, _: bool) -> None:
+        stream.receive(Failed(3, "overloaded", 429, b"{}", 1))
+
+    agent, link = agent_over(refuse, cloud_on_mismatch=True)
+    with pytest.raises(RemoteError):
+        await ask(agent)
+    assert link.asked == [True]
+
+
+async def test_cancelling_takes_a_request_back() -> None:
+    agent, link = agent_over(waits)
+    asking = asyncio.create_task(ask(agent))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert sent(link.streams[0]) == [Close(3)]
+
+
+async def test_a_finished_request_is_recorded_once() -> None:
+    agent, _ = agent_over(completes)
+    stream, _opening = await ask(agent)
+    assert await stream.next() == b"{}"
+    for _ in range(2):
+        agent.finish(stream)
+    record = agent.records.get("id")
+    assert record is not None
+    assert record["output_tokens"] == 1
+    assert sent(stream) == []
+
+
+async def test_a_task_that_dies_is_heard_of(caplog: pytest.LogCaptureFixture) -> None:
+    agent, link = agent_over(accepts)
+    link.failure = ZeroDivisionError("a bug")
+    agent.start()
+    await asyncio.sleep(0.01)
+    assert [record.levelno for record in caplog.records] == [logging.CRITICAL]
+    assert "a task of the agent died" in caplog.text
+    for _ in range(2):
+        await agent.aclose()
+
+
+async def test_modes_and_drafters() -> None:
+    made = {mode: make_agent(AgentConfig(mode=mode)) for mode in ("collaborative", "auto", "cloud")}
+    assert made["cloud"].worker is None
+    lookup = make_agent(AgentConfig(capacity=3, context=100))
+    given = make_agent(AgentConfig(capacity=3), LookupDrafter(capacity=5))
+    for agent, capacity in ((made["auto"], 4), (lookup, 3), (given, 5)):
+        assert agent.worker is not None
+        assert agent.worker.capacity == capacity
+        assert agent.worker.fingerprint is None
+    for agent in (*made.values(), lookup, given):
+        await agent.aclose()

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import re
+import ssl
+from pathlib import Path
+
+import pytest
+
+from pipesd_agent.config import KEYS, AgentConfig, load
+from pipesd_agent.session import SessionSettings
+from pipesd_agent.trigger import TriggerSettings
+from pipesd_gateway.exceptions import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_defaults() -> None:
+    assert load({}, {}, None) == AgentConfig()
+
+
+def test_a_flag_beats_the_environment_and_that_beats_the_file(tmp_path: Path) -> None:
+    keys = {name: str(write(tmp_path / name, f"{name}-key\n")) for name in ("flag", "file")}
+    file = write(
+        tmp_path / "a.toml",
+        f'port = 1\ncapacity = 2\ngateway_api_key_file = "{keys["file"]}"\n[trigger]\nkind = "fixed"\nlength = 3\n'
+        "[session]\nnav_timeout_s = 1\n",
+    )
+    config = load({"port": 7}, {}, file)
+    assert (config.port, config.capacity) == (7, 2)
+    assert config.trigger == TriggerSettings(kind="fixed", length=3)
+    assert config.session == SessionSettings(nav_timeout_s=1.0)
+    environ = {KEYS.variable: "environment-key"}
+    assert load({}, {}, file).gateway_api_key == "file-key"
+    assert load({}, environ, file).gateway_api_key == "environment-key"
+    assert load({"gateway_api_key_file": keys["flag"]}, environ, file).gateway_api_key == "flag-key"
+    assert load({}, {}, None).gateway_api_key is None
+
+
+@pytest.mark.parametrize(
+    ("gateway", "socket", "http"),
+    [
+        ("http://h:1", "ws://h:1/v1/pipesd/ws", "http://h:1"),
+        ("ws://h:1/v1/pipesd/ws", "ws://h:1/v1/pipesd/ws", "http://h:1"),
+        ("https://h/v1/", "wss://h/v1/pipesd/ws", "https://h"),
+        ("wss://h/team/a", "wss://h/team/a/v1/pipesd/ws", "https://h/team/a"),
+        ("http://[::1]:8100", "ws://[::1]:8100/v1/pipesd/ws", "http://[::1]:8100"),
+    ],
+)
+def test_addresses(gateway: str, socket: str, http: str) -> None:
+    config = AgentConfig(gateway=gateway)
+    assert (config.socket_url, config.http_url) == (socket, http)
+
+
+@pytest.mark.parametrize(
+    "gateway",
+    [
+        *("", "localhost:8100", "ftp://h", "http://", "http://:80", "http://h:99999", "http://h:x", "http://[::1"),
+        *("http://a b", "http://" + "a" * 70, "http://a..b"),
+    ],
+)
+def test_what_is_no_address(gateway: str) -> None:
+    with pytest.raises(ConfigError, match=r"gateway must be an address such as .*but is " + re.escape(repr(gateway))):
+        AgentConfig(gateway=gateway)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("port = 70000", "port must lie between 0 and 65535, but is 70000"),
+        ("capacity = 0", "capacity must lie between 1 and 64"),
+        ("context = 1", "context must lie between 64"),
+        ("threads = 0", "threads must lie between 1"),
+        ('batcher = "dp"', "batcher must be one of immediate, single, but is 'dp'"),
+        ('log_level = "loud"', "log_level must be one of"),
+        ('mode = "edge"', r"a\.toml.*edge"),
+        ("[trigger]\nr1 = 2", r"trigger\.r1 must lie between 0 and 1"),
+        ("[session]\nwindow = 5000", "window must lie between 1 and 1024"),
+        ("[session]\nwindo = 5", r"a\.toml.*windo"),
+        ("draft_model = 1", r"path.*draft_model"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load({}, {}, write(tmp_path / "a.toml", text))
+    assert re.search(message, str(error.value))
+
+
+def test_keys_that_no_header_can_carry_or_too_many(tmp_path: Path) -> None:
+    for key in ("schlüssel", "a\x01b"):
+        with pytest.raises(ConfigError, match="printable ASCII") as error:
+            load({}, {KEYS.variable: key}, None)
+        assert key not in str(error.value)
+    with pytest.raises(ConfigError, match="one key for its gateway, but 2"):
+        load({"gateway_api_key_file": str(write(tmp_path / "k", "a\nb\n"))}, {}, None)
+
+
+def test_tls(tmp_path: Path) -> None:
+    assert AgentConfig(gateway="http://h").tls() is None
+    context = AgentConfig(gateway="https://h").tls()
+    assert context is not None
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    for ca_file in (tmp_path / "nowhere.pem", write(tmp_path / "empty.pem", "no certificate")):
+        with pytest.raises(ConfigError, match=f"cannot use ca_file {ca_file}"):
+            AgentConfig(gateway="wss://h", ca_file=ca_file).tls()
+
+
+def test_the_ready_configuration_works_and_shows_the_defaults() -> None:
+    config = load({}, {}, ROOT / "configs" / "agent.toml")
+    assert config == AgentConfig(draft_model=config.draft_model)
+    assert config.draft_model is not None

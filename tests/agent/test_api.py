@@ -1,0 +1,156 @@
+"""The agent's HTTP side over a link that answers as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fake_gateway import opened, verdict
+from test_agent import FakeLink, Script, accepts, agent_over, completes, waits
+from test_stream import sent
+
+from pipesd_agent.agent import Agent
+from pipesd_agent.api import create_app
+from pipesd_agent.stream import RequestStream
+from pipesd_gateway.exceptions import Unavailable
+from pipesd_gateway.protocol import Close, End, Event, Failed
+
+
+@asynccontextmanager
+async def client_of(script: Script) -> AsyncIterator[tuple[httpx.AsyncClient, Agent, FakeLink]]:
+    agent, link = agent_over(script)
+    transport = httpx.ASGITransport(create_app(agent), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
+        yield client, agent, link
+
+
+def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+async def test_a_whole_answer_and_its_record() -> None:
+    async with client_of(completes) as (client, _, _link):
+        response = await client.post("/v1/completions", json={}, headers={"x-request-id": "mine"})
+        assert (response.status_code, response.text) == (200, "{}")
+        assert response.headers["x-pipesd-seed"] == "7"
+        record = (await client.get("/v1/pipesd/requests/mine")).json()
+        assert record["tokens"] == [[5, False]]
+        assert "no finished request 'x'" in error_of(await client.get("/v1/pipesd/requests/x"), 404)["message"]
+
+
+async def test_a_stream_and_its_record() -> None:
+    async with client_of(completes) as (client, agent, _):
+        async with client.stream("POST", "/v1/chat/completions", json={"stream": True}) as response:
+            lines = [line async for line in response.aiter_lines() if line]
+        assert lines == ["data: {}", "data: [DONE]"]
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert agent.records.get(response.headers["x-request-id"]) is not None
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_the_gateway_refuses(stream: bool) -> None:
+    body = {"error": {"message": "all places are taken", "type": "rate_limit_error", "param": None, "code": "x"}}
+
+    def refuse(stream: RequestStream, _: bool) -> None:
+        stream.receive(Failed(3, "x", 429, json.dumps(body).encode(), 2))
+
+    async with client_of(refuse) as (client, _, _link):
+        response = await client.post("/v1/completions", json={"stream": stream})
+        assert error_of(response, 429) == body["error"]
+        assert response.headers["retry-after"] == "2"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_no_link(stream: bool) -> None:
+    async with client_of(completes) as (client, _, link):
+        link.failure = Unavailable("cannot reach the gateway")
+        assert "cannot reach" in error_of(await client.post("/v1/completions", json={"stream": stream}), 503)["message"]
+
+
+async def test_a_link_that_is_lost_in_mid_answer() -> None:
+    def lose(stream: RequestStream, _: bool) -> None:
+        stream.receive(opened(3))
+        stream.receive(verdict(3, 1, 2, 5))
+        stream.receive(Event(3, 2, 3, b'{"some": "text"}'))
+        stream.link_lost(Unavailable("gone; try again"))
+
+    async with client_of(lose) as (client, _, _link):
+        response = await client.post("/v1/completions", json={"stream": True})
+        first, last = (line for line in response.text.split("\n\n") if line)
+        assert first == 'data: {"some": "text"}'
+        assert json.loads(last.removeprefix("data: "))["error"]["message"] == "gone; try again"
+        assert "[DONE]" not in response.text
+
+
+async def test_an_end_without_an_answer() -> None:
+    def nothing(stream: RequestStream, _: bool) -> None:
+        stream.receive(opened(3))
+        stream.receive(End(3, 1))
+
+    async with client_of(nothing) as (client, _, _link):
+        error = error_of(await client.post("/v1/completions", json={}), 503)
+        assert "without an answer" in error["message"]
+
+
+async def test_an_answer_with_a_usage_that_is_none_never_looks_complete() -> None:
+    """A gateway that lies is a bug, not an answer."""
+
+    def lie(stream: RequestStream, _: bool) -> None:
+        stream.receive(opened(3))
+        stream.receive(Event(3, 1, 3, b"{}", usage=True))
+        stream.receive(End(3, 2))
+
+    async with client_of(lie) as (client, _, _link):
+        assert error_of(await client.post("/v1/completions", json={}), 500)["code"] == "engine_failed"
+
+
+@pytest.mark.parametrize("script", [waits, accepts])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_closes_its_session(script: Script, stream: bool) -> None:
+    async with client_of(script) as (client, _, link):
+        app: Any = client._transport.app  # type: ignore[attr-defined]
+        body = json.dumps({"stream": stream}).encode()
+        left = asyncio.Event()
+        incoming = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if incoming:
+                return incoming.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(_: Any) -> None:
+            pass
+
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "headers": [],
+            "path": "/v1/completions", "raw_path": b"/v1/completions", "query_string": b"", "scheme": "http",
+            "server": ("agent", 80), "client": ("me", 1), "root_path": "",
+        }  # fmt: skip
+        request = asyncio.create_task(app(scope, receive, send))
+        async with asyncio.timeout(5):
+            while not link.streams:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            left.set()
+            await request
+        assert sent(link.streams[0]) == [Close(3)]
+
+
+async def test_models_health_and_unknown_routes() -> None:
+    async with client_of(completes) as (client, agent, _):
+        assert (await client.get("/v1/models")).json() == {"object": "list", "data": []}
+        agent.catalog.models = [{"id": "m"}]
+        assert (await client.get("/v1/models")).json()["data"] == [{"id": "m"}]
+        health = (await client.get("/health")).json()
+        assert health == {"status": "ok", "gateway": "connected", "drafter": None, "uptime_s": 0}
+        error_of(await client.post("/v1/embeddings", json={}), 404)
+        error_of(await client.get("/v1/completions"), 405)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from pipesd_agent import catalog as catalog_module
+from pipesd_agent.catalog import Catalog
+
+MODELS = [{"id": "m", "object": "model"}]
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_module, "RETRY_S", 0.0)
+    monkeypatch.setattr(catalog_module, "FRESH_S", 0.0)
+
+
+async def after(monkeypatch: pytest.MonkeyPatch, *answers: Callable[[httpx.Request], httpx.Response]) -> Catalog:
+    """A catalog that has asked so often, and the requests that it made."""
+    left = list(answers)
+    done = asyncio.Event()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if not left:
+            done.set()
+            raise httpx.ConnectError("enough")
+        return left.pop(0)(request)
+
+    real = httpx.AsyncClient
+
+    def client(**options: Any) -> httpx.AsyncClient:
+        options.pop("verify")
+        return real(transport=httpx.MockTransport(answer), **options)
+
+    monkeypatch.setattr(httpx, "AsyncClient", client)
+    catalog = Catalog("http://gateway", "the-key", None)
+    task = asyncio.create_task(catalog.run())
+    await asyncio.wait((task, asyncio.create_task(done.wait())), timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    assert not task.done(), task
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return catalog
+
+
+def says(body: Any, status: int = 200) -> Callable[[httpx.Request], httpx.Response]:
+    return lambda _: httpx.Response(status, json=body)
+
+
+def breaks(_: httpx.Request) -> httpx.Response:
+    raise httpx.ReadTimeout("slow")
+
+
+@pytest.mark.usefixtures("fast")
+async def test_what_the_gateway_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed(request: httpx.Request) -> httpx.Response:
+        assert request.url == "http://gateway/v1/models"
+        assert request.headers["authorization"] == "Bearer the-key"
+        return httpx.Response(200, json={"data": MODELS})
+
+    assert (await after(monkeypatch, listed)).models == MODELS
+    assert Catalog("http://gateway", None, None).models == []
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        breaks,
+        says({"error": {"message": "no"}}, 401),
+        says([]),
+        says({"data": None}),
+        says({}),
+        says("x"),
+        lambda _: httpx.Response(200, content=b"<html>"),
+        lambda _: httpx.Response(200, content=b"\xff"),
+    ],
+)
+async def test_it_remembers_through_all_trouble_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, trouble: Callable[[httpx.Request], httpx.Response]
+) -> None:
+    catalog = await after(monkeypatch, says({"data": MODELS}), trouble)
+    assert catalog.models == MODELS
+    monkeypatch.undo()
+    monkeypatch.setattr(catalog_module, "RETRY_S", 0.0)
+    monkeypatch.setattr(catalog_module, "FRESH_S", 0.0)
+    assert (await after(monkeypatch, trouble, says({"data": [*MODELS, "odd"]}))).models == MODELS

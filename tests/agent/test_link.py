@@ -1,0 +1,391 @@
+"""The link against gateways that refuse, lie, freeze and vanish. Every wait of a client has an end with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import itertools
+import logging
+import shutil
+import ssl
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_gateway import FakeGateway, answer, answers, fake_gateway, is_silent, opened, running_link, say
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from pipesd_agent import link as link_module
+from pipesd_agent.config import AgentConfig
+from pipesd_agent.link import Link
+from pipesd_agent.stream import RequestStream
+from pipesd_gateway.exceptions import ApiError, Overloaded, Unauthorized, Unavailable
+from pipesd_gateway.protocol import Close, Endpoint, Event, Open, Rejected, encode
+
+BODY = b"{}"
+
+
+async def ask(link: Link, body: bytes = BODY) -> RequestStream:
+    async with asyncio.timeout(10):
+        return await link.request(Endpoint.COMPLETIONS, body, "id")
+
+
+async def payloads(stream: RequestStream) -> list[bytes]:
+    got = []
+    async with asyncio.timeout(10):
+        await stream.opened()
+        while (payload := await stream.next()) is not None:
+            got.append(payload)
+            stream.taken()
+    return got
+
+
+async def eventually(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 - of another task, which tells nobody
+            await asyncio.sleep(0.01)
+
+
+async def test_requests_are_answered_over_one_connection() -> None:
+    async with fake_gateway(answers) as gateway, running_link(gateway.url) as link:
+        streams = await asyncio.gather(*(ask(link) for _ in range(8)))
+        assert [await payloads(stream) for stream in streams] == [[b"{}"]] * 8
+        assert link.state == "connected"
+        assert len(gateway.connections) == 1
+        # Channels are free again.
+        assert await payloads(await ask(link)) == [b"{}"]
+        assert gateway.received[-1].channel == 0
+
+
+# No connection.
+
+
+async def refused_with(response: tuple[int, bytes]) -> ApiError:
+    def refuse(connection: ServerConnection, _: Request) -> Response:
+        refusal = connection.respond(http.HTTPStatus(response[0]), "")
+        refusal.body = response[1]
+        del refusal.headers["content-length"]
+        refusal.headers["content-length"] = str(len(response[1]))
+        return refusal
+
+    async def nobody(_: ServerConnection) -> None:
+        raise AssertionError
+
+    async with serve(nobody, "127.0.0.1", 0, process_request=refuse) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        async with running_link(f"ws://127.0.0.1:{port}/v1/pipesd/ws") as link:
+            with pytest.raises(ApiError) as refused:
+                await ask(link)
+            assert link.state == refused.value.message
+            return refused.value
+
+
+@pytest.mark.parametrize(
+    ("response", "kind", "message"),
+    [
+        ((401, b'{"error": {"message": "no API key"}}'), Unauthorized, "refuses this agent's key (no API key)"),
+        ((401, b"<html>"), Unavailable, "no PipeSD gateway"),
+        ((403, b""), Unavailable, "check the setting gateway"),
+        ((404, b"Not Found"), Unavailable, "(it answered 404)"),
+        ((503, b'{"error": {"message": "shutting down"}}'), Unavailable, "answered 503: shutting down"),
+    ],
+)
+async def test_a_refused_handshake_says_why(response: tuple[int, bytes], kind: type[ApiError], message: str) -> None:
+    error = await refused_with(response)
+    assert type(error) is kind
+    assert message in error.message
+
+
+@pytest.mark.parametrize("offered", [[], ["pipesd.v2"]])
+async def test_a_server_of_another_protocol(offered: list[Any]) -> None:
+    async with fake_gateway(is_silent, offered) as gateway, running_link(gateway.url) as link:
+        with pytest.raises(Unavailable, match=r"does not speak pipesd\.v1|there is no PipeSD gateway"):
+            await ask(link)
+
+
+async def serve_tcp(script: bytes | None) -> asyncio.Server:
+    """Says these bytes to whoever connects, or nothing."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if script is None:
+            await reader.read()
+        else:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(script)
+            await writer.drain()
+        writer.close()
+
+    return await asyncio.start_server(handle, "127.0.0.1", 0)
+
+
+@pytest.mark.parametrize("script", [b"", b"220 smtp ready\r\n", b"\x00" * 5000, b"HTTP/1.1 200 OK\r\n\r\n"])
+async def test_a_server_that_is_no_web_server(script: bytes) -> None:
+    async with await serve_tcp(script) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with running_link(f"ws://127.0.0.1:{port}/") as link:
+            with pytest.raises(Unavailable, match=r"cannot reach the gateway|no PipeSD gateway"):
+                await ask(link)
+
+
+async def test_a_server_that_accepts_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "CONNECT_TIMEOUT_S", 0.2)
+    async with await serve_tcp(None) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with running_link(f"ws://127.0.0.1:{port}/") as link:
+            with pytest.raises(Unavailable, match="does not answer within"):
+                await ask(link)
+
+
+async def test_nobody_listens_until_later(unused_tcp_port: int) -> None:
+    async with running_link(f"ws://127.0.0.1:{unused_tcp_port}/v1/pipesd/ws") as link:
+        with pytest.raises(Unavailable, match="cannot reach the gateway"):
+            await ask(link)
+        async with fake_gateway(answers, port=unused_tcp_port):
+            assert await payloads(await ask(link)) == [b"{}"]
+
+
+async def test_attempts_back_off_and_a_request_does_not_wait_for_them(
+    monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    attempts: list[float] = []
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        attempts.append(time.monotonic())
+        return connect(*args, **kwargs)
+
+    monkeypatch.setattr("pipesd_agent.link.connect", counting)
+    monkeypatch.setattr(link_module, "BACKOFF_FIRST_S", 0.05)
+    monkeypatch.setattr(link_module, "BACKOFF_MOST_S", 0.2)
+    monkeypatch.setattr("random.uniform", lambda _, most: most)
+    async with running_link(f"ws://127.0.0.1:{unused_tcp_port}/") as link:
+        await eventually(lambda: len(attempts) > 5)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(attempts)]
+        for gap, least in zip(gaps, [0.05, 0.1, 0.2, 0.2, 0.2], strict=False):
+            assert gap > 0.9 * least
+        monkeypatch.setattr(link_module, "BACKOFF_MOST_S", 60.0)
+        await eventually(lambda: len(attempts) > 7)  # the next waits are of 0.8 s and more
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            await ask(link)
+        assert time.monotonic() - began < 0.5
+
+
+async def test_a_bug_in_connecting_is_logged_and_survived(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pipesd_agent.link.connect", broken)
+    async with fake_gateway(answers) as gateway, running_link(gateway.url) as link:
+        with pytest.raises(Unavailable, match="ZeroDivisionError"):
+            await ask(link)
+        assert "the attempt to connect failed" in caplog.text
+        monkeypatch.setattr("pipesd_agent.link.connect", connect)
+        assert await payloads(await ask(link)) == [b"{}"]
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """(certificate, key) of 127.0.0.1, signed by nobody else."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    names = ("-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1")
+    files = (tmp_path / "cert.pem", tmp_path / "key.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+    command += ["-out", str(files[0]), "-keyout", str(files[1])]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return files
+
+
+async def test_a_secure_gateway(certificate: tuple[Path, Path]) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*certificate)
+    async with fake_gateway(answers, tls=server) as gateway:
+        config = AgentConfig(gateway=gateway.url, ca_file=certificate[0])
+        assert config.socket_url == gateway.url
+        async with running_link(gateway.url, config.tls()) as link:
+            assert await payloads(await ask(link)) == [b"{}"]
+        async with running_link(gateway.url, AgentConfig(gateway=gateway.url).tls()) as link:
+            with pytest.raises(Unavailable, match=r"is not trusted \(self-signed certificate.*set ca_file"):
+                await ask(link)
+        async with running_link(gateway.url.replace("wss", "ws")) as link:
+            with pytest.raises(Unavailable, match="cannot reach the gateway"):
+                await ask(link)
+
+
+# A connection that fails.
+
+
+def says(*frames: bytes | str) -> Callable[[FakeGateway, ServerConnection], Any]:
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        await gateway.read(connection)
+        for frame in frames:
+            await connection.send(frame)
+        await gateway.read_all(connection)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"", b"\xff", b"\x93\x01\x02\x03", "text", bytes(5000), encode(Event(9, 1, 1, b"{}"))],
+    ids=["empty", "no msgpack", "of an edge", "text", "zeros", "channel not open"],
+)
+async def test_frames_that_make_no_sense_end_the_connection(frame: bytes | str) -> None:
+    async with fake_gateway(says(frame)) as gateway, running_link(gateway.url) as link:
+        with pytest.raises(Unavailable, match="do not understand each other"):
+            await payloads(await ask(link))
+
+
+async def test_what_a_gateway_rejects_is_passed_on() -> None:
+    rejected = encode(Rejected("unknown_version", "install matching versions"))
+    async with fake_gateway(says(rejected)) as gateway, running_link(gateway.url) as link:
+        with pytest.raises(Unavailable, match="install matching versions"):
+            await payloads(await ask(link))
+
+
+async def test_a_session_that_breaks_the_protocol_does_not_harm_the_others() -> None:
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        first, second = await gateway.read(connection), await gateway.read(connection)
+        await say(connection, opened(first.channel), opened(first.channel), opened(second.channel))
+        await gateway.read_all(connection)
+
+    async with fake_gateway(script) as gateway, running_link(gateway.url) as link:
+        bad, good = await ask(link), await ask(link)
+        with pytest.raises(Unavailable, match="opened a session twice"):
+            await payloads(bad)
+        assert (await good.opened()).model == "fake"
+        await eventually(lambda: Close(bad.session.channel) in gateway.received)
+        assert link.connected
+
+
+async def test_a_gateway_that_accepts_and_goes_silent() -> None:
+    async with fake_gateway(is_silent) as gateway, running_link(gateway.url, silence_timeout_s=0.2) as link:
+        stream = await ask(link)
+        with pytest.raises(Unavailable, match=r"silent for 0\.2 s"):
+            await payloads(stream)
+        await eventually(lambda: Close(stream.session.channel) in gateway.received)
+
+
+async def freezes(gateway: FakeGateway, connection: ServerConnection) -> None:
+    """Opens one session, then reads nothing more, pings neither."""
+    message = await gateway.read(connection)
+    await say(connection, opened(message.channel))
+    connection.transport.pause_reading()
+    await connection.wait_closed()
+
+
+async def test_a_frozen_gateway_is_noticed_by_its_pongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "PING_INTERVAL_S", 0.2)
+    monkeypatch.setattr(link_module, "PING_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(link_module, "CLOSE_TIMEOUT_S", 0.1)
+    async with fake_gateway(freezes) as gateway, running_link(gateway.url) as link:
+        stream = await ask(link)
+        with pytest.raises(Unavailable, match="link to the gateway was lost"):
+            await payloads(stream)
+        gateway.connections[0].transport.abort()
+
+
+async def test_a_frozen_gateway_is_noticed_with_a_full_buffer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pings wait behind what the socket does not take, so that they never time out."""
+    monkeypatch.setattr(link_module, "SEND_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(link_module, "PING_INTERVAL_S", 0.1)
+    monkeypatch.setattr(link_module, "PING_TIMEOUT_S", 30.0)
+    monkeypatch.setattr(link_module, "CLOSE_TIMEOUT_S", 0.1)
+    async with fake_gateway(freezes) as gateway, running_link(gateway.url) as link:
+        first = await ask(link)
+        await first.opened()
+        large = [await ask(link, b"x" * 4_000_000) for _ in range(4)]
+        for stream in (first, *large):
+            with pytest.raises(Unavailable, match="link to the gateway was lost"):
+                await payloads(stream)
+        await eventually(lambda: not link.connected)
+        gateway.connections[0].transport.abort()
+
+
+async def test_a_slow_but_living_link_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long message may take many times the patience with one fragment."""
+    monkeypatch.setattr(link_module, "SEND_TIMEOUT_S", 0.5)
+
+    async def slow(gateway: FakeGateway, connection: ServerConnection) -> None:
+        raw = connection.transport
+        reading = asyncio.create_task(answers(gateway, connection))
+        for _ in range(15):
+            raw.pause_reading()
+            await asyncio.sleep(0.1)
+            raw.resume_reading()
+            await asyncio.sleep(0.001)
+        await reading
+
+    async with fake_gateway(slow) as gateway, running_link(gateway.url) as link:
+        body = bytes(3_900_000)
+        assert await payloads(await ask(link, body)) == [b"{}"]
+        (message,) = gateway.received
+        assert isinstance(message, Open)
+        assert message.body == body
+
+
+async def test_a_client_that_leaves_before_its_request_was_sent() -> None:
+    """While a long message is on its way: its `open` still goes out before its `close`."""
+    go_on = asyncio.Event()
+
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        connection.transport.pause_reading()
+        await go_on.wait()
+        connection.transport.resume_reading()
+        await gateway.read_all(connection)
+
+    async with fake_gateway(script) as gateway, running_link(gateway.url) as link:
+        large = [await ask(link, b"x" * 4_000_000) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        gone = await ask(link)
+        gone.client_left()
+        await asyncio.sleep(0.1)
+        go_on.set()
+        await eventually(lambda: len(gateway.received) == 5)
+        of_it = [message for message in gateway.received if message.channel == gone.session.channel]
+        assert [type(message) for message in of_it] == [Open, Close]
+        assert len({message.channel for message in gateway.received}) == len(large) + 1
+
+
+async def test_a_lost_connection_is_said_and_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    async def drops(gateway: FakeGateway, connection: ServerConnection) -> None:
+        message = await gateway.read(connection)
+        if len(gateway.connections) > 2:
+            await say(connection, *answer(message.channel))
+            await gateway.read_all(connection)
+        connection.transport.abort()
+
+    async with fake_gateway(drops) as gateway, running_link(gateway.url) as link:
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="link to the gateway was lost"):
+                await payloads(await ask(link))
+        assert await payloads(await ask(link)) == [b"{}"]
+    lost = [record for record in caplog.records if "was lost" in record.getMessage()]
+    assert len([record for record in lost if record.levelno == logging.WARNING]) >= 2, "each loss is logged"
+
+
+async def test_a_link_that_is_stopped_tells_its_clients() -> None:
+    async with fake_gateway(is_silent) as gateway:
+        async with running_link(gateway.url) as link:
+            stream = await ask(link)
+        with pytest.raises(Unavailable):
+            await payloads(stream)
+        assert not link.connected
+
+
+async def test_too_many_requests_of_one_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "MAX_STREAMS", 2)
+    async with fake_gateway(is_silent) as gateway, running_link(gateway.url) as link:
+        for _ in range(2):
+            await ask(link)
+        with pytest.raises(Overloaded, match="2 requests are open at this agent") as error:
+            await ask(link)
+        assert error.value.headers() == {"retry-after": "1"}

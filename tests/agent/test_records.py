@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+
+from fake_gateway import opened, verdict
+from test_stream import make
+
+from pipesd_agent.records import KEPT, Records
+from pipesd_agent.stream import RequestStream
+
+
+def finished(number: int) -> RequestStream:
+    stream = make()
+    stream.request_id = f"id-{number}"
+    stream.receive(opened(3))
+    stream.receive(verdict(3, 1, 2, 5, 6))
+    return stream
+
+
+def test_what_a_request_did() -> None:
+    records = Records()
+    records.add(finished(1))
+    record = records.get("id-1")
+    assert record is not None
+    assert record["seconds"] >= 0
+    assert (record["prompt_tokens"], record["output_tokens"]) == (2, 2)
+    assert record["tokens"] == [(5, False), (6, False)]
+    assert record["counts"] == {
+        "forwards": 1, "navs": 0, "wishes": 0, "sent": 0, "accepted": 0, "drafted": 0, "rollbacks": 0, "rejected": 0,
+    }  # fmt: skip
+    assert record["upload_bytes"] == {"open": 0, "drafts": 0, "acks": 0, "other": 0}
+    json.dumps(record)
+
+
+def test_only_the_last_few_are_kept() -> None:
+    records = Records()
+    for number in range(KEPT + 3):
+        records.add(finished(number))
+    assert [records.get(f"id-{number}") is None for number in range(4)] == [True, True, True, False]
+    assert records.get(f"id-{KEPT + 2}") is not None
+
+
+def test_an_id_that_comes_again_counts_as_new() -> None:
+    records = Records()
+    for number in (*range(KEPT), 0, KEPT):
+        records.add(finished(number))
+    assert records.get("id-0") is not None
+    assert records.get("id-1") is None
+
+
+def test_what_never_began_is_not_recorded() -> None:
+    records = Records()
+    records.add(make())
+    assert records.get("id") is None

@@ -1,0 +1,223 @@
+"""One request between its client and the link: deliveries, acknowledgements, the drafter's lane, bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+from fake_gateway import opened, verdict
+
+from pipesd_agent.batcher import make_batcher
+from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.drafting.worker import DraftWorker
+from pipesd_agent.session import EdgeSession, SessionSettings
+from pipesd_agent.stream import RequestStream, Upload
+from pipesd_agent.trigger import TriggerSettings
+from pipesd_gateway.exceptions import ApiError, Unavailable
+from pipesd_gateway.protocol import FOREVER, Ack, Close, Draft, End, Event, Failed, Run
+
+
+class FakeLane:
+    def __init__(self, on_token: Any, on_failure: Any) -> None:
+        self.on_token, self.on_failure = on_token, on_failure
+        self.commits: list[tuple[int, ...]] = []
+        self.closed = False
+
+    def commit(self, tokens: Sequence[int], limit: int) -> int:  # noqa: ARG002
+        assert not self.closed
+        self.commits.append(tuple(tokens))
+        return len(self.commits)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeWorker:
+    """Has room for some lanes."""
+
+    max_context = 64
+
+    def __init__(self, room: int = 1) -> None:
+        self.room = room
+        self.lanes: list[FakeLane] = []
+
+    def open(self, _ids: Any, _params: Any, _eos: Any, on_token: Any, on_failure: Any) -> FakeLane | None:
+        if len(self.lanes) == self.room:
+            return None
+        self.lanes.append(FakeLane(on_token, on_failure))
+        return self.lanes[-1]
+
+
+def make(worker: FakeWorker | None = None) -> RequestStream:
+    session = EdgeSession(
+        3,
+        TriggerSettings(kind="fixed", length=2).make(),
+        make_batcher("immediate"),
+        SessionSettings(),
+        collaborative=worker is not None,
+        max_context=64,
+        now=0.0,
+    )
+    return RequestStream("id", session, cast(DraftWorker, worker), lambda: None)
+
+
+def sent(stream: RequestStream) -> list[object]:
+    messages: list[object] = []
+    while (message := stream.session.next_message(0.0)) is not None:
+        messages.append(message)
+    return messages
+
+
+def event(seq: int, payload: bytes = b"{}", *, usage: bool = False) -> Event:
+    return Event(3, seq, 3, payload, usage)
+
+
+async def test_payloads_come_in_order_and_then_the_end() -> None:
+    stream = make()
+    waiting = asyncio.create_task(stream.opened())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    stream.receive(opened(3))
+    assert (await waiting).channel == 3
+    for message in (verdict(3, 1, 2, 5), event(2, b"a"), event(3, b"b"), End(3, 4)):
+        stream.receive(message)
+    assert [await stream.next() for _ in range(4)] == [b"a", b"b", None, None]
+
+
+async def test_an_error_comes_after_what_was_before_it_and_stays() -> None:
+    stream = make()
+    stream.receive(opened(3))
+    stream.receive(event(1, b"a"))
+    stream.link_lost(Unavailable("gone"))
+    assert await stream.next() == b"a"
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="gone"):
+            await stream.next()
+
+
+async def test_a_refusal_reaches_the_client_as_it_is() -> None:
+    stream = make()
+    body = {"error": {"message": "too many", "type": "rate_limit_error", "param": None, "code": "overloaded"}}
+    stream.receive(Failed(3, "overloaded", 429, json.dumps(body).encode(), 7))
+    with pytest.raises(ApiError) as refused:
+        await stream.opened()
+    assert refused.value.status == 429
+    assert refused.value.body() == body
+    assert refused.value.headers() == {"retry-after": "7"}
+
+
+async def test_a_refusal_whose_body_is_no_json_is_openai_shaped_still() -> None:
+    stream = make()
+    stream.receive(Failed(3, "strange", 500, b"<html>"))
+    with pytest.raises(ApiError) as refused:
+        await stream.opened()
+    assert set(refused.value.body()["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_an_end_before_the_beginning_is_an_error() -> None:
+    stream = make()
+    stream.receive(End(3, 1))
+    with pytest.raises(Unavailable, match="before it began"):
+        await stream.opened()
+
+
+async def test_acknowledgements_follow_what_the_client_takes() -> None:
+    stream = make()
+    stream.receive(opened(3))
+    for seq in range(1, 101):
+        stream.receive(event(seq))
+    assert sent(stream) == [], "nothing is taken yet"
+    for _ in range(40):
+        await stream.next()
+        stream.taken()
+    assert sent(stream) == [Ack(3, 40)]
+    for _ in range(60):
+        await stream.next()
+        stream.taken()
+    assert sent(stream) == [Ack(3, 100)]
+
+
+async def test_usage_gets_the_counts_of_the_drafts() -> None:
+    stream = make(FakeWorker())
+    stream.receive(opened(3))
+    usage = {"usage": {"completion_tokens": 1, "completion_tokens_details": None}, "choices": []}
+    stream.session.counts.sent, stream.session.counts.accepted = 9, 4
+    stream.receive(event(1, json.dumps(usage).encode(), usage=True))
+    payload = await stream.next()
+    assert payload is not None
+    assert json.loads(payload)["usage"] == {
+        "completion_tokens": 1,
+        "completion_tokens_details": {"accepted_prediction_tokens": 4, "rejected_prediction_tokens": 5},
+    }
+
+
+async def test_the_lane_learns_what_is_committed_and_is_closed_in_the_end() -> None:
+    worker = FakeWorker()
+    stream = make(worker)
+    stream.receive(opened(3))
+    (lane,) = worker.lanes
+    lane.on_token(1, DraftToken(2, 7, 0.9))
+    lane.on_token(1, DraftToken(3, 8, 0.9))
+    assert sent(stream) == [Draft.wishing(3, 0, 2, (7, 8), 3)]
+    stream.receive(verdict(3, 1, 2, 7, 8, 9))
+    assert lane.commits == [(), (7, 8, 9)]
+    assert stream.session.origins == [True, True, False]
+    stream.receive(End(3, 2))
+    assert lane.closed
+
+
+async def test_without_room_in_the_drafter_the_target_runs_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    stream = make(FakeWorker(room=0))
+    stream.receive(opened(3))
+    assert sent(stream) == [Run(3, FOREVER)]
+    assert "no room" in caplog.text
+
+
+async def test_a_drafter_that_breaks_leaves_the_answer_to_the_target(caplog: pytest.LogCaptureFixture) -> None:
+    worker = FakeWorker()
+    stream = make(worker)
+    stream.receive(opened(3))
+    worker.lanes[0].on_failure(RuntimeError("out of memory"))
+    assert sent(stream) == [Run(3, FOREVER)]
+    assert "out of memory" in caplog.text
+    stream.receive(event(1, b"a"))
+    assert await stream.next() == b"a"
+
+
+@pytest.mark.parametrize("when", ["waiting", "drafting", "done"])
+async def test_a_client_that_leaves_closes_lane_and_session(when: str) -> None:
+    worker = FakeWorker()
+    stream = make(worker)
+    if when != "waiting":
+        stream.receive(opened(3))
+    if when == "done":
+        stream.receive(End(3, 1))
+    for _ in range(2):
+        stream.client_left()
+    assert all(lane.closed for lane in worker.lanes)
+    assert sent(stream) == ([] if when == "done" else [Close(3)])
+    stream.receive(End(3, 1))
+    assert stream.session.ended
+
+
+async def test_a_gateway_that_breaks_the_protocol(caplog: pytest.LogCaptureFixture) -> None:
+    worker = FakeWorker()
+    stream = make(worker)
+    stream.receive(opened(3))
+    stream.receive(verdict(3, 1, 50, 1))
+    assert worker.lanes[0].closed
+    assert sent(stream) == [Close(3)]
+    with pytest.raises(Unavailable, match="broke the session protocol"):
+        await stream.next()
+    assert "request id" in caplog.text
+
+
+def test_bytes_are_counted_by_kind() -> None:
+    stream = make()
+    for message, size in ((Draft(3, 0, 2, (1,)), 10), (Ack(3, 1), 5), (Run(3, 9), 6), (Close(3), 4)):
+        stream.sent(message, size)
+    assert stream.upload == Upload(drafts=10, acks=5, other=10)
