@@ -167,7 +167,7 @@ class ParkingScheduler(Scheduler):
             return bool(self.finished_req_ids)
         # vLLM takes every request that is in no queue for a finished one whose connector is not done.
         kept = len(self._parked) + len(self._evicted) + len(self._ready)
-        return len(self.requests) > sum(self.get_request_counts()) + kept
+        return bool(len(self.requests) > sum(self.get_request_counts()) + kept)
 
     def get_num_unfinished_requests(self) -> int:
         return int(super().get_num_unfinished_requests()) + len(self._ready)
