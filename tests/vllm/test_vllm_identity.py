@@ -16,7 +16,7 @@ from pipesd_agent.drafting.wrong import WrongDrafter
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
 
-pytest_plugins = ("vllm_server",)
+pytest_plugins = ("vllm_fixture",)
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 TOKENS = 64

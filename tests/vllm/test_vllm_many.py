@@ -15,7 +15,7 @@ from vllm_server import HEADERS, KEY, NOISE, VllmServer, complete, post
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.llama import LlamaDrafter
 
-pytest_plugins = ("vllm_server",)
+pytest_plugins = ("vllm_fixture",)
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 SEEDED: dict[str, Any] = {"temperature": 1.0, "seed": 3, "max_tokens": 48}
@@ -55,10 +55,11 @@ def test_sixteen_sessions_next_to_ordinary_chats(server: VllmServer, agent: Agen
 
 def test_more_sessions_than_blocks(tmp_path_factory: pytest.TempPathFactory) -> None:
     texts = prompts(16)
+    asked = SEEDED | {"max_tokens": 96, "ignore_eos": True}
     with VllmServer(tmp_path_factory.mktemp("vllm"), "--num-gpu-blocks-override", "48") as small:
-        expected = in_parallel(lambda prompt: complete(small.url, prompt, **SEEDED, **NOISE)[:2], texts, 2)
+        expected = in_parallel(lambda prompt: complete(small.url, prompt, **asked, **NOISE)[:2], texts, 2)
         with agent_on(small) as agent:
-            got = in_parallel(lambda prompt: complete(agent.url, prompt, **SEEDED)[:2], texts, 16)
+            got = in_parallel(lambda prompt: complete(agent.url, prompt, **asked)[:2], texts, 16)
         figures = small.engine()
     assert got == expected
     assert figures["evictions"] > 0

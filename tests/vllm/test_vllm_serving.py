@@ -15,7 +15,7 @@ from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_agent.drafting.wrong import WrongDrafter
 
-pytest_plugins = ("vllm_server",)
+pytest_plugins = ("vllm_fixture",)
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 SEEDED: dict[str, Any] = {"temperature": 1.0, "seed": 77}

@@ -34,7 +34,7 @@ from pipesd_gateway.protocol import (
     encode,
 )
 
-pytest_plugins = ("vllm_server",)
+pytest_plugins = ("vllm_fixture",)
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 LONG: dict[str, Any] = {"prompt": "0, " * 40, "max_tokens": 200, "temperature": 0, "ignore_eos": True}

@@ -1,4 +1,4 @@
-"""A `pipesd-vllm serve` process over the demo target, and what tests ask it. A pytest plugin: the fixture `server`."""
+"""A `pipesd-vllm serve` process over the demo target, and what tests ask it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
-import pytest
 from harness import MODEL, ROOT, free_port
 
 PROGRAM = ROOT / ".venv-vllm" / "bin" / "pipesd-vllm"
@@ -54,11 +52,12 @@ class VllmServer:
             "max-model-len": "1024",
             "max-num-seqs": "32",
             "block-size": "32",
+            "tool-call-parser": "hermes",
         }
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    *(str(PROGRAM), "serve", str(TARGET), "--enforce-eager"),
+                    *(str(PROGRAM), "serve", str(TARGET), "--enforce-eager", "--enable-auto-tool-choice"),
                     *(part for name, value in settings.items() for part in (f"--{name}", value)),
                     *self._flags,
                 ],
@@ -101,13 +100,6 @@ class VllmServer:
         answer = httpx.get(f"{self.url}/pipesd/info", headers=HEADERS, timeout=30)
         figures: dict[str, int] = answer.json()["engine"]
         return figures
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    """One server for all tests that need no other."""
-    with VllmServer(tmp_path_factory.mktemp("vllm")) as running:
-        yield running
 
 
 def post(url: str, path: str, body: dict[str, Any]) -> httpx.Response:

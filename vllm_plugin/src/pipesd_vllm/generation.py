@@ -51,6 +51,9 @@ class VllmGeneration:
         self._ordered: asyncio.Future[tuple[int, ...]] | None = None
         self._task: asyncio.Task[None] | None = None
         self._shown = 0
+        self._accepted = False
+        """`open` has returned; until then nothing may be delivered."""
+        self._failure: ApiError | None = None
         self._silent = False
 
     # `Generation`.
@@ -82,15 +85,16 @@ class VllmGeneration:
         except asyncio.CancelledError:
             self.abort()
             raise
-        if not self._opened.done():
+        if self._failure is None and not self._opened.done():
+            self._failure = EngineFailed("vLLM ended the request before it began")
+        if self._failure is not None:
             self.abort()
-            raise EngineFailed("vLLM ended the request before it began")
-        self._opened.result()
+            raise self._failure
+        self._accepted = True
 
     def fail(self, error: ApiError) -> None:
         """The server ends: the session is told, and over."""
-        if not self._silent:
-            self._deliver(Broken(error))
+        self._broke(error)
         self.abort()
 
     # Inside.
@@ -103,13 +107,13 @@ class VllmGeneration:
         except Exception as error:
             self._broke(as_api_error(error))
             return
-        if not self._silent and self._opened.done():
+        if not self._silent and self._accepted:
             self._silent = True
             self._deliver(Finished())
 
     def _broke(self, error: ApiError) -> None:
-        if not self._opened.done():
-            self._opened.set_exception(error)
+        if not self._accepted:
+            self._failure = error
         elif not self._silent:
             self._silent = True
             log.error("a session broke: %s", error)
