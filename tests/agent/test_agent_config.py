@@ -113,3 +113,8 @@ def test_the_ready_configuration_works_and_shows_the_defaults() -> None:
     config = load({}, {}, ROOT / "configs" / "agent.toml")
     assert config == AgentConfig(draft_model=config.draft_model)
     assert config.draft_model is not None
+
+
+def test_a_ca_file_for_a_gateway_without_tls_is_refused() -> None:
+    with pytest.raises(ConfigError, match="ca_file is of use for https:// and wss:// gateways only"):
+        AgentConfig(gateway="http://127.0.0.1:8100", ca_file=Path("ca.pem"))

@@ -535,11 +535,13 @@ def test_a_gateway_that_stays_silent_fails_the_request(opened: bool) -> None:
         ("window", 1025, "1025"),
         ("nav_timeout_s", 0, "positive"),
         ("silence_timeout_s", -1, "positive"),
+        ("silence_timeout_s", float("nan"), "positive"),
+        ("nav_timeout_s", float("inf"), "positive"),
     ],
 )
-def test_settings_check_themselves(field: str, value: int, match: str) -> None:
+def test_settings_check_themselves(field: str, value: float, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
-        SessionSettings(**{field: value})
+        msgspec.structs.replace(SessionSettings(), **{field: value})
 
 
 # The client, acks and the end.

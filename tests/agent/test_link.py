@@ -376,7 +376,7 @@ async def test_a_link_that_is_stopped_tells_its_clients() -> None:
     async with fake_gateway(is_silent) as gateway:
         async with running_link(gateway.url) as link:
             stream = await ask(link)
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match="the agent is shutting down"):
             await payloads(stream)
         assert not link.connected
 

@@ -58,6 +58,11 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         if not all(key.isascii() and key.isprintable() for key in self.gateway_api_keys):
             raise ConfigError("the gateway's key must be printable ASCII: it travels in an HTTP header")
 
+        if self.ca_file is not None and not self._secure:
+            raise ConfigError(
+                f"ca_file is of use for https:// and wss:// gateways only, but the gateway is {self.gateway}"
+            )
+
     @property
     def gateway_api_key(self) -> str | None:
         return next(iter(self.gateway_api_keys), None)

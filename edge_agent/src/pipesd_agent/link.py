@@ -111,13 +111,15 @@ class Connection:
         """Carry the sessions until the connection ends; returns why it did. Raises nothing but CancelledError."""
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
+        stopped = True
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            stopped = False
         finally:
             reader.cancel()
             writer.cancel()
             results = await asyncio.gather(reader, writer, return_exceptions=True)
-            why = self._why(results)
+            why = Unavailable("the agent is shutting down; try again later") if stopped else self._why(results)
             self._close(why)
         return why
 

@@ -12,6 +12,7 @@ and the epoch, which it raises whenever it discards drafted tokens. It drafts on
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
@@ -62,8 +63,11 @@ class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not 1 <= self.window <= 1024:
             raise ConfigError(f"window must lie between 1 and 1024 tokens, but is {self.window}")
-        if self.nav_timeout_s <= 0 or self.silence_timeout_s <= 0:
-            raise ConfigError("nav_timeout_s and silence_timeout_s must be positive")
+        if not (0 < self.nav_timeout_s < math.inf and 0 < self.silence_timeout_s < math.inf):
+            raise ConfigError(
+                "nav_timeout_s and silence_timeout_s must be positive numbers of seconds, "
+                f"but are {self.nav_timeout_s} and {self.silence_timeout_s}"
+            )
 
 
 class StartDrafting(Struct, frozen=True):

@@ -249,7 +249,7 @@ class TargetDecoder:
         """Stop: whoever waits or runs gets Unavailable. Waits for the thread, at most `JOIN_TIMEOUT_S`. Idempotent."""
         if self._stop.is_set():
             return
-        self._fail_all(Unavailable("the target is shutting down"))
+        self._fail_all(Unavailable("the target is shutting down; try again later"))
         self._stop.set()
         self._context.request_abort()
         with self._wake:

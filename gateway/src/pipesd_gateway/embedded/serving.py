@@ -19,8 +19,8 @@ from pipesd_gateway.exceptions import ApiError, ModelNotFound, Overloaded, Unava
 from pipesd_gateway.protocol import Endpoint
 from pipesd_gateway.sampling import SamplingParams
 
-QUEUE_WAIT_S: Final = 300.0
-"""Longest wait for a free sequence; below the OpenAI SDK's own limit of 600 s, so that it gets an answer."""
+QUEUE_WAIT_S: Final = 100.0
+"""Longest wait for a free sequence; below the time that an agent waits for a silent gateway (120 s)."""
 MAX_PREPARING: Final = 64
 """Most requests whose prompts may wait for the tokenizer."""
 
