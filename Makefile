@@ -68,7 +68,7 @@ vllm-lock:  ## pin what requirements/vllm.in asks for, as pip resolves it today,
 	$(VLLM_LOCK_PIP) install -r requirements/vllm.in
 	$(VLLM_LOCK_PIP) uninstall --yes $(VLLM_BROKEN)
 	{ echo '# Made by `make vllm-lock` from requirements/vllm.in. To be installed with --no-deps.'; \
-	  $(VLLM_LOCK_PIP) freeze | sed 's/+cpu$$//'; } > requirements/vllm.lock
+	  $(VLLM_LOCK_PIP) freeze --all --exclude pip | sed 's/+cpu$$//'; } > requirements/vllm.lock
 	rm -rf .build/lock-vllm
 
 clean:  ## everything that make wrote here (not ~/.cache/pipesd)
