@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from harness import MODEL, wait_until
 from vllm_server import KEY, NOISE, VllmServer, complete
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from pipesd_gateway.protocol import (
@@ -164,3 +164,11 @@ def test_drafts_of_a_finished_session_do_nothing(server: VllmServer) -> None:
         socket.send(encode(Draft.wishing(0, 2, position, (5,), position)))
         park(socket, 1)
     wait_until(lambda: server.engine()["sessions"] == 0)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}])
+def test_the_socket_asks_for_the_servers_key(server: VllmServer, headers: dict[str, str]) -> None:
+    url = f"{server.url.replace('http', 'ws', 1)}/pipesd/ws"
+    with pytest.raises(InvalidStatus) as refused:
+        connect(url, subprotocols=[SUBPROTOCOL], additional_headers=headers)  # type: ignore[list-item]
+    assert refused.value.response.status_code == 401
