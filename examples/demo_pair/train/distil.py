@@ -43,21 +43,25 @@ def prompts_from(path: Path, count: int, rng: random.Random) -> list[list[int]]:
     return out
 
 
-def own_text(target: LM, path: Path, tokens: int, out: Path, seed: int, batch: int = 128, new: int = 160) -> None:
-    """Write about ``tokens`` tokens of prompts with the target's continuations to ``out`` (uint16)."""
+def own_text(target: LM, path: Path, minutes: float, out: Path, seed: int, batch: int = 128, new: int = 160) -> None:
+    """Write prompts with the target's continuations to ``out`` (uint16) for about so many minutes."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
     target = target.to(torch.bfloat16)
     parts: list[int] = []
     began = time.time()
-    while len(parts) < tokens:
-        # Sorting by length keeps prompts of one batch alike, so that few steps are spent on forced ids.
-        pool = sorted(prompts_from(path, 4 * batch, rng), key=len)
-        for i in range(0, len(pool), batch):
-            prompts = pool[i : i + batch]
-            heat = [0.0 if rng.random() < 0.6 else rng.choice((0.5, 0.8, 1.0)) for _ in prompts]
-            for prompt, continuation in zip(prompts, generate(target, prompts, new, heat), strict=True):
-                parts += prompt + continuation
+    pool: list[list[int]] = []
+    while time.time() - began < 60 * minutes:
+        if not pool:
+            # Batches of like lengths spend few steps on forced ids; their order is random, as time may end early.
+            many = sorted(prompts_from(path, 8 * batch, rng), key=len)
+            batches = [many[i : i + batch] for i in range(0, len(many), batch)]
+            rng.shuffle(batches)
+            pool = [prompt for part in batches for prompt in part]
+        prompts, pool = pool[:batch], pool[batch:]
+        heat = [0.0 if rng.random() < 0.6 else rng.choice((0.5, 0.8, 1.0)) for _ in prompts]
+        for prompt, continuation in zip(prompts, generate(target, prompts, new, heat), strict=True):
+            parts += prompt + continuation
         speed = len(parts) / (time.time() - began)
         print(f"own text: {len(parts) / 1e6:.2f} M tokens, {speed:.0f} tokens/s", flush=True)
     np.array(parts, dtype=np.uint16).tofile(out)
@@ -70,7 +74,7 @@ def main() -> None:
     parser.add_argument("--init", type=Path, required=True, help="draft folder to start from")
     parser.add_argument("--data", type=Path, required=True, help="folder made by prep.py")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--own-tokens", type=float, default=1.5e6)
+    parser.add_argument("--own-minutes", type=float, default=5, help="of writing the target's own text")
     parser.add_argument("--minutes", type=float, default=16, help="of training, after the generation")
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch", type=int, default=16, help="half corpus, half own text")
@@ -85,7 +89,7 @@ def main() -> None:
 
     own_file = args.out / "own.bin"
     if not own_file.exists():
-        own_text(load_model(args.target), args.data / "train.bin", int(args.own_tokens), own_file, args.seed)
+        own_text(load_model(args.target), args.data / "train.bin", args.own_minutes, own_file, args.seed)
     corpus = Windows(args.data / "train.bin", args.length, args.seed)
     own = Windows(own_file, args.length, args.seed)
 

@@ -120,11 +120,17 @@ class Attention(nn.Module):
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
+        if length == 1:
+            # The heads of a group stand in for positions: no copy of the cache for each of them.
+            grouped = q.view(batch, cfg.kv_heads, groups, cfg.head_dim)
+            out = F.scaled_dot_product_attention(grouped, k, v)
+            single: Tensor = self.o_proj(out.reshape(batch, 1, -1))
+            return single
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         if self.training and length % BLOCK == 0:
             out = blockwise_attention(q, k, v)
         else:
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=length > 1)
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         joined: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
         return joined
 
