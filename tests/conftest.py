@@ -12,7 +12,10 @@ E2E_MODULE = re.compile(r"^pytestmark = .*\bpytest\.mark\.e2e\b", re.MULTILINE)
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With `-m "not e2e"` (`make check`) leave modules alone that are e2e as a whole: the compiled llama.cpp, which
-    they import, need not be there."""
+    they import, need not be there. tests/vllm needs an environment of its own, and is left alone unless asked for."""
+    alone = collection_path.is_relative_to(config.rootpath / "tests" / "vllm")
+    if alone and "vllm" not in config.getoption("markexpr"):
+        return True
     if "not e2e" not in config.getoption("markexpr") or collection_path.suffix != ".py":
         return None
     return True if E2E_MODULE.search(collection_path.read_text(encoding="utf-8")) else None

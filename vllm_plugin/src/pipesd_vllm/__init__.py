@@ -1,1 +1,1 @@
-"""PipeSD's vLLM plugin. Empty for now: the plugin is the next milestone."""
+"""PipeSD's vLLM plugin: edge agents draft, a vLLM server verifies (`pipesd-vllm serve`)."""

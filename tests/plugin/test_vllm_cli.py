@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipesd_gateway.exceptions import ConfigError
+from pipesd_vllm.cli import main, plugins, server_arguments
+
+
+def speculation(arguments: list[str]) -> dict[str, object]:
+    said: dict[str, object] = json.loads(arguments[arguments.index("--speculative-config") + 1])
+    return said
+
+
+def test_flags_pass_through() -> None:
+    arguments = server_arguments("some/model", ["--port", "8000", "--api-key=k"])
+    assert arguments[:5] == ["--model", "some/model", "--port", "8000", "--api-key=k"]
+    assert "--scheduler-cls" in arguments
+    assert speculation(arguments)["num_speculative_tokens"] == 16
+
+
+@pytest.mark.parametrize("flags", [["--max-drafts", "8"], ["--max-drafts=8"], ["--max_drafts", "8"]])
+def test_most_drafts_of_a_step(flags: list[str]) -> None:
+    arguments = server_arguments("m", flags)
+    assert speculation(arguments)["num_speculative_tokens"] == 8
+    assert not any("max" in argument for argument in arguments)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--max-drafts", "0"],
+        ["--max-drafts", "129"],
+        ["--max-drafts"],
+        ["--scheduler-cls", "x"],
+        ["--speculative_config={}"],
+        ["--data-parallel-size", "2"],
+        ["-dp=2"],
+    ],
+)
+def test_flags_that_cannot_be(flags: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        server_arguments("m", flags)
+
+
+def test_one_replica_is_no_data_parallelism() -> None:
+    assert "--data-parallel-size" in server_arguments("m", ["--data-parallel-size", "1"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, "pipesd_engine,pipesd_endpoint"),
+        ({"VLLM_PLUGINS": "mine"}, "mine,pipesd_engine,pipesd_endpoint"),
+        ({"VLLM_PLUGINS": "pipesd_endpoint,pipesd_engine"}, "pipesd_endpoint,pipesd_engine"),
+    ],
+)
+def test_plugins(before: dict[str, str], after: str) -> None:
+    assert plugins(before) == after
+
+
+@pytest.mark.parametrize("arguments", [["serve"], ["serve", "--port"], ["boil"], ["serve", "m", "-dp", "2"]])
+def test_wrong_commands_end_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pipesd-vllm: ")
+    assert error.count("\n") == 1
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "pipesd-vllm serve MODEL" in capsys.readouterr().out

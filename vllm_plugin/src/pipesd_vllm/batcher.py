@@ -1,0 +1,47 @@
+"""Rounds that are asked for in one turn of the event loop travel to the engine core in one call.
+
+So sessions that are verified together stay together: sent one by one they would split over several engine steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+Verify = Callable[[list[tuple[str, list[int]]]], Awaitable[list[str]]]
+
+
+class Batcher:
+    """Owns the calls under way, at most one new one for each turn of the loop."""
+
+    def __init__(self, verify: Verify) -> None:
+        self._verify = verify
+        self._waiting: list[tuple[str, list[int], asyncio.Future[str]]] = []
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def submit(self, key: str, drafts: Sequence[int]) -> asyncio.Future[str]:
+        """The engine core's word on this round."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[str] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._flush)
+        self._waiting.append((key, list(drafts), answer))
+        return answer
+
+    def _flush(self) -> None:
+        call = asyncio.create_task(self._send(self._waiting))
+        self._waiting = []
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def _send(self, batch: list[tuple[str, list[int], asyncio.Future[str]]]) -> None:
+        try:
+            words = await self._verify([(key, drafts) for key, drafts, _ in batch])
+        except Exception as error:  # whoever waits has to hear of it, whatever it is
+            for _, _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
+            return
+        for (_, _, answer), word in zip(batch, words, strict=True):
+            if not answer.done():
+                answer.set_result(word)

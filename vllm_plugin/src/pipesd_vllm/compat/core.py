@@ -1,0 +1,45 @@
+"""The way from the API server to the parking scheduler: utility calls of vLLM's own client-to-core socket.
+
+They are handled in order with new requests and before the next step. Their names are looked up on `EngineCore`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.v1.engine.core import EngineCore
+
+VERIFY = "pipesd_verify"
+STATS = "pipesd_stats"
+
+
+def extend_engine_core() -> None:
+    """Add the calls. Harmless when repeated."""
+
+    def verify(self: Any, items: list[tuple[str, list[int]]]) -> list[str]:
+        verdicts: list[str] = self.scheduler.verify(items)
+        return verdicts
+
+    def stats(self: Any) -> dict[str, int]:
+        figures: dict[str, int] = self.scheduler.pipesd_stats()
+        return figures
+
+    setattr(EngineCore, VERIFY, verify)
+    setattr(EngineCore, STATS, stats)
+
+
+class Core:
+    """The calls, as seen from the API server."""
+
+    def __init__(self, engine_client: Any) -> None:
+        self._core = engine_client.engine_core
+
+    async def verify(self, items: list[tuple[str, list[int]]]) -> list[str]:
+        """Start a round of each session (park key, drafts). "ok", or what is wrong, for each."""
+        verdicts: list[str] = await self._core.call_utility_async(VERIFY, items)
+        return verdicts
+
+    async def stats(self) -> dict[str, int]:
+        """See `ParkingScheduler.pipesd_stats`."""
+        figures: dict[str, int] = await self._core.call_utility_async(STATS)
+        return figures

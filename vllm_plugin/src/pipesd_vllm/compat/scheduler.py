@@ -1,0 +1,179 @@
+"""A vLLM scheduler that parks sessions between their rounds.
+
+A session is an ordinary request that carries a park key. It is prefilled and its first token is sampled as usual; then
+it is taken out of `running`, its KV blocks kept, until `verify` hands it the drafts of its next round. A parked session
+costs no scheduling. When blocks run out, the session parked longest loses its own; its next round begins as vLLM
+resumes any preempted request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import Any
+
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request, RequestStatus
+
+from pipesd_gateway.exceptions import ConfigError
+from pipesd_vllm import compat, keys
+from pipesd_vllm.rounds import Round, fault
+
+OK = "ok"
+
+
+class ParkingScheduler(Scheduler):
+    """Set by `--scheduler-cls`; lives in the engine core's process."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        compat.check()
+        super().__init__(*args, **kwargs)
+        parallel = self.vllm_config.parallel_config
+        if parallel.data_parallel_size > 1:
+            raise ConfigError(
+                f"pipesd-vllm does not work with data parallelism (data_parallel_size {parallel.data_parallel_size}): "
+                "start one server per replica, behind a load balancer that keeps connections where they are"
+            )
+        if self.num_spec_tokens < 1:
+            raise ConfigError("the parking scheduler needs a speculative configuration; start with `pipesd-vllm serve`")
+        self._n_vocab = self.vllm_config.model_config.get_vocab_size()
+        self._parked: OrderedDict[str, Request] = OrderedDict()
+        """KV blocks kept, in no queue; longest parked first."""
+        self._evicted: dict[str, Request] = {}
+        """PREEMPTED, no blocks, in no queue."""
+        self._ready: OrderedDict[str, Request] = OrderedDict()
+        """A round has come; waits for room in `running`."""
+        self._rounds: dict[str, Round] = {}
+        self._sessions: dict[str, str] = {}
+        """Park key to request id."""
+        self._evictions = 0
+        self._steps = 0
+        allocate = self.kv_cache_manager.allocate_slots
+
+        def allocate_or_evict(*args: Any, **kwargs: Any) -> Any:
+            while (blocks := allocate(*args, **kwargs)) is None and self._evict():
+                pass
+            return blocks
+
+        self.kv_cache_manager.allocate_slots = allocate_or_evict
+
+    # Called through `EngineCore`, between steps.
+
+    def verify(self, items: list[tuple[str, list[int]]]) -> list[str]:
+        """Start the next round of each session. Returns "ok" or what is wrong, for each."""
+        return [self._verify(key, drafts) for key, drafts in items]
+
+    def pipesd_stats(self) -> dict[str, int]:
+        """Figures for the metrics."""
+        return {
+            "sessions": len(self._sessions),
+            "parked": len(self._parked),
+            "evicted": len(self._evicted),
+            "evictions": self._evictions,
+            "steps": self._steps,
+        }
+
+    def _verify(self, key: str, drafts: list[int]) -> str:
+        wrong = fault(drafts, self.num_spec_tokens, self._n_vocab)
+        if wrong is not None:
+            return wrong
+        request_id = self._sessions.get(key, "")
+        if (request := self._parked.pop(request_id, None)) is not None:
+            self._ready[request_id] = request
+        elif (request := self._evicted.pop(request_id, None)) is not None:
+            self.waiting.add_request(request)
+        else:
+            return "no such session is parked"
+        self._rounds[request_id] = Round(drafts)
+        return OK
+
+    # What vLLM calls.
+
+    def add_request(self, request: Request) -> None:
+        key = _key(request)
+        if key is not None and key not in self._sessions and keys.is_ours(key):
+            self._sessions[key] = request.request_id
+            self._rounds[request.request_id] = Round()
+        super().add_request(request)
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        self._steps += 1
+        while self._ready and len(self.running) < self.max_num_running_reqs:
+            request_id, request = self._ready.popitem(last=False)
+            self._arm(request, self._rounds[request_id])
+            self.running.append(request)
+        return super().schedule(*args, **kwargs)
+
+    def _arm(self, request: Request, round_: Round) -> None:
+        # Drafts past max_tokens would be computed for nothing: the target decides the last token anyway.
+        room = request.max_tokens - request.num_output_tokens - 1
+        drafts = list(round_.left[: max(room, 0)])
+        request.spec_token_ids = self.structured_output_manager.validate_tokens(request, drafts) if drafts else []
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        before = {
+            request_id: self.requests[request_id].num_output_tokens
+            for request_id in scheduler_output.num_scheduled_tokens
+            if request_id in self._rounds and request_id in self.requests
+        }
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        for request_id, count in before.items():
+            request = self.requests.get(request_id)
+            if request is None or request.status != RequestStatus.RUNNING:
+                continue  # it has ended, or was preempted and goes on with its round when it is resumed
+            new = request.output_token_ids[count:]
+            if not new:
+                continue  # a chunk of its prompt
+            round_ = self._rounds[request_id]
+            round_.take(new)
+            if round_.over:
+                del self._rounds[request_id]
+                request.spec_token_ids = []
+                self.running.remove(request)
+                self._parked[request_id] = request
+            else:
+                self._arm(request, round_)
+        return outputs
+
+    def update_draft_token_ids(self, draft_token_ids: Any) -> None:
+        """Nobody drafts on this machine: what the proposer says is empty, and `_arm` has set the drafts."""
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        request_id = request.request_id
+        for where in (self._parked, self._evicted, self._ready, self._rounds):
+            where.pop(request_id, None)
+        key = _key(request)
+        if key is not None and self._sessions.get(key) == request_id:
+            del self._sessions[key]
+        return super()._free_request(request, *args, **kwargs)
+
+    def _evict(self) -> bool:
+        if not self._parked:
+            return False
+        request_id, request = self._parked.popitem(last=False)
+        self._preempt_request(request, time.monotonic())
+        self.waiting.remove_request(request)
+        self._evicted[request_id] = request
+        self._evictions += 1
+        return True
+
+    def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> Any:
+        while reset_running_requests and self._evict():
+            pass
+        return super().reset_prefix_cache(reset_running_requests, reset_connector)
+
+    def has_finished_requests(self) -> bool:
+        if self.finished_req_ids or self.connector is None:
+            return bool(self.finished_req_ids)
+        # vLLM takes every request that is in no queue for a finished one whose connector is not done.
+        kept = len(self._parked) + len(self._evicted) + len(self._ready)
+        return bool(len(self.requests) > sum(self.get_request_counts()) + kept)
+
+    def get_num_unfinished_requests(self) -> int:
+        return int(super().get_num_unfinished_requests()) + len(self._ready)
+
+
+def _key(request: Request) -> str | None:
+    params = request.sampling_params
+    key = params.extra_args.get(keys.KEY_ARG) if params is not None and params.extra_args else None
+    return key if isinstance(key, str) else None

@@ -1,0 +1,174 @@
+"""vLLM's own OpenAI serving code, run for one session: its answers in, its errors as ours.
+
+`Serving.answer` runs a copy of vLLM's serving object whose `engine_client` is a tap: everything passes, but `generate`
+is the caller's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import msgspec
+from pydantic import ValidationError
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+from vllm.sampling_params import RequestOutputKind
+
+from pipesd_gateway.engine import ModelInfo, Opening
+from pipesd_gateway.exceptions import ApiError, InvalidRequest
+from pipesd_gateway.fingerprint import fingerprint
+from pipesd_gateway.protocol import Endpoint
+from pipesd_gateway.sampling import GREEDY_BELOW, SamplingParams, draw_seed
+from pipesd_vllm import keys
+from pipesd_vllm.vocabulary import pieces
+
+Generate = Callable[..., AsyncIterator[Any]]
+
+_DATA: Final = "data: "
+_DONE: Final = "[DONE]"
+
+
+class Refused(ApiError):
+    """An error as vLLM words it."""
+
+    def __init__(self, message: str, status: int, kind: str, param: str | None) -> None:
+        super().__init__(message, param=param)
+        self.status = status
+        self.type = kind
+
+
+class Tap:
+    """An engine client whose `generate` is somebody else's."""
+
+    def __init__(self, engine_client: Any, generate: Generate) -> None:
+        self._engine_client = engine_client
+        self.generate = generate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine_client, name)
+
+
+class Serving:
+    """The serving objects of one API server.
+
+    Args:
+        state: of vLLM's app, which holds them.
+    """
+
+    def __init__(self, engine_client: Any, state: Any) -> None:
+        self.engine_client = engine_client
+        self._state = state
+        config = engine_client.vllm_config
+        self._tokenizer = engine_client.renderer.tokenizer
+        self.info = ModelInfo(
+            name=state.openai_serving_models.base_model_paths[0].name,
+            n_vocab=config.model_config.get_vocab_size(),
+            fingerprint=fingerprint(pieces(self._tokenizer, config.model_config.get_vocab_size())),
+            max_context=config.model_config.max_model_len,
+            max_drafts=config.speculative_config.num_speculative_tokens,
+        )
+        self._eos_ids = _eos_ids(config.model_config, self._tokenizer)
+
+    async def answer(self, endpoint: Endpoint, body: bytes, generate: Generate) -> AsyncIterator[bytes]:
+        """The payloads of the answer. `generate` is called instead of the engine client's. Raises ApiError."""
+        try:
+            result = await self._create(endpoint, body, generate)
+        except Exception as error:
+            raise as_api_error(error) from error
+        if hasattr(result, "error"):
+            raise _refused(result)
+        if not hasattr(result, "__aiter__"):
+            # Field by field as vLLM's own routes do it.
+            yield msgspec.json.encode(result.model_dump())
+            return
+        try:
+            async for event in result:
+                data = event.removeprefix(_DATA).strip()
+                if data == _DONE:
+                    return
+                if data:
+                    yield _payload(data)
+        finally:
+            await result.aclose()
+
+    async def _create(self, endpoint: Endpoint, body: bytes, generate: Generate) -> Any:
+        chat = endpoint is Endpoint.CHAT_COMPLETIONS
+        state = self._state
+        original = state.openai_serving_chat if chat else state.openai_serving_completion
+        if original is None:
+            raise InvalidRequest("the model does not support this endpoint")
+        serving = copy.copy(original)
+        serving.engine_client = Tap(self.engine_client, generate)
+        kind: Any = ChatCompletionRequest if chat else CompletionRequest
+        request = kind.model_validate_json(body)
+        if (request.n or 1) > 1 or request.use_beam_search:
+            raise InvalidRequest("n > 1 and beam search cannot be drafted for: ask the server itself", param="n")
+        create = serving.create_chat_completion if chat else serving.create_completion
+        return await create(request, None)
+
+    def opening(self, engine_input: Any, params: Any, key: str) -> Opening:
+        """What the session is; also makes `params` a session's: parked, shared noise, every output passed on."""
+        prompt_ids = engine_input.get("prompt_token_ids")
+        if prompt_ids is None:
+            raise InvalidRequest("a prompt of embeddings cannot be drafted for: ask the server itself", param="prompt")
+        if params.seed is None and params.temperature >= GREEDY_BELOW:
+            params.seed = draw_seed()
+        params.extra_args = (params.extra_args or {}) | {keys.KEY_ARG: key, keys.NOISE_ARG: 1}
+        params.stream_interval = None
+        if params.output_kind is RequestOutputKind.FINAL_ONLY:
+            params.output_kind = RequestOutputKind.CUMULATIVE  # its last output is FINAL_ONLY's only one
+        stop = params.stop or ()
+        return Opening(
+            prompt_ids=tuple(prompt_ids),
+            params=SamplingParams(params.temperature, params.top_p, params.top_k, params.seed or 0),
+            max_tokens=params.max_tokens,
+            eos_ids=tuple(sorted({*(() if params.ignore_eos else self._eos_ids), *(params.stop_token_ids or ())})),
+            model=self.info.name,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        )
+
+
+def new_tokens(output: Any, params: Any, seen: int) -> list[int]:
+    """The tokens of an output that the one before, which ended at `seen`, had not."""
+    ids = list(output.outputs[0].token_ids)
+    return ids[seen:] if params.output_kind is RequestOutputKind.CUMULATIVE else ids
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Any error of vLLM's serving code as what a client gets to see."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return InvalidRequest(f"{where}: {first['msg']}" if where else str(first["msg"]), param=where or None)
+    return _refused(create_error_response(error))
+
+
+def _refused(response: Any) -> Refused:
+    error = response.error
+    return Refused(error.message, int(error.code), error.type, error.param)
+
+
+def _payload(data: str) -> bytes:
+    """Raises what vLLM says in mid-stream that it is an error."""
+    if '"error"' in data:
+        said = msgspec.json.decode(data)
+        if isinstance(said, dict) and isinstance(error := said.get("error"), dict):
+            status = error.get("code")
+            raise Refused(
+                str(error.get("message")),
+                status if isinstance(status, int) and 400 <= status < 600 else 500,
+                str(error.get("type")),
+                error.get("param"),
+            )
+    return data.encode()
+
+
+def _eos_ids(model_config: Any, tokenizer: Any) -> tuple[int, ...]:
+    said = model_config.try_get_generation_config().get("eos_token_id")
+    ids = {tokenizer.eos_token_id, *(said if isinstance(said, list) else (said,))}
+    return tuple(sorted(token for token in ids if token is not None))

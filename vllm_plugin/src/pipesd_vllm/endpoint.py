@@ -1,0 +1,56 @@
+"""The `vllm.endpoint_plugins` entry point: the agents' WebSocket and what an agent asks before it connects.
+
+Everything is below /v1, so that vLLM's `--api-key` covers it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from pipesd_gateway import ws
+from pipesd_gateway.exceptions import ConfigError
+from pipesd_gateway.http import json_response
+from pipesd_gateway.protocol import SUBPROTOCOL
+from pipesd_gateway.session import SessionLimits
+from pipesd_vllm.compat.core import Core
+from pipesd_vllm.compat.serving import Serving
+from pipesd_vllm.engine import VllmEngine
+
+
+class PipesdEndpoint:
+    """vLLM makes one, attaches its routes, and starts it when the engine is there."""
+
+    name = "pipesd_endpoint"
+    required_tasks = ("generate",)
+
+    def __init__(self) -> None:
+        self._engine = VllmEngine()
+        self._core: Core | None = None
+
+    def attach_router(self, app: FastAPI) -> None:
+        ws.attach(app, self._engine, SessionLimits(), lambda _: None)
+        app.add_api_route("/v1/pipesd/info", self._info, methods=["GET"])
+
+    async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
+        if getattr(args, "stream_interval", 1) != 1:
+            raise ConfigError(f"--stream-interval must be 1 with pipesd-vllm, but is {args.stream_interval}")
+        self._core = Core(engine_client)
+        await self._core.stats()  # fails now, and not in the first session, if the scheduler is not ours
+        self._engine.start(Serving(engine_client, state), self._core)
+
+    async def _info(self) -> Any:
+        info = self._engine.info
+        assert self._core is not None
+        return json_response(
+            {
+                "model": info.name,
+                "fingerprint": info.fingerprint.hex(),
+                "n_vocab": info.n_vocab,
+                "max_context": info.max_context,
+                "max_drafts": info.max_drafts,
+                "protocol": SUBPROTOCOL,
+                "engine": await self._core.stats(),
+            }
+        )

@@ -1,0 +1,13 @@
+"""The `vllm.general_plugins` entry point: runs in every process of a vLLM server."""
+
+from __future__ import annotations
+
+from pipesd_vllm import keys
+
+
+def register() -> None:
+    """Give the server a secret and the engine core its `pipesd_*` calls. Harmless when repeated."""
+    keys.ensure_secret()
+    from pipesd_vllm.compat.core import extend_engine_core
+
+    extend_engine_core()
