@@ -220,9 +220,7 @@ def main() -> None:
                     count_bytes(report, name, agent, prompts)
                 else:
                     prompts = compare_cpu(report, agent, args.repeats)
-        print(
-            "  keep-alive: 10 bytes each 2.5 s for a ping, the same for the answer to the gateway's each 5 s; not counted"
-        )
+        print("  keep-alive, not counted: 10 bytes each 2.5 s for a ping, as many to answer the gateway's each 5 s")
     compare_verification(report, args.repeats, prompts[0])
     if args.out:
         where = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}

@@ -89,7 +89,7 @@ async def refused_with(response: tuple[int, bytes]) -> ApiError:
     ("response", "kind", "message"),
     [
         ((401, b'{"error": {"message": "no API key"}}'), Unauthorized, "refuses this agent's key (no API key)"),
-        ((401, b"<html>"), Unavailable, "no PipeSD gateway"),
+        ((401, b"<html>"), Unauthorized, "refuses this agent's key (no reason given)"),
         ((403, b""), Unavailable, "check the setting gateway"),
         ((404, b"Not Found"), Unavailable, "(it answered 404)"),
         ((503, b'{"error": {"message": "shutting down"}}'), Unavailable, "answered 503: shutting down"),

@@ -347,8 +347,9 @@ async def _hang_up(websocket: ClientConnection) -> None:
 def _why_not(error: Exception, url: str) -> ApiError:
     if isinstance(error, InvalidStatus):
         status, said = error.response.status_code, _message_of(error.response.body)
-        if status == 401 and said:
-            return Unauthorized(f"the gateway {url} refuses this agent's key ({said}): set gateway_api_key_file")
+        if status == 401:  # whatever the body says: vLLM's own is not OpenAI-shaped
+            reason = said or "no reason given"
+            return Unauthorized(f"the gateway {url} refuses this agent's key ({reason}): set gateway_api_key_file")
         if not said:
             return Unavailable(
                 f"there is no PipeSD gateway at {url} (it answered {status}): check the setting gateway, and any proxy "
