@@ -29,7 +29,7 @@ class Logistic(msgspec.Struct, frozen=True):
         return 1.0 / (1.0 + math.exp(min(_MAX_EXPONENT, -(self.intercept + self.slope * margin))))
 
 
-SAMPLED: Final = Logistic(intercept=-0.69, slope=1.22)
+SAMPLED: Final = Logistic(intercept=-1.07, slope=0.76)
 """Fitted on the demo pair, T = 0.7 and 1, 164 HumanEval prompts x 64 tokens; the start value for every pair."""
 
 
