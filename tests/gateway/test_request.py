@@ -36,8 +36,9 @@ def test_defaults() -> None:
 def test_everything_given() -> None:
     request = completion(
         model="m", max_tokens=7, temperature=0, top_p=0.5, top_k=3, seed=-5, stop=["a", "b"], user="u",
-        stream=True, stream_options={"include_usage": True, "include_obfuscation": False},
+        stream=True, stream_options={"include_usage": True, "include_obfuscation": False}, ignore_eos=True,
     )  # fmt: skip
+    assert request.ignore_eos
     assert (request.model, request.max_tokens, request.stop) == ("m", 7, ("a", "b"))
     assert (request.params.temperature, request.params.top_p, request.params.top_k) == (0.0, 0.5, 3)
     assert request.params.seed == -5

@@ -98,6 +98,17 @@ async def test_one_payload_per_step_after_its_verdict() -> None:
         assert decoder.places[0].released
 
 
+async def test_ignore_eos_makes_eos_a_token_like_any_other() -> None:
+    async with serve(b"") as (engine, decoder):
+        decoder.answer = (97, EOS, 98)
+        client = Client(engine)
+        generation = await client.open(ignore_eos=True, max_tokens=3)
+        assert generation.opening.eos_ids == ()
+        await client.run(generation, drafts=(97, EOS))
+        assert [step.tokens for step in client.steps()] == [(97, EOS, 98)]
+        assert client.text() == "ab"
+
+
 async def test_a_whole_answer_is_one_payload() -> None:
     async with serve("grüß".encode()) as (engine, _):
         client = Client(engine)

@@ -50,7 +50,7 @@ class Prompter:
             prompt_ids=prompt_ids,
             params=request.params,
             max_tokens=_max_tokens(request, len(prompt_ids), self._info),
-            eos_ids=self._model.eog_ids,
+            eos_ids=() if request.ignore_eos else self._model.eog_ids,
             model=self._info.name,
             stop=request.stop,
         )

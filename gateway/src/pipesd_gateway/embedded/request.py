@@ -62,6 +62,7 @@ class Request(Struct, frozen=True):
     """A checked request. `messages` for chat; `prompt` (text or token ids) for completions.
 
     model None: the only one there is. max_tokens None: the endpoint's default. params: effective, seed drawn.
+    ignore_eos: EOS is a token like any other (vLLM's parameter).
     """
 
     endpoint: Endpoint
@@ -71,6 +72,7 @@ class Request(Struct, frozen=True):
     model: str | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
     stream: bool = False
     include_usage: bool = False
 
@@ -88,6 +90,7 @@ def parse(endpoint: Endpoint, body: bytes) -> Request:
         model=fields.string("model"),
         max_tokens=_max_tokens(fields, chat),
         stop=_stop(fields.take("stop")),
+        ignore_eos=fields.boolean("ignore_eos"),
         stream=stream,
         include_usage=_include_usage(fields.take("stream_options"), stream),
     )
