@@ -23,7 +23,7 @@ from pipesd_gateway.protocol import (
     Verdict,
 )
 from pipesd_gateway.sampling import SamplingParams
-from pipesd_gateway.session import MAX_PATH, Abort, GatewaySession, Output, SessionLimits, Step, failed
+from pipesd_gateway.session import MAX_AHEAD, MAX_PATH, Abort, GatewaySession, Output, SessionLimits, Step, failed
 
 PROMPT = (1, 2, 3, 4)
 BASE = len(PROMPT)
@@ -83,8 +83,12 @@ def parked() -> Bench:
 NEXT = BASE + 1
 
 
+def orders(outputs: list[Output]) -> list[Step]:
+    return [o for o in outputs if isinstance(o, Step)]
+
+
 def steps(outputs: list[Output]) -> list[tuple[int, ...]]:
-    return [o.drafts for o in outputs if isinstance(o, Step)]
+    return [order.drafts for order in orders(outputs)]
 
 
 def verdict(outputs: list[Output]) -> Verdict:
@@ -132,8 +136,8 @@ def test_run_up_to_a_committed_position_means_stop(until: int) -> None:
 def test_run_until_a_position_never_parks_before_it() -> None:
     bench = Bench()
     bench.say(Run(3, BASE + 2))
-    assert steps(bench.step(10)) == [()]
-    assert steps(bench.step(11)) == [()]
+    assert orders(bench.step(10)) == [Step((), ahead=1)]
+    assert not steps(bench.step(11)), "ordered already"
     assert not steps(bench.step(12)), "BASE + 2 is committed now"
 
 
@@ -143,12 +147,31 @@ def test_run_starts_a_parked_session(parked: Bench) -> None:
 
 
 def test_the_edge_s_own_run_uses_drafts_that_arrive_in_it_and_goes_on(parked: Bench) -> None:
-    parked.say(Run(3, FOREVER))
-    parked.draft(NEXT, 11, 12, 13)
+    assert orders(parked.say(Run(3, FOREVER))) == [Step((), ahead=MAX_AHEAD)]
+    for token in range(MAX_AHEAD):
+        assert not steps(parked.step(token)), "ordered already"
+    parked.draft(NEXT + MAX_AHEAD, 11, 12, 13)
     outputs = parked.step(11)
-    assert steps(outputs) == [(12, 13)]
+    assert orders(outputs) == [Step((12, 13))], "with drafts at hand, step by step"
     assert verdict(outputs).reason is Reason.RUN
-    assert steps(parked.step(12, 13, 14, verified=2, accepted=2)) == [()]
+    assert orders(parked.step(12, 13, 14, verified=2, accepted=2)) == [Step((), ahead=MAX_AHEAD)]
+
+
+def test_without_an_edge_that_drafts_many_steps_are_ordered_at_once() -> None:
+    bench = Bench(collaborative=False)
+    bench.step(10)
+    assert orders(bench.first) == [Step((), ahead=MAX_AHEAD)]
+    for token in range(1, MAX_AHEAD):
+        assert not steps(bench.step(token))
+    assert orders(bench.step(10)) == [Step((), ahead=MAX_AHEAD)]
+
+
+def test_an_answer_that_ends_ahead_of_time_orders_no_more() -> None:
+    bench = Bench(collaborative=False)
+    bench.step(10)
+    assert not steps(bench.step(EOS, ends=True))
+    bench.session.finished()
+    assert isinstance(bench.session.take_outputs()[-1], End)
 
 
 # Drafts.

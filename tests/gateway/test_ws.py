@@ -59,11 +59,12 @@ class Generation:
         self.pending = False
         self.aborted = self.over = False
 
-    def step(self, drafts: Sequence[int]) -> None:
+    def step(self, drafts: Sequence[int], ahead: int = 0) -> None:
         assert not self.aborted, "a step after the abort"
         assert not self.over, "a step after the end"
         assert not self.pending, "two steps at once"
         self.orders.append(tuple(drafts))
+        self.ahead = ahead
         self.pending = True
         if self.engine.running:
             asyncio.get_running_loop().call_soon(self.go)
@@ -80,6 +81,8 @@ class Generation:
         self.pending = False
         self.written += len(tokens)
         self.over = self.written == self.opening.max_tokens
+        if self.ahead and not self.over:
+            self.step((), self.ahead - 1)
         outputs: list[EngineOutput] = [
             StepDone(tokens, len(drafts), accepted, 1, 2, ends=self.over),
             Payload(bytes(tokens) + self.engine.padding, self.written),

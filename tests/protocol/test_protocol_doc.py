@@ -49,9 +49,10 @@ def test_bounds_are_those_of_the_code() -> None:
         str(session.MAX_PATH): "MAX_PATH",
         f"{rows.MAX_DRAFTS}, embedded engine": "MAX_DRAFTS",
         str(protocol.MAX_UNACKED): "MAX_UNACKED",
-        "64 × (256 + 16)": "MAX_OUTBOX",
+        str(session.MAX_AHEAD + 1): "MAX_AHEAD",
+        "64 × (256 + 2 × 16 + 16)": "MAX_OUTBOX",
     }
-    assert ws.MAX_OUTBOX == 64 * (256 + 16)
+    assert ws.MAX_OUTBOX == 64 * (256 + 2 * 16 + 16)
     limits = SessionLimits()
     assert f"`park_timeout_s` ({limits.park_timeout_s:g} s)" in DOC
     assert f"`stall_timeout_s` ({limits.stall_timeout_s:g} s)" in DOC

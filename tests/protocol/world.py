@@ -66,15 +66,17 @@ class ToyEngine:
         self.limit = len(prompt) + max_tokens
         self.seed = seed
         self.ordered: tuple[int, ...] | None = None
+        self.ahead = 0
         self.aborted = False
         self.over = False
 
-    def order(self, drafts: tuple[int, ...]) -> None:
+    def order(self, drafts: tuple[int, ...], ahead: int) -> None:
         assert self.ordered is None, "two steps of one session at once"
         assert not self.over, "a step after the end"
         assert not self.aborted, "a step after the abort"
         assert len(drafts) <= INFO.max_drafts
         self.ordered = drafts
+        self.ahead = ahead
 
     def step(self) -> list[StepDone | Payload | Finished]:
         assert self.ordered is not None
@@ -89,6 +91,9 @@ class ToyEngine:
             self.over = token == EOS or len(self.ids) >= self.limit
             if token != draft or self.over:
                 break
+        if self.ahead and not self.over:
+            self.ahead -= 1
+            self.ordered = ()
         text = bytes(tokens)
         done = StepDone(tuple(tokens), len(drafts), accepted, 0, 0, ends=self.over)
         outputs: list[StepDone | Payload | Finished] = [done, Payload(text, len(self.ids) - self.prompt_length)]
@@ -377,9 +382,9 @@ class World:
                     self.starting = request
                 case CancelRequest():
                     self.starting = None
-                case StepRequest(_, drafts):
+                case StepRequest(_, drafts, ahead):
                     assert self.engine is not None
-                    self.engine.order(drafts)
+                    self.engine.order(drafts, ahead)
                 case AbortRequest():
                     assert self.engine is not None
                     self.engine.aborted = True

@@ -51,10 +51,11 @@ class CancelRequest(Struct, frozen=True):
 
 
 class StepRequest(Struct, frozen=True):
-    """Order: one engine step of the session."""
+    """Order: steps of the session, see `Generation.step`."""
 
     channel: int
     drafts: tuple[int, ...]
+    ahead: int = 0
 
 
 class AbortRequest(Struct, frozen=True):
@@ -224,8 +225,8 @@ class GatewayConnection:
         session = self._sessions[channel]
         for output in session.take_outputs():
             match output:
-                case Step(drafts):
-                    self._outputs.append(StepRequest(channel, drafts))
+                case Step(drafts, ahead):
+                    self._outputs.append(StepRequest(channel, drafts, ahead))
                 case Abort():
                     self._outputs.append(AbortRequest(channel))
                 case _:

@@ -87,10 +87,11 @@ class Generation(Protocol):
     @property
     def opening(self) -> Opening: ...
 
-    def step(self, drafts: Sequence[int]) -> None:
-        """Take one step that verifies `drafts` (at most `max_drafts`; the first is for the next position).
+    def step(self, drafts: Sequence[int], ahead: int = 0) -> None:
+        """Take one step that verifies `drafts` (at most `max_drafts`; the first is for the next position), then
+        `ahead` steps of one token each.
 
-        Exactly one StepDone, or Broken, follows; no other step may be asked for before it has come.
+        1 + ahead StepDones follow, fewer when the answer ends, or Broken; no other step may be asked for before.
         """
 
     def abort(self) -> None:

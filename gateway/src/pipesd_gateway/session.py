@@ -37,6 +37,9 @@ from pipesd_gateway.protocol import (
 )
 
 NEVER_RUN: Final = 0
+MAX_AHEAD: Final = 15
+"""Most steps ordered at once beyond the first, in a free run that drafts cannot end: a round trip to the engine for
+each token would cost more than the step of a small model."""
 MAX_PATH: Final = 4096
 """Drafts held at most; an edge that sends more without asking for verification is told `Desync`."""
 
@@ -57,9 +60,10 @@ class SessionLimits(Struct, frozen=True):
 
 
 class Step(Struct, frozen=True):
-    """Order to the engine: one step that verifies `drafts`."""
+    """Order to the engine: one step that verifies `drafts`, then `ahead` steps of one token each."""
 
     drafts: tuple[int, ...]
+    ahead: int = 0
 
 
 class Abort(Struct, frozen=True):
@@ -125,6 +129,8 @@ class GatewaySession:
         self._run_until = FOREVER
         self._run_kind = _RunKind.START
         self._stepping: Reason | None = None
+        self._steps_due = 0
+        """Steps ordered and not done."""
         self._last_step_done = False
         self._seq = 0
         self._acked = 0
@@ -197,10 +203,13 @@ class GatewaySession:
         self._advance(now)
 
     def step_done(self, step: StepDone, now: float) -> None:
-        """The engine finished the step that was ordered."""
+        """The engine finished a step that was ordered."""
         if self.ended or self._stepping is None:
             return
-        reason, self._stepping = self._stepping, None
+        reason = self._stepping
+        self._steps_due -= 1
+        if not self._steps_due:
+            self._stepping = None
         start = len(self._committed)
         for token in step.tokens:
             self._commit(token)
@@ -222,6 +231,7 @@ class GatewaySession:
                 self._step_recv_us,
             )
         )
+        self._step_recv_us = 0
         self._last_step_done = step.ends
         self._advance(now)
 
@@ -365,7 +375,16 @@ class GatewaySession:
             return
         self._stepping = reason
         self._step_recv_us, self._recv_us = self._recv_us, 0
-        self._outputs.append(Step(tuple(self._path[: self._max_drafts])))
+        drafts = tuple(self._path[: self._max_drafts])
+        ahead = 0 if drafts or reason is Reason.NAV else self._ahead()
+        self._steps_due = 1 + ahead
+        self._outputs.append(Step(drafts, ahead))
+
+    def _ahead(self) -> int:
+        """Steps to order beyond the next one of a free run; none where the edge's next draft would end the run."""
+        if self.collaborative and self._run_kind is not _RunKind.EDGE:
+            return 0
+        return min(MAX_AHEAD, self._run_until - len(self._committed))
 
     def _next_seq(self) -> int:
         self._seq += 1

@@ -24,12 +24,12 @@ from pipesd_gateway.connection import (
 from pipesd_gateway.engine import Broken, Engine, EngineOutput, Finished, Generation, Payload, StepDone
 from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
 from pipesd_gateway.protocol import MAX_UNACKED, SUBPROTOCOL, Open, Rejected, encode
-from pipesd_gateway.session import SessionLimits
+from pipesd_gateway.session import MAX_AHEAD, SessionLimits
 
 log = logging.getLogger(__name__)
 
 MAX_SESSIONS: Final = 64
-MAX_OUTBOX: Final = MAX_SESSIONS * (MAX_UNACKED + 16)
+MAX_OUTBOX: Final = MAX_SESSIONS * (MAX_UNACKED + 2 * (MAX_AHEAD + 1) + 16)
 """Messages waiting for one agent's socket. Sessions cannot exceed it; an agent that opens and never reads can."""
 MAX_OUTBOX_BYTES: Final = 64 * 2**20
 """The same in bytes: what long prompts, sent back as ids, come to."""
@@ -131,8 +131,8 @@ class AgentSocket:
                     task.add_done_callback(self._opening_done)
                 case CancelRequest(channel):
                     self._openings.pop(channel).cancel()
-                case StepRequest(channel, drafts):
-                    self._generations[channel].step(drafts)
+                case StepRequest(channel, drafts, ahead):
+                    self._generations[channel].step(drafts, ahead)
                 case AbortRequest(channel):
                     self._generations.pop(channel).abort()
                 case Hangup():

@@ -41,6 +41,7 @@ class EmbeddedGeneration:
         self._tokens = 0
         self._first = True
         self._place: Place | None = None
+        self._ahead = 0
         self._over = False
 
     @property
@@ -50,9 +51,10 @@ class EmbeddedGeneration:
     def start(self, place: Place) -> None:
         self._place = place
 
-    def step(self, drafts: Sequence[int]) -> None:
+    def step(self, drafts: Sequence[int], ahead: int = 0) -> None:
         if self._over or self._place is None:
             raise RuntimeError("step() of a generation that is over")
+        self._ahead = ahead
         self._place.step(drafts)
 
     def abort(self) -> None:
@@ -77,6 +79,9 @@ class EmbeddedGeneration:
             return
         kept, reason = self._push(done.tokens)
         self._tokens += kept
+        if self._ahead and reason is None and self._place is not None:
+            self._ahead -= 1
+            self._place.step(())  # before the outputs are told: whoever gets them may do things that last
         self._say(
             StepDone(
                 tokens=done.tokens[:kept],
