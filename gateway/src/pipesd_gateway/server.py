@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
+from pipesd_gateway import verify
 from pipesd_gateway.alone import Alone
 from pipesd_gateway.engine import Engine
 from pipesd_gateway.exceptions import ApiError, EngineFailed, Unauthorized
@@ -59,6 +60,10 @@ def create_app(engine: Engine, *, api_keys: frozenset[str] = frozenset()) -> Fas
             }
         )
 
+    async def verifications(request: Request) -> Response:
+        authorize(request, api_keys)
+        return await verify.respond(request, engine)
+
     async def health(_: Request) -> Response:
         return json_response({"status": "ok"})
 
@@ -66,6 +71,7 @@ def create_app(engine: Engine, *, api_keys: frozenset[str] = frozenset()) -> Fas
     app.add_route("/v1/completions", completions, methods=["POST"])
     app.add_route("/v1/models", models, methods=["GET"])
     app.add_route("/v1/pipesd/info", info, methods=["GET"])
+    app.add_route("/v1/pipesd/verify", verifications, methods=["POST"])
     app.add_route("/health", health, methods=["GET"])
     return app
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 
-from pipesd_gateway import ws
+from pipesd_gateway import verify, ws
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.http import json_response
 from pipesd_gateway.protocol import SUBPROTOCOL
@@ -32,6 +32,7 @@ class PipesdEndpoint:
     def attach_router(self, app: FastAPI) -> None:
         ws.attach(app, self._engine, SessionLimits(), lambda _: None)
         app.add_api_route("/v1/pipesd/info", self._info, methods=["GET"])
+        app.add_api_route("/v1/pipesd/verify", self._verify, methods=["POST"])
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         if getattr(args, "stream_interval", 1) != 1:
@@ -39,6 +40,9 @@ class PipesdEndpoint:
         self._core = Core(engine_client)
         await self._core.stats()  # fails now, and not in the first session, if the scheduler is not ours
         self._engine.start(Serving(engine_client, state), self._core)
+
+    async def _verify(self, request: Request) -> Response:
+        return await verify.respond(request, self._engine)
 
     async def _info(self) -> Any:
         info = self._engine.info
