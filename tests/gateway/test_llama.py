@@ -51,16 +51,15 @@ def test_control_tokens_only_where_they_are_wanted(model: Model) -> None:
     assert model.tokenize("<|end|>", special=True) == [3]
     typed = model.tokenize("<|end|>", special=False)
     assert len(typed) > 1
-    assert not any(model.is_control(token) for token in typed)
-    assert model.is_control(3)
+    assert 3 not in typed
     assert model.piece(3, special=True) == b"<|end|>"
     assert model.piece(3, special=False) == b""
 
 
 def test_a_piece_may_be_longer_than_the_first_buffer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = [piece for _, piece, _ in model.vocabulary()]
+    whole = [piece for _, piece in model.vocabulary()]
     monkeypatch.setattr(llama, "_PIECE_BYTES", 2)
-    assert [piece for _, piece, _ in model.vocabulary()] == whole
+    assert [piece for _, piece in model.vocabulary()] == whole
 
 
 @pytest.mark.parametrize("token", [-1, 4096])
@@ -215,7 +214,6 @@ def test_closed_things_raise() -> None:
         lambda: context.seq_length(0),
         lambda: model.tokenize("x", special=False),
         lambda: model.piece(5, special=False),
-        lambda: model.is_control(5),
         lambda: list(model.vocabulary()),
         lambda: Context(model, n_ctx=256, n_seq=1, n_batch=8),
     ):

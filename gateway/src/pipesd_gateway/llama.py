@@ -195,15 +195,12 @@ class Model:
                 return buffer.raw[:length]
             size = -length
 
-    def is_control(self, token: int) -> bool:
-        return bool(lib.llama_vocab_is_control(self._open_vocab(), token))
-
-    def vocabulary(self) -> Iterator[tuple[int, bytes, bool]]:
-        """(id, bytes, special) of every id that the tokenizer can produce, ascending; padding ids are left out."""
+    def vocabulary(self) -> Iterator[tuple[int, bytes]]:
+        """(id, bytes) of every id that the tokenizer can produce, ascending; padding ids are left out."""
         vocab = self._open_vocab()
         for token in range(self.n_vocab):
             if not lib.llama_vocab_get_attr(vocab, token) & _PADDING:
-                yield token, self.piece(token, special=True), self.is_control(token)
+                yield token, self.piece(token, special=True)
 
     @functools.cached_property
     def _fingerprint(self) -> bytes:

@@ -1,7 +1,7 @@
 """The fingerprint of a Hugging Face tokenizer's vocabulary, equal to that of the same vocabulary in a GGUF file.
 
-What llama.cpp calls a token's piece: of a control token its name; of an added token that is not special its text; of
-every other one its bytes, which byte-level BPE spells with one printable character per byte.
+What llama.cpp calls a token's piece: of an added token, special or not, its text; of every other one its bytes, which
+byte-level BPE spells with one printable character per byte.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from pipesd_gateway.exceptions import ModelLoadError
 
 
-def pieces(tokenizer: Any, n_vocab: int) -> Iterator[tuple[int, bytes, bool]]:
-    """(id, bytes, special) of every id that the tokenizer can produce, ascending; what `fingerprint` takes.
+def pieces(tokenizer: Any, n_vocab: int) -> Iterator[tuple[int, bytes]]:
+    """(id, bytes) of every id that the tokenizer can produce, ascending; what `fingerprint` takes.
 
     Args:
         tokenizer: transformers' fast tokenizer over byte-level BPE (Qwen, Llama 3 and most newer families).
@@ -29,10 +29,10 @@ def pieces(tokenizer: Any, n_vocab: int) -> Iterator[tuple[int, bytes, bool]]:
         if name is None:
             continue
         if token in added:
-            yield token, name.encode(), bool(added[token].special)
+            yield token, name.encode()
             continue
         try:
-            yield token, bytes(decode[character] for character in name), False
+            yield token, bytes(decode[character] for character in name)
         except KeyError:
             raise ModelLoadError(
                 f"token {token} ({name!r}) is not spelt as byte-level BPE; only such vocabularies are supported"
