@@ -36,6 +36,7 @@ from pipesd_gateway.protocol import (
     Verdict,
     encode,
 )
+from pipesd_gateway.quota import Quota
 from pipesd_gateway.sampling import SamplingParams
 from pipesd_gateway.session import SessionLimits
 
@@ -48,7 +49,9 @@ BASE = 3
 class Bench:
     def __init__(self, *, max_sessions: int = 8) -> None:
         self.now = 50.0
-        self.connection = GatewayConnection(INFO, SessionLimits(park_timeout_s=5), max_sessions=max_sessions)
+        self.share = Quota().share(None)
+        limits = SessionLimits(park_timeout_s=5)
+        self.connection = GatewayConnection(INFO, limits, self.share, max_sessions=max_sessions)
 
     def say(self, message: EdgeMessage | bytes | str) -> list[Output]:
         frame = message if isinstance(message, bytes | str) else encode(message)

@@ -39,6 +39,7 @@ from pipesd_gateway.protocol import (
     decode_gateway,
     encode,
 )
+from pipesd_gateway.quota import Quota
 from pipesd_gateway.sampling import SamplingParams
 from pipesd_gateway.session import SessionLimits
 
@@ -142,18 +143,20 @@ class ScriptedEngine:
         pass
 
 
-def check_key(websocket: WebSocket) -> None:
-    if websocket.headers.get("authorization") != "Bearer right":
+def check_key(websocket: WebSocket) -> str:
+    key = websocket.headers.get("authorization", "").removeprefix("Bearer ")
+    if key not in ("right", "other"):
         raise Unauthorized("the API key is not one of this server's")
+    return key
 
 
 @contextlib.asynccontextmanager
 async def serving(
-    engine: ScriptedEngine, *, park_timeout_s: float = 30.0, max_size: int = MAX_FRAME_BYTES
+    engine: ScriptedEngine, *, park_timeout_s: float = 30.0, max_size: int = MAX_FRAME_BYTES, max_per_key: int = 256
 ) -> AsyncIterator[str]:
     """A real server; the URL of its agents' socket. Afterwards no task of an agent is left."""
     app = FastAPI()
-    ws.attach(app, engine, SessionLimits(park_timeout_s=park_timeout_s), check_key)
+    ws.attach(app, engine, SessionLimits(park_timeout_s=park_timeout_s), check_key, Quota(max_per_key))
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app, log_config=None, log_level="warning", ws="websockets-sansio", ws_per_message_deflate=False,

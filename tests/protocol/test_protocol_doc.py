@@ -13,6 +13,7 @@ from pipesd_gateway.connection import GatewayConnection
 from pipesd_gateway.embedded import rows
 from pipesd_gateway.engine import ModelInfo, Opening, Payload, StepDone
 from pipesd_gateway.protocol import EdgeMessage, End, Event, GatewayMessage, Opened, Verdict, encode
+from pipesd_gateway.quota import Quota
 from pipesd_gateway.session import SessionLimits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +78,9 @@ def test_the_frames_of_the_example_are_its_messages() -> None:
 
 def test_the_example_is_what_a_session_does() -> None:
     now = 81.500412
-    connection = GatewayConnection(ModelInfo("demo-target", 4096, bytes(16), 2048, 61), SessionLimits())
+    connection = GatewayConnection(
+        ModelInfo("demo-target", 4096, bytes(16), 2048, 61), SessionLimits(), Quota().share(None)
+    )
     told: list[GatewayMessage] = []
     for way, said, frame in EXAMPLE:
         message = _evaluate(said)

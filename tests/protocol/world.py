@@ -42,6 +42,7 @@ from pipesd_gateway.protocol import (
     decode_gateway,
     encode,
 )
+from pipesd_gateway.quota import Quota
 from pipesd_gateway.sampling import SamplingParams
 from pipesd_gateway.session import MAX_PATH, SessionLimits
 
@@ -167,7 +168,7 @@ class World:
         self.prompt = [self.rng.randrange(EOS) for _ in range(5)]
         self.max_tokens = max_tokens
         self.truth = self._truth()
-        self.gateway = GatewayConnection(INFO, SessionLimits(park_timeout_s=5, stall_timeout_s=60))
+        self.gateway = GatewayConnection(INFO, SessionLimits(park_timeout_s=5, stall_timeout_s=60), Quota().share(None))
         self.edge = EdgeSession(
             0,
             (trigger or TriggerSettings()).make(),

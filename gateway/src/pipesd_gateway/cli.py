@@ -15,6 +15,7 @@ from pipesd_gateway import ws
 from pipesd_gateway.config import GatewayConfig, load
 from pipesd_gateway.engine import Engine
 from pipesd_gateway.exceptions import ConfigError
+from pipesd_gateway.quota import Quota
 from pipesd_gateway.serve import Server, fail, listen, run_program
 from pipesd_gateway.server import authorize, create_app
 from pipesd_gateway.session import SessionLimits
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-queue", type=int, metavar="N", help="requests that may wait for a session (16)")
     add("--park-timeout", type=float, metavar="S", help="seconds to wait for a silent agent (5)")
     add("--step-floor-ms", type=float, metavar="MS", help="least time of a step, emulates a big target (0)")
+    add("--max-sessions-per-key", type=int, metavar="N", help="agents' sessions per API key (256)")
     add("--log-level", choices=LOG_LEVELS, help="(info)")
     return parser
 
@@ -72,10 +74,11 @@ async def _serve(config: GatewayConfig) -> None:
     try:
         app = create_app(engine, api_keys=config.api_keys)
 
-        def check_key(connection: HTTPConnection) -> None:
-            authorize(connection, config.api_keys)
+        def check_key(connection: HTTPConnection) -> str | None:
+            return authorize(connection, config.api_keys)
 
-        ws.attach(app, engine, SessionLimits(park_timeout_s=config.park_timeout), check_key)
+        limits = SessionLimits(park_timeout_s=config.park_timeout)
+        ws.attach(app, engine, limits, check_key, Quota(config.max_sessions_per_key))
         if not config.api_keys and config.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
         await Server(app, engine.aclose, log_level=config.log_level).run_on(listener)

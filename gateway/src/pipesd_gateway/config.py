@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from pipesd_gateway import settings
 from pipesd_gateway.exceptions import ConfigError
+from pipesd_gateway.quota import MAX_SESSIONS_PER_KEY
 from pipesd_gateway.settings import KeySource, check_log_level, within
 
 KEYS: Final = KeySource("api_keys", "api_key_file", "PIPESD_API_KEY")
@@ -21,7 +22,8 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     model: GGUF file of the target. name: its name in the API ("": the one that the file says). n_seq: sessions at
     once. context: tokens of each, prompt and answer together. threads: of llama.cpp. max_queue: requests that may wait
     for a session. park_timeout: seconds that a session waits for a silent edge. step_floor_ms: least time of an engine
-    step, to emulate a bigger target. api_keys: empty means open.
+    step, to emulate a bigger target. max_sessions_per_key: of agents, over all their connections (`quota`). api_keys:
+    empty means open.
     """
 
     model: Path
@@ -34,6 +36,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     max_queue: int = 16
     park_timeout: float = 5.0
     step_floor_ms: float = 0.0
+    max_sessions_per_key: int = MAX_SESSIONS_PER_KEY
     log_level: str = "info"
     api_keys: frozenset[str] = frozenset()
 
@@ -45,6 +48,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
         within("max_queue", self.max_queue, 0, 4096)
         within("park_timeout", self.park_timeout, 0.05, 3600)
         within("step_floor_ms", self.step_floor_ms, 0, 60_000)
+        within("max_sessions_per_key", self.max_sessions_per_key, 1, 2**20)
         check_log_level(self.log_level)
 
 

@@ -35,6 +35,7 @@ from pipesd_gateway.protocol import (
     Run,
     decode_edge,
 )
+from pipesd_gateway.quota import Share
 from pipesd_gateway.session import Abort, GatewaySession, SessionLimits, Step, failed
 
 
@@ -78,12 +79,14 @@ class GatewayConnection:
     Args:
         info: of the target model.
         limits: of each session.
+        share: of the sessions that the agent's API key may have; each one here is taken from it until it ends.
         max_sessions: on this connection, waiting ones included.
     """
 
-    def __init__(self, info: ModelInfo, limits: SessionLimits, *, max_sessions: int = 64) -> None:
+    def __init__(self, info: ModelInfo, limits: SessionLimits, share: Share, *, max_sessions: int = 64) -> None:
         self._info = info
         self._limits = limits
+        self._share = share
         self._max_sessions = max_sessions
         self._waiting: dict[int, Open] = {}
         self._sessions: dict[int, GatewaySession] = {}
@@ -144,7 +147,7 @@ class GatewayConnection:
 
     def refused(self, channel: int, error: ApiError) -> None:
         """The engine did not take the request of `StartRequest`."""
-        del self._waiting[channel]
+        self._forget_waiting(channel)
         self._outputs.append(failed(channel, error))
 
     def collect(self, channel: int) -> None:
@@ -161,8 +164,8 @@ class GatewayConnection:
     def disconnected(self) -> None:
         """The WebSocket is gone: every session goes with it, waiting ones too."""
         for channel in list(self._waiting):
+            self._forget_waiting(channel)
             self._outputs.append(CancelRequest(channel))
-        self._waiting.clear()
         for channel, session in list(self._sessions.items()):
             session.disconnected()
             self._collect(channel)
@@ -191,6 +194,11 @@ class GatewayConnection:
             )
             self._outputs.append(failed(channel, mismatch))
         else:
+            try:
+                self._share.acquire()
+            except Overloaded as refusal:
+                self._outputs.append(failed(channel, refusal))
+                return
             self._waiting[channel] = message
             self._outputs.append(StartRequest(message))
 
@@ -207,7 +215,7 @@ class GatewayConnection:
         if channel in self._waiting:
             if not isinstance(message, Close):
                 raise OutOfState(f"{type(message).__name__} on channel {channel} before it was opened")
-            del self._waiting[channel]
+            self._forget_waiting(channel)
             self._outputs += [CancelRequest(channel), End(channel, 1)]
             return
         session = self._sessions.get(channel)
@@ -233,3 +241,8 @@ class GatewayConnection:
                     self._outputs.append(output)
         if session.ended:
             del self._sessions[channel]
+            self._share.release()
+
+    def _forget_waiting(self, channel: int) -> None:
+        del self._waiting[channel]
+        self._share.release()

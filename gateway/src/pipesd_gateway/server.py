@@ -76,16 +76,23 @@ def create_app(engine: Engine, *, api_keys: frozenset[str] = frozenset()) -> Fas
     return app
 
 
-def authorize(connection: HTTPConnection, api_keys: frozenset[str]) -> None:
-    """Check the key of a request or of a WebSocket handshake. Raises Unauthorized. No `api_keys`: all may pass."""
+def authorize(connection: HTTPConnection, api_keys: frozenset[str]) -> str | None:
+    """The key of a request or of a WebSocket handshake. Raises Unauthorized. No `api_keys`: all may pass, None."""
     if not api_keys:
-        return
-    scheme, _, given = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not given:
+        return None
+    given = bearer(connection)
+    if given is None:
         raise Unauthorized("no API key: send it as `Authorization: Bearer KEY`")
-    matches = [hmac.compare_digest(key.encode(), given.strip().encode()) for key in api_keys]
+    matches = [hmac.compare_digest(key.encode(), given.encode()) for key in api_keys]
     if not any(matches):
         raise Unauthorized("the API key is not one of this server's")
+    return given
+
+
+def bearer(connection: HTTPConnection) -> str | None:
+    """The key that a request says it has."""
+    scheme, _, given = connection.headers.get("authorization", "").partition(" ")
+    return given.strip() or None if scheme.lower() == "bearer" else None
 
 
 async def _answer(request: Request, engine: Engine, api_keys: frozenset[str], endpoint: Endpoint) -> Response:

@@ -24,6 +24,7 @@ from pipesd_gateway.connection import (
 from pipesd_gateway.engine import Broken, Engine, EngineOutput, Finished, Generation, Payload, StepDone
 from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
 from pipesd_gateway.protocol import MAX_UNACKED, SUBPROTOCOL, Open, Rejected, encode
+from pipesd_gateway.quota import Quota, Share
 from pipesd_gateway.session import MAX_AHEAD, SessionLimits
 
 log = logging.getLogger(__name__)
@@ -39,17 +40,17 @@ CLOSE_INTERNAL_ERROR: Final = 1011
 FAREWELL_S: Final = 5.0
 """After a hang-up: time for the agent to take what is left for it."""
 
-Authorize = Callable[[WebSocket], None]
-"""Raises `Unauthorized` when the connection's key is not right."""
+Authorize = Callable[[WebSocket], str | None]
+"""The API key that a connection came with, None where the server has no keys. Raises `Unauthorized`."""
 
 
-def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Authorize) -> None:
+def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Authorize, quota: Quota) -> None:
     """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application."""
 
     @app.websocket("/v1/pipesd/ws")
     async def agents(websocket: WebSocket) -> None:
         try:
-            authorize(websocket)
+            key = authorize(websocket)
             if SUBPROTOCOL not in websocket.scope["subprotocols"]:
                 offered = ", ".join(websocket.scope["subprotocols"]) or "none"
                 raise InvalidRequest(
@@ -59,16 +60,16 @@ def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Autho
             await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
             return
         await websocket.accept(subprotocol=SUBPROTOCOL)
-        await AgentSocket(websocket, engine, limits).serve()
+        await AgentSocket(websocket, engine, limits, quota.share(key)).serve()
 
 
 class AgentSocket:
     """One connected agent: owns the tasks and generations of its sessions and ends them all when it leaves."""
 
-    def __init__(self, websocket: WebSocket, engine: Engine, limits: SessionLimits) -> None:
+    def __init__(self, websocket: WebSocket, engine: Engine, limits: SessionLimits, share: Share) -> None:
         self._websocket = websocket
         self._engine = engine
-        self._connection = GatewayConnection(engine.info, limits, max_sessions=MAX_SESSIONS)
+        self._connection = GatewayConnection(engine.info, limits, share, max_sessions=MAX_SESSIONS)
         self._loop = asyncio.get_running_loop()
         self._generations: dict[int, Generation] = {}
         self._openings: dict[int, asyncio.Task[None]] = {}

@@ -14,19 +14,23 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipesd_gateway.exceptions import ConfigError, PipeSDError
+from pipesd_gateway.quota import MAX_SESSIONS_PER_KEY
+from pipesd_vllm import limits
 
 PLUGINS: Final = ("pipesd_engine", "pipesd_endpoint")
 OWN_FLAGS: Final = ("--scheduler-cls", "--speculative-config")
 DRAFTS_FLAG: Final = "--max-drafts"
+SESSIONS_FLAG: Final = "--max-sessions-per-key"
 DEFAULT_DRAFTS: Final = 16
 MOST_DRAFTS: Final = 128
 """vLLM's rejection sampler takes no more (MAX_SPEC_LEN)."""
 USAGE: Final = f"""\
-usage: pipesd-vllm serve MODEL [{DRAFTS_FLAG} N] [any flag of `vllm serve`]
+usage: pipesd-vllm serve MODEL [{DRAFTS_FLAG} N] [{SESSIONS_FLAG} N] [any flag of `vllm serve`]
        pipesd-vllm check
 
 serve  start vLLM's OpenAI server with the PipeSD plugin. {DRAFTS_FLAG}: most drafts that one step verifies
-       (default {DEFAULT_DRAFTS}).
+       (default {DEFAULT_DRAFTS}). {SESSIONS_FLAG}: most sessions that agents with one API key may have
+       (default {MAX_SESSIONS_PER_KEY}).
 check  is the installed vLLM one that this plugin was tested with?"""
 
 
@@ -39,7 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         match arguments:
             case ["serve", model, *flags] if not model.startswith("-"):
-                command = server_arguments(model, flags)
+                rest, sessions = _take(flags, SESSIONS_FLAG)
+                if sessions is not None:
+                    limits.count(SESSIONS_FLAG, sessions, limits.MOST)
+                    os.environ[limits.VARIABLE] = sessions
+                limits.max_sessions_per_key(os.environ)
+                command = server_arguments(model, rest)
                 _check()
                 _serve(command)
             case ["serve", *_]:
@@ -58,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def server_arguments(model: str, flags: Sequence[str]) -> list[str]:
     """The flags of vLLM's server for these of ours. Raises ConfigError."""
     given, drafts = _take(list(flags), DRAFTS_FLAG)
-    most = DEFAULT_DRAFTS if drafts is None else _count(drafts)
+    most = DEFAULT_DRAFTS if drafts is None else limits.count(DRAFTS_FLAG, drafts, MOST_DRAFTS)
     for flag in given:
         name = flag.partition("=")[0].replace("_", "-")
         if name in OWN_FLAGS:
@@ -101,12 +110,6 @@ def _take(flags: list[str], name: str) -> tuple[list[str], str | None]:
             raise ConfigError(f"{name} needs a value")
         return flags[:at] + flags[at + 2 :], flags[at + 1]
     return flags, None
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_DRAFTS:
-        raise ConfigError(f"{DRAFTS_FLAG} must be a number from 1 to {MOST_DRAFTS}, but is {text!r}")
-    return int(text)
 
 
 def _check() -> None:

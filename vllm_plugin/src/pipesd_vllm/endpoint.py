@@ -5,18 +5,22 @@ Everything is below /v1, so that vLLM's `--api-key` covers it.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, WebSocket
 
 from pipesd_gateway import verify, ws
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.http import json_response
 from pipesd_gateway.protocol import SUBPROTOCOL
+from pipesd_gateway.quota import Quota
+from pipesd_gateway.server import bearer
 from pipesd_gateway.session import SessionLimits
 from pipesd_vllm.compat.core import Core
 from pipesd_vllm.compat.serving import Serving
 from pipesd_vllm.engine import VllmEngine
+from pipesd_vllm.limits import max_sessions_per_key
 
 
 class PipesdEndpoint:
@@ -28,18 +32,25 @@ class PipesdEndpoint:
     def __init__(self) -> None:
         self._engine = VllmEngine()
         self._core: Core | None = None
+        self._quota = Quota(max_sessions_per_key(os.environ))
+        self._has_keys = False
 
     def attach_router(self, app: FastAPI) -> None:
-        ws.attach(app, self._engine, SessionLimits(), lambda _: None)
+        ws.attach(app, self._engine, SessionLimits(), self._key, self._quota)
         app.add_api_route("/v1/pipesd/info", self._info, methods=["GET"])
         app.add_api_route("/v1/pipesd/verify", self._verify, methods=["POST"])
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         if getattr(args, "stream_interval", 1) != 1:
             raise ConfigError(f"--stream-interval must be 1 with pipesd-vllm, but is {args.stream_interval}")
+        self._has_keys = any(args.api_key or (os.environ.get("VLLM_API_KEY"),))
         self._core = Core(engine_client)
         await self._core.stats()  # fails now, and not in the first session, if the scheduler is not ours
         self._engine.start(Serving(engine_client, state), self._core)
+
+    def _key(self, websocket: WebSocket) -> str | None:
+        """vLLM has checked it; where vLLM asks for none, whatever the client sends tells nobody apart."""
+        return bearer(websocket) if self._has_keys else None
 
     async def _verify(self, request: Request) -> Response:
         return await verify.respond(request, self._engine)
