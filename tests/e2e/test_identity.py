@@ -6,13 +6,13 @@ The reference is the gateway's plain HTTP API: the same engine, empty drafts, no
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DRAFT, MODEL, Process, agent_thread, complete, gateway, in_parallel, prompts
+from harness import DRAFT, MODEL, Process, agent_thread, complete, gateway, prompts
+from matrix import Reference, compare, references
 from openai import OpenAI
 
 from pipesd_agent.config import AgentConfig
@@ -24,14 +24,12 @@ from pipesd_agent.trigger import TriggerSettings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
-TOKENS = 64
 SAMPLING: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0},
     "T=0.7": {"temperature": 0.7, "seed": 11},
     "T=1": {"temperature": 1.0, "seed": 2**40 + 12345},
     "T=1 top_p top_k": {"temperature": 1.0, "top_p": 0.9, "top_k": 40, "seed": -7},
 }
-Reference = dict[tuple[str, str], tuple[str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -40,43 +38,18 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         yield process
 
 
-def references(target: Process, texts: list[str]) -> Reference:
-    cells = list(itertools.product(SAMPLING, texts))
-
-    def one(cell: tuple[str, str]) -> tuple[str, str]:
-        text, reason, usage = complete(target.url, cell[1], max_tokens=TOKENS, **SAMPLING[cell[0]])
+def alone(target: Process, texts: list[str]) -> Reference:
+    def ask(prompt: str, **parameters: Any) -> tuple[str, str]:
+        text, reason, usage = complete(target.url, prompt, **parameters)
         assert usage["completion_tokens_details"]["accepted_prediction_tokens"] == 0
         return text, reason
 
-    return dict(zip(cells, in_parallel(one, cells, 4), strict=True))
+    return references(ask, SAMPLING, texts)
 
 
 @pytest.fixture(scope="module")
 def forty(target: Process) -> Reference:
-    return references(target, prompts(40))
-
-
-def compare(target: Process, reference: Reference, drafter: Drafter, trigger: TriggerSettings, batcher: str) -> None:
-    """Every cell of the reference through an agent, streaming and not in turns, 4 at a time."""
-    config = AgentConfig(gateway=target.root, trigger=trigger, batcher=batcher)
-    cells = list(reference)
-    with agent_thread(config, drafter) as agent:
-
-        def one(numbered: tuple[int, tuple[str, str]]) -> tuple[str, str, dict[str, Any]]:
-            number, (sampling, prompt) = numbered
-            return complete(agent.url, prompt, stream=number % 2 == 0, max_tokens=TOKENS, **SAMPLING[sampling])
-
-        answers = in_parallel(one, list(enumerate(cells)), 4)
-    accepted = sent = tokens = 0
-    for cell, (text, reason, usage) in zip(cells, answers, strict=True):
-        assert (text, reason) == reference[cell], cell
-        details = usage["completion_tokens_details"]
-        tokens += usage["completion_tokens"]
-        accepted += details["accepted_prediction_tokens"]
-        sent += details["accepted_prediction_tokens"] + details["rejected_prediction_tokens"]
-    assert tokens > 10 * len(cells), "the answers are too short to prove anything"
-    assert accepted > 0.1 * tokens, "hardly anything was drafted: this proves little"
-    print(f"{tokens / len(cells):.1f} tokens per answer, {accepted / sent:.0%} of the drafts accepted")
+    return alone(target, prompts(40))
 
 
 CASES: dict[str, tuple[float, TriggerSettings, str]] = {
@@ -94,12 +67,13 @@ def test_text_is_the_targets_own(target: Process, forty: Reference, case: str) -
     drafter: Drafter = LlamaDrafter(DRAFT)
     if wrong:
         drafter = WrongDrafter(drafter, wrong)
-    compare(target, forty, drafter, trigger, batcher)
+    config = AgentConfig(gateway=target.root, trigger=trigger, batcher=batcher)
+    compare(config, drafter, forty, SAMPLING)
 
 
 def test_prompt_lookup(target: Process, forty: Reference) -> None:
     few = {cell: answer for cell, answer in forty.items() if cell[1] in prompts(10)}
-    compare(target, few, LookupDrafter(), TriggerSettings(), "immediate")
+    compare(AgentConfig(gateway=target.root), LookupDrafter(), few, SAMPLING)
 
 
 @pytest.mark.full
@@ -110,7 +84,7 @@ def test_text_is_the_targets_own_all_prompts(target: Process, all_prompts: Refer
 
 @pytest.fixture(scope="module")
 def all_prompts(target: Process) -> Reference:
-    return references(target, prompts(164))
+    return alone(target, prompts(164))
 
 
 def test_without_a_seed_answers_differ(target: Process) -> None:

@@ -4,25 +4,25 @@ import asyncio
 
 import pytest
 
-from pipesd_vllm.batcher import Batcher
+from pipesd_vllm.batcher import Batcher, Order
 
 
 async def test_one_turn_of_the_loop_is_one_call() -> None:
     calls = []
 
-    async def verify(items: list[tuple[str, list[int]]]) -> list[str]:
-        calls.append(items)
-        return [f"{key}: {len(drafts)}" for key, drafts in items]
+    async def verify(orders: list[Order]) -> list[str]:
+        calls.append(orders)
+        return [f"{key}: {len(drafts)}" for key, drafts, _ in orders]
 
     batcher = Batcher(verify)
     answers = await asyncio.gather(batcher.submit("a", (1, 2)), batcher.submit("b", ()))
     assert list(answers) == ["a: 2", "b: 0"]
-    assert await batcher.submit("c", (3,)) == "c: 1"
-    assert calls == [[("a", [1, 2]), ("b", [])], [("c", [3])]]
+    assert await batcher.submit("c", (3,), 15) == "c: 1"
+    assert calls == [[("a", [1, 2], 0), ("b", [], 0)], [("c", [3], 15)]]
 
 
 async def test_everybody_hears_that_the_engine_is_dead() -> None:
-    async def verify(_: list[tuple[str, list[int]]]) -> list[str]:
+    async def verify(_: list[Order]) -> list[str]:
         raise RuntimeError("dead")
 
     batcher = Batcher(verify)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from pipesd_gateway.exceptions import ConfigError
+from pipesd_vllm import cli
 from pipesd_vllm.cli import main, plugins, server_arguments
+from pipesd_vllm.limits import VARIABLE
 
 
 def speculation(arguments: list[str]) -> dict[str, object]:
@@ -42,6 +45,38 @@ def test_most_drafts_of_a_step(flags: list[str]) -> None:
 def test_flags_that_cannot_be(flags: list[str]) -> None:
     with pytest.raises(ConfigError):
         server_arguments("m", flags)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What vLLM's server would have been started with."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(cli, "_check", lambda: None)
+    monkeypatch.setattr(cli, "_serve", commands.append)
+    monkeypatch.setenv(VARIABLE, "7")
+    return commands
+
+
+def test_the_limit_of_sessions_travels_in_the_environment(started: list[list[str]]) -> None:
+    assert main(["serve", "m", "--port", "1"]) == 0
+    assert os.environ[VARIABLE] == "7"
+    assert main(["serve", "m", "--port", "1", "--max-sessions-per-key", "5"]) == 0
+    assert os.environ[VARIABLE] == "5"
+    assert started[0] == started[1]  # vLLM does not know the flag
+
+
+@pytest.mark.parametrize(("flags", "variable"), [(["--max-sessions-per-key=0"], "7"), ([], "many")])
+def test_a_limit_of_sessions_that_cannot_be(
+    started: list[list[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    variable: str,
+) -> None:
+    monkeypatch.setenv(VARIABLE, variable)
+    assert main(["serve", "m", *flags]) == 2
+    assert "must be a number from 1 to 1048576" in capsys.readouterr().err
+    assert not started
 
 
 def test_one_replica_is_no_data_parallelism() -> None:

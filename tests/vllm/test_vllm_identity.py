@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+from functools import partial
 from typing import Any
 
 import pytest
-from harness import DRAFT, agent_thread, in_parallel, prompts
-from vllm_server import KEY, NOISE, VllmServer, complete
+from harness import DRAFT, prompts
+from matrix import Reference, compare, references
+from vllm_server import KEY, VllmServer, alone
 
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.llama import LlamaDrafter
@@ -19,23 +20,16 @@ from pipesd_agent.trigger import TriggerSettings
 pytest_plugins = ("vllm_fixture",)
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
-TOKENS = 64
 SAMPLING: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0},
     "T=1": {"temperature": 1.0, "seed": 2**40 + 12345},
     "T=1 top_p top_k": {"temperature": 1.0, "top_p": 0.9, "top_k": 40, "seed": -7},
 }
-Cell = tuple[str, str]
 
 
 @pytest.fixture(scope="module")
-def forty(server: VllmServer) -> dict[Cell, tuple[str, str]]:
-    cells = list(itertools.product(SAMPLING, prompts(40)))
-
-    def one(cell: Cell) -> tuple[str, str]:
-        return complete(server.url, cell[1], max_tokens=TOKENS, **SAMPLING[cell[0]], **NOISE)[:2]
-
-    return dict(zip(cells, in_parallel(one, cells, 4), strict=True))
+def forty(server: VllmServer) -> Reference:
+    return references(partial(alone, server.url), SAMPLING, prompts(40))
 
 
 CASES: dict[str, tuple[float, TriggerSettings, int]] = {
@@ -49,7 +43,7 @@ CASES: dict[str, tuple[float, TriggerSettings, int]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_text_is_the_targets_own(server: VllmServer, forty: dict[Cell, tuple[str, str]], case: str) -> None:
+def test_text_is_the_targets_own(server: VllmServer, forty: Reference, case: str) -> None:
     wrong, trigger, window = CASES[case]
     drafter: Drafter = LlamaDrafter(DRAFT)
     if wrong:
@@ -60,22 +54,5 @@ def test_text_is_the_targets_own(server: VllmServer, forty: dict[Cell, tuple[str
         trigger=trigger,
         session=SessionSettings(window=window),
     )
-    cells = list(forty)
-    with agent_thread(config, drafter) as agent:
-
-        def one(numbered: tuple[int, Cell]) -> tuple[str, str, dict[str, Any]]:
-            number, (sampling, prompt) = numbered
-            return complete(agent.url, prompt, stream=number % 2 == 0, max_tokens=TOKENS, **SAMPLING[sampling])
-
-        answers = in_parallel(one, list(enumerate(cells)), 4)
-    accepted = sent = tokens = 0
-    for cell, (text, reason, usage) in zip(cells, answers, strict=True):
-        assert (text, reason) == forty[cell], cell
-        details = usage["completion_tokens_details"]
-        tokens += usage["completion_tokens"]
-        accepted += details["accepted_prediction_tokens"]
-        sent += details["accepted_prediction_tokens"] + details["rejected_prediction_tokens"]
-    assert tokens > 10 * len(cells), "the answers are too short to prove anything"
-    assert accepted > 0.1 * tokens, "hardly anything was drafted: this proves little"
-    print(f"{tokens / len(cells):.1f} tokens per answer, {accepted / sent:.0%} of the drafts accepted")
+    compare(config, drafter, forty, SAMPLING)
     assert server.engine()["sessions"] == 0

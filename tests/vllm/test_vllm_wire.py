@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from harness import MODEL, wait_until
-from vllm_server import KEY, NOISE, VllmServer, complete
+from vllm_server import KEY, VllmServer, alone
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -87,7 +87,7 @@ def park(socket: ClientConnection, channel: int = 0, **body: Any) -> tuple[Opene
 
 
 def test_a_parked_session_costs_no_step_and_goes_on_by_itself(server: VllmServer) -> None:
-    expected = complete(server.url, **LONG, **NOISE)[0]
+    expected = alone(server.url, **LONG)[0]
     with edge(server) as socket:
         park(socket)
         figures = server.engine()

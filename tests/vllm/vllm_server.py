@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from harness import MODEL, ROOT, free_port
+from harness import MODEL, ROOT, complete, free_port
 
 PROGRAM = ROOT / ".venv-vllm" / "bin" / "pipesd-vllm"
 TARGET = ROOT / "examples" / "demo_pair" / "target"
@@ -107,26 +106,6 @@ def post(url: str, path: str, body: dict[str, Any]) -> httpx.Response:
     return httpx.post(f"{url}/{path}", json={"model": MODEL, **body}, headers=HEADERS, timeout=300)
 
 
-def complete(url: str, prompt: str, *, stream: bool = False, **parameters: Any) -> tuple[str, str, dict[str, Any]]:
-    """(text, finish_reason, usage) of a completion. Raises AssertionError for any error."""
-    body: dict[str, Any] = {"prompt": prompt, "stream": stream, **parameters}
-    if stream:
-        body["stream_options"] = {"include_usage": True}
-    response = post(url, "completions", body)
-    assert response.status_code == 200, response.text
-    if not stream:
-        answer = response.json()
-        return answer["choices"][0]["text"], answer["choices"][0]["finish_reason"], answer["usage"]
-    text, reason, usage = "", None, None
-    lines = [line for line in response.text.splitlines() if line.startswith("data: ")]
-    assert lines[-1] == "data: [DONE]"
-    for line in lines[:-1]:
-        event = json.loads(line.removeprefix("data: "))
-        assert "error" not in event, event
-        usage = event.get("usage") or usage
-        for choice in event["choices"]:
-            text += choice["text"]
-            reason = choice["finish_reason"] or reason
-    assert reason is not None
-    assert usage is not None
-    return text, reason, usage
+def alone(url: str, prompt: str, **parameters: Any) -> tuple[str, str]:
+    """(text, finish_reason) of what the target writes by itself, drawing the sessions' noise."""
+    return complete(url, prompt, headers=HEADERS, **parameters, **NOISE)[:2]

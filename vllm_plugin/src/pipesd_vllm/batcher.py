@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-Verify = Callable[[list[tuple[str, list[int]]]], Awaitable[list[str]]]
+Order = tuple[str, list[int], int]
+"""A round of a session: park key, drafts, steps ahead."""
+Verify = Callable[[list[Order]], Awaitable[list[str]]]
 
 
 class Batcher:
@@ -16,16 +18,16 @@ class Batcher:
 
     def __init__(self, verify: Verify) -> None:
         self._verify = verify
-        self._waiting: list[tuple[str, list[int], asyncio.Future[str]]] = []
+        self._waiting: list[tuple[Order, asyncio.Future[str]]] = []
         self._calls: set[asyncio.Task[None]] = set()
 
-    def submit(self, key: str, drafts: Sequence[int]) -> asyncio.Future[str]:
+    def submit(self, key: str, drafts: Sequence[int], ahead: int = 0) -> asyncio.Future[str]:
         """The engine core's word on this round."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[str] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._flush)
-        self._waiting.append((key, list(drafts), answer))
+        self._waiting.append(((key, list(drafts), ahead), answer))
         return answer
 
     def _flush(self) -> None:
@@ -34,14 +36,14 @@ class Batcher:
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
 
-    async def _send(self, batch: list[tuple[str, list[int], asyncio.Future[str]]]) -> None:
+    async def _send(self, batch: list[tuple[Order, asyncio.Future[str]]]) -> None:
         try:
-            words = await self._verify([(key, drafts) for key, drafts, _ in batch])
+            words = await self._verify([order for order, _ in batch])
         except Exception as error:  # whoever waits has to hear of it, whatever it is
-            for _, _, answer in batch:
+            for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(error)
             return
-        for (_, _, answer), word in zip(batch, words, strict=True):
+        for (_, answer), word in zip(batch, words, strict=True):
             if not answer.done():
                 answer.set_result(word)

@@ -6,6 +6,8 @@ Everything is below /v1, so that vLLM's `--api-key` covers it.
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
@@ -22,6 +24,8 @@ from pipesd_vllm.compat.serving import Serving
 from pipesd_vllm.engine import VllmEngine
 from pipesd_vllm.limits import max_sessions_per_key
 
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
+
 
 class PipesdEndpoint:
     """vLLM makes one, attaches its routes, and starts it when the engine is there."""
@@ -31,11 +35,11 @@ class PipesdEndpoint:
 
     def __init__(self) -> None:
         self._engine = VllmEngine()
-        self._core: Core | None = None
         self._quota = Quota(max_sessions_per_key(os.environ))
         self._has_keys = False
 
     def attach_router(self, app: FastAPI) -> None:
+        app.router.lifespan_context = self._closing(app.router.lifespan_context)
         ws.attach(app, self._engine, SessionLimits(), self._key, self._quota)
         app.add_api_route("/v1/pipesd/info", self._info, methods=["GET"])
         app.add_api_route("/v1/pipesd/verify", self._verify, methods=["POST"])
@@ -44,9 +48,24 @@ class PipesdEndpoint:
         if getattr(args, "stream_interval", 1) != 1:
             raise ConfigError(f"--stream-interval must be 1 with pipesd-vllm, but is {args.stream_interval}")
         self._has_keys = any(args.api_key or (os.environ.get("VLLM_API_KEY"),))
-        self._core = Core(engine_client)
-        await self._core.stats()  # fails now, and not in the first session, if the scheduler is not ours
-        self._engine.start(Serving(engine_client, state), self._core)
+        if (getattr(args, "api_server_count", None) or 1) != 1:
+            raise ConfigError(f"--api-server-count must be 1 with pipesd-vllm, but is {args.api_server_count}")
+        core = Core(engine_client)
+        await core.stats()  # fails now, and not in the first session, if the scheduler is not ours
+        self._engine.start(Serving(engine_client, state), core)
+
+    def _closing(self, of_vllm: Lifespan) -> Lifespan:
+        """vLLM's own lifespan, and the end of every session with it."""
+
+        @asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
+            async with of_vllm(app) as state:
+                try:
+                    yield state
+                finally:
+                    await self._engine.aclose()
+
+        return lifespan
 
     def _key(self, websocket: WebSocket) -> str | None:
         """vLLM has checked it; where vLLM asks for none, whatever the client sends tells nobody apart."""
@@ -57,7 +76,6 @@ class PipesdEndpoint:
 
     async def _info(self) -> Any:
         info = self._engine.info
-        assert self._core is not None
         return json_response(
             {
                 "model": info.name,
@@ -66,6 +84,6 @@ class PipesdEndpoint:
                 "max_context": info.max_context,
                 "max_drafts": info.max_drafts,
                 "protocol": SUBPROTOCOL,
-                "engine": await self._core.stats(),
+                "engine": await self._engine.stats(),
             }
         )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from typing import Final
+
 from pipesd_gateway.engine import Deliver, ModelInfo
 from pipesd_gateway.exceptions import Unavailable
 from pipesd_gateway.protocol import Endpoint
@@ -11,24 +15,40 @@ from pipesd_vllm.compat.serving import Serving
 from pipesd_vllm.generation import VllmGeneration
 from pipesd_vllm.metrics import Metrics
 
+log = logging.getLogger(__name__)
+
+STATS_PERIOD_S: Final = 1.0
+"""How old the scheduler's figures in /metrics may be while there are sessions."""
+
 
 class VllmEngine:
     """vLLM gives its routes before its engine; until `start` every request is told to try again."""
 
     def __init__(self) -> None:
         self._serving: Serving | None = None
+        self._core: Core | None = None
         self._batcher: Batcher | None = None
         self._metrics = Metrics()
         self._live: set[VllmGeneration] = set()
+        self._busy = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
 
     def start(self, serving: Serving, core: Core) -> None:
         """The engine is there."""
         self._serving = serving
+        self._core = core
         self._batcher = Batcher(core.verify)
+        self._watch = asyncio.create_task(self._watch_scheduler(core))
 
     @property
     def info(self) -> ModelInfo:
         return self._started().info
+
+    async def stats(self) -> dict[str, int]:
+        """The scheduler's figures, see `ParkingScheduler.pipesd_stats`."""
+        self._started()
+        assert self._core is not None
+        return await self._core.stats()
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> VllmGeneration:
         """See `Engine.open`. vLLM's own queue holds what does not run yet."""
@@ -36,14 +56,29 @@ class VllmEngine:
         assert self._batcher is not None
         generation = VllmGeneration(serving, self._batcher, self._metrics, deliver, self._live.discard)
         self._live.add(generation)
+        self._busy.set()
         await generation.open(endpoint, body)
-        self._metrics.session()
+        self._metrics.opened()
         return generation
 
     async def aclose(self) -> None:
         """See `Engine.aclose`."""
+        if self._watch is not None:
+            self._watch.cancel()
         for generation in list(self._live):
             generation.fail(Unavailable("the server is shutting down; try again later"))
+
+    async def _watch_scheduler(self, core: Core) -> None:
+        while True:
+            await self._busy.wait()
+            if not self._live:
+                self._busy.clear()  # once more, below: everything is back to 0
+            try:
+                self._metrics.scheduler(await core.stats())
+            except Exception:
+                # The engine core is gone. vLLM tells everybody; the figures in /metrics stay as they were.
+                log.warning("no figures from the engine core", exc_info=True)
+            await asyncio.sleep(STATS_PERIOD_S)
 
     def _started(self) -> Serving:
         if self._serving is None:

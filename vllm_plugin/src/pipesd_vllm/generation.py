@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -19,9 +18,9 @@ from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
 from pipesd_gateway.protocol import Endpoint
 from pipesd_vllm import keys
 from pipesd_vllm.batcher import Batcher
-from pipesd_vllm.compat.serving import Serving, as_api_error, new_tokens
+from pipesd_vllm.compat.serving import Serving, as_api_error, go_ahead, new_tokens, take_time
 from pipesd_vllm.metrics import Metrics
-from pipesd_vllm.rounds import Round
+from pipesd_vllm.rounds import Decided, Round
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class VllmGeneration:
         self._over = over
         self._key = keys.new_key()
         self._opened: asyncio.Future[Opening] = asyncio.get_running_loop().create_future()
-        self._ordered: asyncio.Future[tuple[int, ...]] | None = None
+        self._ordered: asyncio.Future[tuple[tuple[int, ...], int]] | None = None
         self._task: asyncio.Task[None] | None = None
         self._shown = 0
         self._accepted = False
@@ -62,12 +61,12 @@ class VllmGeneration:
     def opening(self) -> Opening:
         return self._opened.result()
 
-    def step(self, drafts: Sequence[int]) -> None:
+    def step(self, drafts: Sequence[int], ahead: int = 0) -> None:
         if self._silent:
             return
         if self._ordered is None or self._ordered.done():
             raise RuntimeError("step() while a step is under way")
-        self._ordered.set_result(tuple(drafts))
+        self._ordered.set_result((tuple(drafts), ahead))
 
     def abort(self) -> None:
         self._silent = True
@@ -134,50 +133,56 @@ class VllmGeneration:
         return self._rounds(engine_input, params, request_id, kwargs)
 
     async def _rounds(self, engine_input: Any, params: Any, request_id: str, kwargs: Any) -> AsyncIterator[Any]:
-        drafts = await self._next_order()  # the first step is the prompt's: vLLM verifies no drafts in it
-        began = time.perf_counter()
+        _, ahead = await self._next_order()  # the first step is the prompt's: vLLM verifies no drafts in it
+        go_ahead(params, ahead)
         outputs = self._serving.engine_client.generate(engine_input, params, request_id, **kwargs)
         try:
-            round_ = Round()
+            round_ = Round((), ahead)
             decided = 0
             while True:
-                held: list[Any] = []
-                tokens: list[int] = []
-                while not round_.over:
-                    output = await anext(outputs)
-                    new = new_tokens(output, params, decided)
-                    decided += len(new)
-                    tokens += new
-                    round_.take(new)
-                    held.append(output)
-                    if output.finished:
+                while True:
+                    held: list[Any] = []
+                    steps: list[Decided] = []
+                    queue_us = forward_us = 0
+                    while not steps:
+                        output = await anext(outputs)
+                        new = new_tokens(output, params, decided)
+                        decided += len(new)
+                        queued, forward = take_time(output)
+                        queue_us += queued
+                        forward_us += forward
+                        steps = round_.take(new)
+                        held.append(output)
+                        if output.finished:
+                            steps += round_.cut()
+                            break
+                    ends = held[-1].finished
+                    if round_.over and not ends:
+                        # Delivering may order the next round at once.
+                        self._ordered = asyncio.get_running_loop().create_future()
+                    for step in steps:
+                        self._step_done(step, queue_us, forward_us, ends and step is steps[-1])
+                    for output in held:
+                        yield output
+                    if ends:
+                        return
+                    if round_.over:
                         break
-                ends = held[-1].finished
-                if tokens:
-                    self._step_done(round_, tuple(tokens), began, ends)
-                for output in held:
-                    yield output
-                if ends:
-                    return
-                drafts = await self._next_order()
-                began = time.perf_counter()
-                word = await self._batcher.submit(self._key, drafts)
+                drafts, ahead = await self._next_order()
+                word = await self._batcher.submit(self._key, drafts, ahead)
                 if word != "ok":
                     raise EngineFailed(f"the engine refused a step: {word}")
-                round_ = Round(drafts)
+                round_ = Round(drafts, ahead)
         finally:
             await outputs.aclose()
 
-    def _step_done(self, round_: Round, tokens: tuple[int, ...], began: float, ends: bool) -> None:
-        self._shown += len(tokens)
-        verified = len(round_.drafts)
-        self._metrics.step(verified, round_.accepted, len(tokens))
-        forward_us = int(1e6 * (time.perf_counter() - began))
-        self._ordered = asyncio.get_running_loop().create_future()  # delivering may order the next step at once
+    def _step_done(self, step: Decided, queue_us: int, forward_us: int, ends: bool) -> None:
+        self._shown += len(step.tokens)
+        self._metrics.step(step, queue_us, forward_us)
         if not self._silent:
-            self._deliver(StepDone(tokens, verified, round_.accepted, 0, forward_us, ends))
+            self._deliver(StepDone(step.tokens, step.verified, step.accepted, queue_us, forward_us, ends))
 
-    async def _next_order(self) -> tuple[int, ...]:
+    async def _next_order(self) -> tuple[tuple[int, ...], int]:
         # No timeout here: the session's own park timeout orders a step.
         assert self._ordered is not None
         return await self._ordered

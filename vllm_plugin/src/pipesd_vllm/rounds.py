@@ -1,7 +1,8 @@
 """One round: a session's drafts, and how far the engine has got with them.
 
 Endpoint and scheduler walk the same tokens by the same rule, so nothing needs to be sent to say that a round is over:
-it ends with the first token that is not the next draft. One engine step decides a round unless the engine could not
+its drafts are decided by the first token that is not the next draft, and it ends so many tokens later as were ordered
+ahead. One engine step decides a round unless the engine could not
 take all its drafts at once (KV pressure, token budget, a prompt that has to be computed again).
 """
 
@@ -10,27 +11,52 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from msgspec import Struct
+
+
+class Decided(Struct, frozen=True):
+    """What one step of a session came to: its tokens, accepted drafts first."""
+
+    tokens: tuple[int, ...]
+    verified: int
+    accepted: int
+
 
 class Round:
-    """What is left of a round. A round without drafts is one token."""
+    """What is left of a round: its drafts, then `ahead` steps of one token each. Without drafts the first step is one
+    token too."""
 
-    def __init__(self, drafts: Sequence[int] = ()) -> None:
-        self.drafts = tuple(drafts)
-        self.accepted = 0
-        self.over = False
+    def __init__(self, drafts: Sequence[int] = (), ahead: int = 0) -> None:
+        self._drafts = tuple(drafts)
+        self._pending: list[int] = []
+        self._steps_left = 1 + ahead
 
-    def take(self, tokens: Iterable[int]) -> None:
-        """Tokens that the target decided."""
-        for token in tokens:
-            if not self.over and self.accepted < len(self.drafts) and token == self.drafts[self.accepted]:
-                self.accepted += 1
-            else:
-                self.over = True
+    @property
+    def over(self) -> bool:
+        """Nothing is left of it."""
+        return not self._steps_left
 
     @property
     def left(self) -> tuple[int, ...]:
-        """Drafts that no step has decided yet."""
-        return self.drafts[self.accepted :]
+        """Drafts that no engine step has decided yet."""
+        return self._drafts[len(self._pending) :]
+
+    def take(self, tokens: Iterable[int]) -> list[Decided]:
+        """Tokens that the target decided. Returns the steps that they complete."""
+        steps = []
+        for token in tokens:
+            right = self.left[:1] == (token,)
+            self._pending.append(token)
+            if not right:
+                steps.append(Decided(tuple(self._pending), len(self._drafts), len(self._pending) - 1))
+                self._drafts, self._pending = (), []
+                self._steps_left -= 1
+        return steps
+
+    def cut(self) -> list[Decided]:
+        """The answer has ended: the step that it ended in the middle of, if it did."""
+        pending = tuple(self._pending)
+        return [Decided(pending, len(self._drafts), len(pending))] if pending else []
 
 
 def fault(drafts: Any, most: int, n_vocab: int) -> str | None:

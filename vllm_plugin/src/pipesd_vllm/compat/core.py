@@ -9,6 +9,8 @@ from typing import Any
 
 from vllm.v1.engine.core import EngineCore
 
+from pipesd_vllm.batcher import Order
+
 VERIFY = "pipesd_verify"
 STATS = "pipesd_stats"
 
@@ -16,9 +18,9 @@ STATS = "pipesd_stats"
 def extend_engine_core() -> None:
     """Add the calls. Harmless when repeated."""
 
-    def verify(self: Any, items: list[tuple[str, list[int]]]) -> list[str]:
-        verdicts: list[str] = self.scheduler.verify(items)
-        return verdicts
+    def verify(self: Any, orders: list[Order]) -> list[str]:
+        words: list[str] = self.scheduler.verify(orders)
+        return words
 
     def stats(self: Any) -> dict[str, int]:
         figures: dict[str, int] = self.scheduler.pipesd_stats()
@@ -34,10 +36,10 @@ class Core:
     def __init__(self, engine_client: Any) -> None:
         self._core = engine_client.engine_core
 
-    async def verify(self, items: list[tuple[str, list[int]]]) -> list[str]:
-        """Start a round of each session (park key, drafts). "ok", or what is wrong, for each."""
-        verdicts: list[str] = await self._core.call_utility_async(VERIFY, items)
-        return verdicts
+    async def verify(self, orders: list[Order]) -> list[str]:
+        """Start a round of each session. "ok", or what is wrong, for each."""
+        words: list[str] = await self._core.call_utility_async(VERIFY, orders)
+        return words
 
     async def stats(self) -> dict[str, int]:
         """See `ParkingScheduler.pipesd_stats`."""

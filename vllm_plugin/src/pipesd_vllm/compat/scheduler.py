@@ -12,14 +12,25 @@ import time
 from collections import OrderedDict
 from typing import Any
 
+from msgspec import Struct
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_vllm import compat, keys
+from pipesd_vllm.batcher import Order
 from pipesd_vllm.rounds import Round, fault
 
 OK = "ok"
+
+
+class _Session(Struct, eq=False):
+    """since: when what it waits for was ordered, or its last token came; begun: when a step took it up."""
+
+    request: Request
+    round: Round
+    since: float
+    begun: float | None = None
 
 
 class ParkingScheduler(Scheduler):
@@ -37,15 +48,16 @@ class ParkingScheduler(Scheduler):
         if self.num_spec_tokens < 1:
             raise ConfigError("the parking scheduler needs a speculative configuration; start with `pipesd-vllm serve`")
         self._n_vocab = self.vllm_config.model_config.get_vocab_size()
+        self._sessions: dict[str, _Session] = {}
+        """By request id."""
+        self._request_ids: dict[str, str] = {}
+        """By park key."""
         self._parked: OrderedDict[str, Request] = OrderedDict()
         """KV blocks kept, in no queue; longest parked first."""
         self._evicted: dict[str, Request] = {}
         """PREEMPTED, no blocks, in no queue."""
         self._ready: OrderedDict[str, Request] = OrderedDict()
         """A round has come; waits for room in `running`."""
-        self._rounds: dict[str, Round] = {}
-        self._sessions: dict[str, str] = {}
-        """Park key to request id."""
         self._evictions = 0
         self._steps = 0
         allocate = self.kv_cache_manager.allocate_slots
@@ -59,9 +71,9 @@ class ParkingScheduler(Scheduler):
 
     # Called through `EngineCore`, between steps.
 
-    def verify(self, items: list[tuple[str, list[int]]]) -> list[str]:
+    def verify(self, orders: list[Order]) -> list[str]:
         """Start the next round of each session. Returns "ok" or what is wrong, for each."""
-        return [self._verify(key, drafts) for key, drafts in items]
+        return [self._verify(*order) for order in orders]
 
     def pipesd_stats(self) -> dict[str, int]:
         """Figures for the metrics."""
@@ -73,36 +85,45 @@ class ParkingScheduler(Scheduler):
             "steps": self._steps,
         }
 
-    def _verify(self, key: str, drafts: list[int]) -> str:
+    def _verify(self, key: str, drafts: list[int], ahead: int) -> str:
         wrong = fault(drafts, self.num_spec_tokens, self._n_vocab)
         if wrong is not None:
             return wrong
-        request_id = self._sessions.get(key, "")
+        request_id = self._request_ids.get(key, "")
         if (request := self._parked.pop(request_id, None)) is not None:
             self._ready[request_id] = request
         elif (request := self._evicted.pop(request_id, None)) is not None:
             self.waiting.add_request(request)
         else:
             return "no such session is parked"
-        self._rounds[request_id] = Round(drafts)
+        session = self._sessions[request_id]
+        session.round, session.since = Round(drafts, ahead), time.monotonic()
         return OK
 
     # What vLLM calls.
 
     def add_request(self, request: Request) -> None:
-        key = _key(request)
-        if key is not None and key not in self._sessions and keys.is_ours(key):
-            self._sessions[key] = request.request_id
-            self._rounds[request.request_id] = Round()
+        extra = _extra_args(request)
+        key = extra.get(keys.KEY_ARG)
+        if key is not None and keys.is_ours(key) and key not in self._request_ids:
+            self._request_ids[key] = request.request_id
+            round_ = Round((), extra.get(keys.AHEAD_ARG, 0))
+            self._sessions[request.request_id] = _Session(request, round_, time.monotonic())
         super().add_request(request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         self._steps += 1
         while self._ready and len(self.running) < self.max_num_running_reqs:
             request_id, request = self._ready.popitem(last=False)
-            self._arm(request, self._rounds[request_id])
+            self._arm(request, self._sessions[request_id].round)
             self.running.append(request)
-        return super().schedule(*args, **kwargs)
+        scheduled = super().schedule(*args, **kwargs)
+        now = time.monotonic()
+        for request_id in scheduled.num_scheduled_tokens:
+            session = self._sessions.get(request_id)
+            if session is not None and session.begun is None:
+                session.begun = now
+        return scheduled
 
     def _arm(self, request: Request, round_: Round) -> None:
         # Drafts past max_tokens would be computed for nothing: the target decides the last token anyway.
@@ -111,40 +132,51 @@ class ParkingScheduler(Scheduler):
         request.spec_token_ids = self.structured_output_manager.validate_tokens(request, drafts) if drafts else []
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
-        before = {
-            request_id: self.requests[request_id].num_output_tokens
+        stepped = {
+            request_id: session
             for request_id in scheduler_output.num_scheduled_tokens
-            if request_id in self._rounds and request_id in self.requests
+            if (session := self._sessions.get(request_id)) is not None
         }
         outputs = super().update_from_output(scheduler_output, model_runner_output)
-        for request_id, count in before.items():
-            request = self.requests.get(request_id)
-            if request is None or request.status != RequestStatus.RUNNING:
-                continue  # it has ended, or was preempted and goes on with its round when it is resumed
-            new = request.output_token_ids[count:]
-            if not new:
-                continue  # a chunk of its prompt
-            round_ = self._rounds[request_id]
-            round_.take(new)
-            if round_.over:
-                del self._rounds[request_id]
-                request.spec_token_ids = []
-                self.running.remove(request)
-                self._parked[request_id] = request
-            else:
-                self._arm(request, round_)
+        if stepped:
+            now = time.monotonic()
+            for of_client in outputs.values():
+                for output in of_client.outputs:
+                    session = stepped.get(output.request_id)
+                    if session is not None and output.new_token_ids:
+                        self._stepped(session, output, now)
         return outputs
+
+    def _stepped(self, session: _Session, output: Any, now: float) -> None:
+        """The target has decided tokens of a session."""
+        begun = now if session.begun is None else session.begun
+        times = [int(1e6 * (begun - session.since)), int(1e6 * (now - begun))]
+        output.kv_transfer_params = (output.kv_transfer_params or {}) | {keys.TIME_PARAM: times}
+        session.since, session.begun = now, None
+        session.round.take(output.new_token_ids)
+        request = session.request
+        running = request.status == RequestStatus.RUNNING
+        if request.is_finished() or (not running and not session.round.over):
+            return  # a preempted one goes on with its round when it is resumed
+        if not session.round.over:
+            self._arm(request, session.round)
+        elif running:
+            request.spec_token_ids = []
+            self.running.remove(request)
+            self._parked[request.request_id] = request
+        else:
+            self.waiting.remove_request(request)
+            self._evicted[request.request_id] = request
 
     def update_draft_token_ids(self, draft_token_ids: Any) -> None:
         """Nobody drafts on this machine: what the proposer says is empty, and `_arm` has set the drafts."""
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         request_id = request.request_id
-        for where in (self._parked, self._evicted, self._ready, self._rounds):
+        for where in (self._parked, self._evicted, self._ready):
             where.pop(request_id, None)
-        key = _key(request)
-        if key is not None and self._sessions.get(key) == request_id:
-            del self._sessions[key]
+        if self._sessions.pop(request_id, None) is not None:
+            del self._request_ids[_extra_args(request)[keys.KEY_ARG]]
         return super()._free_request(request, *args, **kwargs)
 
     def _evict(self) -> bool:
@@ -173,7 +205,6 @@ class ParkingScheduler(Scheduler):
         return int(super().get_num_unfinished_requests()) + len(self._ready)
 
 
-def _key(request: Request) -> str | None:
+def _extra_args(request: Request) -> dict[str, Any]:
     params = request.sampling_params
-    key = params.extra_args.get(keys.KEY_ARG) if params is not None and params.extra_args else None
-    return key if isinstance(key, str) else None
+    return (params.extra_args if params is not None else None) or {}

@@ -131,6 +131,21 @@ class Serving:
         )
 
 
+def go_ahead(params: Any, steps: int) -> None:
+    """Have a session take so many steps beyond its first before it is parked."""
+    params.extra_args[keys.AHEAD_ARG] = steps
+
+
+def take_time(output: Any) -> tuple[int, int]:
+    """How long the scheduler let an output's step wait, and how long it took, in us; takes that out of the output."""
+    said = output.kv_transfer_params
+    if not said or keys.TIME_PARAM not in said:
+        return 0, 0
+    queue_us, forward_us = said.pop(keys.TIME_PARAM)
+    output.kv_transfer_params = said or None
+    return queue_us, forward_us
+
+
 def new_tokens(output: Any, params: Any, seen: int) -> list[int]:
     """The tokens of an output that the one before, which ended at `seen`, had not."""
     ids = list(output.outputs[0].token_ids)
