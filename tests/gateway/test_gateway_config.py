@@ -50,6 +50,7 @@ def test_the_nearest_source_of_keys_wins(tmp_path: Path) -> None:
         ('model = "m"\nn_seq = 0', r"n_seq must lie between 1"),
         ('model = "m"\ncontext = 1', r"context must lie"),
         ('model = "m"\npark_timeout = nan', r"park_timeout must lie"),
+        ('model = "m"\nmax_sessions_per_key = 0', r"max_sessions_per_key must lie between 1 and 1048576, but is 0"),
         ('model = "m"\nlog_level = "loud"', r"log_level must be one of debug"),
         ('model = "m"\napi_keys = ["x"]', r"unknown key .api_keys.*api_key_file"),
         ('model = "m"\napi_key_file = 1', r"api_key_file must be a path"),

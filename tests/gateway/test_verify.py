@@ -275,6 +275,12 @@ def test_the_place_of_a_fault_in_a_batch() -> None:
         verify.parse(batch(65, []), INFO)
 
 
+def test_what_the_engine_is_asked_for() -> None:
+    (wanted,) = verify.parse(body(drafts=[3, 4], temperature=0.5, top_p=0.9, top_k=7, seed=-3), INFO)
+    asked = {"prompt": [1, 2], "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "top_k": 7, "seed": -3}
+    assert msgspec.json.decode(wanted.body()) == asked | {"ignore_eos": True}
+
+
 def test_defaults_and_seeds() -> None:
     (first,), (second,) = (verify.parse(body(), INFO) for _ in range(2))
     assert (first.params.temperature, first.params.top_p, first.params.top_k) == (1.0, 1.0, 0)

@@ -505,6 +505,26 @@ async def test_one_agent_s_end_is_none_of_another_s(engine: ScriptedEngine, url:
         assert isinstance(await hear(other), Verdict)
 
 
+async def test_the_sessions_of_a_key_are_limited_over_all_its_connections(engine: ScriptedEngine) -> None:
+    engine.running = False
+    async with serving(engine, max_per_key=2) as url, agent(url) as first, agent(url, key="other") as other:
+        async with agent(url) as second:
+            await say(first, request(0, b"9"))
+            await say(second, request(0, b"9"))
+            assert isinstance(await hear(first), Opened)
+            assert isinstance(await hear(second), Opened)
+            await say(first, request(1, b"9"))
+            refused = await hear(first)
+            assert isinstance(refused, Failed)
+            assert (refused.channel, refused.status, refused.retry_after_s) == (1, 429, 1)
+            assert b"the limit is 2" in refused.body
+            await say(other, request(1, b"9"))
+            assert isinstance(await hear(other), Opened)
+        await until(lambda: engine.generations[1].aborted)
+        await say(first, request(1, b"9"))
+        assert isinstance(await hear(first), Opened)
+
+
 async def test_a_frame_above_the_server_s_limit_closes_with_1009(engine: ScriptedEngine, url: str) -> None:
     engine.running = False
     async with agent(url) as socket:
