@@ -16,6 +16,7 @@ from pipesd_agent.agent import Agent, make_agent
 from pipesd_agent.catalog import Catalog
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.lookup import LookupDrafter
+from pipesd_agent.forward import Forwarder
 from pipesd_agent.link import Link
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
@@ -59,7 +60,8 @@ class FakeLink:
 def agent_over(script: Script, *, cloud_on_mismatch: bool = False) -> tuple[Agent, FakeLink]:
     link = FakeLink(script)
     catalog = Catalog("http://127.0.0.1:1", None, None)
-    return Agent(cast(Link, link), catalog, None, cloud_on_mismatch=cloud_on_mismatch), link
+    forwarder = Forwarder("http://127.0.0.1:1", None, None)
+    return Agent(cast(Link, link), catalog, forwarder, None, cloud_on_mismatch=cloud_on_mismatch), link
 
 
 def mismatch(stream: RequestStream, collaborative: bool) -> None:

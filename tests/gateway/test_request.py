@@ -62,6 +62,15 @@ def test_what_the_clients_send_by_default_is_accepted() -> None:
     assert chat(messages=[*HELLO, back]).messages[1] == Message("assistant", "x")
 
 
+def test_what_agents_send_along_changes_nothing() -> None:
+    noise = {"pipesd_noise": 1}
+    assert chat(seed=5, vllm_xargs=noise) == chat(seed=5)
+    assert completion(seed=5, vllm_xargs=noise) == completion(seed=5)
+    with pytest.raises(InvalidRequest) as error:
+        chat(vllm_xargs=noise, n=2)
+    assert error.value.param == "n"
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -72,6 +81,11 @@ def test_what_the_clients_send_by_default_is_accepted() -> None:
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"temprature": 1}, "temprature"),
+        ({"vllm_xargs": {"pipesd_noise": 0}}, "vllm_xargs"),
+        ({"vllm_xargs": {"pipesd_noise": True}}, "vllm_xargs"),
+        ({"vllm_xargs": {"pipesd_noise": 1, "other": 1}}, "vllm_xargs"),
+        ({"vllm_xargs": {}}, "vllm_xargs"),
+        ({"vllm_xargs": 1}, "vllm_xargs"),
         ({"echo": True}, "echo"),
         ({"prompt": "x"}, "prompt"),
         ({"max_tokens": 0}, "max_tokens"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from harness import DRAFT, AgentThread, agent_thread
+from harness import DRAFT, MODEL, AgentThread, agent_thread, wait_until
 from vllm_server import KEY, NOISE, VllmServer, post
 
 from pipesd_agent.config import AgentConfig
@@ -55,6 +56,13 @@ FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
         {"messages": CHAT, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "weigh"}}},
     ),
 }
+UNDRAFTABLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "n = 2": ("completions", {"prompt": PROMPT, "n": 2, "logprobs": 1}),
+    "chat, n = 2": ("chat/completions", {"messages": CHAT, "n": 2}),
+    "two prompts": ("completions", {"prompt": [PROMPT, "import os"]}),
+    "two lists of ids": ("completions", {"prompt": [[300, 301, 302], [40, 41]], "return_token_ids": True}),
+}
+"""Served cloud-only."""
 VARYING = ("id", "created", "metrics", "system_fingerprint")
 
 
@@ -128,6 +136,85 @@ def test_streamed_chat_is_vllms_own(server: VllmServer, agent: AgentThread) -> N
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize("case", UNDRAFTABLE)
+def test_what_cannot_be_drafted_for_is_vllms_own(server: VllmServer, agent: AgentThread, case: str) -> None:
+    path, body = UNDRAFTABLE[case]
+    asked = {"max_tokens": 30, **body, **SEEDED}
+    direct, ours = post(server.url, path, asked | NOISE), post(agent.url, path, asked)
+    assert direct.status_code == 200, direct.text
+    assert ours.status_code == 200, ours.text
+    assert ours.headers["x-pipesd-mode"] == "cloud"
+    close(same(ours.json()), same(direct.json()))
+    streamed = choices_of(post(agent.url, path, asked | {"stream": True}))
+    assert streamed == {choice["index"]: choice_of(choice) for choice in direct.json()["choices"]}
+    assert len(streamed) == 2
+    assert server.engine()["sessions"] == 0
+
+
+def choices_of(response: httpx.Response) -> dict[int, tuple[str, str | None]]:
+    """(text, finish_reason) of a streamed answer by choice."""
+    told: dict[int, tuple[str, str | None]] = {}
+    for event in events(response):
+        for choice in event["choices"]:
+            text, reason = choice_of(choice)
+            before = told.get(choice["index"], ("", None))
+            told[choice["index"]] = (before[0] + text, reason or before[1])
+    return told
+
+
+def choice_of(choice: dict[str, Any]) -> tuple[str, str | None]:
+    said = choice.get("message") or choice.get("delta") or choice
+    return said.get("text") or said.get("content") or "", choice["finish_reason"]
+
+
+def test_choices_are_what_sessions_draft(agent: AgentThread) -> None:
+    """Choice i of n has seed + i; each of several prompts has the seed."""
+    asked = {"prompt": PROMPT, "max_tokens": 30, **SEEDED}
+    both = post(agent.url, "completions", asked | {"n": 2}).json()["choices"]
+    for i, choice in enumerate(both):
+        drafted = post(agent.url, "completions", asked | {"seed": SEEDED["seed"] + i})
+        assert "x-pipesd-mode" not in drafted.headers
+        assert choice_of(drafted.json()["choices"][0]) == choice_of(choice)
+    assert both[0]["text"] != both[1]["text"]
+    prompts = [PROMPT, "import os"]
+    for prompt, choice in zip(
+        prompts, post(agent.url, "completions", asked | {"prompt": prompts}).json()["choices"], strict=True
+    ):
+        drafted = post(agent.url, "completions", asked | {"prompt": [prompt]})
+        assert choice_of(drafted.json()["choices"][0]) == choice_of(choice)
+
+
+def test_a_client_that_leaves_ends_what_was_not_drafted_for(server: VllmServer, agent: AgentThread) -> None:
+    asked = {"model": MODEL, "prompt": PROMPT, "n": 2, "max_tokens": 900, "ignore_eos": True, "stream": True}
+    before = written(server)
+    with httpx.stream("POST", f"{agent.url}/completions", json=asked, timeout=60) as response:
+        lines = response.iter_lines()
+        for _ in range(40):
+            assert "error" not in next(lines)
+    wait_until(lambda: _rests(server), 5)
+    assert 10 <= written(server) - before < 1000
+
+
+def _rests(server: VllmServer) -> bool:
+    before = written(server)
+    time.sleep(0.5)
+    return written(server) == before
+
+
+def written(server: VllmServer) -> float:
+    """Tokens, of all requests so far."""
+    lines = httpx.get(f"{server.root}/metrics", timeout=30).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:generation_tokens_total"))
+
+
+def test_beam_search_is_vllms_own(server: VllmServer, agent: AgentThread) -> None:
+    asked = {"prompt": PROMPT, "use_beam_search": True, "n": 2, "temperature": 0, "max_tokens": 12}
+    direct, ours = (post(url, "completions", asked) for url in (server.url, agent.url))
+    assert direct.status_code == 200, direct.text
+    assert len({choice["text"] for choice in ours.json()["choices"]}) == 2
+    close(same(ours.json()), same(direct.json()))
+
+
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
@@ -135,8 +222,10 @@ def test_streamed_chat_is_vllms_own(server: VllmServer, agent: AgentThread) -> N
         ({"prompt": "x", "logit_bias": {"5": 1}}, 400, "min_p and logit_bias"),
         ({"prompt": "x", "temperature": -1}, 400, "temperature"),
         ({"prompt": "x", "max_tokens": 5000}, 400, "5000"),
-        ({"prompt": "x", "n": 2}, 400, "n > 1"),
-        ({"prompt": ["x", "y"]}, 400, "several prompts"),
+        ({"prompt": "x", "n": 2, "temperature": 0}, 400, "greedy"),
+        ({"prompt": "x", "n": 2, "min_p": 0.1}, 400, "min_p and logit_bias"),
+        ({"prompt": "x", "n": 2, "vllm_xargs": 1}, 400, "vllm_xargs"),
+        ({"prompt_embeds": "AAAA"}, 400, "embed"),
         ({"prompt": "x", "model": "another"}, 404, "another"),
         ({"prompt": "x", "top_p": "much"}, 400, "top_p"),
     ],

@@ -9,6 +9,7 @@ from pipesd_agent.catalog import Catalog
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.types import Drafter
 from pipesd_agent.drafting.worker import DraftWorker
+from pipesd_agent.forward import Forwarder
 from pipesd_agent.link import Link, LinkSettings
 from pipesd_agent.records import Records
 from pipesd_agent.session import RemoteError
@@ -20,17 +21,24 @@ log = logging.getLogger(__name__)
 
 
 class Agent:
-    """Owns the link's and the catalog's tasks and the drafter's thread.
+    """Owns the link's and the catalog's tasks, the forwarder's connections and the drafter's thread.
 
     Args:
         cloud_on_mismatch: serve cloud-only when the drafter's vocabulary is not the target's, instead of refusing.
     """
 
     def __init__(
-        self, link: Link, catalog: Catalog, worker: DraftWorker | None, *, cloud_on_mismatch: bool = False
+        self,
+        link: Link,
+        catalog: Catalog,
+        forwarder: Forwarder,
+        worker: DraftWorker | None,
+        *,
+        cloud_on_mismatch: bool = False,
     ) -> None:
         self.link = link
         self.catalog = catalog
+        self.forwarder = forwarder
         self.worker = worker
         self.records = Records()
         self._cloud_on_mismatch = cloud_on_mismatch
@@ -46,6 +54,7 @@ class Agent:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.forwarder.aclose()
         if self.worker is not None:
             await self.worker.aclose()
 
@@ -91,6 +100,7 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     return Agent(
         Link(settings, worker, tls),
         Catalog(config.http_url, config.gateway_api_key, tls),
+        Forwarder(config.http_url, config.gateway_api_key, tls),
         worker,
         cloud_on_mismatch=config.mode == "auto",
     )

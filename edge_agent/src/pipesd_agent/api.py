@@ -1,7 +1,11 @@
-"""The agent's OpenAI API on localhost: every request goes through the link, drafted here, decided by the target."""
+"""The agent's OpenAI API on localhost: requests go through the link, drafted here, decided by the target.
+
+Those that cannot be drafted for go to the gateway's own OpenAI API instead.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,9 +14,12 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from pipesd_agent.agent import Agent
+from pipesd_agent.forward import Answer
 from pipesd_agent.stream import RequestStream
+from pipesd_agent.undraftable import why_undraftable, with_noise
 from pipesd_gateway.exceptions import ApiError, InvalidRequest, Unavailable
 from pipesd_gateway.http import (
     EventStream,
@@ -25,6 +32,8 @@ from pipesd_gateway.http import (
     while_connected,
 )
 from pipesd_gateway.protocol import Endpoint
+
+log = logging.getLogger(__name__)
 
 
 class NoSuchRecord(InvalidRequest):
@@ -80,6 +89,8 @@ def create_app(agent: Agent) -> FastAPI:
 
 async def _answer(request: Request, agent: Agent, endpoint: Endpoint) -> Response:
     body = await read_body(request)
+    if (why := why_undraftable(endpoint, body)) is not None:
+        return await _forward(request, agent, endpoint, body, why)
     stream, opened = await while_connected(request, agent.open(endpoint, body, request_id_of(request)))
     handed_over = False
     try:
@@ -95,6 +106,30 @@ async def _answer(request: Request, agent: Agent, endpoint: Endpoint) -> Respons
     finally:
         if not handed_over:
             agent.finish(stream)
+
+
+async def _forward(request: Request, agent: Agent, endpoint: Endpoint, body: bytes, why: str) -> Response:
+    request_id = request_id_of(request)
+    log.info("request %s is served cloud-only: %s", request_id, why)
+    answer = await while_connected(request, agent.forwarder.ask(endpoint, with_noise(body), request_id))
+    headers = {"x-pipesd-mode": "cloud", **answer.headers}
+    if answer.body is None:
+        return ForwardedStream(answer, headers)
+    return Response(answer.body, answer.status, headers)
+
+
+class ForwardedStream(EventStream):
+    """Lets go of the gateway's answer however the response ends."""
+
+    def __init__(self, answer: Answer, headers: dict[str, str]) -> None:
+        super().__init__(answer.events(), lambda: None, headers)
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._answer.aclose()
 
 
 async def _events(agent: Agent, stream: RequestStream) -> AsyncIterator[bytes]:

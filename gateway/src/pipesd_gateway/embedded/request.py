@@ -30,6 +30,7 @@ _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "logit_bias": ({},),
     "store": (False,),
     "service_tier": ("auto", "default"),
+    "vllm_xargs": ({"pipesd_noise": 1},),  # asks for the noise that this engine draws anyway; agents send it along
 }
 _NEUTRAL_CHAT: Final[dict[str, tuple[Any, ...]]] = _NEUTRAL | {
     "top_logprobs": (0,),
@@ -280,6 +281,8 @@ def _include_usage(value: Any, stream: bool) -> bool:
 
 def _same(value: Any, other: Any) -> bool:
     """Equal as JSON: true is not 1."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        return value.keys() == other.keys() and all(_same(value[key], other[key]) for key in other)
     return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
 
 

@@ -1,0 +1,79 @@
+"""What cannot be drafted for, before the embedded engine: its own refusal reaches the client as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from harness import MODEL, AgentThread, Process, agent_thread, gateway, openai_error
+
+from pipesd_agent.config import AgentConfig
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+KEY = "the-key"
+PROMPT = "def add(a, b):\n"
+CHAT = [{"role": "user", "content": "x"}]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    directory = tmp_path_factory.mktemp("gateway")
+    (directory / "keys").write_text(f"{KEY}\n")
+    with gateway(directory, "--api-key-file", str(directory / "keys")) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def agent(target: Process) -> Iterator[AgentThread]:
+    with agent_thread(AgentConfig(gateway=target.root, gateway_api_keys=frozenset({KEY}))) as running:
+        yield running
+
+
+def post(url: str, path: str, body: dict[str, Any]) -> httpx.Response:
+    headers = {"authorization": f"Bearer {KEY}"}
+    return httpx.post(f"{url}/{path}", json={"model": MODEL, "max_tokens": 8, **body}, headers=headers, timeout=60)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("completions", {"prompt": PROMPT, "n": 2}, "n"),
+        ("completions", {"prompt": PROMPT, "best_of": 2}, "best_of"),
+        ("completions", {"prompt": [PROMPT, PROMPT]}, "prompt"),
+        ("completions", {"prompt": [[1, 2], [3]]}, "prompt"),
+        ("completions", {"prompt": PROMPT, "prompt_embeds": "AAAA"}, "prompt_embeds"),
+        ("chat/completions", {"messages": CHAT, "use_beam_search": True}, "use_beam_search"),
+    ],
+)
+def test_the_gateways_own_refusal(
+    target: Process, agent: AgentThread, path: str, body: dict[str, Any], param: str, stream: bool
+) -> None:
+    direct, ours = (post(url, path, body | {"stream": stream}) for url in (target.url, agent.url))
+    assert openai_error(ours, 400)["param"] == param
+    assert ours.content == direct.content
+    assert ours.headers["x-pipesd-mode"] == "cloud"
+
+
+def test_a_list_of_one_prompt_is_drafted(target: Process, agent: AgentThread) -> None:
+    asked = {"prompt": [PROMPT], "temperature": 0, "n": 1, "best_of": 1}
+    direct, ours = (post(url, "completions", asked) for url in (target.url, agent.url))
+    assert "x-pipesd-mode" not in ours.headers
+    assert ours.headers["x-pipesd-seed"]
+    assert ours.json()["choices"] == direct.json()["choices"]
+    record = httpx.get(f"{agent.url}/pipesd/requests/{ours.headers['x-request-id']}", timeout=10)
+    assert record.json()["output_tokens"] == 8
+
+
+def test_the_noise_that_agents_ask_for_is_the_engines(target: Process, agent: AgentThread) -> None:
+    asked = {"prompt": PROMPT, "temperature": 1.0, "seed": 7}
+    noise = {"vllm_xargs": {"pipesd_noise": 1}}
+    texts = {
+        post(url, "completions", asked | more).json()["choices"][0]["text"]
+        for url in (target.url, agent.url)
+        for more in ({}, noise)
+    }
+    assert len(texts) == 1
