@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pipesd_gateway import protocol, session, ws
+from pipesd_gateway import protocol, quota, session, ws
 from pipesd_gateway.connection import GatewayConnection
 from pipesd_gateway.embedded import rows
 from pipesd_gateway.engine import ModelInfo, Opening, Payload, StepDone
@@ -47,6 +47,7 @@ def test_bounds_are_those_of_the_code() -> None:
     bounds = dict(re.findall(r"^\| .+ \| ([^|]+) \| `(?:\w+\.)*([A-Z_]+)`.* \|$", DOC, re.MULTILINE))
     assert bounds == {
         str(ws.MAX_SESSIONS): "MAX_SESSIONS",
+        str(quota.MAX_SESSIONS_PER_KEY): "MAX_SESSIONS_PER_KEY",
         str(session.MAX_PATH): "MAX_PATH",
         f"{rows.MAX_DRAFTS}, embedded engine": "MAX_DRAFTS",
         str(protocol.MAX_UNACKED): "MAX_UNACKED",
