@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,13 @@ def drafter() -> Iterator[LlamaDrafter]:
     drafter = LlamaDrafter(MODEL, capacity=3, n_ctx_seq=512)
     yield drafter
     drafter.release()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "what the test waits for did not come"
+        await asyncio.sleep(0.002)
 
 
 def draft(drafter: LlamaDrafter, lane: int, n: int) -> list[DraftToken]:
@@ -184,12 +191,9 @@ async def test_worker_over_the_model_drafts_what_the_model_does(drafter: LlamaDr
     assert lane
     lane.commit([], 109)
     wrong = expected[4] + 1
-    for _ in range(5000):
-        await asyncio.sleep(0.002)
-        if len(reported) == 8:
-            lane.commit([*expected[:4], wrong], 112)
-        if reported and reported[-1][1].position == 111:
-            break
+    await until(lambda: len(reported) == 8)
+    lane.commit([*expected[:4], wrong], 112)  # once: a second one would commit the same tokens again, behind these
+    await until(lambda: reported[-1][1].position == 111)
     await worker.aclose()
     assert ids([t for n, t in reported if n == 1]) == expected[:8]
     after = [t for n, t in reported if n == 2]
