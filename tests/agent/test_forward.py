@@ -246,7 +246,7 @@ async def test_no_gateway(body: dict[str, Any]) -> None:
     async with agent_before(fake.url) as (client, _, _link):
         answer = await client.post("/completions", json=body)
         assert f"cannot reach the gateway {fake.url}" in error_of(answer, 503)["message"]
-        assert answer.headers["retry-after"] == "2"
+        assert answer.headers["retry-after"] == "1"
 
 
 async def test_a_gateway_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +256,7 @@ async def test_a_gateway_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> N
         fake.script = nothing
         answer = await client.post("/completions", json=STREAM)
         assert "nothing came" in error_of(answer, 503)["message"]
-        assert answer.headers["retry-after"] == "2"
+        assert answer.headers["retry-after"] == "1"
         fake.script = begins
         assert "nothing came" in broke((await client.post("/completions", json=STREAM)).text)
 

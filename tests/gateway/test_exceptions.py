@@ -54,9 +54,9 @@ def test_the_parameter_at_fault_is_named() -> None:
     assert InvalidRequest("no", param="top_p").body()["error"]["param"] == "top_p"
 
 
-def test_an_overloaded_server_says_when_to_come_back() -> None:
+def test_a_server_that_cannot_says_when_to_come_back() -> None:
     assert Overloaded("full", retry_after_s=7).headers() == {"retry-after": "7"}
-    assert Unavailable("down").headers() == {}
+    assert Unavailable("down").headers() == {"retry-after": "1"}
 
 
 def test_protocol_errors_have_codes_of_their_own() -> None:

@@ -69,12 +69,12 @@ class VllmServer:
         try:
             self._wait()
         except BaseException:
-            self._stop()
+            self.stop()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._stop()
+        self.stop()
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_S
@@ -86,13 +86,14 @@ class VllmServer:
                 time.sleep(0.5)
         raise AssertionError(f"vLLM did not start: {self.log.read_text()[-4000:]}")
 
-    def _stop(self) -> None:
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(STOP_S)
+            return self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)  # its own process group: the engine core too
-            self._process.wait(STOP_S)
+            return self._process.wait(STOP_S)
 
     def engine(self) -> dict[str, int]:
         """The parking scheduler's figures."""

@@ -21,18 +21,10 @@ SILENCE_S: Final = 600.0
 """Longest wait for the next bytes of an answer. A whole one comes at once at its end; OpenAI's SDK waits as long."""
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 MAX_EVENT_BYTES: Final = 8 * 2**20
-RETRY_AFTER_S: Final = 2
 
 _PATHS: Final = {Endpoint.CHAT_COMPLETIONS: "/v1/chat/completions", Endpoint.COMPLETIONS: "/v1/completions"}
 _PASSED_ON: Final = ("content-type", "retry-after")
 _END: Final = b"\n\n"
-
-
-class NotReached(Unavailable):
-    """No answer came: the request may be made again."""
-
-    def headers(self) -> dict[str, str]:
-        return {"retry-after": str(RETRY_AFTER_S)}
 
 
 class Answer:
@@ -141,12 +133,12 @@ class Forwarder:
         if self._client.is_closed:
             return Unavailable("the agent is shutting down; try again later")
         if isinstance(error, httpx.ConnectTimeout):
-            return NotReached(f"the gateway {self._url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
+            return Unavailable(f"the gateway {self._url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
         if isinstance(error, httpx.TimeoutException):
-            return NotReached(f"nothing came from the gateway {self._url} for {SILENCE_S:g} s; try again")
+            return Unavailable(f"nothing came from the gateway {self._url} for {SILENCE_S:g} s; try again")
         if isinstance(error, httpx.ConnectError):
-            return NotReached(f"cannot reach the gateway {self._url}: {error}")
-        return NotReached(
+            return Unavailable(f"cannot reach the gateway {self._url}: {error}")
+        return Unavailable(
             f"the connection to the gateway {self._url} was lost: {error or type(error).__name__}; try again"
         )
 

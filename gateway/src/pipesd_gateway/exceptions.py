@@ -95,6 +95,10 @@ class Unavailable(ApiError):
     status = 503
     type = "server_error"
     code = "unavailable"
+    retry_after_s: int = 1
+
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": str(self.retry_after_s)}
 
 
 class ProtocolError(PipeSDError):

@@ -75,9 +75,8 @@ class VllmEngine:
                 self._busy.clear()  # once more, below: everything is back to 0
             try:
                 self._metrics.scheduler(await core.stats())
-            except Exception:
-                # The engine core is gone. vLLM tells everybody; the figures in /metrics stay as they were.
-                log.warning("no figures from the engine core", exc_info=True)
+            except Unavailable as error:
+                log.warning("no figures for /metrics: %s", error)
             await asyncio.sleep(STATS_PERIOD_S)
 
     def _started(self) -> Serving:

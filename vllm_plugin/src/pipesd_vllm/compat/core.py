@@ -9,6 +9,7 @@ from typing import Any
 
 from vllm.v1.engine.core import EngineCore
 
+from pipesd_gateway.exceptions import Unavailable
 from pipesd_vllm.batcher import Order
 
 VERIFY = "pipesd_verify"
@@ -37,11 +38,17 @@ class Core:
         self._core = engine_client.engine_core
 
     async def verify(self, orders: list[Order]) -> list[str]:
-        """Start a round of each session. "ok", or what is wrong, for each."""
-        words: list[str] = await self._core.call_utility_async(VERIFY, orders)
+        """Start a round of each session. "ok", or what is wrong, for each. Raises Unavailable: the engine stops."""
+        words: list[str] = await self._call(VERIFY, orders)
         return words
 
     async def stats(self) -> dict[str, int]:
         """See `ParkingScheduler.pipesd_stats`."""
-        figures: dict[str, int] = await self._core.call_utility_async(STATS)
+        figures: dict[str, int] = await self._call(STATS)
         return figures
+
+    async def _call(self, name: str, *args: Any) -> Any:
+        try:
+            return await self._core.call_utility_async(name, *args)
+        except Exception as error:  # vLLM raises bare Exceptions here
+            raise Unavailable(f"vLLM's engine does not answer ({error}); try again later") from error

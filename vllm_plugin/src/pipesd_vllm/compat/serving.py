@@ -16,9 +16,10 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from pipesd_gateway.engine import ModelInfo, Opening
-from pipesd_gateway.exceptions import ApiError, InvalidRequest
+from pipesd_gateway.exceptions import ApiError, InvalidRequest, Unavailable
 from pipesd_gateway.fingerprint import fingerprint
 from pipesd_gateway.protocol import Endpoint
 from pipesd_gateway.sampling import GREEDY_BELOW, SamplingParams, draw_seed
@@ -156,6 +157,8 @@ def as_api_error(error: Exception) -> ApiError:
     """Any error of vLLM's serving code as what a client gets to see."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, EngineDeadError):
+        return Unavailable("vLLM's engine has stopped; try again when the server is back")
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
