@@ -13,7 +13,7 @@ import pytest
 
 from pipesd_agent.drafting.types import DraftToken, NoDraft
 from pipesd_agent.drafting.worker import DraftWorker
-from pipesd_gateway.exceptions import ModelLoadError
+from pipesd_gateway.exceptions import DecodeError, ModelLoadError
 from pipesd_gateway.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -171,6 +171,15 @@ def test_fingerprint_is_that_of_the_other_model_of_the_pair(drafter: LlamaDrafte
 
     with Model(MODEL.with_name("demo-target-F32.gguf")) as target:
         assert drafter.fingerprint == target.fingerprint()
+
+
+def test_any_id_below_its_vocabulary_can_be_in_a_path(drafter: LlamaDrafter) -> None:
+    assert drafter.n_vocab == 4096
+    drafter.open(0, [0, 4095, 4095], GREEDY)
+    assert isinstance(drafter.draft([0])[0], DraftToken)
+    drafter.open(1, [0, 4096], GREEDY)  # what the worker sees to
+    with pytest.raises(DecodeError):
+        drafter.draft([1])
 
 
 def test_missing_file() -> None:

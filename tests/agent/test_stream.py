@@ -23,11 +23,15 @@ from pipesd_gateway.protocol import FOREVER, Ack, Close, Draft, End, Event, Fail
 class FakeLane:
     def __init__(self, on_token: Any, on_failure: Any) -> None:
         self.on_token, self.on_failure = on_token, on_failure
+        self.unknown: int | None = None
         self.commits: list[tuple[int, ...]] = []
         self.closed = False
 
-    def commit(self, tokens: Sequence[int], limit: int) -> int:  # noqa: ARG002
+    def commit(self, tokens: Sequence[int], limit: int) -> int | None:  # noqa: ARG002
         assert not self.closed
+        if self.unknown in tokens:
+            self.closed = True
+            return None
         self.commits.append(tuple(tokens))
         return len(self.commits)
 
@@ -175,6 +179,23 @@ async def test_without_room_in_the_drafter_the_target_runs_alone(caplog: pytest.
     stream.receive(opened(3))
     assert sent(stream) == [Run(3, FOREVER)]
     assert "no room" in caplog.text
+
+
+async def test_a_token_that_the_drafter_does_not_have_ends_the_drafting(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    worker = FakeWorker()
+    stream = make(worker)
+    stream.receive(opened(3))
+    (lane,) = worker.lanes
+    lane.unknown = 99
+    lane.on_token(1, DraftToken(2, 7, 0.9))
+    stream.receive(verdict(3, 1, 2, 7, 99))
+    assert lane.closed
+    assert sent(stream) == [Run(3, FOREVER)]
+    assert "goes on cloud-only" in caplog.text
+    stream.receive(verdict(3, 2, 4, 5))
+    stream.receive(End(3, 3))
+    assert await stream.next() is None
 
 
 async def test_a_drafter_that_breaks_leaves_the_answer_to_the_target(caplog: pytest.LogCaptureFixture) -> None:

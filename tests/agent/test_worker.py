@@ -43,7 +43,10 @@ class FakeDrafter:
 
     fingerprint = b"f" * 16
 
-    def __init__(self, capacity: int = 2, max_context: int = 1000, script: Script = scripted) -> None:
+    def __init__(
+        self, capacity: int = 2, max_context: int = 1000, script: Script = scripted, n_vocab: int | None = None
+    ) -> None:
+        self.n_vocab = n_vocab
         self.capacity = capacity
         self.max_context = max_context
         self.script = script
@@ -64,6 +67,7 @@ class FakeDrafter:
         assert params is PARAMS
         assert lane not in self.paths
         assert 0 < len(prompt_ids) <= self.max_context
+        assert self.n_vocab is None or max(prompt_ids) < self.n_vocab
         self.paths[lane] = list(prompt_ids)
         self.fed[lane] = 0
 
@@ -73,6 +77,7 @@ class FakeDrafter:
     def extend(self, lane: int, ids: Sequence[int]) -> None:
         assert ids
         self.extended.append(list(ids))
+        assert self.n_vocab is None or max(ids) < self.n_vocab
         self.paths[lane].extend(ids)
         assert len(self.paths[lane]) <= self.max_context
 
@@ -291,6 +296,30 @@ async def test_nothing_is_drafted_past_the_drafters_context() -> None:
     assert worker.open([1] * 10, PARAMS, frozenset(), lambda *_: None, unexpected) is None
     assert worker.open([1] * 9, PARAMS, frozenset(), lambda *_: None, unexpected) is not None
     await worker.aclose()
+
+
+async def test_an_id_outside_the_drafters_vocabulary_closes_its_lane_alone() -> None:
+    worker = DraftWorker(FakeDrafter(n_vocab=V))
+    assert worker.open([1, V], PARAMS, frozenset(), lambda *_: None, unexpected) is None
+    one, two = Session(worker, [1, 2]), Session(worker, [V - 1])
+    one.commit([], 40)
+    two.commit([], 40)
+    await until(lambda: len(one.tokens) > 2 and len(two.tokens) > 2)
+    seen = len(two.tokens)
+    assert two.lane.commit([1, V, 2], 40) is None
+    two.lane.close()
+    three = Session(worker, [3])  # in the lane that has become free
+    three.commit([V - 1], 30)
+    await until(lambda: len(one.path) == 40 and len(three.path) == 30)
+    assert len(two.tokens) == seen
+    assert [s.failures for s in (one, two, three)] == [[], [], []]
+    await worker.aclose()
+
+
+async def test_without_a_limit_any_id_is_drafted_from(worker: DraftWorker) -> None:
+    session = Session(worker, [2**31 - 1])
+    session.commit([2**31 - 1], 5)
+    await until(lambda: len(session.path) == 5)
 
 
 async def test_capacity_and_reuse_of_a_closed_lane(worker: DraftWorker) -> None:

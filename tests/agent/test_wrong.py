@@ -60,7 +60,7 @@ def test_inner_path_holds_the_replaced_token() -> None:
 def test_says_what_the_inner_one_is() -> None:
     inner = LookupDrafter(capacity=3, max_context=77)
     drafter = WrongDrafter(inner, 0.5)
-    assert (drafter.capacity, drafter.max_context, drafter.fingerprint) == (3, 77, None)
+    assert (drafter.capacity, drafter.max_context, drafter.fingerprint, drafter.n_vocab) == (3, 77, None, None)
     drafter.open(0, [1, 2, 3], SamplingParams())
     assert drafter.behind(0)
     drafter.stop()

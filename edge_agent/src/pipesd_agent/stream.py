@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -141,8 +141,7 @@ class RequestStream:
                 case StartDrafting():
                     self._open_lane(action)
                 case Commit(tokens, limit):
-                    if self._lane is not None:
-                        self._lane.commit(tokens, limit)
+                    self._commit(tokens, limit)
                 case StopDrafting():
                     if self._lane is not None:
                         self._lane.close()
@@ -160,7 +159,16 @@ class RequestStream:
                 start.prompt_ids, start.params, start.eos_ids, self._drafted, self._drafter_failed
             )
         if self._lane is None:
-            log.info("request %s: the drafter has no room, served cloud-only", self.request_id)
+            log.info(
+                "request %s: the drafter has no room, served cloud-only (too many, too long, or an id that it lacks)",
+                self.request_id,
+            )
+            self.session.drafting_ended()
+
+    def _commit(self, tokens: Sequence[int], limit: int) -> None:
+        if self._lane is not None and self._lane.commit(tokens, limit) is None:
+            log.info("request %s goes on cloud-only: the drafter does not have a token id of it", self.request_id)
+            self._lane = None
             self.session.drafting_ended()
 
     def _drafted(self, commit: int, token: DraftToken | None) -> None:

@@ -60,10 +60,11 @@ class LlamaDrafter:
         self._model = Model(model_path)
         pieces = list(self._model.vocabulary())
         self.fingerprint: bytes | None = fingerprint(pieces)
+        self.n_vocab: int | None = self._model.n_vocab
         # Padding ids behind the last real one are in no fingerprint: the target may not have them, so never draft one.
-        self._n_vocab = pieces[-1][0] + 1
+        self._n_draftable = pieces[-1][0] + 1
         self._context = Context(self._model, n_ctx=capacity * n_ctx_seq, n_seq=capacity, n_batch=ROWS, threads=threads)
-        self._chooser = Chooser(self._n_vocab, calibration)
+        self._chooser = Chooser(self._n_draftable, calibration)
         self.capacity = capacity
         self.max_context = min(self._context.n_ctx_seq, self._model.n_ctx_train or self._context.n_ctx_seq)
         self._sequences = [_Sequence(self.max_context) for _ in range(capacity)]
@@ -165,7 +166,7 @@ class LlamaDrafter:
         if row is None:
             return NoDraft.UNFINISHED
         state = self._sequences[seq]
-        logits = self._context.row(row)[: self._n_vocab]
+        logits = self._context.row(row)[: self._n_draftable]
         draft = self._chooser.choose(logits, state.params, state.length)
         state.ids[state.length] = draft.token
         state.length += 1

@@ -67,6 +67,7 @@ class LookupDrafter:
     """
 
     fingerprint: bytes | None = None
+    n_vocab: int | None = None
 
     def __init__(self, *, capacity: int = 64, max_context: int = 131_072) -> None:
         self.capacity = capacity

@@ -53,6 +53,13 @@ class Drafter(Protocol):
     def fingerprint(self) -> bytes | None:
         """Of the vocabulary (architecture §4); None: it drafts for any vocabulary."""
 
+    @property
+    def n_vocab(self) -> int | None:
+        """Ids from here on cannot be in a path, and none is ever given to `open` or `extend`; None: any id can.
+
+        Equal fingerprints do not make it the target's: that may have more padding ids, which a prompt may hold.
+        """
+
     def open(self, lane: int, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         """Give a free lane a path. Cheap: the feeding is done by `draft`."""
 

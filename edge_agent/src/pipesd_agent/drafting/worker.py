@@ -57,17 +57,21 @@ class DraftLane:
         self._shared = 0  # leading ids that the drafter's path has as well
         self._drafter_length = 0
 
-    def commit(self, tokens: Sequence[int], limit: int) -> int:
+    def commit(self, tokens: Sequence[int], limit: int) -> int | None:
         """The target decided these next tokens (possibly none, to move only the limit).
 
         Args:
             limit: first absolute position that must not be drafted.
 
         Returns: the running number of this commit (1, 2, ...). A token that is reported with a number n was drafted
-        from a path that agrees with the first n commits.
+        from a path that agrees with the first n commits. None: one of the tokens is outside the drafter's vocabulary;
+        the lane is closed.
         """
         worker = self._worker
         with worker._changed:
+            if not worker._knows(tokens):
+                self._close()
+                return None
             self._commits += 1
             self._limit = limit
             path = self._path
@@ -90,15 +94,19 @@ class DraftLane:
 
     def close(self) -> None:
         """Nothing is reported after this call. Harmless when already closed."""
+        with self._worker._changed:
+            self._close()
+
+    def _close(self) -> None:
+        """Under the lock."""
         worker = self._worker
-        with worker._changed:
-            if self._closed:
-                return
-            self._closed = True
-            if worker._lanes[self._slot] is self:
-                worker._lanes[self._slot] = None
-                worker._stop_forward_of(self._slot)
-                worker._wake()
+        if self._closed:
+            return
+        self._closed = True
+        if worker._lanes[self._slot] is self:
+            worker._lanes[self._slot] = None
+            worker._stop_forward_of(self._slot)
+            worker._wake()
 
     def _wants_draft(self) -> bool:
         path = self._path
@@ -116,6 +124,7 @@ class DraftWorker:
         self.capacity = drafter.capacity
         self.max_context = drafter.max_context
         self.fingerprint = drafter.fingerprint
+        self._n_vocab = drafter.n_vocab
         self._drafter = drafter
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = threading.Condition(threading.Lock())
@@ -143,12 +152,14 @@ class DraftWorker:
         None: the drafter has nothing to propose at the end of the path; once for each such path.
         on_failure is called when the drafter broke; the lane is then closed.
 
-        Returns: None if this session cannot be drafted for: at capacity, prompt longer than the drafter's context, or
-        the drafter broke before.
+        Returns: None if this session cannot be drafted for: at capacity, prompt longer than the drafter's context or
+        with an id outside its vocabulary, or the drafter broke before.
         """
         self._loop = asyncio.get_running_loop()
         with self._changed:
             if self._stopping or None not in self._lanes or not 0 < len(prompt_ids) < self.max_context:
+                return None
+            if not self._knows(prompt_ids):
                 return None
             slot = self._lanes.index(None)
             lane = DraftLane(self, slot, prompt_ids, params, eos_ids, on_token, on_failure)
@@ -171,6 +182,10 @@ class DraftWorker:
             log.error("the drafter did not stop within %g s; its memory is freed when it does", JOIN_S)
 
     # Called with the lock held.
+
+    def _knows(self, ids: Sequence[int]) -> bool:
+        """Can the drafter have these ids in a path? To give it others would be the end of it, for all lanes."""
+        return self._n_vocab is None or not ids or max(ids) < self._n_vocab
 
     def _wake(self) -> None:
         self._work = True

@@ -31,6 +31,7 @@ class WrongDrafter:
         self.capacity = inner.capacity
         self.max_context = inner.max_context
         self.fingerprint = inner.fingerprint
+        self.n_vocab = inner.n_vocab
 
     def open(self, lane: int, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         self._inner.open(lane, prompt_ids, params)
