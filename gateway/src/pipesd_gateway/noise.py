@@ -11,13 +11,16 @@ machines draw the same noise.
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 U32 = NDArray[np.uint32]
 F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Ints = TypeVar("Ints", int, I64)
+"""One number, or as many as there are rows: int64 wraps, and its lower 32 bits stay right."""
 
 _C1: Final = 0xCC9E2D51
 _C2: Final = 0x1B873593
@@ -29,19 +32,19 @@ GUMBEL_MIN: Final = -math.log(-math.log1p(-((_MASK + 0.5) / 2**32)))
 """The smallest noise that exists (about -3.13)."""
 
 
-def _rotl(x: int, r: int) -> int:
+def _rotl(x: Ints, r: int) -> Ints:
     return ((x << r) | (x >> (32 - r))) & _MASK
 
 
-def _mix_word(h: int, word: int) -> int:
+def _mix_word(h: Ints | int, word: Ints) -> Ints:
     k = (word & _MASK) * _C1 & _MASK
     k = _rotl(k, 15) * _C2 & _MASK
     h = _rotl(h ^ k, 13)
     return (h * 5 + 0xE6546B64) & _MASK
 
 
-def _prefix(seed: int, position: int) -> int:
-    """Hash state after the three words that are the same for every token of a position."""
+def prefix(seed: Ints, position: Ints) -> Ints:
+    """Hash state after the three words that are the same for every token of a position: 0 to 2**32 - 1."""
     h = _mix_word(0, seed)
     h = _mix_word(h, seed >> 32)
     return _mix_word(h, position)
@@ -67,7 +70,7 @@ def hashes(seed: int, position: int, mixed: U32) -> U32:
 
     Returns: uint32 array of shape (n,).
     """
-    h = mixed ^ np.uint32(_prefix(seed, position))
+    h = mixed ^ np.uint32(prefix(seed, position))
     h = (h << np.uint32(13)) | (h >> np.uint32(19))
     h *= np.uint32(5)
     h += np.uint32(0xE6546B64)

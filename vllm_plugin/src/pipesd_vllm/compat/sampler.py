@@ -4,6 +4,9 @@ vLLM's logits processing (penalties, grammar, bad words, temperature, top-k, top
 is replaced, for the requests that ask for it: the token at absolute index p is the argmax of the processed logits plus
 the noise of (seed, p - 1). A draft is accepted iff it is that token. Replaced are the draw of drafted rows
 (`rejection_sample`) and that of a request's last row (`TopKTopPSampler`), both before logprobs are gathered.
+
+vLLM draws the last rows first. In a step with drafts they wait for the drafted ones, and all rows are drawn at once, on
+the device of the logits (`pipesd_vllm.draw`), for which nothing else here waits.
 """
 
 from __future__ import annotations
@@ -11,35 +14,49 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from msgspec import Struct
 from vllm.v1.sample import rejection_sampler
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from pipesd_gateway.sampling import GREEDY_BELOW, Sampler, SamplingParams
+from pipesd_gateway.sampling import GREEDY_BELOW
+from pipesd_vllm.draw import Draw, upload
 from pipesd_vllm.keys import NOISE_ARG
 
 
-class _Row(Struct):
-    """One request of the step under way. place: in the batch; index: absolute one of the next token."""
+class _Rows:
+    """The requests of a step that draw shared noise, as arrays with one entry for each.
 
-    place: int
-    seed: int
-    index: int
-    drafts: int
+    places: in the batch; seeds; indices: absolute ones of the next token; drafts: how many in this step.
+    """
+
+    def __init__(self, runner: Any, counts: list[int] | None) -> None:
+        batch = runner.input_batch
+        found = []
+        for place, request_id in enumerate(batch.req_ids):
+            params = runner.requests[request_id].sampling_params
+            if (
+                params is not None
+                and params.extra_args
+                and params.extra_args.get(NOISE_ARG)
+                and params.seed is not None
+                and params.temperature >= GREEDY_BELOW
+            ):
+                drafts = counts[place] if counts is not None else 0
+                found.append((place, params.seed, int(batch.num_tokens_no_spec[place]), drafts))
+        self.places, self.seeds, self.indices, self.drafts = np.array(found, dtype=np.int64).reshape(-1, 4).T
 
 
 class _Step:
     """What the samplers have to know of the step under way; the worker has one thread."""
 
     def __init__(self, n_vocab: int) -> None:
-        self.sampler = Sampler(n_vocab)
-        self.rows: list[_Row] = []
-
-    def draw(self, logits: torch.Tensor, seed: int, index: int) -> int:
-        """The token of processed logits (temperature applied, excluded ids at -inf)."""
-        return self.sampler.sample(logits.float().cpu().numpy(), SamplingParams(1.0, seed=seed), index)
+        self.draw = Draw(n_vocab)
+        self.rows: _Rows | None = None
+        self.speculative = False
+        self.last: torch.Tensor | None = None
+        """The processed logits of the rows' last tokens, until the drafted ones are there."""
 
 
 def install(n_vocab: int) -> None:
@@ -58,44 +75,31 @@ def _wrap_step(step: _Step) -> None:
         last = self.sampler.topk_topp_sampler
         if not getattr(last.forward, "pipesd", False):
             last.forward = _last_rows(step, last.forward)
-        counts = metadata.num_draft_tokens if metadata is not None else None
-        step.rows = _rows(self, counts)
+        rows = _Rows(self, metadata.num_draft_tokens if metadata is not None else None)
+        step.rows = rows if len(rows.places) else None
+        step.speculative = metadata is not None
         try:
             return original(self, logits, metadata)
         finally:
-            step.rows = []
+            step.rows = step.last = None
 
     _sample.pipesd = True  # type: ignore[attr-defined]
     GPUModelRunner._sample = _sample
 
 
-def _rows(runner: Any, counts: list[int] | None) -> list[_Row]:
-    batch = runner.input_batch
-    rows = []
-    for place, request_id in enumerate(batch.req_ids):
-        params = runner.requests[request_id].sampling_params
-        if (
-            params is not None
-            and params.extra_args
-            and params.extra_args.get(NOISE_ARG)
-            and params.seed is not None
-            and params.temperature >= GREEDY_BELOW
-        ):
-            index = int(batch.num_tokens_no_spec[place])
-            rows.append(_Row(place, params.seed, index, counts[place] if counts is not None else 0))
-    return rows
-
-
 def _last_rows(step: _Step, original: Callable[..., Any]) -> Callable[..., Any]:
     def forward(logits: torch.Tensor, generators: Any, k: torch.Tensor | None, p: torch.Tensor | None) -> Any:
-        if not step.rows:
+        if (rows := step.rows) is None:
             return original(logits, generators, k, p)
-        places = torch.tensor([row.place for row in step.rows], device=logits.device)
+        places = upload(rows.places, logits.device)
         kept = logits[places]  # a copy: the original may work in place
         kept = apply_top_k_top_p(kept, None if k is None else k[places], None if p is None else p[places])
+        if step.speculative:
+            step.last = kept
+            return original(logits, generators, k, p)
+        tokens = step.draw.tokens(kept, rows.seeds, rows.indices)
         sampled, logprobs = original(logits, generators, k, p)
-        for row, row_logits in zip(step.rows, kept, strict=True):
-            sampled[row.place] = step.draw(row_logits, row.seed, row.index + row.drafts)
+        sampled[places] = tokens.to(sampled.dtype)
         return sampled, logprobs
 
     forward.pipesd = True  # type: ignore[attr-defined]
@@ -116,9 +120,10 @@ def _wrap_drafted(step: _Step) -> None:
         *args: Any,
         **kwargs: Any,
     ) -> torch.Tensor:
-        # The original may turn the logits into probabilities in place.
-        ends = cu_num_draft_tokens.tolist() if step.rows else []
-        kept = {r.place: target_logits[ends[r.place] - r.drafts : ends[r.place]].clone() for r in step.rows if r.drafts}
+        ours = None
+        if step.rows is not None and step.last is not None:
+            # Before the original, which may turn the logits into probabilities in place.
+            ours = _walk(step.draw, step.rows, num_draft_tokens, draft_token_ids, target_logits, step.last)
         output: torch.Tensor = original(
             draft_token_ids,
             num_draft_tokens,
@@ -130,24 +135,32 @@ def _wrap_drafted(step: _Step) -> None:
             *args,
             **kwargs,
         )
-        for row in step.rows:
-            tokens = [int(bonus_token_ids[row.place, 0])]
-            if row.drafts:
-                drafts = draft_token_ids[ends[row.place] - row.drafts : ends[row.place]].tolist()
-                tokens = _walk(step, row, drafts, kept[row.place]) or [*drafts, *tokens]
-            output[row.place] = rejection_sampler.PLACEHOLDER_TOKEN_ID
-            output[row.place, : len(tokens)] = torch.tensor(tokens, dtype=output.dtype, device=output.device)
+        if ours is not None:
+            places, tokens = ours
+            output[places] = rejection_sampler.PLACEHOLDER_TOKEN_ID
+            output[places, : tokens.shape[1]] = tokens.to(output.dtype)
         return output
 
     rejection_sampler.rejection_sample = rejection_sample
 
 
-def _walk(step: _Step, row: _Row, drafts: list[int], logits: torch.Tensor) -> list[int]:
-    """The tokens up to the first that is not the draft; empty: every draft was right."""
-    tokens = []
-    for offset, draft in enumerate(drafts):
-        token = step.draw(logits[offset], row.seed, row.index + offset)
-        tokens.append(token)
-        if token != draft:
-            return tokens
-    return []
+def _walk(
+    draw: Draw, rows: _Rows, counts: list[int], drafts: torch.Tensor, logits: torch.Tensor, last: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(places in the batch, tokens (rows, most drafts + 1)) of the requests that draw shared noise.
+
+    A row has the tokens up to the first that is not the draft, or all and the last when every draft was right, and then
+    placeholders. counts, drafts, logits: of all drafted tokens of the step; last: logits (rows, n_vocab).
+    """
+    row, offset = np.nonzero(np.arange(rows.drafts.max()) < rows.drafts[:, None])  # of each drafted token of ours
+    flat = (np.cumsum(counts) - np.array(counts))[rows.places][row] + offset  # where it is in drafts and logits
+    row, offset = np.append(row, np.arange(len(rows.drafts))), np.append(offset, rows.drafts)  # then the last ones
+    places, at_row, at_offset, at_flat = (upload(a, logits.device) for a in (rows.places, row, offset, flat))
+    drawn = draw.tokens(torch.cat([logits[at_flat], last]), rows.seeds[row], rows.indices[row] + offset)
+    tokens = drawn.new_zeros(len(places), int(rows.drafts.max()) + 1)
+    tokens[at_row, at_offset] = drawn
+    asked = torch.full_like(tokens, -1)
+    asked[at_row[: len(flat)], at_offset[: len(flat)]] = drafts[at_flat].to(asked.dtype)
+    accepted = (tokens == asked).long().cumprod(1).sum(1, keepdim=True)
+    columns = torch.arange(tokens.shape[1], device=logits.device)
+    return places, tokens.masked_fill(columns > accepted, rejection_sampler.PLACEHOLDER_TOKEN_ID)
