@@ -338,6 +338,8 @@ def complete_by_openai(
     url: str, prompt: str, *, stream: bool = False, **parameters: Any
 ) -> tuple[str, str, dict[str, Any]]:
     """The same by the OpenAI client. Raises its errors."""
+    if "top_k" in parameters:
+        parameters["extra_body"] = {"top_k": parameters.pop("top_k")}  # no parameter of OpenAI's own API
     ask = openai_client(url).completions.create
     if not stream:
         answer = ask(model=MODEL, prompt=prompt, **parameters)
