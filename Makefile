@@ -50,7 +50,9 @@ bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp 
 
 models: $(MODELS)  ## the demo pair as GGUF files in .build/
 
-llama: $(LLAMA)  ## llama.cpp, compiled once per machine
+llama:  ## install llama.cpp anew, compiled once per machine and CMAKE_ARGS (docs/real_pair.md: GPUs)
+	@rm -f $(LLAMA)
+	@$(MAKE) --no-print-directory $(LLAMA)
 
 lock:  ## pin what requirements/third_party.in asks for; pins that still fit stay
 	python=$$(scripts/find_python.sh) && "$$python" -m venv .build/lock

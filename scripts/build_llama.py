@@ -8,6 +8,9 @@ gateway/pyproject.toml asks for.
 
 GGML_NATIVE=OFF: a native build by GCC 12 on a machine with AMX dies of SIGILL on quantised weights, and a wheel that
 stays in a cache should run on the next machine that mounts it as well.
+
+CMAKE_ARGS of the environment come behind our own, so that they win, and are a part of the wheel's place in the cache:
+`CMAKE_ARGS="-DGGML_CUDA=on"` never gets a wheel that was built without.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 PACKAGE = "llama-cpp-python"
@@ -42,10 +46,15 @@ def locked_version(pyproject: Path) -> str:
     raise BuildError(f"{pyproject} pins no {PACKAGE}==VERSION in its extra 'llama'")
 
 
-def cache_folder(version: str, environ: dict[str, str]) -> Path:
+def cmake_args(environ: Mapping[str, str]) -> str:
+    """Ours, then the user's: of two that contradict each other CMake takes the last."""
+    return f"{CMAKE_ARGS} {environ.get('CMAKE_ARGS', '').strip()}".rstrip()
+
+
+def cache_folder(version: str, environ: Mapping[str, str]) -> Path:
     """Where the wheel for this version, build and kind of machine lies."""
     base = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    build = hashlib.sha256(CMAKE_ARGS.encode()).hexdigest()[:8]
+    build = hashlib.sha256(cmake_args(environ).encode()).hexdigest()[:8]
     kind = f"{platform.system()}-{platform.machine()}".lower()
     return Path(base) / "pipesd" / "wheels" / f"{PACKAGE}-{version}-{kind}-{build}"
 
@@ -67,7 +76,7 @@ def compile_wheel(version: str, folder: Path) -> Path:
     cores = os.cpu_count() or 1
     print(
         f"Compiling {PACKAGE} {version}: about 7 minutes on 2 cores (this machine has {cores}), once per machine.\n"
-        f"The wheel will lie in {folder}",
+        f"CMAKE_ARGS: {cmake_args(os.environ)}\nThe wheel will lie in {folder}",
         file=sys.stderr,
         flush=True,
     )
@@ -78,7 +87,7 @@ def compile_wheel(version: str, folder: Path) -> Path:
         command = [sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-deps", "--no-cache-dir"]
         command += ["--no-binary", PACKAGE, "--wheel-dir", f"{scratch}/wheel", f"{PACKAGE}=={version}"]
         environment = {"CMAKE_BUILD_PARALLEL_LEVEL": str(cores)} | os.environ
-        environment |= {"CMAKE_ARGS": CMAKE_ARGS, "TMPDIR": str(scratch)}
+        environment |= {"CMAKE_ARGS": cmake_args(os.environ), "TMPDIR": str(scratch)}
         # stdout is for the path alone.
         status = subprocess.run(command, env=environment, stdout=sys.stderr, stdin=subprocess.DEVNULL).returncode
         if status != 0:
@@ -97,7 +106,7 @@ def main() -> int:
     """Find or build; returns the exit status."""
     try:
         version = locked_version(ROOT / "gateway" / "pyproject.toml")
-        folder = cache_folder(version, dict(os.environ))
+        folder = cache_folder(version, os.environ)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with open(folder.parent / f"{folder.name}.lock", "w", encoding="utf-8") as lock:
             try:

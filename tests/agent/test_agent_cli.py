@@ -24,6 +24,7 @@ def no_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--port", "-1"], "port must lie between 0 and 65535, but is -1"),
         (["--capacity", "0"], "capacity must lie between 1 and 64, but is 0"),
         (["--context", "1"], "context must lie between 64"),
+        (["--gpu-layers", "-2"], "gpu_layers must lie between -1 and 10000, but is -2"),
         (["--gateway-api-key-file", "/nowhere/key"], "cannot read the API key file /nowhere/key"),
         (["--config", "/nowhere/a.toml"], "cannot read the configuration file /nowhere/a.toml"),
     ],

@@ -75,6 +75,8 @@ def test_what_is_no_address(gateway: str) -> None:
         ("capacity = 0", "capacity must lie between 1 and 64"),
         ("context = 1", "context must lie between 64"),
         ("threads = 0", "threads must lie between 1"),
+        ("gpu_layers = -2", "gpu_layers must lie between -1 and 10000, but is -2"),
+        ('gpu_layers = "all"', r"a\.toml.*gpu_layers"),
         ('batcher = "dp"', "batcher must be one of immediate, single, but is 'dp'"),
         ('log_level = "loud"', "log_level must be one of"),
         ('mode = "edge"', r"a\.toml.*edge"),

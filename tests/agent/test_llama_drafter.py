@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipesd_agent.drafting.types import DraftToken, NoDraft
+from pipesd_agent.drafting.types import Drafter, DraftToken, NoDraft
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_gateway.exceptions import DecodeError, ModelLoadError
 from pipesd_gateway.sampling import SamplingParams
@@ -47,7 +47,7 @@ async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
         await asyncio.sleep(0.002)
 
 
-def draft(drafter: LlamaDrafter, lane: int, n: int) -> list[DraftToken]:
+def draft(drafter: Drafter, lane: int, n: int) -> list[DraftToken]:
     tokens: list[DraftToken] = []
     while len(tokens) < n:
         (token,) = drafter.draft([lane])
@@ -180,6 +180,42 @@ def test_any_id_below_its_vocabulary_can_be_in_a_path(drafter: LlamaDrafter) -> 
     drafter.open(1, [0, 4096], GREEDY)  # what the worker sees to
     with pytest.raises(DecodeError):
         drafter.draft([1])
+
+
+@pytest.mark.parametrize("gpu_layers", [0, 7, -1])
+def test_gpu_layers_reach_llama_cpp(
+    drafter: LlamaDrafter, gpu_layers: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a build for the CPU they change nothing but a line in the log."""
+    import llama_cpp.llama_cpp as lib
+
+    from pipesd_agent import agent
+    from pipesd_agent.config import AgentConfig
+
+    seen: list[tuple[int, bool]] = []
+    load, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model
+    loaded: list[int] = []
+
+    def loading(path: bytes, params: Any) -> Any:
+        loaded.append(params.n_gpu_layers)
+        return load(path, params)
+
+    def making(model: Any, params: Any) -> Any:
+        seen.append((loaded[-1], params.op_offload))
+        return make_context(model, params)
+
+    monkeypatch.setattr(lib, "llama_model_load_from_file", loading)
+    monkeypatch.setattr(lib, "llama_init_from_model", making)
+    other = agent._make_drafter(AgentConfig(draft_model=MODEL, gpu_layers=gpu_layers))
+    try:
+        assert seen == [(gpu_layers, gpu_layers != 0)]
+        if not lib.llama_supports_gpu_offload():
+            assert ("compiled without GPU support" in caplog.text) is (gpu_layers != 0)
+            drafter.open(0, PROMPT, GREEDY)
+            other.open(0, PROMPT, GREEDY)
+            assert ids(draft(other, 0, 10)) == ids(draft(drafter, 0, 10))
+    finally:
+        other.release()
 
 
 def test_missing_file() -> None:

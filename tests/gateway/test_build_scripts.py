@@ -37,6 +37,44 @@ def test_a_finished_wheel_is_found_and_nothing_is_built(build: ModuleType, tmp_p
     assert (done.returncode, done.stdout) == (0, f"{wheel}\n")
 
 
+def test_other_flags_are_another_wheel(build: ModuleType, tmp_path: Path) -> None:
+    def folder(**environ: str) -> Path:
+        found: Path = build.cache_folder("0.0.0", {"XDG_CACHE_HOME": str(tmp_path), **environ})
+        return found
+
+    cuda = "-DGGML_CUDA=on"
+    assert folder() == folder(CMAKE_ARGS="") == folder(CMAKE_ARGS=" ")
+    assert folder(CMAKE_ARGS=cuda) == folder(CMAKE_ARGS=f" {cuda} ")
+    assert len({folder(), folder(CMAKE_ARGS=cuda), folder(CMAKE_ARGS="-DGGML_VULKAN=on")}) == 3
+    # A finished wheel without the flags is not found for them: it goes on to building, for which the tools lack.
+    version = build.locked_version(ROOT / "gateway" / "pyproject.toml")
+    plain: Path = build.cache_folder(version, {"XDG_CACHE_HOME": str(tmp_path)})
+    plain.mkdir(parents=True)
+    (plain / "made_before.whl").touch()
+    environ = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "", "CMAKE_ARGS": cuda}
+    done = subprocess.run([sys.executable, SCRIPT], env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_the_users_flags_come_behind_ours_in_the_build(
+    build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = tmp_path / "pip"
+    pip.write_text(
+        """#!/bin/sh
+        while [ "$1" != --wheel-dir ]; do shift; done
+        mkdir -p "$2" && printf %s "$CMAKE_ARGS" > "$2/seen.whl"
+        """
+    )
+    pip.chmod(0o755)
+    monkeypatch.setattr(build, "TOOLS", ())
+    monkeypatch.setattr(build.sys, "executable", str(pip))
+    for users, seen in [("-DGGML_CUDA=on -DGGML_NATIVE=ON", " -DGGML_CUDA=on -DGGML_NATIVE=ON"), ("", "")]:
+        monkeypatch.setenv("CMAKE_ARGS", users)
+        wheel = build.compile_wheel("0.0.0", tmp_path / "wheels")
+        assert wheel.read_text() == f"-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF{seen}"
+
+
 def test_missing_tools_are_named(tmp_path: Path) -> None:
     environ = {"XDG_CACHE_HOME": str(tmp_path), "PATH": ""}
     done = subprocess.run([sys.executable, SCRIPT], env=environ, capture_output=True, text=True, timeout=60)

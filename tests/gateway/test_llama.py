@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import llama_cpp.llama_cpp as lib
 import numpy as np
 import pytest
 
@@ -115,6 +117,26 @@ def test_a_good_load_logs_nothing_above_debug(caplog: pytest.LogCaptureFixture) 
         pass
     assert caplog.records
     assert {record.levelno for record in caplog.records} == {logging.DEBUG}
+
+
+def test_the_target_engine_leaves_a_gpu_alone_whatever_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipesd_gateway.embedded.decoder import TargetDecoder
+
+    seen: list[int | bool] = []
+    load, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model
+
+    def loading(path: bytes, params: Any) -> Any:
+        seen.append(params.n_gpu_layers)
+        return load(path, params)
+
+    def making(handle: Any, params: Any) -> Any:
+        seen.append(params.op_offload)
+        return make_context(handle, params)
+
+    monkeypatch.setattr(lib, "llama_model_load_from_file", loading)
+    monkeypatch.setattr(lib, "llama_init_from_model", making)
+    TargetDecoder(DRAFT, n_seq=1).model.close()
+    assert seen == [0, False]
 
 
 def test_decode_and_rows(context: Context) -> None:

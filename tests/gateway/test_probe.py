@@ -14,7 +14,7 @@ MODEL = Path("some/model.gguf")
 
 
 def instead(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    monkeypatch.setattr(probe, "_command", lambda _path: [sys.executable, "-c", code])
+    monkeypatch.setattr(probe, "_command", lambda _path, _gpu_layers: [sys.executable, "-c", code])
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,12 @@ def test_a_death_by_signal_is_named_with_what_to_do(
     instead(monkeypatch, f"import os; os.kill(os.getpid(), {int(number)})")
     with pytest.raises(ModelLoadError, match=f"some/model.gguf: .* killed it with {number.name}; .*{advice}"):
         probe.check_model_runs(MODEL)
+
+
+def test_a_death_with_layers_on_a_gpu_says_how_to_tell_whose_fault_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(monkeypatch, "import os; os.abort()")
+    with pytest.raises(ModelLoadError, match=r"SIGABRT; gpu_layers = 0 shows .*fetch it again"):
+        probe.check_model_runs(MODEL, gpu_layers=-1)
 
 
 def test_a_signal_without_a_name_is_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +65,13 @@ def test_another_failure_shows_its_last_words(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0"])
 def test_the_demo_target_runs(kind: str) -> None:
     probe.check_model_runs(BUILD / f"demo-target-{kind}.gguf")
+
+
+@pytest.mark.e2e
+def test_layers_for_a_gpu_reach_the_test_process() -> None:
+    code = probe._command(BUILD / "demo-draft-F16.gguf", -1)
+    assert code[-1] == "-1"
+    probe.check_model_runs(BUILD / "demo-draft-F16.gguf", gpu_layers=-1)
 
 
 @pytest.mark.e2e

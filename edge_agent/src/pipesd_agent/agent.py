@@ -114,5 +114,11 @@ def _make_drafter(config: AgentConfig) -> Drafter:
     from pipesd_agent.drafting.llama import LlamaDrafter
     from pipesd_gateway.embedded.probe import check_model_runs
 
-    check_model_runs(config.draft_model)
-    return LlamaDrafter(config.draft_model, capacity=config.capacity, n_ctx_seq=config.context, threads=config.threads)
+    check_model_runs(config.draft_model, gpu_layers=config.gpu_layers)
+    return LlamaDrafter(
+        config.draft_model,
+        capacity=config.capacity,
+        n_ctx_seq=config.context,
+        threads=config.threads,
+        gpu_layers=config.gpu_layers,
+    )

@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--capacity", type=int, metavar="N", help="clients drafted for at once (4)")
     add("--context", type=int, metavar="N", help="tokens of each that can be drafted within (2048)")
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
+    add("--gpu-layers", type=int, metavar="N", help="layers of the draft model on a GPU; -1: all (0)")
     add("--log-level", choices=LOG_LEVELS, help="(info)")
     talk = commands.add_parser("chat", help="talk to a running agent")
     talk.add_argument("--url", default="http://127.0.0.1:8101/v1", help="the agent's API (%(default)s)")

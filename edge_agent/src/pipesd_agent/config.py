@@ -27,7 +27,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     gateway: its address, http(s):// or ws(s)://. draft_model: GGUF file of the drafter; none: prompt lookup drafts.
     mode: "collaborative"; "auto": cloud-only where the drafter's vocabulary does not fit; "cloud": never draft.
     capacity: clients drafted for at once, others are served cloud-only. context: tokens of each that can be drafted
-    within. threads: of llama.cpp. ca_file: certificate authority of a wss:// gateway. trigger, session: see there.
+    within. threads: of llama.cpp. gpu_layers: of the draft model, on a GPU; -1: all. ca_file: certificate authority
+    of a wss:// gateway. trigger, session: see there.
     """
 
     gateway: str = "http://127.0.0.1:8100"
@@ -40,6 +41,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     capacity: int = 4
     context: int = 2048
     threads: int = 1
+    gpu_layers: int = 0
     batcher: str = "immediate"
     trigger: TriggerSettings = TriggerSettings()
     session: SessionSettings = SessionSettings()
@@ -51,6 +53,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         within("capacity", self.capacity, 1, 64)
         within("context", self.context, 64, 2**20)
         within("threads", self.threads, 1, 256)
+        within("gpu_layers", self.gpu_layers, -1, 10_000)
         make_batcher(self.batcher)
         check_log_level(self.log_level)
         if len(self.gateway_api_keys) > 1:

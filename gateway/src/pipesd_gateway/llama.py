@@ -87,20 +87,31 @@ _logits_address.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 
 
 class Model:
-    """A GGUF model file, loaded on the CPU.
+    """A GGUF model file, loaded on the CPU or, as far as this llama.cpp can, on a GPU.
+
+    Args:
+        gpu_layers: how many of the last layers a GPU computes, the output counted as one; too many or -1: all. The
+            embedded engine keeps 0: that logits do not depend on the batch (`embedded/rows.py`) is proven on CPUs only.
 
     Raises ModelLoadError when the file is missing, is no GGUF file, is damaged, or is of a kind that cannot roll back.
     """
 
     # use_extra_bufts stays False on purpose: with it llama.cpp repacks quantised weights for AMX, and a native build by
     # GCC 12 then dies of SIGILL on hosts that have AMX (llamacpp.md §0.1).
-    def __init__(self, path: str | Path, *, use_extra_bufts: bool = False) -> None:
+    def __init__(self, path: str | Path, *, gpu_layers: int = 0, use_extra_bufts: bool = False) -> None:
         self.path = Path(path)
         self._handle: Any = None
         _check_file(self.path)
         _start_backend()
         params = lib.llama_model_default_params()
-        params.n_gpu_layers = 0
+        params.n_gpu_layers = gpu_layers
+        if gpu_layers and not lib.llama_supports_gpu_offload():
+            log.warning(
+                "gpu_layers is %d, but this llama.cpp finds no GPU or was compiled without GPU support: %s stays on "
+                "the CPU. How to compile it: docs/real_pair.md, section 4",
+                gpu_layers,
+                self.path.name,
+            )
         params.use_extra_bufts = use_extra_bufts
         with _load_lock:
             _recent_errors.clear()
@@ -111,6 +122,7 @@ class Model:
                 f"{self.path} could not be loaded: {reason or 'llama.cpp gave no reason'}. The file is damaged or of "
                 "an architecture that this llama.cpp does not know: fetch or convert it again"
             )
+        self._uses_gpu: Final = gpu_layers != 0
         self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
         self._vocab: Any = lib.llama_model_get_vocab(self._handle)
         self.n_vocab: Final = lib.llama_vocab_n_tokens(self._vocab)
@@ -237,6 +249,7 @@ class Context:
         params.kv_unified = False
         params.swa_full = True
         params.no_perf = True
+        params.op_offload = model._uses_gpu  # else a GPU build computes large batches of a CPU model on the GPU
         params.abort_callback = _abort_callback
         params.abort_callback_data = self._stop.ctypes.data
         with _load_lock:

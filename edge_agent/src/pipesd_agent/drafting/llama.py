@@ -43,7 +43,8 @@ class LlamaDrafter:
 
     Args:
         model_path: GGUF file. capacity: lanes. n_ctx_seq: positions of a lane (rounded up by llama.cpp, and no more
-            than the model was trained for). threads: fewer than the free cores (llamacpp.md §2).
+            than the model was trained for). threads: fewer than the free cores (llamacpp.md §2). gpu_layers: as for
+            `Model`; a GPU may finish a forward that `stop` aborts on the CPU.
 
     Raises: ModelLoadError.
     """
@@ -55,9 +56,10 @@ class LlamaDrafter:
         capacity: int = 4,
         n_ctx_seq: int = 2048,
         threads: int = 1,
+        gpu_layers: int = 0,
         calibration: Logistic = SAMPLED,
     ) -> None:
-        self._model = Model(model_path)
+        self._model = Model(model_path, gpu_layers=gpu_layers)
         pieces = list(self._model.vocabulary())
         self.fingerprint: bytes | None = fingerprint(pieces)
         self.n_vocab: int | None = self._model.n_vocab

@@ -132,7 +132,7 @@ class TargetDecoder:
         step_floor_s: float = 0.0,
         max_queue: int = 16,
     ) -> None:
-        self.model: Final = Model(model_path)
+        self.model: Final = Model(model_path)  # on the CPU, whatever the build: exactness is proven there only
         self.n_ctx_seq: Final = min(n_ctx_seq, self.model.n_ctx_train)
         self.forwards = 0
         """llama_decode calls that had a step in them."""

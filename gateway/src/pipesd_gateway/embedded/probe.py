@@ -28,14 +28,15 @@ _ADVICE: Final = {
 }
 
 
-def check_model_runs(path: str | Path, *, timeout_s: float = 120.0) -> None:
+def check_model_runs(path: str | Path, *, gpu_layers: int = 0, timeout_s: float = 120.0) -> None:
     """Load the model in a child process and decode two rows. Blocks for about the time that importing and loading take.
 
+    gpu_layers: as for `Model`.
     Raises ModelLoadError that says what happened and what to do: unusable file, killed by a signal, no end in time.
     """
     try:
         child = subprocess.run(
-            _command(Path(path)),
+            _command(Path(path), gpu_layers),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout_s,
@@ -54,6 +55,8 @@ def check_model_runs(path: str | Path, *, timeout_s: float = 120.0) -> None:
         raise ModelLoadError(output)
     if child.returncode < 0:
         name, advice = _signal(-child.returncode)
+        if gpu_layers:
+            advice = f"gpu_layers = 0 shows whether the GPU is the cause; if it is not, {advice}"
         raise ModelLoadError(f"{path}: decoding two tokens in a test process killed it with {name}; {advice}")
     last_words = child.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
     raise ModelLoadError(
@@ -69,17 +72,20 @@ def _signal(number: int) -> tuple[str, str]:
     return killer.name, _ADVICE.get(killer, f"the file may be damaged (fetch it again), or {_REBUILD}")
 
 
-def _command(path: Path) -> list[str]:
+def _command(path: Path, gpu_layers: int) -> list[str]:
     # -P: a file in the working directory must not be taken for one of our modules.
-    return [sys.executable, "-P", "-m", "pipesd_gateway.embedded.probe", str(path)]
+    return [sys.executable, "-P", "-m", "pipesd_gateway.embedded.probe", str(path), str(gpu_layers)]
 
 
-def _main(path: str) -> int:
+def _main(path: str, gpu_layers: int) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # dying is a normal outcome: leave no core file of a whole model
     from pipesd_gateway.llama import Context, Model
 
     try:
-        with Model(path) as model, Context(model, n_ctx=64, n_seq=1, n_batch=2) as context:
+        with (
+            Model(path, gpu_layers=gpu_layers) as model,
+            Context(model, n_ctx=64, n_seq=1, n_batch=2) as context,
+        ):
             context.decode([0, 0], [0, 1], 0, True)
     except ModelLoadError as error:
         print(error)
@@ -88,4 +94,4 @@ def _main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1]))
+    sys.exit(_main(sys.argv[1], int(sys.argv[2])))
