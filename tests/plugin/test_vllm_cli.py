@@ -40,6 +40,9 @@ def test_most_drafts_of_a_step(flags: list[str]) -> None:
         ["--speculative_config={}"],
         ["--data-parallel-size", "2"],
         ["-dp=2"],
+        ["--pipeline-parallel-size", "2"],
+        ["--api-server-count=4"],
+        ["--stream-interval", "8"],
     ],
 )
 def test_flags_that_cannot_be(flags: list[str]) -> None:

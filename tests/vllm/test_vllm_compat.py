@@ -44,4 +44,4 @@ def test_what_has_moved_is_named(change: str, says: str) -> None:
 def test_wrong_flags_end_before_vllm_starts() -> None:
     refused = run(str(PROGRAM), "serve", "model", "--data-parallel-size", "2")
     assert refused.returncode == 2
-    assert "data parallelism" in refused.stderr
+    assert "--data-parallel-size must be 1 with pipesd-vllm, but is 2: a session lives" in refused.stderr

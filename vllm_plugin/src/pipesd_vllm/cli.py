@@ -72,13 +72,11 @@ def server_arguments(model: str, flags: Sequence[str]) -> list[str]:
         name = flag.partition("=")[0].replace("_", "-")
         if name in OWN_FLAGS:
             raise ConfigError(f"{name} is set by pipesd-vllm itself; leave it out")
-    for name in ("--data-parallel-size", "-dp"):
-        _, replicas = _take(list(given), name)
-        if replicas not in (None, "1"):
-            raise ConfigError(
-                f"{name} {replicas}: pipesd-vllm does not work with data parallelism; start one server per replica, "
-                "behind a load balancer that keeps connections where they are"
-            )
+    for names, why in limits.ONLY_ONE.items():
+        for name in names:
+            _, value = _take(list(given), name)
+            if value not in (None, "1"):
+                raise ConfigError(f"{name} must be 1 with pipesd-vllm, but is {value}: {why}")
     speculation = {
         "method": "custom_class",
         "model": "pipesd_vllm.compat.proposer.RemoteDrafts",

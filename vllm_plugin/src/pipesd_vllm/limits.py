@@ -1,4 +1,4 @@
-"""The limit of sessions per API key, and its way into the server: an environment variable."""
+"""What a server with this plugin does not do, and the limit of sessions per API key with its way into the server."""
 
 from __future__ import annotations
 
@@ -10,6 +10,22 @@ from pipesd_gateway.quota import MAX_SESSIONS_PER_KEY
 
 VARIABLE: Final = "PIPESD_MAX_SESSIONS_PER_KEY"
 MOST: Final = 2**20
+
+NO_DATA_PARALLEL: Final = (
+    "a session lives in one engine core; start one server per replica, behind a load balancer that keeps connections "
+    "where they are"
+)
+NO_PIPELINE_PARALLEL: Final = (
+    "vLLM 0.32's speculative decoding does not start with pipeline parallelism (its issue 30436); "
+    "use tensor parallelism"
+)
+ONLY_ONE: Final = {
+    ("--data-parallel-size", "-dp"): NO_DATA_PARALLEL,
+    ("--pipeline-parallel-size", "-pp"): NO_PIPELINE_PARALLEL,
+    ("--api-server-count", "-asc"): "a session lives in one API server",
+    ("--stream-interval",): "a session needs every step's tokens",
+}
+"""Flags of vLLM, and why they cannot be more than 1."""
 
 
 def max_sessions_per_key(environ: Mapping[str, str]) -> int:

@@ -17,7 +17,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from pipesd_gateway.exceptions import ConfigError
-from pipesd_vllm import compat, keys
+from pipesd_vllm import compat, keys, limits
 from pipesd_vllm.batcher import Order
 from pipesd_vllm.rounds import Round, fault
 
@@ -40,11 +40,12 @@ class ParkingScheduler(Scheduler):
         compat.check()
         super().__init__(*args, **kwargs)
         parallel = self.vllm_config.parallel_config
-        if parallel.data_parallel_size > 1:
-            raise ConfigError(
-                f"pipesd-vllm does not work with data parallelism (data_parallel_size {parallel.data_parallel_size}): "
-                "start one server per replica, behind a load balancer that keeps connections where they are"
-            )
+        for name, why in (
+            ("data_parallel_size", limits.NO_DATA_PARALLEL),
+            ("pipeline_parallel_size", limits.NO_PIPELINE_PARALLEL),
+        ):
+            if (value := getattr(parallel, name)) > 1:
+                raise ConfigError(f"{name} must be 1 with pipesd-vllm, but is {value}: {why}")
         if self.num_spec_tokens < 1:
             raise ConfigError("the parking scheduler needs a speculative configuration; start with `pipesd-vllm serve`")
         self._n_vocab = self.vllm_config.model_config.get_vocab_size()
