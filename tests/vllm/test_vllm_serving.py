@@ -55,6 +55,8 @@ FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
         "chat/completions",
         {"messages": CHAT, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "weigh"}}},
     ),
+    "required tool": ("chat/completions", {"messages": CHAT, "tools": [TOOL], "tool_choice": "required"}),
+    "tools, none called": ("chat/completions", {"messages": CHAT, "tools": [TOOL], "tool_choice": "auto"}),
 }
 UNDRAFTABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "n = 2": ("completions", {"prompt": PROMPT, "n": 2, "logprobs": 1}),
@@ -125,15 +127,37 @@ def _without_call_ids(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def test_streamed_chat_is_vllms_own(server: VllmServer, agent: AgentThread) -> None:
-    asked = {"messages": CHAT, "max_tokens": 40, "stream": True, **SEEDED}
-    told = []
-    for url, more in ((server.url, NOISE), (agent.url, {})):
-        chunks = events(post(url, "chat/completions", asked | more))
-        assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
-        text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"])
-        told.append((text, chunks[-1]["choices"][0]["finish_reason"]))
-    assert told[0] == told[1]
+@pytest.mark.parametrize("feature", FEATURES)
+def test_streamed_answer_is_vllms_own(server: VllmServer, agent: AgentThread, feature: str) -> None:
+    path, body = FEATURES[feature]
+    asked = {"max_tokens": 40, "stream": True, **body, **SEEDED}
+    expected = sum_of(events(post(server.url, path, asked | NOISE)))
+    got = sum_of(events(post(agent.url, path, asked)))
+    assert got["text"] or got["arguments"]
+    close(got, expected)
+
+
+def sum_of(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the chunks of a stream add up to, however the answer was cut into them."""
+    text, arguments, names, roles, reason = "", "", [], [], None
+    logprobs: list[Any] = []
+    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+        delta = choice.get("delta") or {}
+        text += choice.get("text") or delta.get("content") or ""
+        roles += [delta["role"]] if delta.get("role") else []
+        for call in delta.get("tool_calls") or ():
+            arguments += call["function"].get("arguments") or ""
+            names += [call["function"]["name"]] if call["function"].get("name") else []
+        said = choice.get("logprobs") or {}
+        of_completions = zip(*(said.get(name, ()) for name in _LOGPROBS), strict=True)
+        logprobs += said.get("content") or [list(token) for token in of_completions]
+        reason = choice["finish_reason"] or reason
+    return {
+        "text": text, "arguments": arguments, "names": names, "logprobs": logprobs, "roles": roles, "reason": reason
+    }  # fmt: skip
+
+
+_LOGPROBS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
 @pytest.mark.parametrize("case", UNDRAFTABLE)

