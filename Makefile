@@ -24,7 +24,7 @@ CODE := gateway edge_agent vllm_plugin
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check test test-full bench-agent models llama lock clean vllm-env vllm-lock vllm-test
+.PHONY: help demo check test test-full bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -39,14 +39,17 @@ check: $(READY)  ## lint, types and fast tests; needs no compiled llama.cpp
 	$(PY) -m mypy scripts tests
 	$(PY) -m pytest -m "not e2e and not full"
 
-test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms
+test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of vLLM
 	$(PY) -m pytest -m "not full"
 
-test-full: $(READY) $(LLAMA) $(MODELS)  ## all tests
-	$(PY) -m pytest
+test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## all tests, long forms and vLLM's too
+	$(PY) -m pytest -m "vllm or not vllm"
 
 bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp loop
 	$(PY) bench/agent.py
+
+bench-vllm: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the vLLM plugin against stock vLLM on the CPU
+	$(PY) bench/vllm.py
 
 models: $(MODELS)  ## the demo pair as GGUF files in .build/
 

@@ -40,7 +40,8 @@ def test_another_model_and_no_key(server: VllmServer) -> None:
 
 
 def test_a_client_that_goes_away_leaves_nothing_behind(server: VllmServer) -> None:
-    one = {"prompt": [5] * 900, "drafts": [6] * 16}
+    batch = [{"prompt": [number] * 900, "drafts": [6] * 16} for number in range(64)]  # no prefix is shared
+    hurried = httpx.Timeout(30, read=0.02)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}/pipesd/verify", json={"requests": [one] * 64}, headers=HEADERS, timeout=0.5)
-    wait_until(lambda: server.engine()["sessions"] == 0)
+        httpx.post(f"{server.url}/pipesd/verify", json={"requests": batch}, headers=HEADERS, timeout=hurried)
+    wait_until(lambda: server.engine()["sessions"] == 0, 30)
