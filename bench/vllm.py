@@ -49,7 +49,7 @@ TRIES = 5
 LONG = "0, " * 40
 """The target goes on with it for ever, so that prompt lookup is always right."""
 DRAFT = ROOT / ".build" / "demo-draft-F16.gguf"
-VERIFY = Scripted(drafts=8, rate=0.0, together=True)
+VERIFY = Scripted(drafts=8, rate=0.0, together=True, one_link=True)
 SCRIPT = Scripted(drafts=5, rate=0.2)
 SCRIPT_ONE_LINK = Scripted(drafts=5, rate=0.2, one_link=True)
 Block = Callable[[int], Awaitable[Figures]]

@@ -111,7 +111,7 @@ async def scripted(
 
 
 def _times(rounds: Sequence[Round], steps: NDArray[Any]) -> Figures:
-    """Where the time of a round goes: its own step, the steps of others that it has to wait for, and the rest."""
+    """Where the time of a round goes: forward_us, what else the engine core was in a step for, and the rest."""
     sent, came, forward, queue = np.array([(r.sent, r.came, r.forward, r.queue) for r in rounds]).T
     stepping = shared(sent, came, steps["start"], steps["start"] + steps["wall"])
     return {

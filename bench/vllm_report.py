@@ -52,8 +52,8 @@ SAVED: dict[str, tuple[str, float | None]] = {
 }
 OUTSIDE: dict[str, tuple[str, float | None]] = {
     "round_ms": ("from NAV to verdict", None),
-    "forward_ms": ("... in its own step", None),
-    "others_ms": ("... waiting for a step of others", None),
+    "forward_ms": ("... forward_us of its step", None),
+    "others_ms": ("... scheduling and end of that step, steps of others", None),
     "outside_ms": ("... outside of any step", 2.0),
     "queue_ms": ("queue_us, as the verdict says", None),
     "api_cpu_round_ms": ("CPU of the API server, per round", None),
@@ -80,7 +80,7 @@ GROUPS = [
         lines(f"3. Time of a round outside the step, {title}", block, "", OUTSIDE)
         for title, block in (
             ("1 session, 8 drafts", "nav-1"),
-            (f"{CLIENTS} sessions, 8 drafts, all sent at once", f"nav-{CLIENTS}"),
+            (f"{CLIENTS} sessions of one agent, 8 drafts, all sent at once", f"nav-{CLIENTS}"),
             (f"{CLIENTS} sessions, 5 drafts, each on its own", "scripted"),
             (f"{CLIENTS} sessions, 5 drafts, one connection", "scripted-one"),
         )
