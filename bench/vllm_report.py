@@ -53,7 +53,7 @@ SAVED: dict[str, tuple[str, float | None]] = {
 OUTSIDE: dict[str, tuple[str, float | None]] = {
     "round_ms": ("from NAV to verdict", None),
     "forward_ms": ("... forward_us of its step", None),
-    "others_ms": ("... scheduling and end of that step, steps of others", None),
+    "others_ms": ("... the rest of that step, and steps of others", None),
     "outside_ms": ("... outside of any step", 2.0),
     "queue_ms": ("queue_us, as the verdict says", None),
     "api_cpu_round_ms": ("CPU of the API server, per round", None),
