@@ -6,10 +6,12 @@ So sessions that are verified together stay together: sent one by one they would
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
-Order = tuple[str, list[int], int]
-"""A round of a session: park key, drafts, steps ahead."""
+Order = tuple[str, list[int], int, float]
+"""A round of a session: park key, drafts, steps ahead, and when it was asked for (`time.monotonic`, which is one clock
+for all processes of a machine)."""
 Verify = Callable[[list[Order]], Awaitable[list[str]]]
 
 
@@ -27,7 +29,7 @@ class Batcher:
         answer: asyncio.Future[str] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._flush)
-        self._waiting.append(((key, list(drafts), ahead), answer))
+        self._waiting.append(((key, list(drafts), ahead, time.monotonic()), answer))
         return answer
 
     def _flush(self) -> None:

@@ -34,6 +34,7 @@ INTERNALS: Final[dict[str, str | None]] = {
     "vllm.v1.engine:EngineCoreOutput.kv_transfer_params": None,
     "vllm.v1.engine.exceptions:EngineDeadError": "args",
     "vllm.v1.engine.core:EngineCore.__init__": "self",
+    "vllm.v1.engine.core:EngineCore.post_step": "self,model_executed",
     "vllm.v1.engine.core_client:AsyncMPClient.call_utility_async": "self,method,args",
     "vllm.v1.engine.async_llm:AsyncLLM.generate": "self,prompt,sampling_params,request_id",
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._sample": "self,logits,spec_decode_metadata",

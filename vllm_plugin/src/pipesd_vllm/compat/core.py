@@ -29,6 +29,20 @@ def extend_engine_core() -> None:
 
     setattr(EngineCore, VERIFY, verify)
     setattr(EngineCore, STATS, stats)
+    if not getattr(EngineCore.post_step, "pipesd", False):
+        _ask_no_worker_for_drafts()
+
+
+def _ask_no_worker_for_drafts() -> None:
+    """Spare every step the call that fetches the proposer's drafts: with our scheduler there are none."""
+    original = EngineCore.post_step
+
+    def post_step(self: Any, model_executed: bool) -> None:
+        if not hasattr(self.scheduler, STATS):
+            original(self, model_executed)
+
+    post_step.pipesd = True  # type: ignore[attr-defined]
+    EngineCore.post_step = post_step
 
 
 class Core:

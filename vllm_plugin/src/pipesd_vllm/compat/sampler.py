@@ -71,7 +71,10 @@ def install(n_vocab: int) -> None:
 def _wrap_step(step: _Step) -> None:
     original = GPUModelRunner._sample
 
-    def _sample(self: Any, logits: Any, metadata: Any) -> Any:
+    def _sample(self: Any, logits: Any, spec_decode_metadata: Any) -> Any:
+        metadata = spec_decode_metadata
+        if metadata is not None and not any(metadata.num_draft_tokens):
+            metadata = None  # vLLM's rejection sampler has nothing to reject, at twice the cost of its ordinary sampler
         last = self.sampler.topk_topp_sampler
         if not getattr(last.forward, "pipesd", False):
             last.forward = _last_rows(step, last.forward)

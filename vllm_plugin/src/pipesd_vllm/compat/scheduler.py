@@ -25,7 +25,7 @@ OK = "ok"
 
 
 class _Session(Struct, eq=False):
-    """since: when what it waits for was ordered, or its last token came; begun: when a step took it up."""
+    """since: when what it waits for was asked for, or its last token came; begun: when a step took it up."""
 
     request: Request
     round: Round
@@ -86,7 +86,7 @@ class ParkingScheduler(Scheduler):
             "steps": self._steps,
         }
 
-    def _verify(self, key: str, drafts: list[int], ahead: int) -> str:
+    def _verify(self, key: str, drafts: list[int], ahead: int, asked_at: float) -> str:
         wrong = fault(drafts, self.num_spec_tokens, self._n_vocab)
         if wrong is not None:
             return wrong
@@ -98,7 +98,7 @@ class ParkingScheduler(Scheduler):
         else:
             return "no such session is parked"
         session = self._sessions[request_id]
-        session.round, session.since = Round(drafts, ahead), time.monotonic()
+        session.round, session.since = Round(drafts, ahead), asked_at
         return OK
 
     # What vLLM calls.
