@@ -125,7 +125,8 @@ class Session:
         await self._link.send(open_)
         await self._link.wait_for(self._opened)
         # Right drafts, as many as a step takes: unless the free run under way is past them, their verdict is the last.
-        while not self.rounds:
+        # A client that the machine starves may even find the whole answer there; its block is then run again.
+        while not self.rounds and self.left():
             await self.round(OPENING_DRAFTS, 0.0)
 
     def left(self) -> int:
