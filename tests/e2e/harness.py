@@ -254,7 +254,10 @@ class Asking:
     first: set when the first piece of a stream, or the end of the request, has come.
     """
 
-    def __init__(self, url: str, prompt: str, *, stream: bool = True, **parameters: Any) -> None:
+    def __init__(
+        self, url: str, prompt: str, *, stream: bool = True, headers: dict[str, str] | None = None, **parameters: Any
+    ) -> None:
+        self._headers = headers
         self.outcome = Outcome()
         self.first = threading.Event()
         self.ended_at = 0.0
@@ -276,7 +279,10 @@ class Asking:
     def _run(self) -> None:
         began = time.monotonic()
         try:
-            with httpx.Client(timeout=120) as client, client.stream("POST", self._url, json=self._body) as response:
+            with (
+                httpx.Client(timeout=120, headers=self._headers) as client,
+                client.stream("POST", self._url, json=self._body) as response,
+            ):
                 self._read(response)
         except httpx.TransportError:
             self.outcome.broken = True

@@ -31,6 +31,7 @@ from pipesd_gateway.http import (
     wants_stream,
     while_connected,
 )
+from pipesd_gateway.keys import Keys
 from pipesd_gateway.protocol import Endpoint
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,9 @@ class NoSuchRecord(InvalidRequest):
     status = 404
 
 
-def create_app(agent: Agent) -> FastAPI:
-    """The app over an agent, whose tasks run as long as the app does."""
+def create_app(agent: Agent, *, keys: Keys | None = None) -> FastAPI:
+    """The app over an agent, whose tasks run as long as the app does. No `keys`: open to everybody."""
+    keys = keys or Keys()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -56,12 +58,15 @@ def create_app(agent: Agent) -> FastAPI:
     started = int(time.time())
 
     async def chat_completions(request: Request) -> Response:
+        keys.authorize(request)
         return await _answer(request, agent, Endpoint.CHAT_COMPLETIONS)
 
     async def completions(request: Request) -> Response:
+        keys.authorize(request)
         return await _answer(request, agent, Endpoint.COMPLETIONS)
 
-    async def models(_: Request) -> Response:
+    async def models(request: Request) -> Response:
+        keys.authorize(request)
         return json_response({"object": "list", "data": agent.catalog.models})
 
     async def health(_: Request) -> Response:
@@ -73,6 +78,7 @@ def create_app(agent: Agent) -> FastAPI:
         return json_response(state)
 
     async def record(request: Request) -> Response:
+        keys.authorize(request)
         request_id = request.path_params["request_id"]
         found = agent.records.get(request_id)
         if found is None:

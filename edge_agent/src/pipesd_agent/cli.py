@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipesd_agent.config import AgentConfig, load
+from pipesd_agent.config import KEYS, AgentConfig, load
 from pipesd_gateway.exceptions import ConfigError
+from pipesd_gateway.keys import Keys
 from pipesd_gateway.serve import Server, fail, listen, run_program
-from pipesd_gateway.settings import LOG_LEVELS
+from pipesd_gateway.settings import LOG_LEVELS, LOOPBACK, read_keys
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command == "chat":
         from pipesd_agent.chat import chat
 
-        return chat(**flags)
+        try:
+            key = _client_key(flags.pop("api_key_file"), os.environ)
+        except ConfigError as error:
+            return fail("pipesd-agent chat", error)
+        return chat(**flags, api_key=key)
     return _start(flags)
 
 
@@ -35,6 +40,13 @@ def _start(flags: dict[str, Any]) -> int:
     except ConfigError as error:
         return fail("pipesd-agent", error)
     return run_program("pipesd-agent", config.log_level, _serve(config))
+
+
+def _client_key(file: Path | None, environ: Mapping[str, str]) -> str | None:
+    """The key that a client of the agent uses: the first of them."""
+    if file is not None:
+        return min(read_keys(file))
+    return next(iter(environ.get(KEYS.variable, "").split()), None)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,8 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=("collaborative", "auto", "cloud"),
         help="auto: cloud-only if vocabularies differ; cloud: never draft",
     )
-    add("--gateway-api-key-file", metavar="FILE", help="or PIPESD_GATEWAY_API_KEY in the environment")
+    add("--gateway-api-key-file", metavar="FILE", help="the key to send; or PIPESD_GATEWAY_API_KEY")
     add("--ca-file", metavar="FILE", help="certificate authority of a wss:// gateway")
+    add("--api-key-file", metavar="FILE", help="keys of clients, one a line; read again when it changes")
     add("--host", help="address to listen on (127.0.0.1)")
     add("--port", type=int, metavar="N", help="port; 0 takes a free one (8101)")
     add("--capacity", type=int, metavar="N", help="clients drafted for at once (4)")
@@ -67,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--log-level", choices=LOG_LEVELS, help="(info)")
     talk = commands.add_parser("chat", help="talk to a running agent")
     talk.add_argument("--url", default="http://127.0.0.1:8101/v1", help="the agent's API (%(default)s)")
+    talk.add_argument("--api-key-file", metavar="FILE", type=Path, help=f"(or {KEYS.variable} in the environment)")
     talk.add_argument("--model", default=None, help="(the first that the agent lists)")
     talk.add_argument("--temperature", type=float, default=None)
     talk.add_argument("--max-tokens", type=int, default=None)
@@ -85,6 +99,7 @@ async def _serve(config: AgentConfig) -> None:
     except BaseException:
         listener.close()
         raise
-    if config.host not in ("127.0.0.1", "::1", "localhost"):
-        logger.warning("listening on %s: everybody who reaches it may use this agent", config.host)
-    await Server(create_app(agent), agent.aclose, log_level=config.log_level).run_on(listener)
+    keys = Keys(config.api_keys, config.api_key_file)
+    if not keys.required and config.host not in LOOPBACK:
+        logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
+    await Server(create_app(agent, keys=keys), agent.aclose, log_level=config.log_level).run_on(listener)

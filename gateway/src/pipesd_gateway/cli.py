@@ -9,17 +9,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from starlette.requests import HTTPConnection
-
 from pipesd_gateway import ws
 from pipesd_gateway.config import GatewayConfig, load
 from pipesd_gateway.engine import Engine
 from pipesd_gateway.exceptions import ConfigError
+from pipesd_gateway.keys import Keys
 from pipesd_gateway.quota import Quota
 from pipesd_gateway.serve import Server, fail, listen, run_program
-from pipesd_gateway.server import authorize, create_app
+from pipesd_gateway.server import create_app
 from pipesd_gateway.session import SessionLimits
-from pipesd_gateway.settings import LOG_LEVELS
+from pipesd_gateway.settings import LOG_LEVELS, LOOPBACK
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", metavar="FILE", type=Path, help="TOML; keys as these flags, with _ for -")
     add("--host", help="address to listen on (127.0.0.1)")
     add("--port", type=int, metavar="N", help="port; 0 takes a free one (8100)")
-    add("--api-key-file", metavar="FILE", help="one key per line; or PIPESD_API_KEY in the environment")
+    add("--api-key-file", metavar="FILE", help="keys, one a line; read again when it changes")
     add("--name", help="the model's name in the API (the file's own)")
     add("--n-seq", type=int, metavar="N", help="sessions at once (4)")
     add("--context", type=int, metavar="N", help="tokens per session, prompt and answer (2048)")
@@ -72,14 +71,11 @@ async def _serve(config: GatewayConfig) -> None:
         listener.close()
         raise
     try:
-        app = create_app(engine, api_keys=config.api_keys)
-
-        def check_key(connection: HTTPConnection) -> str | None:
-            return authorize(connection, config.api_keys)
-
+        keys = Keys(config.api_keys, config.api_key_file)
+        app = create_app(engine, keys=keys)
         limits = SessionLimits(park_timeout_s=config.park_timeout)
-        ws.attach(app, engine, limits, check_key, Quota(config.max_sessions_per_key))
-        if not config.api_keys and config.host not in ("127.0.0.1", "::1", "localhost"):
+        ws.attach(app, engine, limits, keys.authorize, Quota(config.max_sessions_per_key))
+        if not keys.required and config.host not in LOOPBACK:
             logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
         await Server(app, engine.aclose, log_level=config.log_level).run_on(listener)
     finally:

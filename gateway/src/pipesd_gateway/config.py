@@ -11,9 +11,10 @@ from msgspec import Struct
 from pipesd_gateway import settings
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.quota import MAX_SESSIONS_PER_KEY
-from pipesd_gateway.settings import KeySource, check_log_level, within
+from pipesd_gateway.settings import KeySource, Program, check_log_level, within
 
-KEYS: Final = KeySource("api_keys", "api_key_file", "PIPESD_API_KEY")
+KEYS: Final = KeySource("api_keys", "api_key_file", "PIPESD_GATEWAY_API_KEY")
+PROGRAM: Final = Program("PIPESD_GATEWAY_", (KEYS,))
 
 
 class GatewayConfig(Struct, frozen=True, kw_only=True):
@@ -23,7 +24,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     once. context: tokens of each, prompt and answer together. threads: of llama.cpp. max_queue: requests that may wait
     for a session. park_timeout: seconds that a session waits for a silent edge. step_floor_ms: least time of an engine
     step, to emulate a bigger target. max_sessions_per_key: of agents, over all their connections (`quota`). api_keys:
-    empty means open.
+    empty means open. api_key_file: where they come from, None for the environment.
     """
 
     model: Path
@@ -39,6 +40,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     max_sessions_per_key: int = MAX_SESSIONS_PER_KEY
     log_level: str = "info"
     api_keys: frozenset[str] = frozenset()
+    api_key_file: Path | None = None
 
     def __post_init__(self) -> None:
         within("port", self.port, 0, 65535)
@@ -55,7 +57,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None) -> GatewayConfig:
     """See `settings.load`. Raises ConfigError."""
     try:
-        return settings.load(GatewayConfig, KEYS, flags, environ, file)
+        return settings.load(GatewayConfig, PROGRAM, flags, environ, file)
     except ConfigError as error:
         if "missing required field `model`" in str(error):
             raise ConfigError('no model: give --model FILE.gguf, or model = "FILE.gguf" in the file') from None

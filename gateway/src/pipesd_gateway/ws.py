@@ -60,15 +60,18 @@ def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Autho
             await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
             return
         await websocket.accept(subprotocol=SUBPROTOCOL)
-        await AgentSocket(websocket, engine, limits, quota.share(key)).serve()
+        await AgentSocket(websocket, engine, limits, quota.share(key), authorize).serve()
 
 
 class AgentSocket:
     """One connected agent: owns the tasks and generations of its sessions and ends them all when it leaves."""
 
-    def __init__(self, websocket: WebSocket, engine: Engine, limits: SessionLimits, share: Share) -> None:
+    def __init__(
+        self, websocket: WebSocket, engine: Engine, limits: SessionLimits, share: Share, authorize: Authorize
+    ) -> None:
         self._websocket = websocket
         self._engine = engine
+        self._authorize = authorize
         self._connection = GatewayConnection(engine.info, limits, share, max_sessions=MAX_SESSIONS)
         self._loop = asyncio.get_running_loop()
         self._generations: dict[int, Generation] = {}
@@ -173,6 +176,7 @@ class AgentSocket:
         channel = request.channel
         answer: Generation | ApiError
         try:
+            self._authorize(self._websocket)  # the key may have been removed since the handshake
             answer = await self._engine.open(
                 request.endpoint, request.body, lambda output: self._deliver(channel, output)
             )
