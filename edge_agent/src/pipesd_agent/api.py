@@ -41,7 +41,7 @@ class NoSuchRecord(InvalidRequest):
     status = 404
 
 
-def create_app(agent: Agent, *, keys: Keys | None = None) -> FastAPI:
+def create_app(agent: Agent, *, keys: Keys | None = None, cors_origins: tuple[str, ...] = ()) -> FastAPI:
     """The app over an agent, whose tasks run as long as the app does. No `keys`: open to everybody."""
     keys = keys or Keys()
 
@@ -54,7 +54,7 @@ def create_app(agent: Agent, *, keys: Keys | None = None) -> FastAPI:
             await agent.aclose()
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
-    install(app)
+    install(app, cors_origins)
     started = int(time.time())
 
     async def chat_completions(request: Request) -> Response:

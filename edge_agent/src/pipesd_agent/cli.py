@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--context", type=int, metavar="N", help="tokens of each that can be drafted within (2048)")
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
     add("--gpu-layers", type=int, metavar="N", help="layers of the draft model on a GPU; -1: all (0)")
+    add("--cors-origin", dest="cors_origins", action="append", metavar="URL", help="web pages that may use this (none)")
     add("--log-level", choices=LOG_LEVELS, help="(info)")
     talk = commands.add_parser("chat", help="talk to a running agent")
     talk.add_argument("--url", default="http://127.0.0.1:8101/v1", help="the agent's API (%(default)s)")
@@ -102,4 +103,6 @@ async def _serve(config: AgentConfig) -> None:
     keys = Keys(config.api_keys, config.api_key_file)
     if not keys.required and config.host not in LOOPBACK:
         logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
-    await Server(create_app(agent, keys=keys), agent.aclose, log_level=config.log_level).run_on(listener)
+    await Server(
+        create_app(agent, keys=keys, cors_origins=config.cors_origins), agent.aclose, log_level=config.log_level
+    ).run_on(listener)

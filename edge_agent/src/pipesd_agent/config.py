@@ -15,7 +15,7 @@ from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway import settings
 from pipesd_gateway.exceptions import ConfigError
-from pipesd_gateway.settings import KeySource, Program, check_log_level, within
+from pipesd_gateway.settings import KeySource, Program, check_log_level, check_origins, within
 
 GATEWAY_KEY: Final = KeySource("gateway_api_keys", "gateway_api_key_file", "PIPESD_GATEWAY_API_KEY")
 """The variable is the gateway's own: there it holds the keys that are accepted, here the one that is sent."""
@@ -32,7 +32,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     capacity: clients drafted for at once, others are served cloud-only. context: tokens of each that can be drafted
     within. threads: of llama.cpp. gpu_layers: of the draft model, on a GPU; -1: all. ca_file: certificate authority
     of a wss:// gateway. api_keys: of the agent's own API, empty means open; api_key_file: where they come from, None
-    for the environment. trigger, session: see there.
+    for the environment. cors_origins: of web pages that may use the API.
+    trigger, session: see there.
     """
 
     gateway: str = "http://127.0.0.1:8100"
@@ -52,6 +53,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     batcher: str = "immediate"
     trigger: TriggerSettings = TriggerSettings()
     session: SessionSettings = SessionSettings()
+    cors_origins: tuple[str, ...] = ()
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -62,6 +64,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         within("threads", self.threads, 1, 256)
         within("gpu_layers", self.gpu_layers, -1, 10_000)
         make_batcher(self.batcher)
+        check_origins(self.cors_origins)
         check_log_level(self.log_level)
         if len(self.gateway_api_keys) > 1:
             raise ConfigError(f"the agent needs one key for its gateway, but {len(self.gateway_api_keys)} were given")

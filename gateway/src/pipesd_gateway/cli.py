@@ -59,11 +59,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--park-timeout", type=float, metavar="S", help="seconds to wait for a silent agent (5)")
     add("--step-floor-ms", type=float, metavar="MS", help="least time of a step, emulates a big target (0)")
     add("--max-sessions-per-key", type=int, metavar="N", help="agents' sessions per API key (256)")
+    add("--tls-cert", metavar="FILE", help="certificate chain for https and wss, PEM (no TLS)")
+    add("--tls-key", metavar="FILE", help="its private key, PEM (in the same file)")
+    add("--cors-origin", dest="cors_origins", action="append", metavar="URL", help="web pages that may use this (none)")
     add("--log-level", choices=LOG_LEVELS, help="(info)")
     return parser
 
 
 async def _serve(config: GatewayConfig) -> None:
+    tls = config.tls()
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
     try:
         engine = await asyncio.to_thread(_load_engine, config)
@@ -72,12 +76,12 @@ async def _serve(config: GatewayConfig) -> None:
         raise
     try:
         keys = Keys(config.api_keys, config.api_key_file)
-        app = create_app(engine, keys=keys)
+        app = create_app(engine, keys=keys, cors_origins=config.cors_origins)
         limits = SessionLimits(park_timeout_s=config.park_timeout)
         ws.attach(app, engine, limits, keys.authorize, Quota(config.max_sessions_per_key))
         if not keys.required and config.host not in LOOPBACK:
             logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
-        await Server(app, engine.aclose, log_level=config.log_level).run_on(listener)
+        await Server(app, engine.aclose, log_level=config.log_level, tls=tls).run_on(listener)
     finally:
         await engine.aclose()
 

@@ -16,9 +16,11 @@ from fastapi import FastAPI
 from msgspec import Struct
 from sse_starlette import EventSourceResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
 
@@ -50,12 +52,26 @@ class WrongMethod(InvalidRequest):
     status = 405
 
 
+class ForeignOrigin(InvalidRequest):
+    status = 403
+
+
 class ClientGone(Exception):
     """Nobody is there to read the answer any more."""
 
 
-def install(app: FastAPI) -> None:
-    """Give an app its request ids and its OpenAI-shaped errors."""
+def install(app: FastAPI, cors_origins: tuple[str, ...] = ()) -> None:
+    """Give an app its request ids and its OpenAI-shaped errors, and keep web pages out but those of `cors_origins`."""
+    # The last one added is the outermost.
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),  # OpenAI's client sends many of its own
+            expose_headers=("x-request-id", "x-pipesd-seed", "x-pipesd-mode", "retry-after"),
+        )
+    app.add_middleware(_Origins, allowed=frozenset(cors_origins))
     app.add_middleware(_RequestIds)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -162,6 +178,34 @@ class _RequestIds:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+class _Origins:
+    """Refuses what a web page sends, WebSockets included, unless its origin is allowed.
+
+    That a page cannot read the answers (CORS) is not enough: on a user's own machine, where no key is asked for, any
+    page could still spend the model's time; and for WebSockets, or where a page's host name is made to point here, a
+    browser does not even hide the answers.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+        if not origin or origin in self._allowed or "*" in self._allowed:
+            await self._app(scope, receive, send)
+            return
+        error = ForeignOrigin(f"web pages of {origin[:128]!r} may not use this server: allow them with --cors-origin")
+        response = json_response(error.body(), error.status)
+        if scope["type"] == "http":
+            await response(scope, receive, send)
+        else:
+            await WebSocket(scope, receive, send).send_denial_response(response)
 
 
 async def _on_api_error(_: Request, error: Exception) -> Response:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
@@ -71,7 +72,14 @@ def listen(host: str, port: int) -> socket.socket:
 class Server(uvicorn.Server):
     """uvicorn with our settings. `on_stop` runs before connections are cut: it tells every running request."""
 
-    def __init__(self, app: object, on_stop: Callable[[], Awaitable[None]], *, log_level: str = "info") -> None:
+    def __init__(
+        self,
+        app: object,
+        on_stop: Callable[[], Awaitable[None]],
+        *,
+        log_level: str = "info",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
@@ -88,6 +96,8 @@ class Server(uvicorn.Server):
             )
         )
         self._on_stop = on_stop
+        self.config.load()
+        self.config.ssl = tls
 
     async def run_on(self, listener: socket.socket) -> None:
         """Serve until SIGINT or SIGTERM, which then count as dealt with."""
@@ -98,9 +108,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        scheme = "https" if self.config.ssl else "http"
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
-            print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
+            print(f"listening on {scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._on_stop()

@@ -29,11 +29,11 @@ from pipesd_gateway.keys import Keys
 from pipesd_gateway.protocol import SUBPROTOCOL, Endpoint
 
 
-def create_app(engine: Engine, *, keys: Keys | None = None) -> FastAPI:
+def create_app(engine: Engine, *, keys: Keys | None = None, cors_origins: tuple[str, ...] = ()) -> FastAPI:
     """The app over `engine`, which stays the caller's to close. No `keys`: open to everybody."""
     keys = keys or Keys()
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    install(app)
+    install(app, cors_origins)
     started = int(time.time())
 
     async def chat_completions(request: Request) -> Response:

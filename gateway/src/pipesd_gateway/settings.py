@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_origin
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -73,6 +74,15 @@ def check_log_level(value: str) -> None:
     """Raises ConfigError for an unknown level."""
     if value not in LOG_LEVELS:
         raise ConfigError(f"log_level must be one of {', '.join(LOG_LEVELS)}, but is {value!r}")
+
+
+def check_origins(values: tuple[str, ...]) -> None:
+    """Raises ConfigError for what is no origin of web pages as browsers send it."""
+    for value in values:
+        parts = urlsplit(value)
+        plain = f"{parts.scheme}://{parts.netloc}" == value == value.lower() and bool(parts.netloc)
+        if value != "*" and not plain:
+            raise ConfigError(f"cors_origins must be such as https://chat.example:8443, or *, but one is {value!r}")
 
 
 def read_keys(file: Path) -> frozenset[str]:
