@@ -39,7 +39,7 @@ def _start(flags: dict[str, Any]) -> int:
         config = load(flags, os.environ, file)
     except ConfigError as error:
         return fail("pipesd-agent", error)
-    return run_program("pipesd-agent", config.log_level, _serve(config))
+    return run_program("pipesd-agent", config.log_level, _serve(config), config.log_format)
 
 
 def _client_key(file: Path | None, environ: Mapping[str, str]) -> str | None:
@@ -78,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
     add("--gpu-layers", type=int, metavar="N", help="layers of the draft model on a GPU; -1: all (0)")
     add("--cors-origin", dest="cors_origins", action="append", metavar="URL", help="web pages that may use this (none)")
-    add("--log-level", choices=LOG_LEVELS, help="(info)")
+    add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
+    add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or a line of JSON an event (text)")
     talk = commands.add_parser("chat", help="talk to a running agent")
     talk.add_argument("--url", default="http://127.0.0.1:8101/v1", help="the agent's API (%(default)s)")
     talk.add_argument("--api-key-file", metavar="FILE", type=Path, help=f"(or {KEYS.variable} in the environment)")

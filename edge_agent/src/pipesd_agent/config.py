@@ -15,6 +15,7 @@ from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway import settings
 from pipesd_gateway.exceptions import ConfigError
+from pipesd_gateway.logs import LogFormat
 from pipesd_gateway.settings import KeySource, Program, check_log_level, check_origins, within
 
 GATEWAY_KEY: Final = KeySource("gateway_api_keys", "gateway_api_key_file", "PIPESD_GATEWAY_API_KEY")
@@ -55,6 +56,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     session: SessionSettings = SessionSettings()
     cors_origins: tuple[str, ...] = ()
     log_level: str = "info"
+    log_format: LogFormat = "text"
 
     def __post_init__(self) -> None:
         _check_address(self.gateway)

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load(flags, os.environ, file)
     except ConfigError as error:
         return fail("pipesd-gateway", error)
-    return run_program("pipesd-gateway", config.log_level, _serve(config))
+    return run_program("pipesd-gateway", config.log_level, _serve(config), config.log_format)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-cert", metavar="FILE", help="certificate chain for https and wss, PEM (no TLS)")
     add("--tls-key", metavar="FILE", help="its private key, PEM (in the same file)")
     add("--cors-origin", dest="cors_origins", action="append", metavar="URL", help="web pages that may use this (none)")
-    add("--log-level", choices=LOG_LEVELS, help="(info)")
+    add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
+    add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or a line of JSON an event (text)")
     return parser
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from pipesd_gateway import settings
 from pipesd_gateway.exceptions import ConfigError
+from pipesd_gateway.logs import LogFormat
 from pipesd_gateway.quota import MAX_SESSIONS_PER_KEY
 from pipesd_gateway.settings import KeySource, Program, check_log_level, check_origins, within
 
@@ -44,6 +45,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     tls_key: Path | None = None
     cors_origins: tuple[str, ...] = ()
     log_level: str = "info"
+    log_format: LogFormat = "text"
     api_keys: frozenset[str] = frozenset()
     api_key_file: Path | None = None
 

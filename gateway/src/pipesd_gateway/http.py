@@ -7,6 +7,8 @@ bare close looks like success to the OpenAI SDK.
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final, TypeVar
@@ -22,6 +24,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from pipesd_gateway import logs
 from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
 
 MAX_BODY_BYTES: Final = 4 * 2**20 - 1024
@@ -32,6 +35,8 @@ SEND_TIMEOUT_S: Final = 60.0
 """Longest time for a client to take one chunk of a stream."""
 FAREWELL_S: Final = 2.0
 """At shutdown: time for a stream to tell its client so."""
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -157,7 +162,7 @@ def request_id_of(request: Request) -> str:
 
 
 class _RequestIds:
-    """Gives every response an `x-request-id`: the client's own if it is sensible, else a new one."""
+    """Gives every response an `x-request-id`: the client's own, or a new one. Logs them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -171,13 +176,23 @@ class _RequestIds:
         request_id = given if sensible else f"req_{uuid.uuid4().hex}".encode()
 
         scope["pipesd.request_id"] = request_id.decode()
+        logs.request_id.set(request_id.decode())
+        began, status = time.monotonic(), 0
 
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            # Without the query: nobody should, but somebody may, have put a key there.
+            level = logging.INFO if scope["path"].startswith("/v1/") else logging.DEBUG
+            seconds = time.monotonic() - began
+            log.log(level, "%s %.128s: %d in %.3f s", scope["method"], scope["path"], status, seconds)
 
 
 class _Origins:

@@ -6,7 +6,6 @@ Exit codes: 0 stopped by a signal, 1 cannot run (model, port), 2 wrong configura
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
 import ssl
@@ -17,6 +16,7 @@ from typing import Any, Final
 import uvicorn
 
 from pipesd_gateway.exceptions import ConfigError, PipeSDError
+from pipesd_gateway.logs import LogFormat, library_level, set_up
 from pipesd_gateway.protocol import MAX_FRAME_BYTES
 
 GRACE_S: Final = 5
@@ -29,11 +29,9 @@ class CannotServe(PipeSDError):
     """The address is not free, or not ours."""
 
 
-def run_program(name: str, log_level: str, program: Coroutine[Any, Any, None]) -> int:
+def run_program(name: str, log_level: str, program: Coroutine[Any, Any, None], log_format: LogFormat = "text") -> int:
     """Run a server to its end; returns the exit code."""
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up(log_level, log_format)
     try:
         asyncio.run(program)
     except PipeSDError as error:
@@ -84,8 +82,8 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
                 log_config=None,
-                log_level=log_level,
-                access_log=log_level == "debug",
+                log_level=library_level(log_level),
+                access_log=False,  # `http` has its own, with the request's id
                 ws="websockets-sansio",
                 ws_per_message_deflate=False,
                 ws_max_size=MAX_FRAME_BYTES,
