@@ -113,10 +113,9 @@ class Process:
 
 @contextmanager
 def gateway(log_dir: Path, *flags: str, model: Path = TARGET, env: dict[str, str] | None = None) -> Iterator[Process]:
-    """A gateway process on a free port."""
-    process = Process(
-        "pipesd_gateway", "serve", "--model", str(model), "--port", "0", *flags, log=log_dir / "gateway.log", env=env
-    )
+    """A gateway process on a free port, which ends at once when it is told to, unless flags say otherwise."""
+    usual = ("--model", str(model), "--port", "0", "--drain-timeout", "0")
+    process = Process("pipesd_gateway", "serve", *usual, *flags, log=log_dir / "gateway.log", env=env)
     try:
         yield process
     finally:
@@ -125,11 +124,10 @@ def gateway(log_dir: Path, *flags: str, model: Path = TARGET, env: dict[str, str
 
 @contextmanager
 def agent_process(log_dir: Path, gateway_url: str, *flags: str, draft: Path | None = DRAFT) -> Iterator[Process]:
-    """An agent process on a free port."""
+    """An agent process on a free port, which ends at once when it is told to, unless flags say otherwise."""
     model = ("--draft-model", str(draft)) if draft else ()
-    process = Process(
-        "pipesd_agent", "start", "--gateway", gateway_url, "--port", "0", *model, *flags, log=log_dir / "agent.log"
-    )
+    usual = ("--gateway", gateway_url, "--port", "0", "--drain-timeout", "0")
+    process = Process("pipesd_agent", "start", *usual, *model, *flags, log=log_dir / "agent.log")
     try:
         yield process
     finally:

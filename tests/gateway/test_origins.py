@@ -15,6 +15,7 @@ from websockets.exceptions import InvalidStatus
 from pipesd_gateway import http
 from pipesd_gateway.exceptions import ConfigError, Unauthorized
 from pipesd_gateway.http import json_response
+from pipesd_gateway.life import Life
 from pipesd_gateway.serve import Server, listen
 from pipesd_gateway.settings import check_origins
 
@@ -24,7 +25,7 @@ STRANGER = "https://evil.example"
 
 def app_for(*origins: str) -> FastAPI:
     app = FastAPI()
-    http.install(app, origins)
+    http.install(app, Life(), origins)
 
     @app.post("/v1/thing")
     async def thing() -> object:

@@ -32,6 +32,7 @@ from pipesd_gateway.http import (
     while_connected,
 )
 from pipesd_gateway.keys import Keys
+from pipesd_gateway.life import Life
 from pipesd_gateway.protocol import Endpoint
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,9 @@ class NoSuchRecord(InvalidRequest):
     status = 404
 
 
-def create_app(agent: Agent, *, keys: Keys | None = None, cors_origins: tuple[str, ...] = ()) -> FastAPI:
+def create_app(
+    agent: Agent, *, keys: Keys | None = None, life: Life | None = None, cors_origins: tuple[str, ...] = ()
+) -> FastAPI:
     """The app over an agent, whose tasks run as long as the app does. No `keys`: open to everybody."""
     keys = keys or Keys()
 
@@ -54,7 +57,8 @@ def create_app(agent: Agent, *, keys: Keys | None = None, cors_origins: tuple[st
             await agent.aclose()
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
-    install(app, cors_origins)
+    life = life or Life()
+    install(app, life, cors_origins)
     started = int(time.time())
 
     async def chat_completions(request: Request) -> Response:
@@ -77,6 +81,12 @@ def create_app(agent: Agent, *, keys: Keys | None = None, cors_origins: tuple[st
         state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime}
         return json_response(state)
 
+    async def ready(_: Request) -> Response:
+        life.admit()
+        if not agent.link.connected:
+            raise Unavailable(f"no link to the gateway: {agent.link.state}")
+        return json_response({"status": "ready"})
+
     async def record(request: Request) -> Response:
         keys.authorize(request)
         request_id = request.path_params["request_id"]
@@ -90,6 +100,7 @@ def create_app(agent: Agent, *, keys: Keys | None = None, cors_origins: tuple[st
     app.add_route("/v1/models", models, methods=["GET"])
     app.add_route("/v1/pipesd/requests/{request_id}", record, methods=["GET"])
     app.add_route("/health", health, methods=["GET"])
+    app.add_route("/ready", ready, methods=["GET"])
     return app
 
 

@@ -12,8 +12,10 @@ from typing import Any
 from pipesd_agent.config import KEYS, AgentConfig, load
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.keys import Keys
+from pipesd_gateway.life import Life
 from pipesd_gateway.serve import Server, fail, listen, run_program
 from pipesd_gateway.settings import LOG_LEVELS, LOOPBACK, read_keys
+from pipesd_gateway.starting import answering_while_starting
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
     add("--gpu-layers", type=int, metavar="N", help="layers of the draft model on a GPU; -1: all (0)")
     add("--cors-origin", dest="cors_origins", action="append", metavar="URL", help="web pages that may use this (none)")
+    add("--drain-timeout", type=float, metavar="S", help="after SIGTERM, time for what runs (30)")
     add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
     add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or a line of JSON an event (text)")
     talk = commands.add_parser("chat", help="talk to a running agent")
@@ -97,13 +100,20 @@ async def _serve(config: AgentConfig) -> None:
 
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
     try:
-        agent = await asyncio.to_thread(make_agent, config)
+        async with answering_while_starting(listener):
+            agent = await asyncio.to_thread(make_agent, config)
     except BaseException:
         listener.close()
         raise
     keys = Keys(config.api_keys, config.api_key_file)
     if not keys.required and config.host not in LOOPBACK:
         logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
-    await Server(
-        create_app(agent, keys=keys, cors_origins=config.cors_origins), agent.aclose, log_level=config.log_level
-    ).run_on(listener)
+    life = Life()
+    server = Server(
+        create_app(agent, keys=keys, life=life, cors_origins=config.cors_origins),
+        agent.aclose,
+        log_level=config.log_level,
+        life=life,
+        drain_timeout_s=config.drain_timeout,
+    )
+    await server.run_on(listener)

@@ -9,16 +9,20 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from starlette.requests import HTTPConnection
+
 from pipesd_gateway import ws
 from pipesd_gateway.config import GatewayConfig, load
 from pipesd_gateway.engine import Engine
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.keys import Keys
+from pipesd_gateway.life import Life
 from pipesd_gateway.quota import Quota
 from pipesd_gateway.serve import Server, fail, listen, run_program
 from pipesd_gateway.server import create_app
 from pipesd_gateway.session import SessionLimits
 from pipesd_gateway.settings import LOG_LEVELS, LOOPBACK
+from pipesd_gateway.starting import answering_while_starting
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-cert", metavar="FILE", help="certificate chain for https and wss, PEM (no TLS)")
     add("--tls-key", metavar="FILE", help="its private key, PEM (in the same file)")
     add("--cors-origin", dest="cors_origins", action="append", metavar="URL", help="web pages that may use this (none)")
+    add("--drain-timeout", type=float, metavar="S", help="after SIGTERM, time for what runs (30)")
     add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
     add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or a line of JSON an event (text)")
     return parser
@@ -71,18 +76,34 @@ async def _serve(config: GatewayConfig) -> None:
     tls = config.tls()
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
     try:
-        engine = await asyncio.to_thread(_load_engine, config)
+        async with answering_while_starting(listener, tls):
+            engine = await asyncio.to_thread(_load_engine, config)
     except BaseException:
         listener.close()
         raise
     try:
         keys = Keys(config.api_keys, config.api_key_file)
-        app = create_app(engine, keys=keys, cors_origins=config.cors_origins)
+        quota = Quota(config.max_sessions_per_key)
+        life = Life(lambda: quota.taken)
+        app = create_app(engine, keys=keys, life=life, cors_origins=config.cors_origins)
+
+        def admit(connection: HTTPConnection) -> str | None:
+            life.admit()
+            return keys.authorize(connection)
+
         limits = SessionLimits(park_timeout_s=config.park_timeout)
-        ws.attach(app, engine, limits, keys.authorize, Quota(config.max_sessions_per_key))
+        ws.attach(app, engine, limits, admit, quota)
         if not keys.required and config.host not in LOOPBACK:
             logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
-        await Server(app, engine.aclose, log_level=config.log_level, tls=tls).run_on(listener)
+        server = Server(
+            app,
+            engine.aclose,
+            log_level=config.log_level,
+            tls=tls,
+            life=life,
+            drain_timeout_s=config.drain_timeout,
+        )
+        await server.run_on(listener)
     finally:
         await engine.aclose()
 

@@ -27,7 +27,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     for a session. park_timeout: seconds that a session waits for a silent edge. step_floor_ms: least time of an engine
     step, to emulate a bigger target. max_sessions_per_key: of agents, over all their connections (`quota`). api_keys:
     empty means open. tls_cert, tls_key: PEM files; without them no TLS. cors_origins: of web pages that may use the
-    API. api_key_file: where they come from, None for the environment.
+    API. drain_timeout: seconds that what runs has after SIGTERM. api_key_file: where they come from, None for the environment.
     """
 
     model: Path
@@ -44,6 +44,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     cors_origins: tuple[str, ...] = ()
+    drain_timeout: float = 30.0
     log_level: str = "info"
     log_format: LogFormat = "text"
     api_keys: frozenset[str] = frozenset()
@@ -58,6 +59,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
         within("park_timeout", self.park_timeout, 0.05, 3600)
         within("step_floor_ms", self.step_floor_ms, 0, 60_000)
         within("max_sessions_per_key", self.max_sessions_per_key, 1, 2**20)
+        within("drain_timeout", self.drain_timeout, 0, 86_400)
         check_origins(self.cors_origins)
         check_log_level(self.log_level)
         if self.tls_key is not None and self.tls_cert is None:

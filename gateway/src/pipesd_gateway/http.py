@@ -26,6 +26,7 @@ from starlette.websockets import WebSocket
 
 from pipesd_gateway import logs
 from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
+from pipesd_gateway.life import Life
 
 MAX_BODY_BYTES: Final = 4 * 2**20 - 1024
 """So that the `open` message that carries a body stays below the protocol's MAX_FRAME_BYTES."""
@@ -65,8 +66,12 @@ class ClientGone(Exception):
     """Nobody is there to read the answer any more."""
 
 
-def install(app: FastAPI, cors_origins: tuple[str, ...] = ()) -> None:
-    """Give an app its request ids and its OpenAI-shaped errors, and keep web pages out but those of `cors_origins`."""
+def install(app: FastAPI, life: Life, cors_origins: tuple[str, ...] = ()) -> None:
+    """Give an app its request ids and its OpenAI-shaped errors, and keep web pages out but those of `cors_origins`.
+
+    `life` counts its requests, and refuses new ones when it drains.
+    """
+    app.add_middleware(_Work, life=life)
     # The last one added is the outermost.
     if cors_origins:
         app.add_middleware(
@@ -193,6 +198,30 @@ class _RequestIds:
             level = logging.INFO if scope["path"].startswith("/v1/") else logging.DEBUG
             seconds = time.monotonic() - began
             log.log(level, "%s %.128s: %d in %.3f s", scope["method"], scope["path"], status, seconds)
+
+
+class _Work:
+    """Counts the requests of the API that are under way, their streams included; refuses new ones in a drain."""
+
+    def __init__(self, app: ASGIApp, life: Life) -> None:
+        self._app = app
+        self._life = life
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            if scope["method"] == "POST":
+                self._life.admit()
+        except ApiError as error:
+            await json_response(error.body(), error.status, error.headers())(scope, receive, send)
+            return
+        self._life.requests += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._life.requests -= 1
 
 
 class _Origins:

@@ -6,18 +6,24 @@ Exit codes: 0 stopped by a signal, 1 cannot run (model, port), 2 wrong configura
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
+from types import FrameType
 from typing import Any, Final
 
 import uvicorn
 
 from pipesd_gateway.exceptions import ConfigError, PipeSDError
+from pipesd_gateway.life import Life
 from pipesd_gateway.logs import LogFormat, library_level, set_up
 from pipesd_gateway.protocol import MAX_FRAME_BYTES
+
+log = logging.getLogger(__name__)
 
 GRACE_S: Final = 5
 """At shutdown: longest wait for connections to end, after all their requests were told so."""
@@ -68,7 +74,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn with our settings. `on_stop` runs before connections are cut: it tells every running request."""
+    """uvicorn with our settings, and an orderly end: first the drain, then `on_stop`, then connections are cut.
+
+    Args:
+        on_stop: tells every request that still runs.
+        drain_timeout_s: after SIGTERM, longest wait for what `life` counts.
+    """
 
     def __init__(
         self,
@@ -77,6 +88,8 @@ class Server(uvicorn.Server):
         *,
         log_level: str = "info",
         tls: ssl.SSLContext | None = None,
+        life: Life | None = None,
+        drain_timeout_s: float = 0.0,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -94,6 +107,9 @@ class Server(uvicorn.Server):
             )
         )
         self._on_stop = on_stop
+        self._life = life or Life()
+        self._drain_timeout_s = drain_timeout_s
+        self._drain_until: float | None = None
         self.config.load()
         self.config.ssl = tls
 
@@ -110,6 +126,22 @@ class Server(uvicorn.Server):
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
             print(f"listening on {scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM drains; SIGINT, and a second SIGTERM, stop at once."""
+        if sig == signal.SIGTERM and not self._life.draining:
+            self._life.draining = True
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second: is it time to shut down?"""
+        if self._life.draining:
+            if self._drain_until is None:
+                self._drain_until = time.monotonic() + self._drain_timeout_s
+                log.info("SIGTERM: nothing new is begun; what runs has %g s", self._drain_timeout_s)
+            self.should_exit = self.should_exit or self._life.idle or time.monotonic() >= self._drain_until
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._on_stop()

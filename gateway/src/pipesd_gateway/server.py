@@ -26,14 +26,18 @@ from pipesd_gateway.http import (
     while_connected,
 )
 from pipesd_gateway.keys import Keys
+from pipesd_gateway.life import Life
 from pipesd_gateway.protocol import SUBPROTOCOL, Endpoint
 
 
-def create_app(engine: Engine, *, keys: Keys | None = None, cors_origins: tuple[str, ...] = ()) -> FastAPI:
+def create_app(
+    engine: Engine, *, keys: Keys | None = None, life: Life | None = None, cors_origins: tuple[str, ...] = ()
+) -> FastAPI:
     """The app over `engine`, which stays the caller's to close. No `keys`: open to everybody."""
     keys = keys or Keys()
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    install(app, cors_origins)
+    life = life or Life()
+    install(app, life, cors_origins)
     started = int(time.time())
 
     async def chat_completions(request: Request) -> Response:
@@ -68,12 +72,17 @@ def create_app(engine: Engine, *, keys: Keys | None = None, cors_origins: tuple[
     async def health(_: Request) -> Response:
         return json_response({"status": "ok"})
 
+    async def ready(_: Request) -> Response:
+        life.admit()
+        return json_response({"status": "ready"})
+
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
     app.add_route("/v1/completions", completions, methods=["POST"])
     app.add_route("/v1/models", models, methods=["GET"])
     app.add_route("/v1/pipesd/info", info, methods=["GET"])
     app.add_route("/v1/pipesd/verify", verifications, methods=["POST"])
     app.add_route("/health", health, methods=["GET"])
+    app.add_route("/ready", ready, methods=["GET"])
     return app
 
 
