@@ -119,6 +119,6 @@ async def test_web_sockets_of_pages() -> None:
 
 @pytest.mark.parametrize("value", ["", "chat.example", "https://chat.example/", "https://", "HTTPS://a", "https://a/b"])
 def test_what_is_no_origin(value: str) -> None:
-    with pytest.raises(ConfigError, match="cors_origins must be such as"):
+    with pytest.raises(ConfigError, match="cors_origin must be such as"):
         check_origins((value,))
     check_origins((PAGE, "*", "http://localhost:3000", "app://obsidian.md"))

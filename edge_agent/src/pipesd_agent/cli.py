@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipesd_agent.config import KEYS, AgentConfig, load
+from pipesd_agent.config import KEYS, PROGRAM, AgentConfig, load
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.keys import Keys
 from pipesd_gateway.life import Life
 from pipesd_gateway.serve import Server, fail, listen, run_program
-from pipesd_gateway.settings import LOG_LEVELS, LOOPBACK, read_keys
+from pipesd_gateway.settings import HELP, LOG_LEVELS, LOOPBACK, help_format, read_keys
 from pipesd_gateway.starting import answering_while_starting
 
 logger = logging.getLogger(__name__)
@@ -59,27 +59,31 @@ def _parser() -> argparse.ArgumentParser:
         "start",
         help="serve the OpenAI API on localhost, drafting here and verifying at a gateway",
         argument_default=argparse.SUPPRESS,
-        description="Serve the OpenAI API on localhost. A flag beats the configuration file.",
+        usage="pipesd-agent start [flags]",
+        description="Serve the OpenAI API on localhost, drafting here and verifying at a gateway.",
+        epilog=HELP.format(prefix=PROGRAM.prefix),
+        formatter_class=help_format,
     )
     add = start.add_argument
-    add("--gateway", metavar="URL", help="the gateway, http(s):// or ws(s):// (http://127.0.0.1:8100)")
+    add("--gateway", metavar="URL", help="http(s):// or ws(s):// (http://127.0.0.1:8100)")
     add("--draft-model", metavar="FILE", help="GGUF file of the drafter; none: prompt lookup drafts")
-    add("--config", metavar="FILE", type=Path, help="TOML; keys as these flags, with _ for -, and [trigger], [session]")
+    add("--config", metavar="FILE", type=Path, help="of configuration, TOML; also [trigger], [session]")
     add(
         "--mode",
         choices=("collaborative", "auto", "cloud"),
-        help="auto: cloud-only if vocabularies differ; cloud: never draft",
+        metavar="MODE",
+        help="collaborative; auto: cloud-only if vocabularies differ; cloud: never draft (collaborative)",
     )
-    add("--gateway-api-key-file", metavar="FILE", help="the key to send; or PIPESD_GATEWAY_API_KEY")
+    add("--gateway-api-key-file", metavar="FILE", help="holds the key to send (PIPESD_GATEWAY_API_KEY)")
     add("--ca-file", metavar="FILE", help="certificate authority of a wss:// gateway")
-    add("--api-key-file", metavar="FILE", help="keys of clients, one a line; read again when it changes")
-    add("--host", help="address to listen on (127.0.0.1)")
+    add("--api-key-file", metavar="FILE", help="keys of clients, one a line; read again when changed")
+    add("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
     add("--port", type=int, metavar="N", help="port; 0 takes a free one (8101)")
     add("--capacity", type=int, metavar="N", help="clients drafted for at once (4)")
     add("--context", type=int, metavar="N", help="tokens of each that can be drafted within (2048)")
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
     add("--gpu-layers", type=int, metavar="N", help="layers of the draft model on a GPU; -1: all (0)")
-    add("--cors-origin", dest="cors_origins", action="append", metavar="URL", help="web pages that may use this (none)")
+    add("--cors-origin", action="append", metavar="URL", help="of web pages that may use the API (none)")
     add("--drain-timeout", type=float, metavar="S", help="after SIGTERM, time for what runs (30)")
     add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
     add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or a line of JSON an event (text)")
@@ -110,7 +114,7 @@ async def _serve(config: AgentConfig) -> None:
         logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
     life = Life()
     server = Server(
-        create_app(agent, keys=keys, life=life, cors_origins=config.cors_origins),
+        create_app(agent, keys=keys, life=life, cors_origins=config.cors_origin),
         agent.aclose,
         log_level=config.log_level,
         life=life,

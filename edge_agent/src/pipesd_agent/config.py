@@ -33,7 +33,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     capacity: clients drafted for at once, others are served cloud-only. context: tokens of each that can be drafted
     within. threads: of llama.cpp. gpu_layers: of the draft model, on a GPU; -1: all. ca_file: certificate authority
     of a wss:// gateway. api_keys: of the agent's own API, empty means open; api_key_file: where they come from, None
-    for the environment. cors_origins: of web pages that may use the API.
+    for the environment. cors_origin: of web pages that may use the API.
     drain_timeout: seconds that what runs has after SIGTERM.
     trigger, session: see there.
     """
@@ -55,7 +55,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     batcher: str = "immediate"
     trigger: TriggerSettings = TriggerSettings()
     session: SessionSettings = SessionSettings()
-    cors_origins: tuple[str, ...] = ()
+    cors_origin: tuple[str, ...] = ()
     drain_timeout: float = 30.0
     log_level: str = "info"
     log_format: LogFormat = "text"
@@ -69,7 +69,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         within("gpu_layers", self.gpu_layers, -1, 10_000)
         make_batcher(self.batcher)
         within("drain_timeout", self.drain_timeout, 0, 86_400)
-        check_origins(self.cors_origins)
+        check_origins(self.cors_origin)
         check_log_level(self.log_level)
         if len(self.gateway_api_keys) > 1:
             raise ConfigError(f"the agent needs one key for its gateway, but {len(self.gateway_api_keys)} were given")

@@ -12,7 +12,7 @@ from pathlib import Path
 from starlette.requests import HTTPConnection
 
 from pipesd_gateway import ws
-from pipesd_gateway.config import GatewayConfig, load
+from pipesd_gateway.config import PROGRAM, GatewayConfig, load
 from pipesd_gateway.engine import Engine
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.keys import Keys
@@ -21,7 +21,7 @@ from pipesd_gateway.quota import Quota
 from pipesd_gateway.serve import Server, fail, listen, run_program
 from pipesd_gateway.server import create_app
 from pipesd_gateway.session import SessionLimits
-from pipesd_gateway.settings import LOG_LEVELS, LOOPBACK
+from pipesd_gateway.settings import HELP, LOG_LEVELS, LOOPBACK, help_format
 from pipesd_gateway.starting import answering_while_starting
 
 logger = logging.getLogger(__name__)
@@ -47,25 +47,28 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         help="serve a GGUF model to edge agents and to OpenAI clients",
         argument_default=argparse.SUPPRESS,
-        description="Serve a GGUF model to edge agents and to OpenAI clients. A flag beats the configuration file.",
+        usage="pipesd-gateway serve --model FILE [flags]",
+        description="Serve a GGUF model to edge agents and to OpenAI clients.",
+        epilog=HELP.format(prefix=PROGRAM.prefix),
+        formatter_class=help_format,
     )
     add = serve.add_argument
     add("--model", metavar="FILE", help="the target model, a GGUF file")
-    add("--config", metavar="FILE", type=Path, help="TOML; keys as these flags, with _ for -")
-    add("--host", help="address to listen on (127.0.0.1)")
+    add("--config", metavar="FILE", type=Path, help="of configuration, TOML")
+    add("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
     add("--port", type=int, metavar="N", help="port; 0 takes a free one (8100)")
-    add("--api-key-file", metavar="FILE", help="keys, one a line; read again when it changes")
+    add("--api-key-file", metavar="FILE", help="of keys, one a line; read again when changed")
     add("--name", help="the model's name in the API (the file's own)")
     add("--n-seq", type=int, metavar="N", help="sessions at once (4)")
-    add("--context", type=int, metavar="N", help="tokens per session, prompt and answer (2048)")
+    add("--context", type=int, metavar="N", help="tokens of each, prompt and answer (2048)")
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
     add("--max-queue", type=int, metavar="N", help="requests that may wait for a session (16)")
     add("--park-timeout", type=float, metavar="S", help="seconds to wait for a silent agent (5)")
-    add("--step-floor-ms", type=float, metavar="MS", help="least time of a step, emulates a big target (0)")
+    add("--step-floor-ms", type=float, metavar="MS", help="least time of a step, for demos (0)")
     add("--max-sessions-per-key", type=int, metavar="N", help="agents' sessions per API key (256)")
     add("--tls-cert", metavar="FILE", help="certificate chain for https and wss, PEM (no TLS)")
     add("--tls-key", metavar="FILE", help="its private key, PEM (in the same file)")
-    add("--cors-origin", dest="cors_origins", action="append", metavar="URL", help="web pages that may use this (none)")
+    add("--cors-origin", action="append", metavar="URL", help="of web pages that may use the API (none)")
     add("--drain-timeout", type=float, metavar="S", help="after SIGTERM, time for what runs (30)")
     add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
     add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or a line of JSON an event (text)")
@@ -85,7 +88,7 @@ async def _serve(config: GatewayConfig) -> None:
         keys = Keys(config.api_keys, config.api_key_file)
         quota = Quota(config.max_sessions_per_key)
         life = Life(lambda: quota.taken)
-        app = create_app(engine, keys=keys, life=life, cors_origins=config.cors_origins)
+        app = create_app(engine, keys=keys, life=life, cors_origins=config.cors_origin)
 
         def admit(connection: HTTPConnection) -> str | None:
             life.admit()

@@ -26,8 +26,9 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     once. context: tokens of each, prompt and answer together. threads: of llama.cpp. max_queue: requests that may wait
     for a session. park_timeout: seconds that a session waits for a silent edge. step_floor_ms: least time of an engine
     step, to emulate a bigger target. max_sessions_per_key: of agents, over all their connections (`quota`). api_keys:
-    empty means open. tls_cert, tls_key: PEM files; without them no TLS. cors_origins: of web pages that may use the
-    API. drain_timeout: seconds that what runs has after SIGTERM. api_key_file: where they come from, None for the environment.
+    empty means open. tls_cert, tls_key: PEM files; without them no TLS. cors_origin: of web pages that may use the
+    API. drain_timeout: seconds that what runs has after SIGTERM. api_key_file: where keys come from, None for the
+    environment.
     """
 
     model: Path
@@ -43,7 +44,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     max_sessions_per_key: int = MAX_SESSIONS_PER_KEY
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    cors_origins: tuple[str, ...] = ()
+    cors_origin: tuple[str, ...] = ()
     drain_timeout: float = 30.0
     log_level: str = "info"
     log_format: LogFormat = "text"
@@ -60,7 +61,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
         within("step_floor_ms", self.step_floor_ms, 0, 60_000)
         within("max_sessions_per_key", self.max_sessions_per_key, 1, 2**20)
         within("drain_timeout", self.drain_timeout, 0, 86_400)
-        check_origins(self.cors_origins)
+        check_origins(self.cors_origin)
         check_log_level(self.log_level)
         if self.tls_key is not None and self.tls_cert is None:
             raise ConfigError("tls_key is of use with tls_cert only: give both, or neither")

@@ -6,6 +6,7 @@ the file that they are in; the environment may hold either. What is unknown is a
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,16 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 FAMILIES: Final = ("PIPESD_GATEWAY_", "PIPESD_AGENT_", "PIPESD_VLLM_", "PIPESD_MAX_SESSIONS_PER_KEY")
 """How the variables of all our programs begin: of those of the others a program says nothing."""
+
+HELP: Final = """\
+every flag is also an environment variable, {prefix} and its name ({prefix}PORT), and a key of the file, with _ for -; \
+a flag beats its variable, that beats the file"""
+
+
+def help_format(prog: str) -> argparse.HelpFormatter:
+    """Of `--help`: a line for each flag where 80 columns suffice."""
+    return argparse.HelpFormatter(prog, max_help_position=29)
+
 
 S = TypeVar("S", bound=Struct)
 
@@ -82,7 +93,7 @@ def check_origins(values: tuple[str, ...]) -> None:
         parts = urlsplit(value)
         plain = f"{parts.scheme}://{parts.netloc}" == value == value.lower() and bool(parts.netloc)
         if value != "*" and not plain:
-            raise ConfigError(f"cors_origins must be such as https://chat.example:8443, or *, but one is {value!r}")
+            raise ConfigError(f"cors_origin must be such as https://chat.example:8443, or *, but one is {value!r}")
 
 
 def read_keys(file: Path) -> frozenset[str]:
