@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
     add("--max-queue", type=int, metavar="N", help="requests that may wait for a session (16)")
     add("--park-timeout", type=float, metavar="S", help="seconds to wait for a silent agent (5)")
-    add("--step-floor-ms", type=float, metavar="MS", help="least time of a step, for demos (0)")
+    add("--step-floor-ms", type=float, metavar="MS", help="least time of a step, emulates a big target (0)")
     add("--max-sessions-per-key", type=int, metavar="N", help="agents' sessions per API key (256)")
     add("--tls-cert", metavar="FILE", help="certificate chain for https and wss, PEM (no TLS)")
     add("--tls-key", metavar="FILE", help="its private key, PEM (in the same file)")
