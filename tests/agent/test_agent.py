@@ -30,6 +30,7 @@ class FakeLink:
     """asked: whether each request was to be collaborative."""
 
     state = "connected"
+    connected = True
 
     def __init__(self, script: Script) -> None:
         self.script = script

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipesd_agent.cli import main
-from pipesd_agent.config import KEYS
+from pipesd_agent.config import GATEWAY_KEY
 
 
 @pytest.fixture(autouse=True)
 def no_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(KEYS.variable, raising=False)
+    monkeypatch.delenv(GATEWAY_KEY.variable, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,11 @@ def test_flags_that_are_wrong_are_one_line_and_code_2(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("draftmodel = 'x'", "unknown key 'draftmodel'; known are"),
-        ("[trigger]\nkind = 'fixed'\nlenght = 8", "lenght"),
+        ("draftmodel = 'x'", "unknown key 'draftmodel'; the nearest known one is 'draft_model'"),
+        (
+            "[trigger]\nkind = 'fixed'\nlenght = 8",
+            "unknown key 'trigger.lenght'; the nearest known one is 'trigger.length'",
+        ),
         ("[session]\nwindow = 0", "window must lie between 1 and 1024 tokens, but is 0"),
         ("gateway_api_keys = ['x']", "unknown key 'gateway_api_keys'"),
         ("port = ", "Invalid value"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipesd_agent.config import KEYS, AgentConfig, load
+from pipesd_agent.config import GATEWAY_KEY, AgentConfig, load
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway.exceptions import ConfigError
@@ -34,7 +34,7 @@ def test_a_flag_beats_the_environment_and_that_beats_the_file(tmp_path: Path) ->
     assert (config.port, config.capacity) == (7, 2)
     assert config.trigger == TriggerSettings(kind="fixed", length=3)
     assert config.session == SessionSettings(nav_timeout_s=1.0)
-    environ = {KEYS.variable: "environment-key"}
+    environ = {GATEWAY_KEY.variable: "environment-key"}
     assert load({}, {}, file).gateway_api_key == "file-key"
     assert load({}, environ, file).gateway_api_key == "environment-key"
     assert load({"gateway_api_key_file": keys["flag"]}, environ, file).gateway_api_key == "flag-key"
@@ -95,7 +95,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None
 def test_keys_that_no_header_can_carry_or_too_many(tmp_path: Path) -> None:
     for key in ("schlüssel", "a\x01b"):
         with pytest.raises(ConfigError, match="printable ASCII") as error:
-            load({}, {KEYS.variable: key}, None)
+            load({}, {GATEWAY_KEY.variable: key}, None)
         assert key not in str(error.value)
     with pytest.raises(ConfigError, match="one key for its gateway, but 2"):
         load({"gateway_api_key_file": str(write(tmp_path / "k", "a\nb\n"))}, {}, None)

@@ -18,6 +18,7 @@ from pipesd_agent.agent import Agent
 from pipesd_agent.api import create_app
 from pipesd_agent.stream import RequestStream
 from pipesd_gateway.exceptions import Unavailable
+from pipesd_gateway.keys import Keys
 from pipesd_gateway.protocol import Close, End, Event, Failed
 
 
@@ -143,6 +144,21 @@ async def test_a_client_that_leaves_closes_its_session(script: Script, stream: b
             left.set()
             await request
         assert sent(link.streams[0]) == [Close(3)]
+
+
+async def test_keys() -> None:
+    agent, _ = agent_over(completes)
+    transport = httpx.ASGITransport(create_app(agent, keys=Keys(frozenset({"k"}))), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
+        asked = [("POST", "completions"), ("POST", "chat/completions"), ("GET", "models"), ("GET", "pipesd/requests/x")]
+        for header in ({}, {"authorization": "Bearer wrong"}):
+            for method, path in asked:
+                error = error_of(await client.request(method, f"/v1/{path}", headers=header, content=b"{}"), 401)
+                assert error["code"] == "invalid_api_key"
+        assert (await client.get("/health")).status_code == 200
+        client.headers["authorization"] = "Bearer k"
+        assert (await client.post("/v1/completions", json={})).status_code == 200
+        assert (await client.get("/v1/models")).status_code == 200
 
 
 async def test_models_health_and_unknown_routes() -> None:

@@ -113,10 +113,9 @@ class Process:
 
 @contextmanager
 def gateway(log_dir: Path, *flags: str, model: Path = TARGET, env: dict[str, str] | None = None) -> Iterator[Process]:
-    """A gateway process on a free port."""
-    process = Process(
-        "pipesd_gateway", "serve", "--model", str(model), "--port", "0", *flags, log=log_dir / "gateway.log", env=env
-    )
+    """A gateway process on a free port, which ends at once when it is told to, unless flags say otherwise."""
+    usual = ("--model", str(model), "--port", "0", "--drain-timeout", "0")
+    process = Process("pipesd_gateway", "serve", *usual, *flags, log=log_dir / "gateway.log", env=env)
     try:
         yield process
     finally:
@@ -125,11 +124,10 @@ def gateway(log_dir: Path, *flags: str, model: Path = TARGET, env: dict[str, str
 
 @contextmanager
 def agent_process(log_dir: Path, gateway_url: str, *flags: str, draft: Path | None = DRAFT) -> Iterator[Process]:
-    """An agent process on a free port."""
+    """An agent process on a free port, which ends at once when it is told to, unless flags say otherwise."""
     model = ("--draft-model", str(draft)) if draft else ()
-    process = Process(
-        "pipesd_agent", "start", "--gateway", gateway_url, "--port", "0", *model, *flags, log=log_dir / "agent.log"
-    )
+    usual = ("--gateway", gateway_url, "--port", "0", "--drain-timeout", "0")
+    process = Process("pipesd_agent", "start", *usual, *model, *flags, log=log_dir / "agent.log")
     try:
         yield process
     finally:
@@ -254,7 +252,10 @@ class Asking:
     first: set when the first piece of a stream, or the end of the request, has come.
     """
 
-    def __init__(self, url: str, prompt: str, *, stream: bool = True, **parameters: Any) -> None:
+    def __init__(
+        self, url: str, prompt: str, *, stream: bool = True, headers: dict[str, str] | None = None, **parameters: Any
+    ) -> None:
+        self._headers = headers
         self.outcome = Outcome()
         self.first = threading.Event()
         self.ended_at = 0.0
@@ -276,7 +277,10 @@ class Asking:
     def _run(self) -> None:
         began = time.monotonic()
         try:
-            with httpx.Client(timeout=120) as client, client.stream("POST", self._url, json=self._body) as response:
+            with (
+                httpx.Client(timeout=120, headers=self._headers) as client,
+                client.stream("POST", self._url, json=self._body) as response,
+            ):
                 self._read(response)
         except httpx.TransportError:
             self.outcome.broken = True

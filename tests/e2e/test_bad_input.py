@@ -279,7 +279,9 @@ def test_a_model_file_that_cannot_be_used(program: str, kind: str, tmp_path: Pat
 def test_a_configuration_that_is_wrong(program: str, tmp_path: Path) -> None:
     """The many ways are in test_agent_cli, test_agent_config, test_gateway_cli and test_gateway_config."""
     (tmp_path / "c.toml").write_text("modle = 'x'")
-    assert "unknown key 'modle'; known are" in said(program, 2, "--config", str(tmp_path / "c.toml"))
+    assert "unknown key 'modle'; the nearest known one is 'mode" in said(
+        program, 2, "--config", str(tmp_path / "c.toml")
+    )
     assert "port must lie between 0 and 65535, but is -1" in said(program, 2, MODEL_FLAGS[program], "m", "--port", "-1")
 
 

@@ -13,7 +13,9 @@ pytestmark = pytest.mark.e2e
 
 
 def test_the_targets_word_on_drafts(tmp_path: Path) -> None:
-    with gateway(tmp_path, "--max-queue", "1", "--log-level", "warning", env={"PIPESD_API_KEY": "secret"}) as target:
+    with gateway(
+        tmp_path, "--max-queue", "1", "--log-level", "warning", env={"PIPESD_GATEWAY_API_KEY": "secret"}
+    ) as target:
         headers = {"Authorization": "Bearer secret"}
         assert check(target.root, headers, 6) == 6 * 3 * 11
         route = f"{target.root}/v1/pipesd/verify"

@@ -23,7 +23,7 @@ DEMO_TARGET = Path(__file__).parents[2] / ".build" / "demo-target-F32.gguf"
 
 @pytest.fixture(autouse=True)
 def no_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PIPESD_API_KEY", raising=False)
+    monkeypatch.delenv("PIPESD_GATEWAY_API_KEY", raising=False)
 
 
 def test_help_fits_a_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_a_missing_or_broken_model_is_one_line_and_code_1(tmp_path: Path, conten
 @pytest.mark.e2e
 def test_the_openai_client_over_the_real_thing() -> None:
     hello: Any = [{"role": "user", "content": "Write a function that adds two numbers."}]
-    with gateway("--model", str(DEMO_TARGET), "--name", "demo", PIPESD_API_KEY="secret") as (process, url):
+    with gateway("--model", str(DEMO_TARGET), "--name", "demo", PIPESD_GATEWAY_API_KEY="secret") as (process, url):
         assert httpx.get(url.removesuffix("/v1") + "/health").json() == {"status": "ok"}
         with pytest.raises(openai.AuthenticationError):
             openai.OpenAI(base_url=url, api_key="wrong").models.list()

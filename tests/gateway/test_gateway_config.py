@@ -42,7 +42,7 @@ def test_the_nearest_source_of_keys_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("modle = 1", r"g\.toml.*modle.*known are api_key_file.*model"),
+        ("modle = 1", r"g\.toml: unknown key 'modle'; the nearest known one is 'model'"),
         ("model = 1", r"g\.toml.*path.*\$\.model"),
         ('model = ""', r"path.*\$\.model"),
         ('model = "m"\nport = "x"', r"Expected `int`.*\$\.port"),

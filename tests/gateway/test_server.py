@@ -17,6 +17,7 @@ from fake_decoder import FakeDecoder
 from pipesd_gateway import http
 from pipesd_gateway.embedded.serving import EmbeddedEngine
 from pipesd_gateway.exceptions import EngineFailed
+from pipesd_gateway.keys import Keys
 from pipesd_gateway.serve import Server
 from pipesd_gateway.server import create_app
 
@@ -38,7 +39,7 @@ async def engine(decoder: FakeDecoder) -> AsyncIterator[EmbeddedEngine]:
 
 @contextlib.asynccontextmanager
 async def client_of(engine: EmbeddedEngine, *keys: str) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(engine, api_keys=frozenset(keys)), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(create_app(engine, keys=Keys(frozenset(keys))), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         yield client
 

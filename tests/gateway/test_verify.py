@@ -19,6 +19,7 @@ from pipesd_gateway import verify
 from pipesd_gateway.embedded.serving import EmbeddedEngine
 from pipesd_gateway.engine import Broken, Deliver, EngineOutput, Finished, ModelInfo, Opening, Payload, StepDone
 from pipesd_gateway.exceptions import EngineFailed, InvalidRequest, ModelNotFound, Unavailable
+from pipesd_gateway.keys import Keys
 from pipesd_gateway.protocol import Endpoint
 from pipesd_gateway.sampling import SamplingParams
 from pipesd_gateway.server import create_app
@@ -339,7 +340,7 @@ async def test_over_http(engine: FakeEngine, make_app: Callable[[FakeEngine], Fa
 
 
 async def test_the_key_is_asked_for(engine: FakeEngine) -> None:
-    async with client_of(create_app(engine, api_keys=frozenset({"secret"}))) as client:
+    async with client_of(create_app(engine, keys=Keys(frozenset({"secret"})))) as client:
         assert (await client.post("/v1/pipesd/verify", content=body())).status_code == 401
         client.headers["authorization"] = "Bearer secret"
         assert (await client.post("/v1/pipesd/verify", content=body())).status_code == 200

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
@@ -143,9 +144,12 @@ class ScriptedEngine:
         pass
 
 
+ACCEPTED = {"right", "other"}
+
+
 def check_key(websocket: WebSocket) -> str:
     key = websocket.headers.get("authorization", "").removeprefix("Bearer ")
-    if key not in ("right", "other"):
+    if key not in ACCEPTED:
         raise Unauthorized("the API key is not one of this server's")
     return key
 
@@ -275,6 +279,22 @@ async def test_a_wrong_key_is_a_401_whatever_else_is_wrong(url: str, offered: tu
 async def test_the_subprotocol_is_chosen_among_those_offered(url: str) -> None:
     async with agent(url, subprotocols=("pipesd.v2", SUBPROTOCOL)) as socket:
         assert socket.subprotocol == SUBPROTOCOL
+
+
+async def test_a_key_that_is_removed_opens_no_session_more_and_ends_none(
+    engine: ScriptedEngine, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with agent(url) as socket:
+        await say(socket, request(0, b"3"))
+        await until(lambda: len(engine.generations) == 1)
+        monkeypatch.setattr(sys.modules[__name__], "ACCEPTED", {"other"})
+        await say(socket, request(1, b"3"))
+        heard = await hear_all(socket, 9)
+        (refusal,) = (message for message in heard if message.channel == 1)  # type: ignore[union-attr]
+        assert isinstance(refusal, Failed)
+        assert (refusal.code, refusal.status) == ("invalid_api_key", 401)
+        assert End(0, 7) in heard
+        assert len(engine.generations) == 1
 
 
 # Sessions.

@@ -15,6 +15,7 @@ from pipesd_agent.records import Records
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
 from pipesd_gateway.exceptions import VocabularyMismatch
+from pipesd_gateway.logs import session_name
 from pipesd_gateway.protocol import Endpoint, Opened
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,10 @@ class Agent:
     async def open(self, endpoint: Endpoint, body: bytes, request_id: str) -> tuple[RequestStream, Opened]:
         """Have the gateway accept a request. Raises ApiError; cancelling takes the request back."""
         try:
-            return await self._open(endpoint, body, request_id, collaborative=True)
+            stream, opened = await self._open(endpoint, body, request_id, collaborative=True)
+            name = session_name(opened.session)
+            log.info("request %s is session %s", request_id, name, extra={"session": name})
+            return stream, opened
         except RemoteError as error:
             if not self._cloud_on_mismatch or error.message != VocabularyMismatch.code:
                 raise

@@ -31,6 +31,8 @@ from pipesd_gateway.http import (
     wants_stream,
     while_connected,
 )
+from pipesd_gateway.keys import Keys
+from pipesd_gateway.life import Life
 from pipesd_gateway.protocol import Endpoint
 
 log = logging.getLogger(__name__)
@@ -40,8 +42,11 @@ class NoSuchRecord(InvalidRequest):
     status = 404
 
 
-def create_app(agent: Agent) -> FastAPI:
-    """The app over an agent, whose tasks run as long as the app does."""
+def create_app(
+    agent: Agent, *, keys: Keys | None = None, life: Life | None = None, cors_origins: tuple[str, ...] = ()
+) -> FastAPI:
+    """The app over an agent, whose tasks run as long as the app does. No `keys`: open to everybody."""
+    keys = keys or Keys()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -52,16 +57,20 @@ def create_app(agent: Agent) -> FastAPI:
             await agent.aclose()
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
-    install(app)
+    life = life or Life()
+    install(app, life, cors_origins)
     started = int(time.time())
 
     async def chat_completions(request: Request) -> Response:
+        keys.authorize(request)
         return await _answer(request, agent, Endpoint.CHAT_COMPLETIONS)
 
     async def completions(request: Request) -> Response:
+        keys.authorize(request)
         return await _answer(request, agent, Endpoint.COMPLETIONS)
 
-    async def models(_: Request) -> Response:
+    async def models(request: Request) -> Response:
+        keys.authorize(request)
         return json_response({"object": "list", "data": agent.catalog.models})
 
     async def health(_: Request) -> Response:
@@ -72,7 +81,14 @@ def create_app(agent: Agent) -> FastAPI:
         state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime}
         return json_response(state)
 
+    async def ready(_: Request) -> Response:
+        life.admit()
+        if not agent.link.connected:
+            raise Unavailable(f"no link to the gateway: {agent.link.state}")
+        return json_response({"status": "ready"})
+
     async def record(request: Request) -> Response:
+        keys.authorize(request)
         request_id = request.path_params["request_id"]
         found = agent.records.get(request_id)
         if found is None:
@@ -84,6 +100,7 @@ def create_app(agent: Agent) -> FastAPI:
     app.add_route("/v1/models", models, methods=["GET"])
     app.add_route("/v1/pipesd/requests/{request_id}", record, methods=["GET"])
     app.add_route("/health", health, methods=["GET"])
+    app.add_route("/ready", ready, methods=["GET"])
     return app
 
 

@@ -17,10 +17,13 @@ class ChatError(Exception):
     """The agent refused, or did not finish, an answer."""
 
 
-def chat(url: str, model: str | None, temperature: float | None, max_tokens: int | None) -> int:
+def chat(
+    url: str, model: str | None, temperature: float | None, max_tokens: int | None, api_key: str | None = None
+) -> int:
     """Read lines from stdin, stream answers to stdout; returns the exit code."""
     try:
-        client = httpx.Client(base_url=url.rstrip("/"), timeout=httpx.Timeout(TIMEOUT_S, connect=5.0))
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=httpx.Timeout(TIMEOUT_S, connect=5.0))
     except httpx.InvalidURL as error:
         print(f"pipesd-agent chat: --url {url!r} is no address: {error}", file=sys.stderr)
         return 2

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipesd_agent.config import AgentConfig, load
+from pipesd_agent.config import KEYS, PROGRAM, AgentConfig, load
 from pipesd_gateway.exceptions import ConfigError
+from pipesd_gateway.keys import Keys
+from pipesd_gateway.life import Life
 from pipesd_gateway.serve import Server, fail, listen, run_program
-from pipesd_gateway.settings import LOG_LEVELS
+from pipesd_gateway.settings import HELP, LOG_LEVELS, LOOPBACK, help_format, read_keys
+from pipesd_gateway.starting import answering_while_starting
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command == "chat":
         from pipesd_agent.chat import chat
 
-        return chat(**flags)
+        try:
+            key = _client_key(flags.pop("api_key_file"), os.environ)
+        except ConfigError as error:
+            return fail("pipesd-agent chat", error)
+        return chat(**flags, api_key=key)
     return _start(flags)
 
 
@@ -34,7 +41,14 @@ def _start(flags: dict[str, Any]) -> int:
         config = load(flags, os.environ, file)
     except ConfigError as error:
         return fail("pipesd-agent", error)
-    return run_program("pipesd-agent", config.log_level, _serve(config))
+    return run_program("pipesd-agent", config.log_level, _serve(config), config.log_format)
+
+
+def _client_key(file: Path | None, environ: Mapping[str, str]) -> str | None:
+    """The key that a client of the agent uses: the first of them."""
+    if file is not None:
+        return min(read_keys(file))
+    return next(iter(environ.get(KEYS.variable, "").split()), None)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,28 +59,37 @@ def _parser() -> argparse.ArgumentParser:
         "start",
         help="serve the OpenAI API on localhost, drafting here and verifying at a gateway",
         argument_default=argparse.SUPPRESS,
-        description="Serve the OpenAI API on localhost. A flag beats the configuration file.",
+        usage="pipesd-agent start [flags]",
+        description="Serve the OpenAI API on localhost, drafting here and verifying at a gateway.",
+        epilog=HELP.format(prefix=PROGRAM.prefix),
+        formatter_class=help_format,
     )
     add = start.add_argument
-    add("--gateway", metavar="URL", help="the gateway, http(s):// or ws(s):// (http://127.0.0.1:8100)")
+    add("--gateway", metavar="URL", help="http(s):// or ws(s):// (http://127.0.0.1:8100)")
     add("--draft-model", metavar="FILE", help="GGUF file of the drafter; none: prompt lookup drafts")
-    add("--config", metavar="FILE", type=Path, help="TOML; keys as these flags, with _ for -, and [trigger], [session]")
+    add("--config", metavar="FILE", type=Path, help="of configuration, TOML; also [trigger], [session]")
     add(
         "--mode",
         choices=("collaborative", "auto", "cloud"),
-        help="auto: cloud-only if vocabularies differ; cloud: never draft",
+        metavar="MODE",
+        help="collaborative; auto: cloud-only if vocabularies differ; cloud: never draft (collaborative)",
     )
-    add("--gateway-api-key-file", metavar="FILE", help="or PIPESD_GATEWAY_API_KEY in the environment")
+    add("--gateway-api-key-file", metavar="FILE", help="holds the key to send (PIPESD_GATEWAY_API_KEY)")
     add("--ca-file", metavar="FILE", help="certificate authority of a wss:// gateway")
-    add("--host", help="address to listen on (127.0.0.1)")
+    add("--api-key-file", metavar="FILE", help="keys of clients, one a line; read again when changed")
+    add("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
     add("--port", type=int, metavar="N", help="port; 0 takes a free one (8101)")
     add("--capacity", type=int, metavar="N", help="clients drafted for at once (4)")
     add("--context", type=int, metavar="N", help="tokens of each that can be drafted within (2048)")
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
     add("--gpu-layers", type=int, metavar="N", help="layers of the draft model on a GPU; -1: all (0)")
-    add("--log-level", choices=LOG_LEVELS, help="(info)")
+    add("--cors-origin", action="append", metavar="URL", help="of web pages that may use the API (none)")
+    add("--drain-timeout", type=float, metavar="S", help="after SIGTERM, time for what runs (30)")
+    add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
+    add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or a line of JSON an event (text)")
     talk = commands.add_parser("chat", help="talk to a running agent")
     talk.add_argument("--url", default="http://127.0.0.1:8101/v1", help="the agent's API (%(default)s)")
+    talk.add_argument("--api-key-file", metavar="FILE", type=Path, help=f"(or {KEYS.variable} in the environment)")
     talk.add_argument("--model", default=None, help="(the first that the agent lists)")
     talk.add_argument("--temperature", type=float, default=None)
     talk.add_argument("--max-tokens", type=int, default=None)
@@ -81,10 +104,20 @@ async def _serve(config: AgentConfig) -> None:
 
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
     try:
-        agent = await asyncio.to_thread(make_agent, config)
+        async with answering_while_starting(listener):
+            agent = await asyncio.to_thread(make_agent, config)
     except BaseException:
         listener.close()
         raise
-    if config.host not in ("127.0.0.1", "::1", "localhost"):
-        logger.warning("listening on %s: everybody who reaches it may use this agent", config.host)
-    await Server(create_app(agent), agent.aclose, log_level=config.log_level).run_on(listener)
+    keys = Keys(config.api_keys, config.api_key_file)
+    if not keys.required and config.host not in LOOPBACK:
+        logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
+    life = Life()
+    server = Server(
+        create_app(agent, keys=keys, life=life, cors_origins=config.cors_origin),
+        agent.aclose,
+        log_level=config.log_level,
+        life=life,
+        drain_timeout_s=config.drain_timeout,
+    )
+    await server.run_on(listener)

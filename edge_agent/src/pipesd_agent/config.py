@@ -15,9 +15,13 @@ from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway import settings
 from pipesd_gateway.exceptions import ConfigError
-from pipesd_gateway.settings import KeySource, check_log_level, within
+from pipesd_gateway.logs import LogFormat
+from pipesd_gateway.settings import KeySource, Program, check_log_level, check_origins, within
 
-KEYS: Final = KeySource("gateway_api_keys", "gateway_api_key_file", "PIPESD_GATEWAY_API_KEY")
+GATEWAY_KEY: Final = KeySource("gateway_api_keys", "gateway_api_key_file", "PIPESD_GATEWAY_API_KEY")
+"""The variable is the gateway's own: there it holds the keys that are accepted, here the one that is sent."""
+KEYS: Final = KeySource("api_keys", "api_key_file", "PIPESD_AGENT_API_KEY")
+PROGRAM: Final = Program("PIPESD_AGENT_", (GATEWAY_KEY, KEYS))
 AGENTS_SOCKET: Final = "/v1/pipesd/ws"
 
 
@@ -28,11 +32,17 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     mode: "collaborative"; "auto": cloud-only where the drafter's vocabulary does not fit; "cloud": never draft.
     capacity: clients drafted for at once, others are served cloud-only. context: tokens of each that can be drafted
     within. threads: of llama.cpp. gpu_layers: of the draft model, on a GPU; -1: all. ca_file: certificate authority
-    of a wss:// gateway. trigger, session: see there.
+    of a wss:// gateway. api_keys: of the agent's own API, empty means open; api_key_file: where they come from, None
+    for the environment. cors_origin: of web pages that may use the API.
+    drain_timeout: seconds that what runs has after SIGTERM.
+    trigger, session: see there.
     """
 
     gateway: str = "http://127.0.0.1:8100"
     gateway_api_keys: frozenset[str] = frozenset()
+    gateway_api_key_file: Path | None = None
+    api_keys: frozenset[str] = frozenset()
+    api_key_file: Path | None = None
     ca_file: Path | None = None
     draft_model: Path | None = None
     mode: Literal["collaborative", "auto", "cloud"] = "collaborative"
@@ -45,7 +55,10 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     batcher: str = "immediate"
     trigger: TriggerSettings = TriggerSettings()
     session: SessionSettings = SessionSettings()
+    cors_origin: tuple[str, ...] = ()
+    drain_timeout: float = 30.0
     log_level: str = "info"
+    log_format: LogFormat = "text"
 
     def __post_init__(self) -> None:
         _check_address(self.gateway)
@@ -55,6 +68,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         within("threads", self.threads, 1, 256)
         within("gpu_layers", self.gpu_layers, -1, 10_000)
         make_batcher(self.batcher)
+        within("drain_timeout", self.drain_timeout, 0, 86_400)
+        check_origins(self.cors_origin)
         check_log_level(self.log_level)
         if len(self.gateway_api_keys) > 1:
             raise ConfigError(f"the agent needs one key for its gateway, but {len(self.gateway_api_keys)} were given")
@@ -113,4 +128,4 @@ def _check_address(gateway: str) -> None:
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None) -> AgentConfig:
     """See `settings.load`. Raises ConfigError."""
-    return settings.load(AgentConfig, KEYS, flags, environ, file)
+    return settings.load(AgentConfig, PROGRAM, flags, environ, file)

@@ -12,7 +12,7 @@ from typing import Final
 
 import httpx
 
-from pipesd_agent.link import CONNECT_TIMEOUT_S, MAX_STREAMS
+from pipesd_agent.link import CONNECT_TIMEOUT_S, MAX_STREAMS, untrusted
 from pipesd_gateway.exceptions import ApiError, Overloaded, Unauthorized, Unavailable
 from pipesd_gateway.http import error_event
 from pipesd_gateway.protocol import Endpoint
@@ -136,6 +136,8 @@ class Forwarder:
             return Unavailable(f"the gateway {self._url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
         if isinstance(error, httpx.TimeoutException):
             return Unavailable(f"nothing came from the gateway {self._url} for {SILENCE_S:g} s; try again")
+        if (distrust := untrusted(error, self._url)) is not None:
+            return distrust
         if isinstance(error, httpx.ConnectError):
             return Unavailable(f"cannot reach the gateway {self._url}: {error}")
         return Unavailable(

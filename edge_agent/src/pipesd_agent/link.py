@@ -358,12 +358,22 @@ def _why_not(error: Exception, url: str) -> ApiError:
         return Unavailable(f"the gateway {url} answered {status}: {said}")
     if isinstance(error, TimeoutError):
         return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return Unavailable(
-            f"the certificate of the gateway {url} is not trusted ({error.verify_message}): check the host's name, and "
-            "set ca_file if its authority is not a public one"
-        )
+    if (distrust := untrusted(error, url)) is not None:
+        return distrust
     return Unavailable(f"cannot reach the gateway {url}: {error}")
+
+
+def untrusted(error: BaseException, url: str) -> Unavailable | None:
+    """What a client is told if the gateway's certificate is what an attempt to connect failed of; else None."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    return Unavailable(
+        f"the certificate of the gateway {url} is not trusted ({cause.verify_message}): check the host's name, and "
+        "set ca_file if its authority is not a public one"
+    )
 
 
 class _Said(Struct):

@@ -12,14 +12,17 @@ from pathlib import Path
 from starlette.requests import HTTPConnection
 
 from pipesd_gateway import ws
-from pipesd_gateway.config import GatewayConfig, load
+from pipesd_gateway.config import PROGRAM, GatewayConfig, load
 from pipesd_gateway.engine import Engine
 from pipesd_gateway.exceptions import ConfigError
+from pipesd_gateway.keys import Keys
+from pipesd_gateway.life import Life
 from pipesd_gateway.quota import Quota
 from pipesd_gateway.serve import Server, fail, listen, run_program
-from pipesd_gateway.server import authorize, create_app
+from pipesd_gateway.server import create_app
 from pipesd_gateway.session import SessionLimits
-from pipesd_gateway.settings import LOG_LEVELS
+from pipesd_gateway.settings import HELP, LOG_LEVELS, LOOPBACK, help_format
+from pipesd_gateway.starting import answering_while_starting
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load(flags, os.environ, file)
     except ConfigError as error:
         return fail("pipesd-gateway", error)
-    return run_program("pipesd-gateway", config.log_level, _serve(config))
+    return run_program("pipesd-gateway", config.log_level, _serve(config), config.log_format)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,44 +47,66 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         help="serve a GGUF model to edge agents and to OpenAI clients",
         argument_default=argparse.SUPPRESS,
-        description="Serve a GGUF model to edge agents and to OpenAI clients. A flag beats the configuration file.",
+        usage="pipesd-gateway serve --model FILE [flags]",
+        description="Serve a GGUF model to edge agents and to OpenAI clients.",
+        epilog=HELP.format(prefix=PROGRAM.prefix),
+        formatter_class=help_format,
     )
     add = serve.add_argument
     add("--model", metavar="FILE", help="the target model, a GGUF file")
-    add("--config", metavar="FILE", type=Path, help="TOML; keys as these flags, with _ for -")
-    add("--host", help="address to listen on (127.0.0.1)")
+    add("--config", metavar="FILE", type=Path, help="of configuration, TOML")
+    add("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
     add("--port", type=int, metavar="N", help="port; 0 takes a free one (8100)")
-    add("--api-key-file", metavar="FILE", help="one key per line; or PIPESD_API_KEY in the environment")
+    add("--api-key-file", metavar="FILE", help="of keys, one a line; read again when changed")
     add("--name", help="the model's name in the API (the file's own)")
     add("--n-seq", type=int, metavar="N", help="sessions at once (4)")
-    add("--context", type=int, metavar="N", help="tokens per session, prompt and answer (2048)")
+    add("--context", type=int, metavar="N", help="tokens of each, prompt and answer (2048)")
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
     add("--max-queue", type=int, metavar="N", help="requests that may wait for a session (16)")
     add("--park-timeout", type=float, metavar="S", help="seconds to wait for a silent agent (5)")
     add("--step-floor-ms", type=float, metavar="MS", help="least time of a step, emulates a big target (0)")
     add("--max-sessions-per-key", type=int, metavar="N", help="agents' sessions per API key (256)")
-    add("--log-level", choices=LOG_LEVELS, help="(info)")
+    add("--tls-cert", metavar="FILE", help="certificate chain for https and wss, PEM (no TLS)")
+    add("--tls-key", metavar="FILE", help="its private key, PEM (in the same file)")
+    add("--cors-origin", action="append", metavar="URL", help="of web pages that may use the API (none)")
+    add("--drain-timeout", type=float, metavar="S", help="after SIGTERM, time for what runs (30)")
+    add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
+    add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or a line of JSON an event (text)")
     return parser
 
 
 async def _serve(config: GatewayConfig) -> None:
+    tls = config.tls()
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
     try:
-        engine = await asyncio.to_thread(_load_engine, config)
+        async with answering_while_starting(listener, tls):
+            engine = await asyncio.to_thread(_load_engine, config)
     except BaseException:
         listener.close()
         raise
     try:
-        app = create_app(engine, api_keys=config.api_keys)
+        keys = Keys(config.api_keys, config.api_key_file)
+        quota = Quota(config.max_sessions_per_key)
+        life = Life(lambda: quota.taken)
+        app = create_app(engine, keys=keys, life=life, cors_origins=config.cors_origin)
 
-        def check_key(connection: HTTPConnection) -> str | None:
-            return authorize(connection, config.api_keys)
+        def admit(connection: HTTPConnection) -> str | None:
+            life.admit()
+            return keys.authorize(connection)
 
         limits = SessionLimits(park_timeout_s=config.park_timeout)
-        ws.attach(app, engine, limits, check_key, Quota(config.max_sessions_per_key))
-        if not config.api_keys and config.host not in ("127.0.0.1", "::1", "localhost"):
+        ws.attach(app, engine, limits, admit, quota)
+        if not keys.required and config.host not in LOOPBACK:
             logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
-        await Server(app, engine.aclose, log_level=config.log_level).run_on(listener)
+        server = Server(
+            app,
+            engine.aclose,
+            log_level=config.log_level,
+            tls=tls,
+            life=life,
+            drain_timeout_s=config.drain_timeout,
+        )
+        await server.run_on(listener)
     finally:
         await engine.aclose()
 

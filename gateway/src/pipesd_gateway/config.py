@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,10 +11,12 @@ from msgspec import Struct
 
 from pipesd_gateway import settings
 from pipesd_gateway.exceptions import ConfigError
+from pipesd_gateway.logs import LogFormat
 from pipesd_gateway.quota import MAX_SESSIONS_PER_KEY
-from pipesd_gateway.settings import KeySource, check_log_level, within
+from pipesd_gateway.settings import KeySource, Program, check_log_level, check_origins, within
 
-KEYS: Final = KeySource("api_keys", "api_key_file", "PIPESD_API_KEY")
+KEYS: Final = KeySource("api_keys", "api_key_file", "PIPESD_GATEWAY_API_KEY")
+PROGRAM: Final = Program("PIPESD_GATEWAY_", (KEYS,))
 
 
 class GatewayConfig(Struct, frozen=True, kw_only=True):
@@ -23,7 +26,9 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     once. context: tokens of each, prompt and answer together. threads: of llama.cpp. max_queue: requests that may wait
     for a session. park_timeout: seconds that a session waits for a silent edge. step_floor_ms: least time of an engine
     step, to emulate a bigger target. max_sessions_per_key: of agents, over all their connections (`quota`). api_keys:
-    empty means open.
+    empty means open. tls_cert, tls_key: PEM files; without them no TLS. cors_origin: of web pages that may use the
+    API. drain_timeout: seconds that what runs has after SIGTERM. api_key_file: where keys come from, None for the
+    environment.
     """
 
     model: Path
@@ -37,8 +42,14 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     park_timeout: float = 5.0
     step_floor_ms: float = 0.0
     max_sessions_per_key: int = MAX_SESSIONS_PER_KEY
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    cors_origin: tuple[str, ...] = ()
+    drain_timeout: float = 30.0
     log_level: str = "info"
+    log_format: LogFormat = "text"
     api_keys: frozenset[str] = frozenset()
+    api_key_file: Path | None = None
 
     def __post_init__(self) -> None:
         within("port", self.port, 0, 65535)
@@ -49,13 +60,32 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
         within("park_timeout", self.park_timeout, 0.05, 3600)
         within("step_floor_ms", self.step_floor_ms, 0, 60_000)
         within("max_sessions_per_key", self.max_sessions_per_key, 1, 2**20)
+        within("drain_timeout", self.drain_timeout, 0, 86_400)
+        check_origins(self.cors_origin)
         check_log_level(self.log_level)
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ConfigError("tls_key is of use with tls_cert only: give both, or neither")
+
+    def tls(self) -> ssl.SSLContext | None:
+        """What the server shows; None: no TLS. Raises ConfigError."""
+        if self.tls_cert is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # never ask at a terminal for one
+        except OSError as error:  # SSLError is one
+            why = error.strerror if isinstance(error, FileNotFoundError | PermissionError) else error
+            raise ConfigError(
+                f"cannot use tls_cert {self.tls_cert} with tls_key {self.tls_key or self.tls_cert}: {why}; "
+                "both are PEM files, the key without a passphrase"
+            ) from error
+        return context
 
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None) -> GatewayConfig:
     """See `settings.load`. Raises ConfigError."""
     try:
-        return settings.load(GatewayConfig, KEYS, flags, environ, file)
+        return settings.load(GatewayConfig, PROGRAM, flags, environ, file)
     except ConfigError as error:
         if "missing required field `model`" in str(error):
             raise ConfigError('no model: give --model FILE.gguf, or model = "FILE.gguf" in the file') from None

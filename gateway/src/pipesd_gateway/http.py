@@ -7,6 +7,8 @@ bare close looks like success to the OpenAI SDK.
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final, TypeVar
@@ -16,11 +18,15 @@ from fastapi import FastAPI
 from msgspec import Struct
 from sse_starlette import EventSourceResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
+from pipesd_gateway import logs
 from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
+from pipesd_gateway.life import Life
 
 MAX_BODY_BYTES: Final = 4 * 2**20 - 1024
 """So that the `open` message that carries a body stays below the protocol's MAX_FRAME_BYTES."""
@@ -30,6 +36,8 @@ SEND_TIMEOUT_S: Final = 60.0
 """Longest time for a client to take one chunk of a stream."""
 FAREWELL_S: Final = 2.0
 """At shutdown: time for a stream to tell its client so."""
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -50,12 +58,30 @@ class WrongMethod(InvalidRequest):
     status = 405
 
 
+class ForeignOrigin(InvalidRequest):
+    status = 403
+
+
 class ClientGone(Exception):
     """Nobody is there to read the answer any more."""
 
 
-def install(app: FastAPI) -> None:
-    """Give an app its request ids and its OpenAI-shaped errors."""
+def install(app: FastAPI, life: Life, cors_origins: tuple[str, ...] = ()) -> None:
+    """Give an app its request ids and its OpenAI-shaped errors, and keep web pages out but those of `cors_origins`.
+
+    `life` counts its requests, and refuses new ones when it drains.
+    """
+    app.add_middleware(_Work, life=life)
+    # The last one added is the outermost.
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),  # OpenAI's client sends many of its own
+            expose_headers=("x-request-id", "x-pipesd-seed", "x-pipesd-mode", "retry-after"),
+        )
+    app.add_middleware(_Origins, allowed=frozenset(cors_origins))
     app.add_middleware(_RequestIds)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -141,7 +167,7 @@ def request_id_of(request: Request) -> str:
 
 
 class _RequestIds:
-    """Gives every response an `x-request-id`: the client's own if it is sensible, else a new one."""
+    """Gives every response an `x-request-id`: the client's own, or a new one. Logs them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -155,13 +181,75 @@ class _RequestIds:
         request_id = given if sensible else f"req_{uuid.uuid4().hex}".encode()
 
         scope["pipesd.request_id"] = request_id.decode()
+        logs.request_id.set(request_id.decode())
+        began, status = time.monotonic(), 0
 
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            # Without the query: nobody should, but somebody may, have put a key there.
+            level = logging.INFO if scope["path"].startswith("/v1/") else logging.DEBUG
+            seconds = time.monotonic() - began
+            log.log(level, "%s %.128s: %d in %.3f s", scope["method"], scope["path"], status, seconds)
+
+
+class _Work:
+    """Counts the requests of the API that are under way, their streams included; refuses new ones in a drain."""
+
+    def __init__(self, app: ASGIApp, life: Life) -> None:
+        self._app = app
+        self._life = life
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            if scope["method"] == "POST":
+                self._life.admit()
+        except ApiError as error:
+            await json_response(error.body(), error.status, error.headers())(scope, receive, send)
+            return
+        self._life.requests += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._life.requests -= 1
+
+
+class _Origins:
+    """Refuses what a web page sends, WebSockets included, unless its origin is allowed.
+
+    That a page cannot read the answers (CORS) is not enough: on a user's own machine, where no key is asked for, any
+    page could still spend the model's time; and for WebSockets, or where a page's host name is made to point here, a
+    browser does not even hide the answers.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+        if not origin or origin in self._allowed or "*" in self._allowed:
+            await self._app(scope, receive, send)
+            return
+        error = ForeignOrigin(f"web pages of {origin[:128]!r} may not use this server: allow them with --cors-origin")
+        response = json_response(error.body(), error.status)
+        if scope["type"] == "http":
+            await response(scope, receive, send)
+        else:
+            await WebSocket(scope, receive, send).send_denial_response(response)
 
 
 async def _on_api_error(_: Request, error: Exception) -> Response:

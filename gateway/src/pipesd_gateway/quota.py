@@ -31,6 +31,11 @@ class Quota:
         self._secret = secrets.token_bytes(32)
         self._taken: dict[bytes, int] = {}
 
+    @property
+    def taken(self) -> int:
+        """Sessions of all keys."""
+        return sum(self._taken.values())
+
     def share(self, key: str | None) -> Share:
         """The part of the count that is a key's. None: the server has no keys."""
         owner = b"" if key is None else hashlib.blake2b(key.encode(), key=self._secret, digest_size=16).digest()

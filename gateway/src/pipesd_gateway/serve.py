@@ -9,14 +9,21 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
+from types import FrameType
 from typing import Any, Final
 
 import uvicorn
 
 from pipesd_gateway.exceptions import ConfigError, PipeSDError
+from pipesd_gateway.life import Life
+from pipesd_gateway.logs import LogFormat, library_level, set_up
 from pipesd_gateway.protocol import MAX_FRAME_BYTES
+
+log = logging.getLogger(__name__)
 
 GRACE_S: Final = 5
 """At shutdown: longest wait for connections to end, after all their requests were told so."""
@@ -28,11 +35,9 @@ class CannotServe(PipeSDError):
     """The address is not free, or not ours."""
 
 
-def run_program(name: str, log_level: str, program: Coroutine[Any, Any, None]) -> int:
+def run_program(name: str, log_level: str, program: Coroutine[Any, Any, None], log_format: LogFormat = "text") -> int:
     """Run a server to its end; returns the exit code."""
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up(log_level, log_format)
     try:
         asyncio.run(program)
     except PipeSDError as error:
@@ -69,15 +74,29 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn with our settings. `on_stop` runs before connections are cut: it tells every running request."""
+    """uvicorn with our settings, and an orderly end: first the drain, then `on_stop`, then connections are cut.
 
-    def __init__(self, app: object, on_stop: Callable[[], Awaitable[None]], *, log_level: str = "info") -> None:
+    Args:
+        on_stop: tells every request that still runs.
+        drain_timeout_s: after SIGTERM, longest wait for what `life` counts.
+    """
+
+    def __init__(
+        self,
+        app: object,
+        on_stop: Callable[[], Awaitable[None]],
+        *,
+        log_level: str = "info",
+        tls: ssl.SSLContext | None = None,
+        life: Life | None = None,
+        drain_timeout_s: float = 0.0,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
                 log_config=None,
-                log_level=log_level,
-                access_log=log_level == "debug",
+                log_level=library_level(log_level),
+                access_log=False,  # `http` has its own, with the request's id
                 ws="websockets-sansio",
                 ws_per_message_deflate=False,
                 ws_max_size=MAX_FRAME_BYTES,
@@ -88,6 +107,11 @@ class Server(uvicorn.Server):
             )
         )
         self._on_stop = on_stop
+        self._life = life or Life()
+        self._drain_timeout_s = drain_timeout_s
+        self._drain_until: float | None = None
+        self.config.load()
+        self.config.ssl = tls
 
     async def run_on(self, listener: socket.socket) -> None:
         """Serve until SIGINT or SIGTERM, which then count as dealt with."""
@@ -98,9 +122,26 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        scheme = "https" if self.config.ssl else "http"
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
-            print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
+            print(f"listening on {scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM drains; SIGINT, and a second SIGTERM, stop at once."""
+        if sig == signal.SIGTERM and not self._life.draining:
+            self._life.draining = True
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second: is it time to shut down?"""
+        if self._life.draining:
+            if self._drain_until is None:
+                self._drain_until = time.monotonic() + self._drain_timeout_s
+                log.info("SIGTERM: nothing new is begun; what runs has %g s", self._drain_timeout_s)
+            self.should_exit = self.should_exit or self._life.idle or time.monotonic() >= self._drain_until
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._on_stop()

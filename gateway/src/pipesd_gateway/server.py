@@ -1,22 +1,21 @@
 """The gateway's HTTP side: an OpenAI API with target-only answers, and what an agent asks before it connects.
 
-`create_app` gives the app; `pipesd_gateway.ws.attach` adds the WebSocket route to it. Both check keys by `authorize`.
+`create_app` gives the app; `pipesd_gateway.ws.attach` adds the WebSocket route to it. Both check keys by `Keys`.
 """
 
 from __future__ import annotations
 
-import hmac
 import time
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from pipesd_gateway import verify
 from pipesd_gateway.alone import Alone
 from pipesd_gateway.engine import Engine
-from pipesd_gateway.exceptions import ApiError, EngineFailed, Unauthorized
+from pipesd_gateway.exceptions import ApiError, EngineFailed
 from pipesd_gateway.http import (
     EventStream,
     error_event,
@@ -26,29 +25,35 @@ from pipesd_gateway.http import (
     wants_stream,
     while_connected,
 )
+from pipesd_gateway.keys import Keys
+from pipesd_gateway.life import Life
 from pipesd_gateway.protocol import SUBPROTOCOL, Endpoint
 
 
-def create_app(engine: Engine, *, api_keys: frozenset[str] = frozenset()) -> FastAPI:
-    """The app over `engine`, which stays the caller's to close. No `api_keys`: open to everybody."""
+def create_app(
+    engine: Engine, *, keys: Keys | None = None, life: Life | None = None, cors_origins: tuple[str, ...] = ()
+) -> FastAPI:
+    """The app over `engine`, which stays the caller's to close. No `keys`: open to everybody."""
+    keys = keys or Keys()
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    install(app)
+    life = life or Life()
+    install(app, life, cors_origins)
     started = int(time.time())
 
     async def chat_completions(request: Request) -> Response:
-        return await _answer(request, engine, api_keys, Endpoint.CHAT_COMPLETIONS)
+        return await _answer(request, engine, keys, Endpoint.CHAT_COMPLETIONS)
 
     async def completions(request: Request) -> Response:
-        return await _answer(request, engine, api_keys, Endpoint.COMPLETIONS)
+        return await _answer(request, engine, keys, Endpoint.COMPLETIONS)
 
     async def models(request: Request) -> Response:
-        authorize(request, api_keys)
+        keys.authorize(request)
         info = engine.info
         model = {"id": info.name, "object": "model", "created": started, "owned_by": "pipesd"}
         return json_response({"object": "list", "data": [model | {"max_model_len": info.max_context}]})
 
     async def info(request: Request) -> Response:
-        authorize(request, api_keys)
+        keys.authorize(request)
         return json_response(
             {
                 "model": engine.info.name,
@@ -61,11 +66,15 @@ def create_app(engine: Engine, *, api_keys: frozenset[str] = frozenset()) -> Fas
         )
 
     async def verifications(request: Request) -> Response:
-        authorize(request, api_keys)
+        keys.authorize(request)
         return await verify.respond(request, engine)
 
     async def health(_: Request) -> Response:
         return json_response({"status": "ok"})
+
+    async def ready(_: Request) -> Response:
+        life.admit()
+        return json_response({"status": "ready"})
 
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
     app.add_route("/v1/completions", completions, methods=["POST"])
@@ -73,30 +82,12 @@ def create_app(engine: Engine, *, api_keys: frozenset[str] = frozenset()) -> Fas
     app.add_route("/v1/pipesd/info", info, methods=["GET"])
     app.add_route("/v1/pipesd/verify", verifications, methods=["POST"])
     app.add_route("/health", health, methods=["GET"])
+    app.add_route("/ready", ready, methods=["GET"])
     return app
 
 
-def authorize(connection: HTTPConnection, api_keys: frozenset[str]) -> str | None:
-    """The key of a request or of a WebSocket handshake. Raises Unauthorized. No `api_keys`: all may pass, None."""
-    if not api_keys:
-        return None
-    given = bearer(connection)
-    if given is None:
-        raise Unauthorized("no API key: send it as `Authorization: Bearer KEY`")
-    matches = [hmac.compare_digest(key.encode(), given.encode()) for key in api_keys]
-    if not any(matches):
-        raise Unauthorized("the API key is not one of this server's")
-    return given
-
-
-def bearer(connection: HTTPConnection) -> str | None:
-    """The key that a request says it has."""
-    scheme, _, given = connection.headers.get("authorization", "").partition(" ")
-    return given.strip() or None if scheme.lower() == "bearer" else None
-
-
-async def _answer(request: Request, engine: Engine, api_keys: frozenset[str], endpoint: Endpoint) -> Response:
-    authorize(request, api_keys)
+async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoint) -> Response:
+    keys.authorize(request)
     body = await read_body(request)
     answer = Alone(engine)
     handed_over = False

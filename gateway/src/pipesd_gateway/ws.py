@@ -23,6 +23,7 @@ from pipesd_gateway.connection import (
 )
 from pipesd_gateway.engine import Broken, Engine, EngineOutput, Finished, Generation, Payload, StepDone
 from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
+from pipesd_gateway.logs import request_id, session_name
 from pipesd_gateway.protocol import MAX_UNACKED, SUBPROTOCOL, Open, Rejected, encode
 from pipesd_gateway.quota import Quota, Share
 from pipesd_gateway.session import MAX_AHEAD, SessionLimits
@@ -60,15 +61,18 @@ def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Autho
             await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
             return
         await websocket.accept(subprotocol=SUBPROTOCOL)
-        await AgentSocket(websocket, engine, limits, quota.share(key)).serve()
+        await AgentSocket(websocket, engine, limits, quota.share(key), authorize).serve()
 
 
 class AgentSocket:
     """One connected agent: owns the tasks and generations of its sessions and ends them all when it leaves."""
 
-    def __init__(self, websocket: WebSocket, engine: Engine, limits: SessionLimits, share: Share) -> None:
+    def __init__(
+        self, websocket: WebSocket, engine: Engine, limits: SessionLimits, share: Share, authorize: Authorize
+    ) -> None:
         self._websocket = websocket
         self._engine = engine
+        self._authorize = authorize
         self._connection = GatewayConnection(engine.info, limits, share, max_sessions=MAX_SESSIONS)
         self._loop = asyncio.get_running_loop()
         self._generations: dict[int, Generation] = {}
@@ -171,8 +175,10 @@ class AgentSocket:
 
     async def _open(self, request: Open) -> None:
         channel = request.channel
+        request_id.set(request.request_id)
         answer: Generation | ApiError
         try:
+            self._authorize(self._websocket)  # the key may have been removed since the handshake
             answer = await self._engine.open(
                 request.endpoint, request.body, lambda output: self._deliver(channel, output)
             )
@@ -189,10 +195,14 @@ class AgentSocket:
             return
         del self._openings[channel]
         if isinstance(answer, ApiError):
+            log.info("refused: %d %s", answer.status, answer.code or answer.type)
             self._connection.refused(channel, answer)
         else:
             self._generations[channel] = answer
             self._connection.accepted(channel, answer.opening, time.monotonic())
+            if (session := self._connection.session(channel)) is not None:
+                name = session_name(session.session_id)
+                log.info("request %s is session %s", request.request_id, name, extra={"session": name})
         self._pump()
 
     def _opening_done(self, task: asyncio.Task[None]) -> None:

@@ -15,9 +15,9 @@ from fastapi import FastAPI, Request, Response, WebSocket
 from pipesd_gateway import verify, ws
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.http import json_response
+from pipesd_gateway.keys import bearer
 from pipesd_gateway.protocol import SUBPROTOCOL
 from pipesd_gateway.quota import Quota
-from pipesd_gateway.server import bearer
 from pipesd_gateway.session import SessionLimits
 from pipesd_vllm.compat.core import Core
 from pipesd_vllm.compat.serving import Serving

@@ -1,0 +1,124 @@
+"""Web pages: none may use the APIs unless the operator says which."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from fastapi import FastAPI, WebSocket
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from pipesd_gateway import http
+from pipesd_gateway.exceptions import ConfigError, Unauthorized
+from pipesd_gateway.http import json_response
+from pipesd_gateway.life import Life
+from pipesd_gateway.serve import Server, listen
+from pipesd_gateway.settings import check_origins
+
+PAGE = "https://chat.example"
+STRANGER = "https://evil.example"
+
+
+def app_for(*origins: str) -> FastAPI:
+    app = FastAPI()
+    http.install(app, Life(), origins)
+
+    @app.post("/v1/thing")
+    async def thing() -> object:
+        return json_response({"ok": True})
+
+    @app.post("/v1/closed")
+    async def closed() -> object:
+        raise Unauthorized("no API key")
+
+    @app.websocket("/v1/socket")
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text("hello")
+        await websocket.close()
+
+    return app
+
+
+@asynccontextmanager
+async def client_of(*origins: str) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app_for(*origins))
+    async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        yield client
+
+
+async def preflight(client: httpx.AsyncClient, origin: str) -> httpx.Response:
+    asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,x-stainless-os"}
+    return await client.options("/v1/thing", headers={"origin": origin} | asked)
+
+
+@pytest.mark.parametrize("origins", [(), (PAGE,)])
+@pytest.mark.parametrize("origin", [STRANGER, "null", f"{PAGE}:444", PAGE.replace("https", "http"), "http://here"])
+async def test_a_page_that_nobody_allowed(origins: tuple[str, ...], origin: str) -> None:
+    async with client_of(*origins) as client:
+        for response in (
+            await client.post("/v1/thing", headers={"origin": origin}),
+            await preflight(client, origin),
+        ):
+            assert response.status_code == 403
+            assert origin in response.json()["error"]["message"]
+            assert "--cors-origin" in response.json()["error"]["message"]
+            assert not [name for name in response.headers if name.startswith("access-control-")]
+            assert response.headers["x-request-id"]
+
+
+async def test_who_is_no_page_is_not_asked() -> None:
+    async with client_of(PAGE) as client:
+        assert (await client.post("/v1/thing")).status_code == 200
+
+
+@pytest.mark.parametrize("allowed", [PAGE, "*"])
+async def test_a_page_that_is_allowed(allowed: str) -> None:
+    async with client_of(allowed) as client:
+        asked = await preflight(client, PAGE)
+        assert asked.status_code == 200
+        assert asked.headers["access-control-allow-origin"] in (PAGE, "*")
+        assert "POST" in asked.headers["access-control-allow-methods"]
+        assert "x-stainless-os" in asked.headers["access-control-allow-headers"]
+        for path, status in (("/v1/thing", 200), ("/v1/closed", 401), ("/nowhere", 404)):
+            answer = await client.post(path, headers={"origin": PAGE})
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] in (PAGE, "*")
+            assert "x-request-id" in answer.headers["access-control-expose-headers"]
+            assert "access-control-allow-credentials" not in answer.headers
+
+
+async def test_web_sockets_of_pages() -> None:
+    """Browsers ask nobody before they open one."""
+    listener = listen("127.0.0.1", 0)
+    url = f"ws://127.0.0.1:{listener.getsockname()[1]}/v1/socket"
+
+    async def nothing() -> None:
+        pass
+
+    server = Server(app_for(PAGE), nothing, log_level="warning")
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        async with asyncio.timeout(10):
+            while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+                await asyncio.sleep(0.01)
+            for headers in ({}, {"origin": PAGE}):
+                async with connect(url, additional_headers=headers) as socket:
+                    assert await socket.recv() == "hello"
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(url, additional_headers={"origin": STRANGER})
+            assert refused.value.response.status_code == 403
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(task, 10)
+
+
+@pytest.mark.parametrize("value", ["", "chat.example", "https://chat.example/", "https://", "HTTPS://a", "https://a/b"])
+def test_what_is_no_origin(value: str) -> None:
+    with pytest.raises(ConfigError, match="cors_origin must be such as"):
+        check_origins((value,))
+    check_origins((PAGE, "*", "http://localhost:3000", "app://obsidian.md"))
