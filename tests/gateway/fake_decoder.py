@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from pipesd_gateway.embedded.controls import Controls
 from pipesd_gateway.engine import StepDone
 from pipesd_gateway.exceptions import ApiError
 from pipesd_gateway.sampling import SamplingParams
@@ -81,9 +82,11 @@ class FakeDecoder:
         limit: int,
         eos_ids: frozenset[int],
         on_step: Callable[[StepDone | ApiError], None],
+        controls: Controls,
     ) -> FakePlace:
         assert eos_ids <= {EOS}
         assert limit > len(prompt_ids)
+        controls.check_ids(self.model.n_vocab)
         self.prompts.append(tuple(prompt_ids))
         self.waiting += 1
         try:

@@ -177,6 +177,8 @@ async def test_bad_requests() -> None:
             await client.open(model="gpt-4")
         with pytest.raises(InvalidRequest, match=r"999.*258"):
             await client.open(prompt=[1, 999])
+        with pytest.raises(InvalidRequest, match=r"logit_bias.*300.*258"):
+            await client.open(logit_bias={"300": 1})
         decoder.model.chat_template = None
         plain = EmbeddedEngine(decoder, name="fake")
         with pytest.raises(InvalidRequest, match="no chat template"):

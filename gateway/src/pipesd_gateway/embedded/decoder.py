@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pipesd_gateway.embedded.chooser import Chooser
+from pipesd_gateway.embedded.controls import Controls
 from pipesd_gateway.embedded.places import Places
 from pipesd_gateway.embedded.rows import MAX_DRAFTS, MAX_ROWS
 from pipesd_gateway.embedded.slots import Batch, Job, Part, Slots
@@ -28,6 +30,7 @@ log = logging.getLogger("pipesd.decoder")
 
 OnStep = Callable[[StepDone | ApiError], None]
 
+NO_CONTROLS: Final = Controls()
 JOIN_TIMEOUT_S: Final = 10.0
 _IDLE_CHECK_S: Final = 5.0
 _ANSWER_S: Final = 0.002
@@ -169,6 +172,7 @@ class TargetDecoder:
         limit: int,
         eos_ids: frozenset[int],
         on_step: OnStep,
+        controls: Controls = NO_CONTROLS,
     ) -> Sequence:
         """A slot for a prompt; waits for one, first come first served. Prefill begins at once.
 
@@ -177,6 +181,7 @@ class TargetDecoder:
             limit: absolute position at which the answer ends: prompt + max_tokens, at most `n_ctx_seq`.
             eos_ids: ids after which a step ends.
             on_step: gets what each step did; after an ApiError the sequence is over and its slot free.
+            controls: checked against the vocabulary.
 
         Raises Overloaded when `max_queue` others wait, Unavailable when closed, ValueError for a prompt or limit that
         does not fit. Cancelling the call gives the place back.
@@ -185,7 +190,8 @@ class TargetDecoder:
         self._start()
         await self._places.take()
         self._numbers += 1
-        job = Job(self._numbers, list(prompt_ids), params, limit, eos_ids)
+        chooser = Chooser(self._sampler, params, controls, prompt_ids)
+        job = Job(self._numbers, list(prompt_ids), chooser, limit, eos_ids)
         sequence = self._live[job.number] = Sequence(self, job, on_step)
         self.send(_Start(job))
         return sequence
@@ -345,7 +351,7 @@ class TargetDecoder:
         job = part.job
 
         def draw(row: int) -> int:
-            return self._sampler.sample(self._context.row(part.offset + row), job.params, len(job.ids) + row)
+            return job.chooser.choose(self._context.row(part.offset + row), len(job.ids) + row)
 
         tokens, accepted = job.verify(part.drafts, draw)
         job.ids += tokens

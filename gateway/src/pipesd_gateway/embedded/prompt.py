@@ -46,6 +46,7 @@ class Prompter:
     def opening(self, request: Request) -> Opening:
         """Raises InvalidRequest, ContextLengthExceeded."""
         prompt_ids = self._prompt_ids(request)
+        request.controls.check_ids(self._model.n_vocab)
         return Opening(
             prompt_ids=prompt_ids,
             params=request.params,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
+from pipesd_gateway.embedded.controls import Controls
 from pipesd_gateway.embedded.generation import EmbeddedGeneration, Place
 from pipesd_gateway.embedded.prompt import Model, Prompter
 from pipesd_gateway.embedded.request import Request, parse
@@ -42,6 +43,7 @@ class Decoder(Protocol):
         limit: int,
         eos_ids: frozenset[int],
         on_step: Callable[[StepDone | ApiError], None],
+        controls: Controls,
     ) -> Place: ...
 
     async def aclose(self) -> None: ...
@@ -95,6 +97,7 @@ class EmbeddedEngine:
                     len(opening.prompt_ids) + opening.max_tokens,
                     frozenset(opening.eos_ids),
                     generation.on_step,
+                    request.controls,
                 )
         except TimeoutError:
             raise Overloaded(

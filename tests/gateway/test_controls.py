@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipesd_gateway.embedded.controls import Controls, take_controls
+from pipesd_gateway.embedded.fields import Fields
+from pipesd_gateway.exceptions import InvalidRequest
+
+
+def take(**body: Any) -> Controls:
+    fields = Fields(body)
+    controls = take_controls(fields)
+    fields.refuse_rest({})
+    return controls
+
+
+def test_nothing_given_changes_nothing() -> None:
+    neutral = take(presence_penalty=0, frequency_penalty=0.0, repetition_penalty=1, min_p=0, logit_bias={})
+    assert neutral == take(logit_bias=None) == Controls()
+
+
+def test_all_given() -> None:
+    controls = take(
+        presence_penalty=-2, frequency_penalty=2, repetition_penalty=1.3, min_p=1, logit_bias={"7": 100, "0": -0.5}
+    )
+    assert controls == Controls(-2.0, 2.0, 1.3, 1.0, ((0, -0.5), (7, 100.0)))
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"presence_penalty": -2.01}, "presence_penalty"),
+        ({"frequency_penalty": True}, "frequency_penalty"),
+        ({"repetition_penalty": -1}, "repetition_penalty"),
+        ({"repetition_penalty": 101}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty"),
+        ({"min_p": -0.1}, "min_p"),
+        ({"min_p": 10**400}, "min_p"),
+        ({"logit_bias": "5"}, "logit_bias"),
+        ({"logit_bias": {"05": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"²": 1}}, "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
+        ({"logit_bias": {"5": "1"}}, "logit_bias.5"),
+        ({"logit_bias": {"5": -100.5}}, "logit_bias.5"),
+    ],
+)
+def test_a_bad_value_names_its_parameter(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        take(**body)
+    assert error.value.param == param
+    assert param.partition(".")[0] in error.value.message
+    assert len(error.value.message) < 200
+
+
+def test_biases_of_tokens_that_the_model_does_not_have() -> None:
+    take(logit_bias={"7": 1}).check_ids(8)
+    with pytest.raises(InvalidRequest, match=r"8.*below 8"):
+        take(logit_bias={"8": 1}).check_ids(8)
