@@ -31,12 +31,14 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "repetition": {"repetition_penalty": 1.3},
     "bias": {"logit_bias": {"12": 4, "69": -100, "268": -2.5}},
     "min_p": {"min_p": 0.25},
+    "logprobs": {"logprobs": 5},
     "all": {
         "presence_penalty": 0.3,
         "frequency_penalty": 0.2,
         "repetition_penalty": 1.1,
         "logit_bias": {"12": 2},
         "min_p": 0.05,
+        "logprobs": 2,
         "top_k": 50,
         "top_p": 0.95,
     },
@@ -85,4 +87,38 @@ def test_every_parameter_changes_some_answer(alone: list[Answer]) -> None:
     texts = {cell: answer.text for cell, answer in zip(CELLS, alone, strict=True)}
     for temperature, parameters in itertools.product(TEMPERATURES, PARAMETERS):
         same = all(texts[temperature, parameters, p] == texts[temperature, NONE, p] for p in PROMPTS)
-        assert same == (parameters == NONE or (temperature, parameters) == ("T=0", "min_p")), (temperature, parameters)
+        changes = parameters not in {NONE, "logprobs"} and (temperature, parameters) != ("T=0", "min_p")
+        assert same != changes, (temperature, parameters)
+
+
+def test_logprobs_are_those_of_the_text(alone: list[Answer]) -> None:
+    for (temperature, parameters, _), answer in zip(CELLS, alone, strict=True):
+        logprobs = answer.choices[0].logprobs
+        assert (logprobs is not None) == ("logprobs" in PARAMETERS[parameters])
+        if logprobs is not None:
+            assert len(logprobs["tokens"]) == answer.tokens
+            if parameters == "logprobs" and temperature == "T=0":
+                for token, logprob, top in zip(*(logprobs[name] for name in _COMPLETION), strict=True):
+                    assert logprob == top[token] == max(top.values())
+
+
+_COMPLETION = ("tokens", "token_logprobs", "top_logprobs")
+
+
+def test_chat_logprobs(target: Process) -> None:
+    body = {"messages": [{"role": "user", "content": "Write `add`."}], "max_tokens": 40, "top_logprobs": 3}
+    with agent_thread(AgentConfig(gateway=target.root), WrongDrafter(LlamaDrafter(DRAFT), 0.3)) as agent:
+        for sampling in TEMPERATURES.values():
+            answers = [
+                ask(url, stream=stream, logprobs=True, **body, **sampling)
+                for url in (target.url, agent.url)
+                for stream in (False, True)
+            ]
+            own = answers[0]
+            assert all(answer.choices == own.choices for answer in answers)
+            assert sum(answer.accepted for answer in answers) > 0
+            told = own.choices[0].logprobs
+            assert told is not None
+            shown = bytes(byte for entry in told["content"][:-1] for byte in entry["bytes"])
+            assert shown.decode("utf-8", "replace").startswith(own.text[:20])
+            assert {len(entry["top_logprobs"]) for entry in told["content"]} == {3}

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from pipesd_gateway.embedded.controls import Controls
-from pipesd_gateway.engine import StepDone
+from pipesd_gateway.embedded.logprobs import Decoded, Ranked
 from pipesd_gateway.exceptions import ApiError
 from pipesd_gateway.sampling import SamplingParams
 
@@ -36,8 +36,8 @@ class FakeModel:
 
 
 class FakePlace:
-    def __init__(self, decoder: FakeDecoder, on_step: Callable[[StepDone | ApiError], None], limit: int) -> None:
-        self.decoder, self.on_step, self.room = decoder, on_step, limit
+    def __init__(self, decoder: FakeDecoder, on_step: Callable[[Decoded | ApiError], None], controls: Controls) -> None:
+        self.decoder, self.on_step, self.controls = decoder, on_step, controls
         self.at = 0
         self.released = False
 
@@ -54,7 +54,15 @@ class FakePlace:
             right += 1
         tokens = answer[: right + 1]
         self.at += len(tokens)
-        self.on_step(StepDone(tokens, len(drafts), right, 1, 2))
+        self.on_step(Decoded(tokens, len(drafts), right, 1, 2, ranked=self.ranked(tokens)))
+
+    def ranked(self, tokens: tuple[int, ...]) -> tuple[Ranked, ...]:
+        """As if all were equally probable, but `!` impossible."""
+        count = self.controls.logprobs
+        if count is None:
+            return ()
+        top = tuple((token, -5.5) for token in range(65, 65 + count))
+        return tuple(Ranked(token, float("-inf") if token == 33 else -5.5, top) for token in tokens)
 
     def release(self) -> None:
         self.released = True
@@ -81,7 +89,7 @@ class FakeDecoder:
         _: SamplingParams,
         limit: int,
         eos_ids: frozenset[int],
-        on_step: Callable[[StepDone | ApiError], None],
+        on_step: Callable[[Decoded | ApiError], None],
         controls: Controls,
     ) -> FakePlace:
         assert eos_ids <= {EOS}
@@ -93,7 +101,7 @@ class FakeDecoder:
             await self.full.wait()
         finally:
             self.waiting -= 1
-        place = FakePlace(self, on_step, limit)
+        place = FakePlace(self, on_step, controls)
         self.places.append(place)
         return place
 

@@ -9,9 +9,9 @@ from pipesd_gateway.embedded.fields import Fields
 from pipesd_gateway.exceptions import InvalidRequest
 
 
-def take(**body: Any) -> Controls:
+def take(chat: bool = True, **body: Any) -> Controls:
     fields = Fields(body)
-    controls = take_controls(fields)
+    controls = take_controls(fields, chat=chat)
     fields.refuse_rest({})
     return controls
 
@@ -38,6 +38,10 @@ def test_all_given() -> None:
         ({"repetition_penalty": 1e-300}, "repetition_penalty"),
         ({"min_p": -0.1}, "min_p"),
         ({"min_p": 10**400}, "min_p"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
         ({"logit_bias": "5"}, "logit_bias"),
         ({"logit_bias": {"05": 1}}, "logit_bias"),
         ({"logit_bias": {"-1": 1}}, "logit_bias"),
@@ -53,6 +57,21 @@ def test_a_bad_value_names_its_parameter(body: dict[str, Any], param: str) -> No
     assert error.value.param == param
     assert param.partition(".")[0] in error.value.message
     assert len(error.value.message) < 200
+
+
+def test_logprobs() -> None:
+    assert take(logprobs=False, top_logprobs=0).logprobs is None
+    assert take(logprobs=True).logprobs == 0
+    assert take(logprobs=True, top_logprobs=20).logprobs == 20
+    assert take(chat=False, logprobs=False).logprobs is None
+    assert [take(chat=False, logprobs=count).logprobs for count in (0, 5)] == [0, 5]
+
+
+@pytest.mark.parametrize("body", [{"logprobs": 6}, {"logprobs": -1}, {"logprobs": True}, {"logprobs": "1"}])
+def test_bad_logprobs_of_completions(body: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        take(chat=False, **body)
+    assert error.value.param == "logprobs"
 
 
 def test_biases_of_tokens_that_the_model_does_not_have() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipesd_gateway.embedded.controls import Controls
+from pipesd_gateway.embedded.logprobs import Ranked, rank
 from pipesd_gateway.sampling import Logits, Sampler, SamplingParams
 
 
@@ -26,6 +27,8 @@ class Chooser:
         self._sampler = sampler
         self._params = params
         self._min_p = controls.min_p
+        self._logprobs = controls.logprobs
+        self._ranked: list[Ranked] = []
         self._adjust = Adjust(controls, prompt_ids, sampler.n_vocab) if Adjust.is_needed(controls) else None
 
     def choose(self, logits: Logits, index: int) -> int:
@@ -37,7 +40,15 @@ class Chooser:
         token = self._sampler.sample(adjusted, self._params, index, self._min_p)
         if self._adjust is not None:
             self._adjust.count(token)
+        if self._logprobs is not None:
+            self._ranked.append(rank(logits, token, self._logprobs))
         return token
+
+    def take_ranked(self) -> tuple[Ranked, ...]:
+        """Of the tokens chosen since the last call; empty if the request wants no logprobs."""
+        ranked = tuple(self._ranked)
+        self._ranked.clear()
+        return ranked
 
 
 class Adjust:
@@ -55,7 +66,7 @@ class Adjust:
 
     @staticmethod
     def is_needed(controls: Controls) -> bool:
-        return Controls(min_p=controls.min_p) != controls
+        return Controls(min_p=controls.min_p, logprobs=controls.logprobs) != controls
 
     def __call__(self, logits: Logits) -> Logits:
         """The adjusted logits, in an array of their own."""

@@ -9,16 +9,19 @@ from msgspec import Struct
 from pipesd_gateway.embedded.fields import Fields, wrong
 from pipesd_gateway.exceptions import InvalidRequest
 
+MAX_TOP_LOGPROBS: Final = 20
+MAX_COMPLETION_LOGPROBS: Final = 5
 MAX_BIAS: Final = 100.0
 MAX_REPETITION: Final = 100.0
 """And 1 / this at least: so that a penalised logit stays a number in float32."""
 
 
 class Controls(Struct, frozen=True):
-    """Penalties and biases, as vLLM has them; see docs/sampling.md for their order.
+    """Penalties, biases and logprobs, as vLLM has them; see docs/sampling.md for their order.
 
     presence_penalty, frequency_penalty: -2 to 2, of the tokens of the output; 0 is off. repetition_penalty: 0.01 to
     100, of the tokens of prompt and output; 1 is off. min_p: 0 (off) to 1. logit_bias: (token id, -100 to 100).
+    logprobs: how many of the most probable tokens to tell beside the chosen one; None: no logprobs at all.
     """
 
     presence_penalty: float = 0.0
@@ -26,6 +29,7 @@ class Controls(Struct, frozen=True):
     repetition_penalty: float = 1.0
     min_p: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("presence_penalty", "frequency_penalty"):
@@ -44,14 +48,32 @@ class Controls(Struct, frozen=True):
                 )
 
 
-def take_controls(fields: Fields) -> Controls:
+def take_controls(fields: Fields, *, chat: bool) -> Controls:
     """The controls in a body. Raises InvalidRequest."""
     given = {
         name: value
         for name in ("presence_penalty", "frequency_penalty", "repetition_penalty", "min_p")
         if (value := fields.number(name)) is not None
     }
-    return Controls(logit_bias=_logit_bias(fields.take("logit_bias")), **given)
+    logprobs = _chat_logprobs(fields) if chat else _completion_logprobs(fields)
+    return Controls(logit_bias=_logit_bias(fields.take("logit_bias")), logprobs=logprobs, **given)
+
+
+def _chat_logprobs(fields: Fields) -> int | None:
+    wanted, count = fields.boolean("logprobs"), fields.integer("top_logprobs") or 0
+    _within("top_logprobs", count, 0, MAX_TOP_LOGPROBS)
+    if count and not wanted:
+        raise InvalidRequest("top_logprobs is only allowed with logprobs: true", param="top_logprobs")
+    return count if wanted else None
+
+
+def _completion_logprobs(fields: Fields) -> int | None:
+    value = fields.take("logprobs")
+    if value is None or value is False:
+        return None
+    count = Fields({"logprobs": value}).integer("logprobs") or 0
+    _within("logprobs", count, 0, MAX_COMPLETION_LOGPROBS)
+    return count
 
 
 def _logit_bias(value: Any) -> tuple[tuple[int, float], ...]:

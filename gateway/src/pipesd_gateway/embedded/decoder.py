@@ -18,17 +18,17 @@ from typing import Final
 
 from pipesd_gateway.embedded.chooser import Chooser
 from pipesd_gateway.embedded.controls import Controls
+from pipesd_gateway.embedded.logprobs import Decoded
 from pipesd_gateway.embedded.places import Places
 from pipesd_gateway.embedded.rows import MAX_DRAFTS, MAX_ROWS
 from pipesd_gateway.embedded.slots import Batch, Job, Part, Slots
-from pipesd_gateway.engine import StepDone
 from pipesd_gateway.exceptions import ApiError, EngineFailed, PipeSDError, Unavailable
 from pipesd_gateway.llama import Context, Model
 from pipesd_gateway.sampling import Sampler, SamplingParams
 
 log = logging.getLogger("pipesd.decoder")
 
-OnStep = Callable[[StepDone | ApiError], None]
+OnStep = Callable[[Decoded | ApiError], None]
 
 NO_CONTROLS: Final = Controls()
 JOIN_TIMEOUT_S: Final = 10.0
@@ -55,7 +55,7 @@ class _Release:
 
 
 _Command = _Start | _Step | _Release
-_Result = tuple[Job, StepDone | ApiError]
+_Result = tuple[Job, Decoded | ApiError]
 
 
 class Sequence:
@@ -75,7 +75,7 @@ class Sequence:
     def step(self, drafts: SequenceOf[int]) -> None:
         """Take one step that verifies `drafts` (the first is for position `committed`).
 
-        Exactly one StepDone, or ApiError, is given to `on_step`, unless the sequence is released before. Raises
+        Exactly one Decoded, or ApiError, is given to `on_step`, unless the sequence is released before. Raises
         ValueError for drafts outside the vocabulary or too many of them, RuntimeError when a step is under way, the
         sequence has reached its limit, or it is over.
         """
@@ -98,12 +98,12 @@ class Sequence:
         """Let go of the slot; nothing is delivered after this. Idempotent; its KV stays for prefix reuse."""
         self._decoder.release(self._job)
 
-    def take(self, result: StepDone | ApiError) -> None:
+    def take(self, result: Decoded | ApiError) -> None:
         """Called by the decoder with what a step gave."""
         if not self._decoder.holds(self):
             return
         self._stepping = False
-        if isinstance(result, StepDone):
+        if isinstance(result, Decoded):
             self.committed += len(result.tokens)
         else:
             self.release()
@@ -343,8 +343,9 @@ class TargetDecoder:
         results: list[_Result] = []
         for part, tokens, accepted in verified:
             queue_us = max(0, began_ns - part.job.asked_ns) // 1000
-            done_step = StepDone(tuple(tokens), len(part.drafts), accepted, queue_us, forward_us)
-            results.append((part.job, done_step))
+            ranked = part.job.chooser.take_ranked()
+            step = Decoded(tuple(tokens), len(part.drafts), accepted, queue_us, forward_us, ranked=ranked)
+            results.append((part.job, step))
         return results
 
     def _verify(self, part: Part) -> tuple[list[int], int]:

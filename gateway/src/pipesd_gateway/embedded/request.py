@@ -25,13 +25,11 @@ ROLES: Final = ("system", "developer", "user", "assistant")
 
 _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "n": (1,),
-    "logprobs": (False,),
     "store": (False,),
     "service_tier": ("auto", "default"),
     "vllm_xargs": ({"pipesd_noise": 1},),  # asks for the noise that this engine draws anyway; agents send it along
 }
 _NEUTRAL_CHAT: Final[dict[str, tuple[Any, ...]]] = _NEUTRAL | {
-    "top_logprobs": (0,),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "functions": ([],),
@@ -84,7 +82,7 @@ def parse(endpoint: Endpoint, body: bytes) -> Request:
     request = Request(
         endpoint=endpoint,
         params=_params(fields),
-        controls=take_controls(fields),
+        controls=take_controls(fields, chat=chat),
         messages=_messages(fields.take("messages")) if chat else (),
         prompt="" if chat else _prompt(fields.take("prompt")),
         model=fields.string("model"),

@@ -13,9 +13,10 @@ from typing import Final, Protocol
 
 from pipesd_gateway.embedded.controls import Controls
 from pipesd_gateway.embedded.generation import EmbeddedGeneration, Place
+from pipesd_gateway.embedded.logprobs import Decoded
 from pipesd_gateway.embedded.prompt import Model, Prompter
 from pipesd_gateway.embedded.request import Request, parse
-from pipesd_gateway.engine import Deliver, ModelInfo, Opening, StepDone
+from pipesd_gateway.engine import Deliver, ModelInfo, Opening
 from pipesd_gateway.exceptions import ApiError, ModelNotFound, Overloaded, Unavailable
 from pipesd_gateway.protocol import Endpoint
 from pipesd_gateway.sampling import SamplingParams
@@ -42,7 +43,7 @@ class Decoder(Protocol):
         params: SamplingParams,
         limit: int,
         eos_ids: frozenset[int],
-        on_step: Callable[[StepDone | ApiError], None],
+        on_step: Callable[[Decoded | ApiError], None],
         controls: Controls,
     ) -> Place: ...
 
