@@ -55,13 +55,13 @@ class Answer:
                         joined[name] = joined.get(name, []) + values
 
 
-def ask(url: str, *, stream: bool, **body: Any) -> Answer:
+def ask(url: str, *, stream: bool, headers: dict[str, str] | None = None, **body: Any) -> Answer:
     """An answer by plain HTTP; a chat if the body has messages. Raises AssertionError for any error."""
     body = {"model": MODEL, "stream": stream} | body
     if stream:
         body["stream_options"] = {"include_usage": True}
     path = "chat/completions" if "messages" in body else "completions"
-    response = httpx.post(f"{url}/{path}", json=body, timeout=300)
+    response = httpx.post(f"{url}/{path}", json=body, headers=headers, timeout=300)
     assert response.status_code == 200, response.text
     answer = Answer()
     if not stream:

@@ -106,7 +106,11 @@ _COMPLETION = ("tokens", "token_logprobs", "top_logprobs")
 
 
 def test_chat_logprobs(target: Process) -> None:
-    body = {"messages": [{"role": "user", "content": "Write `add`."}], "max_tokens": 40, "top_logprobs": 3}
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "Write `add`."}],
+        "max_tokens": 40,
+        "top_logprobs": 3,
+    }
     with agent_thread(AgentConfig(gateway=target.root), WrongDrafter(LlamaDrafter(DRAFT), 0.3)) as agent:
         for sampling in TEMPERATURES.values():
             answers = [

@@ -36,8 +36,14 @@ class FakeModel:
 
 
 class FakePlace:
-    def __init__(self, decoder: FakeDecoder, on_step: Callable[[Decoded | ApiError], None], controls: Controls) -> None:
-        self.decoder, self.on_step, self.controls = decoder, on_step, controls
+    def __init__(
+        self,
+        decoder: FakeDecoder,
+        answer: tuple[int, ...],
+        on_step: Callable[[Decoded | ApiError], None],
+        controls: Controls,
+    ) -> None:
+        self.decoder, self.answer, self.on_step, self.controls = decoder, answer, on_step, controls
         self.at = 0
         self.released = False
 
@@ -48,7 +54,7 @@ class FakePlace:
         if self.decoder.failure is not None:
             self.on_step(self.decoder.failure)
             return
-        answer = self.decoder.answer[self.at :]
+        answer = self.answer[self.at :]
         right = 0
         while right < min(len(drafts), len(answer) - 1) and drafts[right] == answer[right]:
             right += 1
@@ -82,11 +88,17 @@ class FakeDecoder:
         self.full.set()
         self.waiting = 0
         self.closed = False
+        self.refusals: list[ApiError | None] = []
+        """Of the next calls of `reserve`."""
+
+    def answer_to(self, _prompt: tuple[int, ...], _seed: int) -> tuple[int, ...]:
+        """The given one; for a subclass to change."""
+        return self.answer
 
     async def reserve(
         self,
         prompt_ids: Sequence[int],
-        _: SamplingParams,
+        params: SamplingParams,
         limit: int,
         eos_ids: frozenset[int],
         on_step: Callable[[Decoded | ApiError], None],
@@ -95,13 +107,15 @@ class FakeDecoder:
         assert eos_ids <= {EOS}
         assert limit > len(prompt_ids)
         controls.check_ids(self.model.n_vocab)
+        if self.refusals and (refusal := self.refusals.pop(0)) is not None:
+            raise refusal
         self.prompts.append(tuple(prompt_ids))
         self.waiting += 1
         try:
             await self.full.wait()
         finally:
             self.waiting -= 1
-        place = FakePlace(self, on_step, controls)
+        place = FakePlace(self, self.answer_to(tuple(prompt_ids), params.seed), on_step, controls)
         self.places.append(place)
         return place
 

@@ -76,6 +76,7 @@ def test_what_agents_send_along_changes_nothing() -> None:
     [
         ({"n": 2}, "n"),
         ({"n": True}, "n"),
+        ({"n": 0}, "n"),
         ({"logprobs": 1}, "logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),

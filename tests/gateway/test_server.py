@@ -129,7 +129,7 @@ async def test_any_configured_key_will_do(engine: EmbeddedEngine) -> None:
     ("body", "status", "code", "param"),
     [
         (b"{", 400, None, None),
-        (b'{"prompt": "x", "n": 2}', 400, None, "n"),
+        (b'{"prompt": "x", "n": 0}', 400, None, "n"),
         (b'{"prompt": "x", "nonsense": 2}', 400, None, "nonsense"),
         (b'{"prompt": "x", "model": "y"}', 404, "model_not_found", "model"),
         (b'{"prompt": "%s"}' % (b"x" * 99), 400, "context_length_exceeded", "prompt"),

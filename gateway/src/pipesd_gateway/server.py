@@ -27,6 +27,7 @@ from pipesd_gateway.http import (
     while_connected,
 )
 from pipesd_gateway.protocol import SUBPROTOCOL, Endpoint
+from pipesd_gateway.several import Several, wants_several
 
 
 def create_app(engine: Engine, *, api_keys: frozenset[str] = frozenset()) -> FastAPI:
@@ -98,7 +99,7 @@ def bearer(connection: HTTPConnection) -> str | None:
 async def _answer(request: Request, engine: Engine, api_keys: frozenset[str], endpoint: Endpoint) -> Response:
     authorize(request, api_keys)
     body = await read_body(request)
-    answer = Alone(engine)
+    answer = Several(engine) if wants_several(endpoint, body) else Alone(engine)
     handed_over = False
     try:
         opening = await while_connected(request, answer.open(endpoint, body))
@@ -115,7 +116,7 @@ async def _answer(request: Request, engine: Engine, api_keys: frozenset[str], en
             answer.abort()
 
 
-async def _events(answer: Alone) -> AsyncIterator[bytes]:
+async def _events(answer: Alone | Several) -> AsyncIterator[bytes]:
     try:
         while (payload := await answer.next()) is not None:
             yield b"data: " + payload.data + b"\n\n"

@@ -24,7 +24,6 @@ MAX_TOKENS: Final = 2**31 - 1
 ROLES: Final = ("system", "developer", "user", "assistant")
 
 _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
-    "n": (1,),
     "store": (False,),
     "service_tier": ("auto", "default"),
     "vllm_xargs": ({"pipesd_noise": 1},),  # asks for the noise that this engine draws anyway; agents send it along
@@ -79,6 +78,7 @@ def parse(endpoint: Endpoint, body: bytes) -> Request:
     fields = Fields(decode(body))
     chat = endpoint is Endpoint.CHAT_COMPLETIONS
     stream = fields.boolean("stream")
+    _check_n(fields.integer("n"))
     request = Request(
         endpoint=endpoint,
         params=_params(fields),
@@ -94,6 +94,15 @@ def parse(endpoint: Endpoint, body: bytes) -> Request:
     )
     fields.refuse_rest(_NEUTRAL_CHAT if chat else _NEUTRAL_COMPLETIONS)
     return request
+
+
+def _check_n(n: int | None) -> None:
+    if n is not None and n < 1:
+        raise InvalidRequest(f"n must be at least 1, but is {n}", param="n")
+    if n is not None and n > 1:
+        raise InvalidRequest(
+            f"n = {n} in a session, which is one choice; POST it to the server's own /v1 API instead", param="n"
+        )
 
 
 def _params(fields: Fields) -> SamplingParams:
@@ -173,7 +182,11 @@ def _prompt(value: Any) -> str | tuple[int, ...]:
             raise InvalidRequest("prompt must not be empty", param="prompt")
         return value
     if isinstance(value, list) and value and all(isinstance(item, str | list) for item in value):
-        raise InvalidRequest(f"prompt holds {len(value)} prompts; send one per request", param="prompt")
+        raise InvalidRequest(
+            f"prompt holds {len(value)} prompts in a session, which is one; POST them to the server's own /v1 API, "
+            "all of them strings or all of them lists of token ids",
+            param="prompt",
+        )
     if not isinstance(value, list) or not value:
         raise wrong("prompt", "a string or one list of token ids", value)
     for i, item in enumerate(value):
