@@ -6,6 +6,7 @@ The reference is the gateway's plain HTTP API, as in `test_identity`.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,16 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 PROMPTS = prompts(3)
 TOKENS = 48
 NONE = "none"
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "kind": {"enum": ["function", "class", None]},
+        "arguments": {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 4}, "maxItems": 3},
+        "line": {"type": "integer"},
+    },
+    "required": ["name", "kind", "line"],
+}
 PARAMETERS: dict[str, dict[str, Any]] = {
     NONE: {},
     "presence": {"presence_penalty": 1.5},
@@ -32,6 +43,15 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "bias": {"logit_bias": {"12": 4, "69": -100, "268": -2.5}},
     "min_p": {"min_p": 0.25},
     "logprobs": {"logprobs": 5},
+    "json_object": {"response_format": {"type": "json_object"}, "logprobs": 0},
+    "json_schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
+    "json_schema, all": {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
+        "presence_penalty": 0.5,
+        "top_k": 30,
+        "top_p": 0.9,
+        "min_p": 0.01,
+    },
     "all": {
         "presence_penalty": 0.3,
         "frequency_penalty": 0.2,
@@ -89,6 +109,21 @@ def test_every_parameter_changes_some_answer(alone: list[Answer]) -> None:
         same = all(texts[temperature, parameters, p] == texts[temperature, NONE, p] for p in PROMPTS)
         changes = parameters not in {NONE, "logprobs"} and (temperature, parameters) != ("T=0", "min_p")
         assert same != changes, (temperature, parameters)
+
+
+def test_answers_are_json_of_their_schema(alone: list[Answer]) -> None:
+    complete = 0
+    for (_, parameters, _), answer in zip(CELLS, alone, strict=True):
+        if parameters.startswith("json") and answer.choices[0].reason == "stop":
+            value = json.loads(answer.text)
+            assert isinstance(value, dict)
+            if parameters != "json_object":
+                complete += 1
+                assert set(value) - {"arguments"} == {"name", "kind", "line"}
+                assert value["kind"] in SCHEMA["properties"]["kind"]["enum"]
+                assert isinstance(value["line"], int)
+                assert all(1 <= len(argument) <= 4 for argument in value.get("arguments", []))
+    assert complete > 3
 
 
 def test_logprobs_are_those_of_the_text(alone: list[Answer]) -> None:

@@ -5,13 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesd_gateway.embedded.chooser import Grammar
 from pipesd_gateway.embedded.controls import Controls
 from pipesd_gateway.embedded.logprobs import Decoded, Ranked
-from pipesd_gateway.exceptions import ApiError
+from pipesd_gateway.exceptions import ApiError, InvalidRequest
 from pipesd_gateway.sampling import SamplingParams
 
 EOS = 256
 BOS = 257
+
+
+class FakeGrammar:
+    """Allows everything."""
+
+    def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.ones(len(ids), dtype=np.bool_)
+
+    def accept(self, token: int) -> None:
+        pass
 
 
 class FakeModel:
@@ -30,6 +44,11 @@ class FakeModel:
 
     def piece(self, token: int, *, special: bool) -> bytes:
         return bytes([token]) if token < 256 else (b"<s>" if special else b"")
+
+    def grammar(self, text: str) -> Grammar:
+        if "forbidden" in text:
+            raise InvalidRequest("a bad grammar", param="response_format")
+        return FakeGrammar()
 
     def fingerprint(self) -> bytes:
         return bytes(16)
@@ -103,9 +122,11 @@ class FakeDecoder:
         eos_ids: frozenset[int],
         on_step: Callable[[Decoded | ApiError], None],
         controls: Controls,
+        grammar: Grammar | None,
     ) -> FakePlace:
         assert eos_ids <= {EOS}
         assert limit > len(prompt_ids)
+        assert (grammar is None) == (controls.grammar is None)
         controls.check_ids(self.model.n_vocab)
         if self.refusals and (refusal := self.refusals.pop(0)) is not None:
             raise refusal

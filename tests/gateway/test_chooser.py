@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pipesd_gateway import noise
 from pipesd_gateway.embedded.chooser import Chooser
 from pipesd_gateway.embedded.controls import Controls
+from pipesd_gateway.exceptions import EngineFailed
 from pipesd_gateway.sampling import Logits, Sampler, SamplingParams
 
 N = 40
@@ -55,12 +57,17 @@ def adjusted(row: Logits, controls: Controls, prompt: Sequence[int], output: Seq
 
 
 def reference(
-    row: Logits, params: SamplingParams, controls: Controls, prompt: Sequence[int], output: Sequence[int]
+    row: Logits,
+    params: SamplingParams,
+    controls: Controls,
+    prompt: Sequence[int],
+    output: Sequence[int],
+    allowed: Sequence[int] = range(N),
 ) -> int:
     logits = adjusted(row, controls, prompt, output)
     if params.temperature == 0:
-        return max(range(N), key=lambda token: (logits[token], -token))
-    scores = {token: float(logits[token]) / params.temperature for token in range(N)}
+        return max(allowed, key=lambda token: (logits[token], -token))
+    scores = {token: float(logits[token]) / params.temperature for token in allowed}
     best = max(scores.values())
     if controls.min_p:
         scores = {t: s for t, s in scores.items() if s >= best + math.log(controls.min_p)}
@@ -108,3 +115,58 @@ def test_penalties_drive_the_text_away_from_repeating() -> None:
     row = np.linspace(1.0, 0.0, N).astype(np.float32)
     chooser = Chooser(Sampler(N), PARAMS["greedy"], Controls(presence_penalty=2.0), [])
     assert [chooser.choose(row, 1 + i) for i in range(N)] == list(range(N))
+
+
+class Multiples:
+    """Allows every step-th token, other ones each time; counts the questions."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.asked = 0
+        self.accepted: list[int] = []
+
+    def set(self) -> list[int]:
+        return [token for token in range(N) if (token + len(self.accepted)) % self.step == 0]
+
+    def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        self.asked += len(ids)
+        result: NDArray[np.bool_] = (ids + len(self.accepted)) % self.step == 0
+        return result
+
+    def accept(self, token: int) -> None:
+        assert token in self.set()
+        self.accepted.append(token)
+
+
+@pytest.mark.parametrize("step", [1, 3, 20, 40])
+@pytest.mark.parametrize("controls", ["none", "min_p", "all"])
+@pytest.mark.parametrize("params", PARAMS)
+def test_what_the_grammar_forbids_is_left_out_before_everything(params: str, controls: str, step: int) -> None:
+    rng = np.random.default_rng(step)
+    grammar = Multiples(step)
+    chooser = Chooser(Sampler(N), PARAMS[params], CONTROLS[controls], PROMPT, grammar)
+    output: list[int] = []
+    for _ in range(80):
+        row = rng.normal(0.0, 2.0, N).astype(np.float32)
+        allowed = grammar.set()
+        token = chooser.choose(row, len(PROMPT) + len(output))
+        assert token == reference(row, PARAMS[params], CONTROLS[controls], PROMPT, output, allowed)
+        output.append(token)
+    assert grammar.accepted == output
+    if step == 1 and controls == "none" and params != "T=0.7 top_k top_p":
+        assert grammar.asked == 80  # the best one, and no other
+
+
+@pytest.mark.parametrize("params", PARAMS)
+def test_a_dead_end_is_an_error(params: str) -> None:
+    chooser = Chooser(Sampler(N), PARAMS[params], Controls(), PROMPT, Dead())
+    with pytest.raises(EngineFailed, match="dead end"):
+        chooser.choose(np.zeros(N, dtype=np.float32), 4)
+
+
+class Dead:
+    def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.zeros(len(ids), dtype=np.bool_)
+
+    def accept(self, token: int) -> None:
+        raise AssertionError(token)

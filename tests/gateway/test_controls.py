@@ -6,6 +6,7 @@ import pytest
 
 from pipesd_gateway.embedded.controls import Controls, take_controls
 from pipesd_gateway.embedded.fields import Fields
+from pipesd_gateway.embedded.schema import JSON_OBJECT, grammar_of
 from pipesd_gateway.exceptions import InvalidRequest
 
 
@@ -72,6 +73,43 @@ def test_bad_logprobs_of_completions(body: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as error:
         take(chat=False, **body)
     assert error.value.param == "logprobs"
+
+
+THING = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+def test_response_formats() -> None:
+    assert take(response_format={"type": "text"}).grammar is None
+    assert take(response_format={"type": "json_object"}).grammar == JSON_OBJECT
+    described = {"name": "thing", "description": "d", "strict": True, "schema": THING}
+    grammar = take(response_format={"type": "json_schema", "json_schema": described}).grammar
+    assert grammar == grammar_of(THING, "x")
+    assert (
+        grammar == take(chat=False, response_format={"type": "json_schema", "json_schema": {"schema": THING}}).grammar
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "param"),
+    [
+        ([], ""),
+        ({}, ".type"),
+        ({"type": "regex"}, ".type"),
+        ({"type": "json_object", "schema": {}}, ".schema"),
+        ({"type": "text", "json_schema": {"schema": {}}}, ".json_schema"),
+        ({"type": "json_schema"}, ".json_schema"),
+        ({"type": "json_schema", "json_schema": 1}, ".json_schema"),
+        ({"type": "json_schema", "json_schema": {"name": "x"}}, ".json_schema.schema"),
+        ({"type": "json_schema", "json_schema": {"name": 1, "schema": {}}}, ".json_schema.name"),
+        ({"type": "json_schema", "json_schema": {"strict": 1, "schema": {}}}, ".json_schema.strict"),
+        ({"type": "json_schema", "json_schema": {"other": 1, "schema": {}}}, ".json_schema.other"),
+        ({"type": "json_schema", "json_schema": {"schema": {"not": {}}}}, ".json_schema.schema.not"),
+    ],
+)
+def test_bad_response_formats(value: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        take(response_format=value)
+    assert error.value.param == f"response_format{param}"
 
 
 def test_biases_of_tokens_that_the_model_does_not_have() -> None:

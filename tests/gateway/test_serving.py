@@ -198,6 +198,9 @@ async def test_bad_requests() -> None:
             await client.open(prompt=[1, 999])
         with pytest.raises(InvalidRequest, match=r"logit_bias.*300.*258"):
             await client.open(logit_bias={"300": 1})
+        schema = {"type": "json_schema", "json_schema": {"schema": {"const": "forbidden"}}}
+        with pytest.raises(InvalidRequest, match="a bad grammar"):
+            await client.open(response_format=schema)
         decoder.model.chat_template = None
         plain = EmbeddedEngine(decoder, name="fake")
         with pytest.raises(InvalidRequest, match="no chat template"):

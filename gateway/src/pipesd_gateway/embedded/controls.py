@@ -7,6 +7,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from pipesd_gateway.embedded.fields import Fields, wrong
+from pipesd_gateway.embedded.schema import JSON_OBJECT, grammar_of
 from pipesd_gateway.exceptions import InvalidRequest
 
 MAX_TOP_LOGPROBS: Final = 20
@@ -21,7 +22,8 @@ class Controls(Struct, frozen=True):
 
     presence_penalty, frequency_penalty: -2 to 2, of the tokens of the output; 0 is off. repetition_penalty: 0.01 to
     100, of the tokens of prompt and output; 1 is off. min_p: 0 (off) to 1. logit_bias: (token id, -100 to 100).
-    logprobs: how many of the most probable tokens to tell beside the chosen one; None: no logprobs at all.
+    logprobs: how many of the most probable tokens to tell beside the chosen one; None: no logprobs at all. grammar: in
+    GBNF, of what may be written; None: anything.
     """
 
     presence_penalty: float = 0.0
@@ -30,6 +32,7 @@ class Controls(Struct, frozen=True):
     min_p: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("presence_penalty", "frequency_penalty"):
@@ -56,7 +59,45 @@ def take_controls(fields: Fields, *, chat: bool) -> Controls:
         if (value := fields.number(name)) is not None
     }
     logprobs = _chat_logprobs(fields) if chat else _completion_logprobs(fields)
-    return Controls(logit_bias=_logit_bias(fields.take("logit_bias")), logprobs=logprobs, **given)
+    return Controls(
+        logit_bias=_logit_bias(fields.take("logit_bias")),
+        logprobs=logprobs,
+        grammar=_grammar(fields.take("response_format")),
+        **given,
+    )
+
+
+def _grammar(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise wrong("response_format", "an object", value)
+    fields = Fields({f"response_format.{name}": item for name, item in value.items()})
+    kind, described = fields.take("response_format.type"), fields.take("response_format.json_schema")
+    fields.refuse_rest({})
+    if kind != "json_schema" and described is not None:
+        raise InvalidRequest(
+            "response_format.json_schema is only allowed with the type json_schema", param="response_format.json_schema"
+        )
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return JSON_OBJECT
+    if kind == "json_schema":
+        return _of_schema(described, "response_format.json_schema")
+    raise wrong("response_format.type", "text, json_object or json_schema", kind)
+
+
+def _of_schema(value: Any, where: str) -> str:
+    if not isinstance(value, dict):
+        raise wrong(where, "an object with name and schema", value)
+    fields = Fields({f"{where}.{name}": item for name, item in value.items()})
+    for name in ("name", "description"):
+        fields.string(f"{where}.{name}")
+    fields.boolean(f"{where}.strict")
+    schema = fields.take(f"{where}.schema")
+    fields.refuse_rest({})
+    return grammar_of(schema, f"{where}.schema")
 
 
 def _chat_logprobs(fields: Fields) -> int | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipesd_gateway.embedded.chooser import Chooser
+from pipesd_gateway.embedded.chooser import Chooser, Grammar
 from pipesd_gateway.embedded.controls import Controls
 from pipesd_gateway.embedded.logprobs import Decoded
 from pipesd_gateway.embedded.places import Places
@@ -173,6 +173,7 @@ class TargetDecoder:
         eos_ids: frozenset[int],
         on_step: OnStep,
         controls: Controls = NO_CONTROLS,
+        grammar: Grammar | None = None,
     ) -> Sequence:
         """A slot for a prompt; waits for one, first come first served. Prefill begins at once.
 
@@ -182,6 +183,7 @@ class TargetDecoder:
             eos_ids: ids after which a step ends.
             on_step: gets what each step did; after an ApiError the sequence is over and its slot free.
             controls: checked against the vocabulary.
+            grammar: that of the controls, at its beginning.
 
         Raises Overloaded when `max_queue` others wait, Unavailable when closed, ValueError for a prompt or limit that
         does not fit. Cancelling the call gives the place back.
@@ -190,7 +192,7 @@ class TargetDecoder:
         self._start()
         await self._places.take()
         self._numbers += 1
-        chooser = Chooser(self._sampler, params, controls, prompt_ids)
+        chooser = Chooser(self._sampler, params, controls, prompt_ids, grammar)
         job = Job(self._numbers, list(prompt_ids), chooser, limit, eos_ids)
         sequence = self._live[job.number] = Sequence(self, job, on_step)
         self.send(_Start(job))
@@ -329,7 +331,15 @@ class TargetDecoder:
         done = self._context.decode(batch.tokens, batch.positions, batch.seqs, batch.wanted)
         if not done:  # aborted by aclose: nobody listens any more
             return []
-        verified = [(part, *self._verify(part)) for part in batch.parts if part.step]
+        results: list[_Result] = []
+        verified: list[tuple[Part, list[int], int]] = []
+        for part in batch.parts:
+            if part.step:
+                try:
+                    verified.append((part, *self._verify(part)))
+                except ApiError as error:  # of this sequence alone
+                    self._slots.finish(part.job)
+                    results.append((part.job, error))
         for part in batch.parts:
             slot, job = part.slot, part.job
             slot.cached += part.tokens
@@ -340,7 +350,6 @@ class TargetDecoder:
             if self._floor_s:
                 self._stop.wait(self._floor_s - (time.monotonic_ns() - began_ns) / 1e9)
         forward_us = (time.monotonic_ns() - began_ns) // 1000
-        results: list[_Result] = []
         for part, tokens, accepted in verified:
             queue_us = max(0, began_ns - part.job.asked_ns) // 1000
             ranked = part.job.chooser.take_ranked()

@@ -29,7 +29,6 @@ _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "vllm_xargs": ({"pipesd_noise": 1},),  # asks for the noise that this engine draws anyway; agents send it along
 }
 _NEUTRAL_CHAT: Final[dict[str, tuple[Any, ...]]] = _NEUTRAL | {
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "functions": ([],),
     "tool_choice": ("none", "auto"),
@@ -92,6 +91,10 @@ def parse(endpoint: Endpoint, body: bytes) -> Request:
         stream=stream,
         include_usage=_include_usage(fields.take("stream_options"), stream),
     )
+    if request.ignore_eos and request.controls.grammar is not None:
+        raise InvalidRequest(
+            "ignore_eos is not possible with a response_format, whose text has an end", param="ignore_eos"
+        )
     fields.refuse_rest(_NEUTRAL_CHAT if chat else _NEUTRAL_COMPLETIONS)
     return request
 

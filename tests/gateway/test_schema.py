@@ -1,0 +1,91 @@
+"""What is refused, and the shape of grammars; what they let through is in `test_grammar`, with llama.cpp."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipesd_gateway.embedded.schema import MAX_REPEATS, grammar_of
+from pipesd_gateway.exceptions import InvalidRequest
+
+STRING = {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "param"),
+    [
+        (None, ""),
+        (False, ""),
+        ([1], ""),
+        ({"type": "strin"}, ".type"),
+        ({"type": []}, ".type"),
+        ({"type": [["string"]]}, ".type"),
+        ({"type": "string", "pattern": "a*"}, ".pattern"),
+        ({"type": "string", "format": "date"}, ".format"),
+        ({"type": "integer", "minimum": 0}, ".minimum"),
+        ({"type": "number", "multipleOf": 2}, ".multipleOf"),
+        ({"type": "array", "uniqueItems": True}, ".uniqueItems"),
+        ({"type": "array", "prefixItems": [STRING]}, ".prefixItems"),
+        ({"type": "array", "items": [STRING]}, ".items"),
+        ({"type": "array", "minItems": -1}, ".minItems"),
+        ({"type": "array", "minItems": True}, ".minItems"),
+        ({"type": "array", "maxItems": MAX_REPEATS + 1}, ".maxItems"),
+        ({"type": "string", "minLength": 3, "maxLength": 2}, ".maxLength"),
+        ({"oneOf": [STRING]}, ".oneOf"),
+        ({"not": STRING}, ".not"),
+        ({"allOf": [STRING, STRING]}, ".allOf"),
+        ({"anyOf": []}, ".anyOf"),
+        ({"anyOf": [STRING, {"if": True}]}, ".anyOf[1].if"),
+        ({"anyOf": [STRING], "type": "string"}, ".type"),
+        ({"enum": []}, ""),
+        ({"enum": 1}, ".enum"),
+        ({"enum": ["a"], "maxLength": 1}, ".maxLength"),
+        ({"const": 1, "type": "string"}, ""),
+        ({"$ref": "http://x/y"}, ".$ref"),
+        ({"$ref": "#/$defs/x"}, ".$ref"),
+        ({"$ref": 1}, ".$ref"),
+        ({"$ref": "#", "minLength": 1}, ".minLength"),
+        ({"type": "object", "properties": []}, ".properties"),
+        ({"type": "object", "required": ["a"], "additionalProperties": False}, ".required"),
+        ({"type": "object", "required": "a"}, ".required"),
+        ({"type": "object", "properties": {"a": {}}, "additionalProperties": STRING}, ".additionalProperties"),
+        ({"type": "object", "properties": {"a": {"minimum": 1}}}, ".properties.a.minimum"),
+        ({"type": "object", "patternProperties": {}}, ".patternProperties"),
+        ({"type": "object", "minProperties": 1}, ".minProperties"),
+        ({"$id": "x"}, ".$id"),
+        ({"unknown": 1}, ".unknown"),
+    ],
+)
+def test_what_cannot_be_held_to_is_refused_by_name(schema: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        grammar_of(schema, "here")
+    assert error.value.param == f"here{param}"
+    assert error.value.message.startswith("here")
+
+
+def test_bounds() -> None:
+    nested: dict[str, Any] = STRING
+    for _ in range(70):
+        nested = {"type": "array", "items": nested}
+    many = {"type": "object", "properties": {f"p{i}": {"type": "array", "maxItems": 900} for i in range(5)}}
+    for schema, match in (
+        ({"enum": ["x" * 70_000]}, "65536"), (nested, "64 levels"), (many, "4096 rules"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidRequest, match=match):
+            grammar_of(schema, "here")
+
+
+def test_annotations_change_nothing() -> None:
+    noted = {"type": "string", "title": "t", "description": "d", "default": 1, "examples": [], "$schema": "s"}
+    assert grammar_of(noted, "x") == grammar_of(STRING, "x")
+
+
+def test_literals_are_escaped() -> None:
+    assert r"root ::= r0" in grammar_of({"const": 'a"\\\n'}, "x")
+    assert r'r0 ::= "\"a\\\"\\\\\\n\""' in grammar_of({"const": 'a"\\\n'}, "x")
+
+
+def test_references_are_followed_once() -> None:
+    schema = {"$ref": "#/$defs/node", "$defs": {"node": {"type": "array", "items": {"$ref": "#/$defs/node"}}}}
+    assert len(grammar_of(schema, "x").splitlines()) < 25
