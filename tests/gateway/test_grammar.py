@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,33 @@ def test_a_schema_that_is_its_own_definition_is_refused(model: Model, schema: An
     with pytest.raises(InvalidRequest) as error:
         model.grammar(grammar_of(schema, "x"))
     assert error.value.param == "response_format"
+
+
+NODE = {"$ref": "#/$defs/node"}
+
+
+def tree(**leaf: Any) -> dict[str, Any]:
+    """Objects that contain each other, told apart by their first property."""
+    kinds = {
+        "leaf": leaf,
+        "pair": {"left": NODE, "right": NODE},
+        "list": {"items": {"type": "array", "items": NODE}},
+    }
+    objects = [
+        {"type": "object", "properties": {"kind": {"const": kind}, **inner}, "required": ["kind", *inner]}
+        for kind, inner in kinds.items()
+    ]
+    return {"$defs": {"node": {"anyOf": objects}}, "$ref": "#/$defs/node"}
+
+
+def test_a_tree_costs_no_more_the_deeper_it_is(model: Model) -> None:
+    text = '{"kind":"pair","left":' * 100 + '{"kind":"list","items":[' * 5
+    position = model.grammar(grammar_of(tree(value={"type": "integer"}), "x"))
+    began = time.thread_time()
+    for token in model.tokenize(text, special=False):
+        position.accept(token)
+    assert time.thread_time() - began < 2
+    assert takes(model, grammar_of(tree(), "x"), '{"kind":"list","items":[{"kind":"leaf"}]}')
 
 
 def test_the_largest_schemas_are_taken(model: Model) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from typing import Any
 
 import pytest
 
+from pipesd_gateway.embedded.ambiguity import Node, is_bounded
 from pipesd_gateway.embedded.schema import MAX_REPEATS, grammar_of
 from pipesd_gateway.exceptions import InvalidRequest
 
@@ -70,10 +73,62 @@ def test_bounds() -> None:
         nested = {"type": "array", "items": nested}
     many = {"type": "object", "properties": {f"p{i}": {"type": "array", "maxItems": 900} for i in range(5)}}
     for schema, match in (
-        ({"enum": ["x" * 70_000]}, "65536"), (nested, "64 levels"), (many, "4096 rules"),
+        ({"enum": ["x" * 70_000]}, "65536"), (nested, "64 levels"), (many, "2048 rules"),
     ):  # fmt: skip
         with pytest.raises(InvalidRequest, match=match):
             grammar_of(schema, "here")
+
+
+ARRAY = {"type": "array", "items": {"$ref": "#"}}
+OBJECT = {"type": "object", "properties": {"a": {"$ref": "#"}}}
+TAGGED = {"type": "object", "properties": {"k": {"const": 1}, "a": {"$ref": "#"}}, "required": ["k"]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"anyOf": [ARRAY, ARRAY | {"minItems": 1}]},
+        {"anyOf": [{"type": "array"}, ARRAY]},
+        {"anyOf": [OBJECT, {"type": "object", "properties": {"b": {"type": "array", "items": {"$ref": "#"}}}}]},
+        {"anyOf": [TAGGED, TAGGED]},
+        {"anyOf": [{"anyOf": [{"$ref": "#"}, ARRAY]}, ARRAY]},
+        {"anyOf": [{"type": "array", "maxItems": i} for i in range(17)]},
+    ],
+)
+def test_what_llama_cpp_would_have_to_read_in_too_many_ways_is_refused(schema: Any) -> None:
+    with pytest.raises(InvalidRequest, match="begin alike"):
+        grammar_of(schema, "here")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"anyOf": [ARRAY, OBJECT, {"type": "string"}, {"type": "null"}]},
+        {"anyOf": [TAGGED, TAGGED | {"properties": {"k": {"enum": [2, 3]}, "b": ARRAY}}]},
+        {"anyOf": [TAGGED, {"type": "object", "properties": {"j": {"const": 1}, "b": ARRAY}, "required": ["j"]}]},
+        {"anyOf": [{"type": "array", "maxItems": i} for i in range(16)]},
+        {"anyOf": [{"type": "string", "maxLength": i} for i in range(100)]},
+        {"type": ["array", "object", "null"], "items": {"$ref": "#"}, "properties": {"a": {"$ref": "#"}}},
+    ],
+)
+def test_what_is_told_apart_may_contain_itself(schema: Any) -> None:
+    assert "root ::= " in grammar_of(schema, "here")
+
+
+def test_the_count_of_ways_takes_no_long_time() -> None:
+    """A chain of definitions, each of which refers to the one after it."""
+    names = [f"d{i}" for i in range(1000)]
+    chain = {
+        name: {"type": "array", "items": {"$ref": f"#/$defs/{after}"}} for name, after in itertools.pairwise(names)
+    }
+    chain[names[-1]] = {"type": "null"}
+    nodes = {name: Node("union", (after,)) for name, after in itertools.pairwise(names)}
+    nodes[names[-1]] = Node("array", ("missing",))
+    began = time.thread_time()
+    assert is_bounded(nodes)
+    assert time.thread_time() - began < 1
+    with pytest.raises(InvalidRequest, match="64 levels"):
+        grammar_of({"$ref": "#/$defs/d0", "$defs": chain}, "here")
 
 
 def test_annotations_change_nothing() -> None:

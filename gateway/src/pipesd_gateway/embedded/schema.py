@@ -12,11 +12,13 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
+from pipesd_gateway.embedded.ambiguity import Node, Tag, is_bounded
 from pipesd_gateway.embedded.fields import show
 from pipesd_gateway.exceptions import InvalidRequest
 
 MAX_SCHEMA_BYTES: Final = 65_536
-MAX_RULES: Final = 4096
+MAX_RULES: Final = 2048
+"""Values of an enum count as well."""
 MAX_DEPTH: Final = 64
 MAX_REPEATS: Final = 1000
 """Of maxItems, maxLength and their minima; llama.cpp's own limit is 2000."""
@@ -72,15 +74,27 @@ class _Converter:
         self._where = where
         self._rules: dict[str, str] = {}
         self._refs: dict[str, str] = {}
+        self._nodes = {  # of the rules in `_COMMON`
+            "object": Node("object", ()), "array": Node("array", ()), "value": Node("union", ("object", "array"))
+        }  # fmt: skip
+        self._values_of: dict[str, frozenset[str]] = {}
+        self._size = 0
         self._depth = 0
 
     def grammar(self) -> str:
         self._rules["root"] = self._visit(self._root, self._where)
+        if not is_bounded(self._nodes):
+            raise InvalidRequest(
+                f"{self._where} has an anyOf of objects or arrays that begin alike and contain each other, or too many "
+                "such: make a required property with a const of its own the first of each object",
+                param=self._where,
+            )
         return "\n".join(f"{name} ::= {body}" for name, body in {**self._rules, **_COMMON}.items())
 
     def _new(self, where: str) -> str:
         """A rule's name; its body comes later, so that schemas may refer to themselves."""
-        if len(self._rules) >= MAX_RULES:
+        self._size += 1
+        if self._size > MAX_RULES:
             raise InvalidRequest(f"{where}: the schema needs more than {MAX_RULES} rules; simplify it", param=where)
         name = f"r{len(self._rules)}"
         self._rules[name] = ""
@@ -131,7 +145,7 @@ class _Converter:
         if not kinds and not left:
             return "value"
         rules = [self._of_type(kind, left, where) for kind in kinds or _OF_TYPE if kinds or kind != "integer"]
-        return rules[0] if len(rules) == 1 else self._rule(" | ".join(rules), where)
+        return rules[0] if len(rules) == 1 else self._union(rules, where)
 
     def _of_type(self, kind: str, schema: dict[str, Any], where: str) -> str:
         own = {name: schema[name] for name in _OF_TYPE[kind] if name in schema}
@@ -151,7 +165,8 @@ class _Converter:
             )
         if ref not in self._refs:
             name = self._refs[ref] = self._new(where)
-            self._rules[name] = self._visit(self._find(ref, where), ref)
+            self._rules[name] = target = self._visit(self._find(ref, where), ref)
+            self._nodes[name] = Node("union", (target,))
         return self._refs[ref]
 
     def _find(self, ref: str, where: str) -> Any:
@@ -166,13 +181,22 @@ class _Converter:
     def _any_of(self, parts: Any, where: str) -> str:
         if not isinstance(parts, list) or not parts:
             raise InvalidRequest(f"{where} must be a list of schemas, but is {show(parts)}", param=where)
-        return self._rule(" | ".join(self._visit(part, f"{where}[{i}]") for i, part in enumerate(parts)), where)
+        return self._union([self._visit(part, f"{where}[{i}]") for i, part in enumerate(parts)], where)
+
+    def _union(self, rules: list[str], where: str) -> str:
+        name = self._rule(" | ".join(rules), where)
+        self._nodes[name] = Node("union", tuple(rules))
+        return name
 
     def _values(self, values: Iterable[Any], kinds: tuple[str, ...], where: str) -> str:
         fitting = [value for value in values if not kinds or any(_is(value, kind) for kind in kinds)]
         if not fitting:
             raise InvalidRequest(f"{where} has no value that its type allows", param=where)
-        return self._rule(" | ".join(_literal(value) for value in fitting), where)
+        literals = [_literal(value) for value in fitting]
+        self._size += len(literals)
+        name = self._rule(" | ".join(literals), where)
+        self._values_of[name] = frozenset(literals)
+        return name
 
     def _object(self, schema: dict[str, Any], where: str) -> str:
         properties, required = schema.get("properties", {}), schema.get("required", [])
@@ -202,12 +226,21 @@ class _Converter:
             if name not in required:
                 begun, continued = f"{begun} | {first}", f"{continued} | {later}"
             first, later = self._rule(begun, where), self._rule(continued, where)
-        return self._rule(f'"{{" ws {first}', where)
+        name = self._rule(f'"{{" ws {first}', where)
+        self._nodes[name] = Node("object", tuple(rule for _, rule in members), self._tag(members, required))
+        return name
+
+    def _tag(self, members: list[tuple[str, str]], required: list[str]) -> Tag | None:
+        if not members or members[0][0] not in required or members[0][1] not in self._values_of:
+            return None
+        return members[0][0], self._values_of[members[0][1]]
 
     def _map(self, others: Any, where: str) -> str:
         value, more = self._visit(others, where), self._new(where)
         self._rules[more] = f'"," ws string ":" ws {value} {more} | ws "}}"'
-        return self._rule(f'"{{" ws ( "}}" | string ":" ws {value} {more} )', where)
+        name = self._rule(f'"{{" ws ( "}}" | string ":" ws {value} {more} )', where)
+        self._nodes[name] = Node("object", (value,))
+        return name
 
     def _array(self, schema: dict[str, Any], where: str) -> str:
         least, most = _bounds(schema, "minItems", "maxItems", where)
@@ -223,7 +256,9 @@ class _Converter:
             another = f"{item} {after}" if count == 0 else f'"," ws {item} {after}'
             end = '"]"' if count == 0 else 'ws "]"'
             after = self._rule(f"{another} | {end}" if count >= least else another, where)
-        return self._rule(f'"[" ws {after}', where)
+        name = self._rule(f'"[" ws {after}', where)
+        self._nodes[name] = Node("array", (item,))
+        return name
 
 
 def _types(value: Any, where: str) -> tuple[str, ...]:
