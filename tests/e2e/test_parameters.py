@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from answers import Answer, ask
-from harness import DRAFT, Process, agent_thread, gateway, in_parallel, prompts
+from harness import DRAFT, MODEL, Process, agent_thread, gateway, in_parallel, openai_client, prompts
+from pydantic import BaseModel, Field
 
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.llama import LlamaDrafter
@@ -161,3 +162,34 @@ def test_chat_logprobs(target: Process) -> None:
             shown = bytes(byte for entry in told["content"][:-1] for byte in entry["bytes"])
             assert shown.decode("utf-8", "replace").startswith(own.text[:20])
             assert {len(entry["top_logprobs"]) for entry in told["content"]} == {3}
+
+
+class Argument(BaseModel):
+    name: str = Field(description="of the argument", max_length=6)
+    kind: Literal["positional", "keyword"]
+
+
+class Function(BaseModel):
+    """What is asked for."""
+
+    name: str = Field(max_length=10)
+    arguments: list[Argument] = Field(max_length=2)
+    returns: bool | None
+
+
+def test_a_model_class_with_the_openai_client(target: Process) -> None:
+    with agent_thread(AgentConfig(gateway=target.root), LlamaDrafter(DRAFT)) as agent:
+        texts = set()
+        for url in (target.url, agent.url):
+            answer = openai_client(url).chat.completions.parse(
+                model=MODEL,
+                messages=[{"role": "user", "content": "Describe `add` as JSON."}],
+                response_format=Function,
+                max_tokens=200,
+                seed=3,
+                temperature=0.7,
+            )
+            message = answer.choices[0].message
+            assert isinstance(message.parsed, Function)
+            texts.add(message.content)
+        assert len(texts) == 1
