@@ -67,6 +67,9 @@ def takes(model: Model, grammar: str, text: str) -> bool:
         ({"anyOf": [{"const": "a"}, {"type": "integer"}]}, ['"a"', "7"], ['"b"']),
         ({"allOf": [{"type": "null"}]}, ["null"], ["1"]),
         ({"type": "array", "items": {"type": "integer"}}, ["[]", "[1, 2,3]", "[\n  1\n]"], ["[1.5]", "[,]", "1"]),
+        ({"type": "array", "maxItems": 1}, ["[]", "[1]"], ["[1,2]"]),
+        ({"type": "array", "minItems": 1, "maxItems": 1}, ["[1]"], ["[]", "[1,2]"]),
+        ({"type": "array", "minItems": 1}, ["[1]", "[1,2,3]"], ["[]"]),
         ({"type": "array", "maxItems": 0}, ["[]", "[ ]"], ["[1]"]),
         ({"type": "array", "minItems": 2, "maxItems": 3}, ["[1,2]", "[1,[],3]"], ["[]", "[1]", "[1,2,3,4]"]),
         ({"type": "array", "minItems": 2}, ["[1,2]", "[1,2,3,4]"], ["[1]"]),
@@ -178,7 +181,7 @@ def test_a_tree_costs_no_more_the_deeper_it_is(model: Model) -> None:
 
 
 def test_the_largest_schemas_are_taken(model: Model) -> None:
-    properties = {f"property_{i}": {"type": "string", "maxLength": 1000} for i in range(20)}
+    properties = {f"property_{i}": {"type": "string", "maxLength": 1000} for i in range(19)}
     properties["list"] = {"type": "array", "maxItems": 1000, "minItems": 1000}
     position = model.grammar(grammar_of({"type": "object", "properties": properties}, "x"))
     assert position.allowed(np.array(model.tokenize("{", special=False))).all()

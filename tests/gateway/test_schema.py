@@ -71,9 +71,10 @@ def test_bounds() -> None:
     nested: dict[str, Any] = STRING
     for _ in range(70):
         nested = {"type": "array", "items": nested}
-    many = {"type": "object", "properties": {f"p{i}": {"type": "array", "maxItems": 900} for i in range(5)}}
+    many = {"type": "object", "properties": {f"p{i}": {"enum": list(range(100))} for i in range(10)}}
     for schema, match in (
-        ({"enum": ["x" * 70_000]}, "65536"), (nested, "64 levels"), (many, "2048 rules"),
+        ({"type": "object", "properties": {f"p{i}": {"type": "string", "maxLength": 999} for i in range(21)}}, "20000"),
+        ({"enum": ["x" * 70_000]}, "65536"), (nested, "64 levels"), (many, "1024 rules"),
     ):  # fmt: skip
         with pytest.raises(InvalidRequest, match=match):
             grammar_of(schema, "here")

@@ -17,11 +17,13 @@ from pipesd_gateway.embedded.fields import show
 from pipesd_gateway.exceptions import InvalidRequest
 
 MAX_SCHEMA_BYTES: Final = 65_536
-MAX_RULES: Final = 2048
-"""Values of an enum count as well."""
+MAX_RULES: Final = 1024
+"""Values of an enum count as well. With so many a step of the grammar takes some 10 ms."""
 MAX_DEPTH: Final = 64
 MAX_REPEATS: Final = 1000
 """Of maxItems, maxLength and their minima; llama.cpp's own limit is 2000."""
+MAX_ALL_REPEATS: Final = 20_000
+"""The sum of these over a schema: llama.cpp unrolls them, which takes about 0.1 s."""
 
 _ANNOTATIONS: Final = frozenset(
     ("title", "description", "default", "examples", "$schema", "$comment", "deprecated", "readOnly", "writeOnly")
@@ -79,6 +81,7 @@ class _Converter:
         }  # fmt: skip
         self._values_of: dict[str, frozenset[str]] = {}
         self._size = 0
+        self._repeats = 0
         self._depth = 0
 
     def grammar(self) -> str:
@@ -155,8 +158,29 @@ class _Converter:
             return self._object(own, where)
         if kind == "array":
             return self._array(own, where)
-        least, most = _bounds(own, "minLength", "maxLength", where)
+        least, most = self._bounds(own, "minLength", "maxLength", where)
         return self._rule(rf'"\"" char{{{least},{"" if most is None else most}}} "\""', where)
+
+    def _bounds(self, schema: dict[str, Any], low: str, high: str, where: str) -> tuple[int, int | None]:
+        for name in (low, high):
+            value = schema.get(name, 0)
+            if type(value) is not int or not 0 <= value <= MAX_REPEATS:
+                raise InvalidRequest(
+                    f"{where}.{name} must be an integer from 0 to {MAX_REPEATS}, but is {show(value)}",
+                    param=f"{where}.{name}",
+                )
+        least, most = schema.get(low, 0), schema.get(high)
+        if most is not None and most < least:
+            raise InvalidRequest(
+                f"{where}.{high} is {most}, less than {low}, which is {least}", param=f"{where}.{high}"
+            )
+        self._repeats += least if most is None else most
+        if self._repeats > MAX_ALL_REPEATS:
+            raise InvalidRequest(
+                f"{where}: all {low}, {high} and their like add up to more than {MAX_ALL_REPEATS}; lower or omit some",
+                param=where,
+            )
+        return least, most
 
     def _ref(self, ref: Any, where: str) -> str:
         if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
@@ -243,20 +267,14 @@ class _Converter:
         return name
 
     def _array(self, schema: dict[str, Any], where: str) -> str:
-        least, most = _bounds(schema, "minItems", "maxItems", where)
+        least, most = self._bounds(schema, "minItems", "maxItems", where)
         item = self._visit(schema.get("items", True), f"{where}.items")
-        if most is None:
-            last = max(least, 1)
-            after = self._new(where)
-            self._rules[after] = f'"," ws {item} {after} | ws "]"'
-        else:
-            last = most
-            after = self._rule('ws "]"' if most else '"]"', where)
-        for count in range(last - 1, -1, -1):  # after: the rule behind count + 1 items
-            another = f"{item} {after}" if count == 0 else f'"," ws {item} {after}'
-            end = '"]"' if count == 0 else 'ws "]"'
-            after = self._rule(f"{another} | {end}" if count >= least else another, where)
-        name = self._rule(f'"[" ws {after}', where)
+        full = f'{item} ws "]"'
+        if most not in (0, 1):
+            more = self._rule(f'"," ws {item}', where)
+            full = f'{item} {more}{{{max(least - 1, 0)},{"" if most is None else most - 1}}} ws "]"'
+        ends = [*(['"]"'] if least == 0 else []), *([full] if most != 0 else [])]
+        name = self._rule(f'"[" ws ( {" | ".join(ends)} )', where)
         self._nodes[name] = Node("array", (item,))
         return name
 
@@ -268,20 +286,6 @@ def _types(value: Any, where: str) -> tuple[str, ...]:
             f"{where}.type must be one or a list of {', '.join(_OF_TYPE)}, but is {show(value)}", param=f"{where}.type"
         )
     return tuple(dict.fromkeys(kinds))
-
-
-def _bounds(schema: dict[str, Any], low: str, high: str, where: str) -> tuple[int, int | None]:
-    for name in (low, high):
-        value = schema.get(name, 0)
-        if type(value) is not int or not 0 <= value <= MAX_REPEATS:
-            raise InvalidRequest(
-                f"{where}.{name} must be an integer from 0 to {MAX_REPEATS}, but is {show(value)}",
-                param=f"{where}.{name}",
-            )
-    least, most = schema.get(low, 0), schema.get(high)
-    if most is not None and most < least:
-        raise InvalidRequest(f"{where}.{high} is {most}, less than {low}, which is {least}", param=f"{where}.{high}")
-    return least, most
 
 
 def _only(schema: dict[str, Any], name: str, beside: tuple[str, ...], where: str) -> Any:
