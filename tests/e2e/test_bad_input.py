@@ -71,6 +71,7 @@ def client(request: pytest.FixtureRequest, target: Process, agent: AgentThread) 
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 PROMPT: dict[str, Any] = {"prompt": "hi"}
+LOOP: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}}
 
 
 @pytest.mark.parametrize("client", SIDES, indirect=True)
@@ -80,7 +81,19 @@ PROMPT: dict[str, Any] = {"prompt": "hi"}
     [
         ("/completions", PROMPT | {"model": "gpt-4"}, 404, "model_not_found", "model", f"'gpt-4'.*'{MODEL}'"),
         ("/chat/completions", CHAT | {"frobnicate": 1}, 400, None, "frobnicate", "'frobnicate'; leave it out"),
-        ("/completions", PROMPT | {"n": 2}, 400, None, "n", "leave it out or give 1, not 2"),
+        ("/completions", PROMPT | {"n": 0}, 400, None, "n", "n must be at least 1, but is 0"),
+        ("/completions", PROMPT | {"n": 999}, 400, None, "n", "128 choices at most"),
+        ("/chat/completions", CHAT | {"top_logprobs": 1}, 400, None, "top_logprobs", "with logprobs: true"),
+        ("/completions", PROMPT | {"logit_bias": {"5000": 1}}, 400, None, "logit_bias", "5000.* below 4096"),
+        (
+            "/chat/completions",
+            CHAT | {"response_format": {"type": "json"}},
+            400,
+            None,
+            "response_format.type",
+            "json_sc",
+        ),
+        ("/completions", PROMPT | LOOP, 400, None, "response_format", "nothing but a reference to itself"),
         ("/completions", PROMPT | {"temperature": 3}, 400, None, "temperature", "temperature.* 2.* 3"),
         ("/completions", PROMPT | {"max_tokens": 0}, 400, None, "max_tokens", "at least 1 .*but is 0"),
         ("/chat/completions", {}, 400, None, "messages", "messages must be a list .*but is missing"),

@@ -1,4 +1,4 @@
-"""What cannot be drafted for, before the embedded engine: its own refusal reaches the client as it is."""
+"""What cannot be drafted for, before the embedded engine: its own answer, or refusal, reaches the client as it is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from answers import ask
 from harness import MODEL, AgentThread, Process, agent_thread, gateway, openai_error
 
 from pipesd_agent.config import AgentConfig
@@ -41,10 +42,10 @@ def post(url: str, path: str, body: dict[str, Any]) -> httpx.Response:
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
-        ("completions", {"prompt": PROMPT, "n": 2}, "n"),
+        ("completions", {"prompt": PROMPT, "n": 200}, "n"),
         ("completions", {"prompt": PROMPT, "best_of": 2}, "best_of"),
-        ("completions", {"prompt": [PROMPT, PROMPT]}, "prompt"),
-        ("completions", {"prompt": [[1, 2], [3]]}, "prompt"),
+        ("completions", {"prompt": ["", PROMPT]}, "prompt"),
+        ("completions", {"prompt": [[], [1, 2]]}, "prompt"),
         ("completions", {"prompt": PROMPT, "prompt_embeds": "AAAA"}, "prompt_embeds"),
         ("chat/completions", {"messages": CHAT, "use_beam_search": True}, "use_beam_search"),
     ],
@@ -56,6 +57,34 @@ def test_the_gateways_own_refusal(
     assert openai_error(ours, 400)["param"] == param
     assert ours.content == direct.content
     assert ours.headers["x-pipesd-mode"] == "cloud"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_several_choices_are_those_of_requests_of_their_own(
+    target: Process, agent: AgentThread, temperature: int, stream: bool
+) -> None:
+    headers = {"authorization": f"Bearer {KEY}"}
+    asked: dict[str, Any] = {"max_tokens": 24, "temperature": temperature, "logprobs": 1, "presence_penalty": 0.5}
+    prompts = [PROMPT, "import os\n", "class Stack:\n"]
+    answer = ask(agent.url, stream=stream, headers=headers, prompt=prompts, n=2, seed=40, **asked)
+    singles = [ask(agent.url, stream=False, prompt=p, seed=40 + i, **asked) for p in prompts for i in range(2)]
+    assert answer.choices == {index: single.choices[0] for index, single in enumerate(singles)}
+    assert answer.tokens == sum(single.tokens for single in singles)
+    assert answer.usage["prompt_tokens"] == sum(single.usage["prompt_tokens"] for single in singles[::2])
+    assert answer.accepted == 0
+    direct = ask(target.url, stream=stream, headers=headers, prompt=prompts, n=2, seed=40, **asked)
+    assert (direct.choices, direct.usage) == (answer.choices, answer.usage)
+
+
+def test_choices_of_a_chat_and_the_seed_that_was_drawn(agent: AgentThread) -> None:
+    asked = {"messages": CHAT, "n": 5, "max_tokens": 12}
+    response = post(agent.url, "chat/completions", asked)
+    choices = response.json()["choices"]
+    assert [choice["index"] for choice in choices] == list(range(5))
+    seed = int(response.headers["x-pipesd-seed"])
+    one = post(agent.url, "chat/completions", asked | {"n": 1, "seed": seed + 4}).json()["choices"][0]
+    assert one["message"] == choices[4]["message"]
 
 
 def test_a_list_of_one_prompt_is_drafted(target: Process, agent: AgentThread) -> None:

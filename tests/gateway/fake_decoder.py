@@ -5,12 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from pipesd_gateway.engine import StepDone
-from pipesd_gateway.exceptions import ApiError
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesd_gateway.embedded.chooser import Grammar
+from pipesd_gateway.embedded.controls import Controls
+from pipesd_gateway.embedded.logprobs import Decoded, Ranked
+from pipesd_gateway.exceptions import ApiError, InvalidRequest
 from pipesd_gateway.sampling import SamplingParams
 
 EOS = 256
 BOS = 257
+
+
+class FakeGrammar:
+    """Allows everything."""
+
+    def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.ones(len(ids), dtype=np.bool_)
+
+    def accept(self, token: int) -> None:
+        pass
 
 
 class FakeModel:
@@ -30,13 +45,24 @@ class FakeModel:
     def piece(self, token: int, *, special: bool) -> bytes:
         return bytes([token]) if token < 256 else (b"<s>" if special else b"")
 
+    def grammar(self, text: str) -> Grammar:
+        if "forbidden" in text:
+            raise InvalidRequest("a bad grammar", param="response_format")
+        return FakeGrammar()
+
     def fingerprint(self) -> bytes:
         return bytes(16)
 
 
 class FakePlace:
-    def __init__(self, decoder: FakeDecoder, on_step: Callable[[StepDone | ApiError], None], limit: int) -> None:
-        self.decoder, self.on_step, self.room = decoder, on_step, limit
+    def __init__(
+        self,
+        decoder: FakeDecoder,
+        answer: tuple[int, ...],
+        on_step: Callable[[Decoded | ApiError], None],
+        controls: Controls,
+    ) -> None:
+        self.decoder, self.answer, self.on_step, self.controls = decoder, answer, on_step, controls
         self.at = 0
         self.released = False
 
@@ -47,13 +73,21 @@ class FakePlace:
         if self.decoder.failure is not None:
             self.on_step(self.decoder.failure)
             return
-        answer = self.decoder.answer[self.at :]
+        answer = self.answer[self.at :]
         right = 0
         while right < min(len(drafts), len(answer) - 1) and drafts[right] == answer[right]:
             right += 1
         tokens = answer[: right + 1]
         self.at += len(tokens)
-        self.on_step(StepDone(tokens, len(drafts), right, 1, 2))
+        self.on_step(Decoded(tokens, len(drafts), right, 1, 2, ranked=self.ranked(tokens)))
+
+    def ranked(self, tokens: tuple[int, ...]) -> tuple[Ranked, ...]:
+        """As if all were equally probable, but `!` impossible."""
+        count = self.controls.logprobs
+        if count is None:
+            return ()
+        top = tuple((token, -5.5) for token in range(65, 65 + count))
+        return tuple(Ranked(token, float("-inf") if token == 33 else -5.5, top) for token in tokens)
 
     def release(self) -> None:
         self.released = True
@@ -73,24 +107,36 @@ class FakeDecoder:
         self.full.set()
         self.waiting = 0
         self.closed = False
+        self.refusals: list[ApiError | None] = []
+        """Of the next calls of `reserve`."""
+
+    def answer_to(self, _prompt: tuple[int, ...], _seed: int) -> tuple[int, ...]:
+        """The given one; for a subclass to change."""
+        return self.answer
 
     async def reserve(
         self,
         prompt_ids: Sequence[int],
-        _: SamplingParams,
+        params: SamplingParams,
         limit: int,
         eos_ids: frozenset[int],
-        on_step: Callable[[StepDone | ApiError], None],
+        on_step: Callable[[Decoded | ApiError], None],
+        controls: Controls,
+        grammar: Grammar | None,
     ) -> FakePlace:
         assert eos_ids <= {EOS}
         assert limit > len(prompt_ids)
+        assert (grammar is None) == (controls.grammar is None)
+        controls.check_ids(self.model.n_vocab)
+        if self.refusals and (refusal := self.refusals.pop(0)) is not None:
+            raise refusal
         self.prompts.append(tuple(prompt_ids))
         self.waiting += 1
         try:
             await self.full.wait()
         finally:
             self.waiting -= 1
-        place = FakePlace(self, on_step, limit)
+        place = FakePlace(self, self.answer_to(tuple(prompt_ids), params.seed), on_step, controls)
         self.places.append(place)
         return place
 

@@ -7,7 +7,9 @@ import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pipesd_gateway.embedded import decoder as decoder_module
 from pipesd_gateway.embedded.decoder import TargetDecoder
@@ -345,3 +347,26 @@ def test_the_thread_goes_when_its_event_loop_was_closed(monkeypatch: pytest.Monk
     asyncio.run(use_and_forget())
     decoder._thread.join(5)
     assert not decoder._thread.is_alive()
+
+
+class Dead:
+    """A grammar that allows nothing."""
+
+    def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.zeros(len(ids), dtype=np.bool_)
+
+    def accept(self, token: int) -> None:
+        raise AssertionError(token)
+
+
+async def test_a_dead_end_of_a_grammar_ends_its_sequence_alone(decoder: TargetDecoder) -> None:
+    prompt = prompts(decoder)[0]
+    alone = await generate(decoder, prompt, GREEDY, 20)
+    failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    stuck = await decoder.reserve(prompt, GREEDY, 50, NO_EOS, failed.set_result, grammar=Dead())
+    other = Client(prompt)
+    await other.run(decoder, GREEDY, len(prompt) + 20)
+    stuck.step(())
+    assert isinstance(await asyncio.wait_for(failed, WAIT_S), EngineFailed)
+    assert await asyncio.wait_for(other.over, WAIT_S) == alone
+    assert await generate(decoder, prompt, GREEDY, 20) == alone

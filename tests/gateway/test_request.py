@@ -76,10 +76,18 @@ def test_what_agents_send_along_changes_nothing() -> None:
     [
         ({"n": 2}, "n"),
         ({"n": True}, "n"),
-        ({"logprobs": True}, "logprobs"),
+        ({"n": 0}, "n"),
+        ({"logprobs": 1}, "logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"response_format": "json_object"}, "response_format"),
+        ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
+        ({"frequency_penalty": 2.1}, "frequency_penalty"),
+        ({"presence_penalty": "1"}, "presence_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"logit_bias": [1]}, "logit_bias"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
         ({"temprature": 1}, "temprature"),
         ({"vllm_xargs": {"pipesd_noise": 0}}, "vllm_xargs"),
         ({"vllm_xargs": {"pipesd_noise": True}}, "vllm_xargs"),
@@ -183,7 +191,7 @@ json = st.recursive(
 )
 names = st.sampled_from(
     ["messages", "prompt", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "stream", "stream_options",
-     "n", "logprobs", "user", "metadata", "model", "tools"]
+     "n", "logprobs", "user", "logit_bias", "min_p", "metadata", "model", "tools"]
 )  # fmt: skip
 
 

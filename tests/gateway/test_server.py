@@ -130,7 +130,7 @@ async def test_any_configured_key_will_do(engine: EmbeddedEngine) -> None:
     ("body", "status", "code", "param"),
     [
         (b"{", 400, None, None),
-        (b'{"prompt": "x", "n": 2}', 400, None, "n"),
+        (b'{"prompt": "x", "n": 0}', 400, None, "n"),
         (b'{"prompt": "x", "nonsense": 2}', 400, None, "nonsense"),
         (b'{"prompt": "x", "model": "y"}', 404, "model_not_found", "model"),
         (b'{"prompt": "%s"}' % (b"x" * 99), 400, "context_length_exceeded", "prompt"),
@@ -209,8 +209,14 @@ async def test_the_openai_client_over_a_real_server(engine: EmbeddedEngine) -> N
         assert chunks[-1].usage.completion_tokens == 7
         whole = await sdk.completions.create(model="fake", prompt="hi", max_tokens=3)
         assert whole.choices[0].text == "abc"
-        with pytest.raises(openai.BadRequestError, match="logprobs"):
-            await sdk.chat.completions.create(model="fake", messages=HELLO, logprobs=True)
+        with pytest.raises(openai.BadRequestError, match="top_logprobs"):
+            await sdk.chat.completions.create(model="fake", messages=HELLO, logprobs=True, top_logprobs=21)
+        told = await sdk.chat.completions.create(model="fake", messages=HELLO, logprobs=True, top_logprobs=2)
+        assert told.choices[0].logprobs is not None
+        content = told.choices[0].logprobs.content or []
+        assert [entry.token for entry in content] == [*"abcdef", "<s>"]
+        assert [entry.bytes for entry in content[:2]] == [[97], [98]]
+        assert [entry.token for entry in content[0].top_logprobs] == ["A", "B"]
         with pytest.raises(openai.NotFoundError):
             await sdk.chat.completions.create(model="other", messages=HELLO)
 

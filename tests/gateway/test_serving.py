@@ -120,6 +120,25 @@ async def test_a_whole_answer_is_one_payload() -> None:
         assert body["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("drafts", [b"", b"a\xc3\xbcb!d", b"abcdefgh"])
+async def test_logprobs_of_every_token_come_with_its_text(drafts: bytes, stream: bool) -> None:
+    async with serve("aüb!de".encode()) as (engine, _):
+        client = Client(engine)
+        await client.run(await client.open(stream=stream, logprobs=2, stop="de"), drafts)
+        choices = [choice for payload in client.payloads() for choice in payload["choices"]]
+        told = [choice["logprobs"] or {} for choice in choices]
+        joined = {name: [item for part in told for item in part.get(name, ())] for name in told[-1]}
+        assert joined["tokens"] == ["a", "�", "�", "b", "!", "d", "e"]
+        assert joined["token_logprobs"] == [-5.5, -5.5, -5.5, -5.5, -9999.0, -5.5, -5.5]
+        assert joined["text_offset"] == [0, 1, 1, 2, 3, 4, 5]
+        assert joined["top_logprobs"][0] == {"A": -5.5, "B": -5.5, "a": -5.5}
+        if stream:  # the text of a token is never without its logprobs, nor they without it
+            shown = [len(choice["text"].encode()) for choice in choices]
+            assert shown[:-1] == [len(part.get("tokens", ())) for part in told][:-1]
+            assert len(told[-1]["tokens"]) == shown[-1] + len("de")
+
+
 async def test_no_payload_for_a_step_that_shows_no_text() -> None:
     async with serve("ü".encode()) as (engine, _):
         client = Client(engine)
@@ -177,6 +196,11 @@ async def test_bad_requests() -> None:
             await client.open(model="gpt-4")
         with pytest.raises(InvalidRequest, match=r"999.*258"):
             await client.open(prompt=[1, 999])
+        with pytest.raises(InvalidRequest, match=r"logit_bias.*300.*258"):
+            await client.open(logit_bias={"300": 1})
+        schema = {"type": "json_schema", "json_schema": {"schema": {"const": "forbidden"}}}
+        with pytest.raises(InvalidRequest, match="a bad grammar"):
+            await client.open(response_format=schema)
         decoder.model.chat_template = None
         plain = EmbeddedEngine(decoder, name="fake")
         with pytest.raises(InvalidRequest, match="no chat template"):

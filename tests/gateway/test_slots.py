@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import pytest
 
+from pipesd_gateway.embedded.chooser import Chooser
+from pipesd_gateway.embedded.controls import Controls
 from pipesd_gateway.embedded.rows import MAX_WANTED
 from pipesd_gateway.embedded.slots import Batch, Job, Slots, common_prefix
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_gateway.sampling import Sampler, SamplingParams
+
+CHOOSER = Chooser(Sampler(8), SamplingParams(), Controls(), ())
 
 
 def job(number: int, ids: list[int], limit: int = 1000, eos: frozenset[int] = frozenset()) -> Job:
-    return Job(number, ids, SamplingParams(), limit, eos)
+    return Job(number, ids, CHOOSER, limit, eos)
 
 
 def prefill(slots: Slots) -> list[Batch]:

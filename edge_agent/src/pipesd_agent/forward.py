@@ -23,7 +23,7 @@ MAX_ANSWER_BYTES: Final = 64 * 2**20
 MAX_EVENT_BYTES: Final = 8 * 2**20
 
 _PATHS: Final = {Endpoint.CHAT_COMPLETIONS: "/v1/chat/completions", Endpoint.COMPLETIONS: "/v1/completions"}
-_PASSED_ON: Final = ("content-type", "retry-after")
+_PASSED_ON: Final = ("content-type", "retry-after", "x-pipesd-seed")
 _END: Final = b"\n\n"
 
 

@@ -1,8 +1,9 @@
 """The sampler of architecture §5: one function from (logits, parameters, seed, position) to a token.
 
-Order of the steps (vLLM's): divide by the temperature, top-k, top-p, then add the shared noise and take the largest.
-At temperature 0 it is the argmax. Both ends run this module: the target's token is `Sampler.sample` of the target's
-logits, and a draft is accepted iff it equals that token. Ties go to the smallest token id, everywhere.
+Order of the steps (vLLM's): divide by the temperature, min-p, top-k, top-p, then add the shared noise and take the
+largest. At temperature 0 it is the argmax. Both ends run this module: the target's token is `Sampler.sample` of the
+target's logits, and a draft is accepted iff it equals that token. Penalties and biases come before all that, at the
+target only (`embedded.chooser`). Ties go to the smallest token id, everywhere.
 """
 
 from __future__ import annotations
@@ -69,17 +70,18 @@ class Sampler:
         self.n_vocab = n_vocab
         self._mixed = noise.mix_tokens(n_vocab)
 
-    def sample(self, logits: Logits, params: SamplingParams, index: int) -> int:
+    def sample(self, logits: Logits, params: SamplingParams, index: int, min_p: float = 0.0) -> int:
         """The token for absolute index ``index`` (its noise is that of the input token at ``index - 1``).
 
         Args:
             logits: float32 row of shape (n_vocab,); read only, never kept.
             params: effective parameters.
             index: absolute position of the token to be drawn, at least 1.
+            min_p: 0 (off) to 1; the drafts need not know it.
         """
         if params.greedy:
             return int(logits.argmax())
-        scores, ids = scaled_candidates(logits, params)
+        scores, ids = scaled_candidates(logits, params, min_p)
         if len(scores) >= PREFILTER_FROM:
             scores, ids = self._prefilter(scores, ids, params.seed, index - 1)
         perturbed = scores + noise.gumbel(noise.hashes(params.seed, index - 1, self._words(ids)))
@@ -109,11 +111,15 @@ class Sampler:
         return scores[kept], kept if ids is None else ids[kept]
 
 
-def scaled_candidates(logits: Logits, params: SamplingParams) -> tuple[noise.F64, NDArray[np.int64] | None]:
-    """logits / T of the tokens that survive top-k and then top-p.
+def scaled_candidates(
+    logits: Logits, params: SamplingParams, min_p: float = 0.0
+) -> tuple[noise.F64, NDArray[np.int64] | None]:
+    """logits / T of the tokens that survive min-p, top-k and then top-p.
 
     Masked tokens are left out by index, never by adding -inf. Tokens tied with the k-th largest logit survive top-k
-    (as in vLLM). Top-p keeps the smallest set of most probable tokens whose mass reaches top_p; ties by id.
+    (as in vLLM). Min-p keeps those at least min_p times as probable as the most probable one; as both keep the best
+    tokens, and the best one in any case, it does not matter which of the two comes first. Top-p keeps the smallest set
+    of most probable tokens whose mass reaches top_p; ties by id.
 
     Returns: (scores float64 (n,), ids int64 (n,) ascending), ids None when every token survives.
     """
@@ -124,6 +130,10 @@ def scaled_candidates(logits: Logits, params: SamplingParams) -> tuple[noise.F64
         ids = np.flatnonzero(logits >= threshold)
         logits = logits[ids]
     scores = logits.astype(np.float64) / max(params.temperature, MIN_TEMPERATURE)
+    if min_p > 0.0:
+        kept = np.flatnonzero(scores >= scores.max() + np.log(min_p))
+        scores = scores[kept]
+        ids = kept if ids is None else ids[kept]
     if params.top_p < 1.0:
         order = np.argsort(-scores, kind="stable")
         probability = np.exp(scores[order] - scores[order[0]])

@@ -28,6 +28,7 @@ from pipesd_gateway.http import (
 from pipesd_gateway.keys import Keys
 from pipesd_gateway.life import Life
 from pipesd_gateway.protocol import SUBPROTOCOL, Endpoint
+from pipesd_gateway.several import Several, wants_several
 
 
 def create_app(
@@ -89,7 +90,7 @@ def create_app(
 async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoint) -> Response:
     keys.authorize(request)
     body = await read_body(request)
-    answer = Alone(engine)
+    answer = Several(engine) if wants_several(endpoint, body) else Alone(engine)
     handed_over = False
     try:
         opening = await while_connected(request, answer.open(endpoint, body))
@@ -106,7 +107,7 @@ async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoi
             answer.abort()
 
 
-async def _events(answer: Alone) -> AsyncIterator[bytes]:
+async def _events(answer: Alone | Several) -> AsyncIterator[bytes]:
     try:
         while (payload := await answer.next()) is not None:
             yield b"data: " + payload.data + b"\n\n"

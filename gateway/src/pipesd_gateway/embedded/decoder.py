@@ -16,18 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pipesd_gateway.embedded.chooser import Chooser, Grammar
+from pipesd_gateway.embedded.controls import Controls
+from pipesd_gateway.embedded.logprobs import Decoded
 from pipesd_gateway.embedded.places import Places
 from pipesd_gateway.embedded.rows import MAX_DRAFTS, MAX_ROWS
 from pipesd_gateway.embedded.slots import Batch, Job, Part, Slots
-from pipesd_gateway.engine import StepDone
 from pipesd_gateway.exceptions import ApiError, EngineFailed, PipeSDError, Unavailable
 from pipesd_gateway.llama import Context, Model
 from pipesd_gateway.sampling import Sampler, SamplingParams
 
 log = logging.getLogger("pipesd.decoder")
 
-OnStep = Callable[[StepDone | ApiError], None]
+OnStep = Callable[[Decoded | ApiError], None]
 
+NO_CONTROLS: Final = Controls()
 JOIN_TIMEOUT_S: Final = 10.0
 _IDLE_CHECK_S: Final = 5.0
 _ANSWER_S: Final = 0.002
@@ -52,7 +55,7 @@ class _Release:
 
 
 _Command = _Start | _Step | _Release
-_Result = tuple[Job, StepDone | ApiError]
+_Result = tuple[Job, Decoded | ApiError]
 
 
 class Sequence:
@@ -72,7 +75,7 @@ class Sequence:
     def step(self, drafts: SequenceOf[int]) -> None:
         """Take one step that verifies `drafts` (the first is for position `committed`).
 
-        Exactly one StepDone, or ApiError, is given to `on_step`, unless the sequence is released before. Raises
+        Exactly one Decoded, or ApiError, is given to `on_step`, unless the sequence is released before. Raises
         ValueError for drafts outside the vocabulary or too many of them, RuntimeError when a step is under way, the
         sequence has reached its limit, or it is over.
         """
@@ -95,12 +98,12 @@ class Sequence:
         """Let go of the slot; nothing is delivered after this. Idempotent; its KV stays for prefix reuse."""
         self._decoder.release(self._job)
 
-    def take(self, result: StepDone | ApiError) -> None:
+    def take(self, result: Decoded | ApiError) -> None:
         """Called by the decoder with what a step gave."""
         if not self._decoder.holds(self):
             return
         self._stepping = False
-        if isinstance(result, StepDone):
+        if isinstance(result, Decoded):
             self.committed += len(result.tokens)
         else:
             self.release()
@@ -169,6 +172,8 @@ class TargetDecoder:
         limit: int,
         eos_ids: frozenset[int],
         on_step: OnStep,
+        controls: Controls = NO_CONTROLS,
+        grammar: Grammar | None = None,
     ) -> Sequence:
         """A slot for a prompt; waits for one, first come first served. Prefill begins at once.
 
@@ -177,6 +182,8 @@ class TargetDecoder:
             limit: absolute position at which the answer ends: prompt + max_tokens, at most `n_ctx_seq`.
             eos_ids: ids after which a step ends.
             on_step: gets what each step did; after an ApiError the sequence is over and its slot free.
+            controls: checked against the vocabulary.
+            grammar: that of the controls, at its beginning.
 
         Raises Overloaded when `max_queue` others wait, Unavailable when closed, ValueError for a prompt or limit that
         does not fit. Cancelling the call gives the place back.
@@ -185,7 +192,8 @@ class TargetDecoder:
         self._start()
         await self._places.take()
         self._numbers += 1
-        job = Job(self._numbers, list(prompt_ids), params, limit, eos_ids)
+        chooser = Chooser(self._sampler, params, controls, prompt_ids, grammar)
+        job = Job(self._numbers, list(prompt_ids), chooser, limit, eos_ids)
         sequence = self._live[job.number] = Sequence(self, job, on_step)
         self.send(_Start(job))
         return sequence
@@ -323,7 +331,15 @@ class TargetDecoder:
         done = self._context.decode(batch.tokens, batch.positions, batch.seqs, batch.wanted)
         if not done:  # aborted by aclose: nobody listens any more
             return []
-        verified = [(part, *self._verify(part)) for part in batch.parts if part.step]
+        results: list[_Result] = []
+        verified: list[tuple[Part, list[int], int]] = []
+        for part in batch.parts:
+            if part.step:
+                try:
+                    verified.append((part, *self._verify(part)))
+                except ApiError as error:  # of this sequence alone
+                    self._slots.finish(part.job)
+                    results.append((part.job, error))
         for part in batch.parts:
             slot, job = part.slot, part.job
             slot.cached += part.tokens
@@ -334,18 +350,18 @@ class TargetDecoder:
             if self._floor_s:
                 self._stop.wait(self._floor_s - (time.monotonic_ns() - began_ns) / 1e9)
         forward_us = (time.monotonic_ns() - began_ns) // 1000
-        results: list[_Result] = []
         for part, tokens, accepted in verified:
             queue_us = max(0, began_ns - part.job.asked_ns) // 1000
-            done_step = StepDone(tuple(tokens), len(part.drafts), accepted, queue_us, forward_us)
-            results.append((part.job, done_step))
+            ranked = part.job.chooser.take_ranked()
+            step = Decoded(tuple(tokens), len(part.drafts), accepted, queue_us, forward_us, ranked=ranked)
+            results.append((part.job, step))
         return results
 
     def _verify(self, part: Part) -> tuple[list[int], int]:
         job = part.job
 
         def draw(row: int) -> int:
-            return self._sampler.sample(self._context.row(part.offset + row), job.params, len(job.ids) + row)
+            return job.chooser.choose(self._context.row(part.offset + row), len(job.ids) + row)
 
         tokens, accepted = job.verify(part.drafts, draw)
         job.ids += tokens

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from pipesd_gateway.embedded.logprobs import Decoded, Logprobs
 from pipesd_gateway.embedded.payloads import FinishReason, Usage, Writer
 from pipesd_gateway.embedded.prompt import Model
 from pipesd_gateway.embedded.request import Request
@@ -38,7 +39,11 @@ class EmbeddedGeneration:
         self._stream = request.stream
         self._writer = Writer.start(request.endpoint, opening.model, include_usage=request.include_usage)
         self._text = Text(lambda token: model.piece(token, special=False), opening.stop)
+        self._logprobs: Logprobs | None = None
+        if request.controls.logprobs is not None:
+            self._logprobs = Logprobs(request.endpoint, lambda token: model.piece(token, special=True))
         self._tokens = 0
+        self._told = 0
         self._first = True
         self._place: Place | None = None
         self._ahead = 0
@@ -70,14 +75,14 @@ class EmbeddedGeneration:
             self.abort()
             self._deliver(Broken(error))
 
-    def on_step(self, done: StepDone | ApiError) -> None:
+    def on_step(self, done: Decoded | ApiError) -> None:
         """The decoder's callback."""
         if self._over:
             return
         if isinstance(done, ApiError):
             self.fail(done)
             return
-        kept, reason = self._push(done.tokens)
+        kept, reason = self._push(done)
         self._tokens += kept
         if self._ahead and reason is None and self._place is not None:
             self._ahead -= 1
@@ -97,17 +102,19 @@ class EmbeddedGeneration:
         if reason is not None:
             self._end(reason)
 
-    def _push(self, tokens: tuple[int, ...]) -> tuple[int, FinishReason | None]:
+    def _push(self, done: Decoded) -> tuple[int, FinishReason | None]:
         """How many of the step's tokens belong to the answer, and why it ends with the last of them, if it does."""
         reason: FinishReason | None = None
-        for kept, token in enumerate(tokens, 1):
+        for kept, token in enumerate(done.tokens, 1):
+            if self._logprobs is not None:
+                self._logprobs.push(done.ranked[kept - 1], self._text.chars)
             if token in self._eos or self._text.push(token):
                 reason = "stop"
             elif self._tokens + kept == self._opening.max_tokens:
                 reason = "length"
             if reason is not None:
                 return kept, reason
-        return len(tokens), None
+        return len(done.tokens), None
 
     def _say_chunk(self, reason: FinishReason | None) -> None:
         if reason is not None:
@@ -115,14 +122,22 @@ class EmbeddedGeneration:
         text = self._text.take()
         if text or reason is not None:
             upto = self._tokens if reason is not None else self._text.covered
-            self._say(Payload(self._writer.chunk(text, first=self._first, finish_reason=reason), upto))
+            logprobs = self._take_logprobs(upto)
+            chunk = self._writer.chunk(text, first=self._first, finish_reason=reason, logprobs=logprobs)
             self._first = False
+            self._say(Payload(chunk, upto))
+
+    def _take_logprobs(self, upto: int) -> dict[str, Any] | None:
+        """Of the tokens up to this one that were not told yet."""
+        count, self._told = upto - self._told, upto
+        return None if self._logprobs is None else self._logprobs.take(count)
 
     def _end(self, reason: FinishReason) -> None:
         usage = Usage(len(self._opening.prompt_ids), self._tokens)
         if not self._stream:
             self._text.finish()
-            self._say(Payload(self._writer.whole(self._text.take(), reason, usage), self._tokens, usage=True))
+            whole = self._writer.whole(self._text.take(), reason, usage, self._take_logprobs(self._tokens))
+            self._say(Payload(whole, self._tokens, usage=True))
         elif self._writer.include_usage:
             self._say(Payload(self._writer.usage_chunk(usage), self._tokens, usage=True))
         if not self._over:

@@ -58,16 +58,23 @@ class Writer(Struct, frozen=True):
             include_usage=include_usage,
         )
 
-    def chunk(self, text: str, *, first: bool, finish_reason: FinishReason | None = None) -> bytes:
+    def chunk(
+        self,
+        text: str,
+        *,
+        first: bool,
+        finish_reason: FinishReason | None = None,
+        logprobs: dict[str, Any] | None = None,
+    ) -> bytes:
         """One chunk of a stream; the first of a chat names the role, the last has the finish reason."""
         choice: dict[str, Any]
         if self.endpoint is Endpoint.CHAT_COMPLETIONS:
             delta: dict[str, str] = {"role": "assistant"} if first else {}
             if text or first:
                 delta["content"] = text
-            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+            choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         else:
-            choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+            choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
         body = self._head(stream=True) | {"choices": [choice]}
         if self.include_usage:
             body["usage"] = None
@@ -77,9 +84,11 @@ class Writer(Struct, frozen=True):
         """The last chunk of a stream with `include_usage`: no choices, only the counts."""
         return _encode(self._head(stream=True) | {"choices": [], "usage": usage.to_json()})
 
-    def whole(self, text: str, finish_reason: FinishReason, usage: Usage) -> bytes:
+    def whole(
+        self, text: str, finish_reason: FinishReason, usage: Usage, logprobs: dict[str, Any] | None = None
+    ) -> bytes:
         """The whole response of a request that does not stream."""
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
+        choice: dict[str, Any] = {"index": 0, "logprobs": logprobs, "finish_reason": finish_reason}
         if self.endpoint is Endpoint.CHAT_COMPLETIONS:
             choice["message"] = {"role": "assistant", "content": text, "refusal": None}
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from pipesd_gateway.embedded.chat import ChatTemplate
+from pipesd_gateway.embedded.chooser import Grammar
 from pipesd_gateway.embedded.request import Request
 from pipesd_gateway.engine import ModelInfo, Opening
 from pipesd_gateway.exceptions import ContextLengthExceeded, InvalidRequest
@@ -33,6 +34,7 @@ class Model(Protocol):
     def tokenize(self, text: str, *, special: bool) -> list[int]: ...
     def piece(self, token: int, *, special: bool) -> bytes: ...
     def fingerprint(self) -> bytes: ...
+    def grammar(self, text: str) -> Grammar: ...
 
 
 class Prompter:
@@ -46,6 +48,7 @@ class Prompter:
     def opening(self, request: Request) -> Opening:
         """Raises InvalidRequest, ContextLengthExceeded."""
         prompt_ids = self._prompt_ids(request)
+        request.controls.check_ids(self._model.n_vocab)
         return Opening(
             prompt_ids=prompt_ids,
             params=request.params,
@@ -54,6 +57,11 @@ class Prompter:
             model=self._info.name,
             stop=request.stop,
         )
+
+    def grammar(self, request: Request) -> Grammar | None:
+        """At its beginning. Raises InvalidRequest for one that llama.cpp does not take."""
+        text = request.controls.grammar
+        return None if text is None else self._model.grammar(text)
 
     def _prompt_ids(self, request: Request) -> tuple[int, ...]:
         """Text is tokenised with special tokens recognised, in both endpoints, as in vLLM.

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
 from msgspec import Struct
 
+from pipesd_gateway.embedded.controls import Controls, take_controls
+from pipesd_gateway.embedded.fields import Fields, decode, show, wrong
 from pipesd_gateway.exceptions import InvalidRequest
 from pipesd_gateway.protocol import Endpoint
 from pipesd_gateway.sampling import SamplingParams, draw_seed
@@ -23,18 +24,11 @@ MAX_TOKENS: Final = 2**31 - 1
 ROLES: Final = ("system", "developer", "user", "assistant")
 
 _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
     "store": (False,),
     "service_tier": ("auto", "default"),
     "vllm_xargs": ({"pipesd_noise": 1},),  # asks for the noise that this engine draws anyway; agents send it along
 }
 _NEUTRAL_CHAT: Final[dict[str, tuple[Any, ...]]] = _NEUTRAL | {
-    "top_logprobs": (0,),
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "functions": ([],),
     "tool_choice": ("none", "auto"),
@@ -47,8 +41,6 @@ _NEUTRAL_COMPLETIONS: Final[dict[str, tuple[Any, ...]]] = _NEUTRAL | {
     "best_of": (1,),
     "suffix": ("",),
 }
-_LABELS: Final = ("user", "safety_identifier", "prompt_cache_key")
-"""Strings that name the caller; they change nothing in an answer."""
 
 
 class Message(Struct, frozen=True):
@@ -62,12 +54,14 @@ class Message(Struct, frozen=True):
 class Request(Struct, frozen=True):
     """A checked request. `messages` for chat; `prompt` (text or token ids) for completions.
 
-    model None: the only one there is. max_tokens None: the endpoint's default. params: effective, seed drawn.
-    ignore_eos: EOS is a token like any other (vLLM's parameter).
+    params: effective, seed drawn. controls: what changes the target's choice and no edge need know. model None: the
+    only one there is. max_tokens None: the endpoint's default. ignore_eos: EOS is a token like any other (vLLM's
+    parameter).
     """
 
     endpoint: Endpoint
     params: SamplingParams
+    controls: Controls = Controls()
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] = ""
     model: str | None = None
@@ -80,12 +74,14 @@ class Request(Struct, frozen=True):
 
 def parse(endpoint: Endpoint, body: bytes) -> Request:
     """The request in `body`. Raises `InvalidRequest`, and nothing else, whatever the bytes are."""
-    fields = _Fields(_decode(body))
+    fields = Fields(decode(body))
     chat = endpoint is Endpoint.CHAT_COMPLETIONS
     stream = fields.boolean("stream")
+    _check_n(fields.integer("n"))
     request = Request(
         endpoint=endpoint,
         params=_params(fields),
+        controls=take_controls(fields, chat=chat),
         messages=_messages(fields.take("messages")) if chat else (),
         prompt="" if chat else _prompt(fields.take("prompt")),
         model=fields.string("model"),
@@ -95,76 +91,24 @@ def parse(endpoint: Endpoint, body: bytes) -> Request:
         stream=stream,
         include_usage=_include_usage(fields.take("stream_options"), stream),
     )
+    if request.ignore_eos and request.controls.grammar is not None:
+        raise InvalidRequest(
+            "ignore_eos is not possible with a response_format, whose text has an end", param="ignore_eos"
+        )
     fields.refuse_rest(_NEUTRAL_CHAT if chat else _NEUTRAL_COMPLETIONS)
     return request
 
 
-def _decode(body: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"the body must be a JSON object, but is {_show(value)}")
-    return value
+def _check_n(n: int | None) -> None:
+    if n is not None and n < 1:
+        raise InvalidRequest(f"n must be at least 1, but is {n}", param="n")
+    if n is not None and n > 1:
+        raise InvalidRequest(
+            f"n = {n} in a session, which is one choice; POST it to the server's own /v1 API instead", param="n"
+        )
 
 
-class _Fields:
-    """The keys of a body, taken one by one, so that what is left at the end is what nobody knows."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self._left = {name: value for name, value in values.items() if value is not None}
-
-    def take(self, name: str) -> Any:
-        return self._left.pop(name, None)
-
-    def integer(self, name: str) -> int | None:
-        value = self.take(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise _wrong(name, "an integer", value)
-        return value
-
-    def number(self, name: str) -> float | None:
-        value = self.take(name)
-        if value is None:
-            return None
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise _wrong(name, "a number", value)
-        try:
-            return float(value)
-        except OverflowError:
-            raise _wrong(name, "a number", value) from None
-
-    def boolean(self, name: str) -> bool:
-        value = self.take(name)
-        if value is not None and not isinstance(value, bool):
-            raise _wrong(name, "true or false", value)
-        return bool(value)
-
-    def string(self, name: str) -> str | None:
-        value = self.take(name)
-        if value is not None and not isinstance(value, str):
-            raise _wrong(name, "a string", value)
-        return value
-
-    def refuse_rest(self, neutral: dict[str, tuple[Any, ...]]) -> None:
-        for label in _LABELS:
-            self.string(label)
-        metadata = self.take("metadata")
-        if metadata is not None and not isinstance(metadata, dict):
-            raise _wrong("metadata", "an object", metadata)
-        for name, value in self._left.items():
-            if name not in neutral:
-                raise InvalidRequest(f"unknown or unsupported parameter: {name[:64]!r}; leave it out", param=name[:64])
-            if not any(_same(value, harmless) for harmless in neutral[name]):
-                allowed = " or ".join(_show(harmless) for harmless in neutral[name])
-                raise InvalidRequest(
-                    f"{name} is not supported by this engine: leave it out or give {allowed}, not {_show(value)}",
-                    param=name,
-                )
-
-
-def _params(fields: _Fields) -> SamplingParams:
+def _params(fields: Fields) -> SamplingParams:
     temperature, top_p = fields.number("temperature"), fields.number("top_p")
     top_k, seed = fields.integer("top_k"), fields.integer("seed")
     return SamplingParams(
@@ -175,7 +119,7 @@ def _params(fields: _Fields) -> SamplingParams:
     )
 
 
-def _max_tokens(fields: _Fields, chat: bool) -> int | None:
+def _max_tokens(fields: Fields, chat: bool) -> int | None:
     names = ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",)
     given = {name: value for name in names if (value := fields.integer(name)) is not None}
     for name, value in given.items():
@@ -192,19 +136,19 @@ def _max_tokens(fields: _Fields, chat: bool) -> int | None:
 
 def _messages(value: Any) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
-        raise _wrong("messages", "a list of at least one message", value)
+        raise wrong("messages", "a list of at least one message", value)
     return tuple(_message(f"messages[{i}]", item) for i, item in enumerate(value))
 
 
 def _message(where: str, value: Any) -> Message:
     if not isinstance(value, dict):
-        raise _wrong(where, "an object with role and content", value)
+        raise wrong(where, "an object with role and content", value)
     left = {key: item for key, item in value.items() if item is not None and item != []}
     role, name = left.pop("role", None), left.pop("name", None)
     if role not in ROLES:
-        raise _wrong(f"{where}.role", "one of " + ", ".join(ROLES), role)
+        raise wrong(f"{where}.role", "one of " + ", ".join(ROLES), role)
     if name is not None and not isinstance(name, str):
-        raise _wrong(f"{where}.name", "a string", name)
+        raise wrong(f"{where}.name", "a string", name)
     content = _content(f"{where}.content", left.pop("content", None))
     if left:
         param = f"{where}.{next(iter(left))[:64]}"
@@ -217,17 +161,17 @@ def _content(where: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise _wrong(where, "a string or a list of text parts", value)
+        raise wrong(where, "a string or a list of text parts", value)
     texts: list[str] = []
     for i, part in enumerate(value):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text":
             raise InvalidRequest(
-                f"{where}[{i}] is a part of type {_show(kind)}; this model reads text parts only",
+                f"{where}[{i}] is a part of type {show(kind)}; this model reads text parts only",
                 param=f"{where}[{i}]",
             )
         if not isinstance(part.get("text"), str):
-            raise _wrong(f"{where}[{i}].text", "a string", part.get("text"))
+            raise wrong(f"{where}[{i}].text", "a string", part.get("text"))
         texts.append(part["text"])
     return "\n".join(texts)
 
@@ -241,12 +185,16 @@ def _prompt(value: Any) -> str | tuple[int, ...]:
             raise InvalidRequest("prompt must not be empty", param="prompt")
         return value
     if isinstance(value, list) and value and all(isinstance(item, str | list) for item in value):
-        raise InvalidRequest(f"prompt holds {len(value)} prompts; send one per request", param="prompt")
+        raise InvalidRequest(
+            f"prompt holds {len(value)} prompts in a session, which is one; POST them to the server's own /v1 API, "
+            "all of them strings or all of them lists of token ids",
+            param="prompt",
+        )
     if not isinstance(value, list) or not value:
-        raise _wrong("prompt", "a string or one list of token ids", value)
+        raise wrong("prompt", "a string or one list of token ids", value)
     for i, item in enumerate(value):
         if not isinstance(item, int) or isinstance(item, bool) or item < 0:
-            raise _wrong(f"prompt[{i}]", "a token id", item)
+            raise wrong(f"prompt[{i}]", "a token id", item)
     return tuple(value)
 
 
@@ -255,7 +203,7 @@ def _stop(value: Any) -> tuple[str, ...]:
         return ()
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        raise _wrong("stop", f"a string or a list of up to {MAX_STOPS} strings", value)
+        raise wrong("stop", f"a string or a list of up to {MAX_STOPS} strings", value)
     if len(stops) > MAX_STOPS:
         raise InvalidRequest(f"stop may hold {MAX_STOPS} strings, but holds {len(stops)}", param="stop")
     for stop in stops:
@@ -270,27 +218,10 @@ def _include_usage(value: Any, stream: bool) -> bool:
     if value is None:
         return False
     if not isinstance(value, dict):
-        raise _wrong("stream_options", "an object", value)
+        raise wrong("stream_options", "an object", value)
     if not stream:
         raise InvalidRequest("stream_options is only allowed with stream: true", param="stream_options")
-    options = _Fields({f"stream_options.{name}": item for name, item in value.items()})
+    options = Fields({f"stream_options.{name}": item for name, item in value.items()})
     include = options.boolean("stream_options.include_usage")
     options.refuse_rest({"stream_options.include_obfuscation": (False,)})
     return include
-
-
-def _same(value: Any, other: Any) -> bool:
-    """Equal as JSON: true is not 1."""
-    if isinstance(value, dict) and isinstance(other, dict):
-        return value.keys() == other.keys() and all(_same(value[key], other[key]) for key in other)
-    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
-
-
-def _wrong(param: str, wanted: str, value: Any) -> InvalidRequest:
-    given = "is missing" if value is None else f"is {_show(value)}"
-    return InvalidRequest(f"{param} must be {wanted}, but {given}", param=param)
-
-
-def _show(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
+from pipesd_gateway.embedded.chooser import Grammar
+from pipesd_gateway.embedded.controls import Controls
 from pipesd_gateway.embedded.generation import EmbeddedGeneration, Place
+from pipesd_gateway.embedded.logprobs import Decoded
 from pipesd_gateway.embedded.prompt import Model, Prompter
 from pipesd_gateway.embedded.request import Request, parse
-from pipesd_gateway.engine import Deliver, ModelInfo, Opening, StepDone
+from pipesd_gateway.engine import Deliver, ModelInfo, Opening
 from pipesd_gateway.exceptions import ApiError, ModelNotFound, Overloaded, Unavailable
 from pipesd_gateway.protocol import Endpoint
 from pipesd_gateway.sampling import SamplingParams
@@ -41,7 +44,9 @@ class Decoder(Protocol):
         params: SamplingParams,
         limit: int,
         eos_ids: frozenset[int],
-        on_step: Callable[[StepDone | ApiError], None],
+        on_step: Callable[[Decoded | ApiError], None],
+        controls: Controls,
+        grammar: Grammar | None,
     ) -> Place: ...
 
     async def aclose(self) -> None: ...
@@ -84,7 +89,7 @@ class EmbeddedEngine:
             raise ModelNotFound(
                 f"the model {request.model!r} does not exist; this server has {self._info.name!r}", param="model"
             )
-        opening = await self._prepare(request)
+        opening, grammar = await self._prepare(request)
         self._check_open()
         generation = EmbeddedGeneration(request, opening, self._decoder.model, deliver, self._live.discard)
         try:
@@ -95,6 +100,8 @@ class EmbeddedEngine:
                     len(opening.prompt_ids) + opening.max_tokens,
                     frozenset(opening.eos_ids),
                     generation.on_step,
+                    request.controls,
+                    grammar,
                 )
         except TimeoutError:
             raise Overloaded(
@@ -121,7 +128,7 @@ class EmbeddedEngine:
         if self._closed:
             raise _shutting_down()
 
-    async def _prepare(self, request: Request) -> Opening:
+    async def _prepare(self, request: Request) -> tuple[Opening, Grammar | None]:
         if self._preparing >= MAX_PREPARING:
             raise Overloaded(f"{MAX_PREPARING} prompts are waiting for the tokenizer already; try again later")
         self._preparing += 1
@@ -131,10 +138,10 @@ class EmbeddedEngine:
         finally:
             self._preparing -= 1
 
-    def _opening(self, request: Request) -> Opening:
+    def _opening(self, request: Request) -> tuple[Opening, Grammar | None]:
         """On the preparer's thread."""
         self._check_open()
-        return self._prompter.opening(request)
+        return self._prompter.opening(request), self._prompter.grammar(request)
 
 
 def _shutting_down() -> Unavailable:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from pipesd_gateway.embedded.chooser import Chooser
 from pipesd_gateway.embedded.rows import MAX_WANTED, padded
-from pipesd_gateway.sampling import SamplingParams
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class Job:
 
     number: int
     ids: list[int]
-    params: SamplingParams
+    chooser: Chooser
     limit: int
     eos_ids: frozenset[int]
     drafts: Sequence[int] | None = None

@@ -59,6 +59,11 @@ class Text:
         return text
 
     @property
+    def chars(self) -> int:
+        """How many characters the tokens so far have given, those held back included."""
+        return self._chars
+
+    @property
     def covered(self) -> int:
         """How many tokens, from the first, the text let go so far shows in full."""
         shown = self._chars - len(self._held)

@@ -1,0 +1,75 @@
+"""Whole answers for comparison: every choice with its text, reason and logprobs, the same from a stream as in one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from harness import MODEL
+
+
+@dataclass
+class Choice:
+    """logprobs: as in the API, the parts of a stream joined; None when there were none."""
+
+    text: str = ""
+    reason: str | None = None
+    logprobs: dict[str, list[Any]] | None = None
+
+
+@dataclass
+class Answer:
+    choices: dict[int, Choice] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return self.choices[0].text
+
+    @property
+    def tokens(self) -> int:
+        tokens: int = self.usage["completion_tokens"]
+        return tokens
+
+    @property
+    def accepted(self) -> int:
+        accepted: int = self.usage["completion_tokens_details"]["accepted_prediction_tokens"]
+        return accepted
+
+    def add(self, payload: dict[str, Any]) -> None:
+        """A chunk of a stream, or a whole answer."""
+        assert "error" not in payload, payload
+        self.usage = payload.get("usage") or self.usage
+        for part in payload["choices"]:
+            choice = self.choices.setdefault(part["index"], Choice())
+            said = part.get("delta") or part.get("message") or {"content": part.get("text")}
+            choice.text += said.get("content") or ""
+            assert choice.reason is None, "a choice goes on after its end"
+            choice.reason = part["finish_reason"]
+            if part["logprobs"] is not None:
+                joined = choice.logprobs = choice.logprobs or {}
+                for name, values in part["logprobs"].items():
+                    if values is not None:
+                        joined[name] = joined.get(name, []) + values
+
+
+def ask(url: str, *, stream: bool, headers: dict[str, str] | None = None, **body: Any) -> Answer:
+    """An answer by plain HTTP; a chat if the body has messages. Raises AssertionError for any error."""
+    body = {"model": MODEL, "stream": stream} | body
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    path = "chat/completions" if "messages" in body else "completions"
+    response = httpx.post(f"{url}/{path}", json=body, headers=headers, timeout=300)
+    assert response.status_code == 200, response.text
+    answer = Answer()
+    if not stream:
+        answer.add(response.json())
+    else:
+        lines = [line for line in response.text.splitlines() if line.startswith("data: ")]
+        assert lines.pop() == "data: [DONE]"
+        for line in lines:
+            answer.add(json.loads(line.removeprefix("data: ")))
+    assert all(choice.reason is not None for choice in answer.choices.values())
+    return answer

@@ -1,0 +1,194 @@
+"""Several choices in one answer, over a decoder whose text is the prompt and the seed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from fake_decoder import EOS, FakeDecoder
+
+from pipesd_gateway import several
+from pipesd_gateway.embedded.serving import EmbeddedEngine
+from pipesd_gateway.exceptions import EngineFailed, InvalidRequest, Overloaded
+from pipesd_gateway.protocol import Endpoint
+from pipesd_gateway.several import MAX_CHOICES, Several, split, wants_several
+
+TEXT, CHAT = Endpoint.COMPLETIONS, Endpoint.CHAT_COMPLETIONS
+HELLO = [{"role": "user", "content": "hi"}]
+
+
+class Seeded(FakeDecoder):
+    """Writes prompt and seed: `hi7` for the prompt `hi` and the seed 7."""
+
+    def answer_to(self, prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
+        return (*prompt, *str(seed).encode(), EOS)
+
+
+@pytest.fixture
+async def decoder() -> Seeded:
+    return Seeded(b"")
+
+
+@pytest.fixture
+async def engine(decoder: Seeded) -> AsyncIterator[EmbeddedEngine]:
+    engine = EmbeddedEngine(decoder, name="fake")
+    yield engine
+    await engine.aclose()
+    assert all(place.released for place in decoder.places)
+
+
+def encoded(**body: Any) -> bytes:
+    return msgspec.json.encode(body)
+
+
+async def ask(engine: EmbeddedEngine, endpoint: Endpoint = TEXT, **body: Any) -> list[dict[str, Any]]:
+    """The payloads of an answer."""
+    raw = encoded(**body)
+    assert wants_several(endpoint, raw)
+    answer, payloads = Several(engine), []
+    try:
+        await answer.open(endpoint, raw)
+        while (payload := await answer.next()) is not None:
+            payloads.append(msgspec.json.decode(payload.data))
+    finally:
+        answer.abort()
+    return payloads
+
+
+async def test_a_whole_answer(engine: EmbeddedEngine) -> None:
+    (answer,) = await ask(engine, prompt="hi", n=3, seed=8)
+    assert [choice["text"] for choice in answer["choices"]] == ["hi8", "hi9", "hi10"]
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
+    assert [choice["finish_reason"] for choice in answer["choices"]] == ["stop"] * 3
+    usage = answer["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (2, 4 + 4 + 5, 15)
+    assert usage["completion_tokens_details"] == {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
+    assert answer["object"] == "text_completion"
+    assert answer["id"].startswith("cmpl-")
+
+
+async def test_n_of_each_of_several_prompts(engine: EmbeddedEngine) -> None:
+    (answer,) = await ask(engine, prompt=["a", "bcd"], n=2, seed=1, best_of=2)
+    assert [choice["text"] for choice in answer["choices"]] == ["a1", "a2", "bcd1", "bcd2"]
+    assert answer["usage"]["prompt_tokens"] == 4
+    (answer,) = await ask(engine, prompt=[[97], [98, 99]], seed=5)
+    assert [choice["text"] for choice in answer["choices"]] == ["a5", "bc5"]
+
+
+@pytest.mark.parametrize("usage", [True, False])
+async def test_a_stream(engine: EmbeddedEngine, usage: bool) -> None:
+    payloads = await ask(
+        engine, CHAT, messages=HELLO, n=6, seed=0, stream=True, stream_options={"include_usage": usage}
+    )
+    assert len({(payload["id"], payload["created"]) for payload in payloads}) == 1
+    texts: dict[int, str] = {}
+    roles: list[int] = []
+    ended: set[int] = set()
+    for payload in payloads[:-1] if usage else payloads:
+        assert ("usage" in payload) == usage
+        (choice,) = payload["choices"]
+        index = choice["index"]
+        assert index not in ended
+        texts[index] = texts.get(index, "") + choice["delta"].get("content", "")
+        roles += [index] * ("role" in choice["delta"])
+        ended |= {index} if choice["finish_reason"] else set()
+    assert texts == {index: f"hi{index}" for index in range(6)}
+    assert sorted(roles) == sorted(ended) == list(range(6))
+    if usage:
+        assert payloads[-1]["choices"] == []
+        assert payloads[-1]["usage"]["completion_tokens"] == 6 * 4
+        assert payloads[-1]["usage"]["prompt_tokens"] == 2
+
+
+async def test_without_a_seed_every_choice_draws_its_own(engine: EmbeddedEngine) -> None:
+    (answer,) = await ask(engine, prompt="x", n=4, max_tokens=60)
+    seeds = [int(choice["text"][1:]) for choice in answer["choices"]]
+    assert seeds == list(range(seeds[0], seeds[0] + 4))
+
+
+async def test_only_a_few_hold_places_at_once(engine: EmbeddedEngine, decoder: Seeded) -> None:
+    answer = Several(engine)
+    await answer.open(TEXT, encoded(prompt="h" * 40, n=20, stream=True, max_tokens=20))
+    held = []
+    while await answer.next() is not None:
+        await asyncio.sleep(0.001)
+        held.append(sum(not place.released for place in decoder.places))
+    assert len(decoder.places) == 20
+    assert max(held) == several.AT_ONCE
+    answer.abort()
+
+
+async def test_a_client_that_does_not_read_stops_all(engine: EmbeddedEngine, decoder: Seeded) -> None:
+    answer = Several(engine)
+    await answer.open(TEXT, encoded(prompt="h" * 40, n=4, stream=True))
+    await answer.next()
+    await asyncio.sleep(0.05)
+    assert sum(place.at for place in decoder.places) <= several._MAX_WAITING + 2 * several.AT_ONCE
+    answer.abort()
+    assert all(place.released for place in decoder.places)
+    await asyncio.sleep(0)
+    assert await answer.next() is None
+
+
+async def test_an_error_of_one_ends_all(engine: EmbeddedEngine, decoder: Seeded) -> None:
+    decoder.failure = EngineFailed("boom")
+    with pytest.raises(EngineFailed, match="boom"):
+        await ask(engine, prompt="hi", n=3, stream=True)
+    await asyncio.sleep(0)
+
+
+async def test_a_later_choice_waits_for_room(
+    engine: EmbeddedEngine, decoder: Seeded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(several, "_RETRY_S", 0.01)
+    decoder.refusals = [None, Overloaded("full"), Overloaded("full")]
+    (answer,) = await ask(engine, prompt="hi", n=2, seed=0)
+    assert [choice["text"] for choice in answer["choices"]] == ["hi0", "hi1"]
+    monkeypatch.setattr(several, "OPEN_TIMEOUT_S", 0.0)
+    decoder.refusals = [None, Overloaded("full")]
+    with pytest.raises(Overloaded):
+        await ask(engine, prompt="hi", n=2)
+    decoder.refusals = [Overloaded("full")]
+    with pytest.raises(Overloaded):
+        await ask(engine, prompt="hi", n=2)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": "x", "n": MAX_CHOICES + 1}, "n"),
+        ({"prompt": ["x"] * 65, "n": 2}, "n"),
+        ({"prompt": ["x"] * (MAX_CHOICES + 1)}, "prompt"),
+        ({"prompt": ["x", ""]}, "prompt"),
+        ({"prompt": ["x", "y"], "n": 0}, "n"),
+        ({"prompt": "x", "n": 2, "best_of": 3}, "best_of"),
+        ({"prompt": "x", "n": 2, "seed": "1"}, "seed"),
+        ({"prompt": "x", "n": 2, "seed": 2**63 - 1}, "seed"),
+        ({"prompt": "x", "n": 2, "temperature": 3}, "temperature"),
+    ],
+)
+async def test_bad_requests(engine: EmbeddedEngine, body: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        await ask(engine, **body)
+    assert error.value.param == param
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "x"}, {"prompt": ["x"]}, {"prompt": [1, 2]}, {"prompt": [[1, 2]]}, {"prompt": ["x", [1]]},
+        {"prompt": []}, {"prompt": "x", "n": 1}, {"prompt": "x", "n": 1.5}, {"prompt": "x", "n": True},
+        {"prompt": "x", "n": None}, [1], {"prompt": "x", "n": "2"}, {},
+    ],
+)  # fmt: skip
+def test_one_choice_or_a_fault_that_the_engine_names(body: Any) -> None:
+    assert not wants_several(TEXT, msgspec.json.encode(body))
+    assert not wants_several(CHAT, b"[" * 100_000)
+
+
+def test_a_long_body_is_not_held_once_per_choice() -> None:
+    parts = split(CHAT, encoded(messages=[{"role": "user", "content": "x" * 2**20}], n=MAX_CHOICES))
+    assert len({id(part.fields["messages"]) for part in parts}) == 1

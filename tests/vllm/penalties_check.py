@@ -1,0 +1,60 @@
+"""Run under .venv-vllm's python by test_vllm_penalties.py: the embedded engine's arithmetic is vLLM's, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from vllm.model_executor.layers.utils import apply_penalties
+from vllm.v1.sample.sampler import Sampler
+
+from pipesd_gateway.embedded.chooser import Adjust
+from pipesd_gateway.embedded.controls import Controls
+from pipesd_gateway.embedded.logprobs import rank
+
+N_VOCAB = 5000
+TRIALS = 30
+
+
+def main() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(TRIALS):
+        prompt = rng.integers(0, N_VOCAB, rng.integers(1, 400)).tolist()
+        output = rng.integers(0, 300, rng.integers(1, 400)).tolist()
+        biased = sorted(set(rng.integers(0, N_VOCAB, 20).tolist()))
+        controls = Controls(
+            presence_penalty=float(rng.uniform(-2, 2)),
+            frequency_penalty=float(rng.uniform(-2, 2)),
+            repetition_penalty=float(rng.uniform(0.5, 2)),
+            logit_bias=tuple((token, float(rng.uniform(-100, 100))) for token in biased),
+        )
+        adjust = Adjust(controls, prompt, N_VOCAB)
+        for token in output:
+            adjust.count(token)
+        row = rng.normal(0, 5, N_VOCAB).astype(np.float32)
+        assert (adjust(row) == theirs(row, controls, prompt, output)).all()
+        check_logprobs(row, int(rng.integers(N_VOCAB)))
+
+
+def theirs(row: NDArray[np.float32], controls: Controls, prompt: list[int], output: list[int]) -> NDArray[np.float32]:
+    """As vLLM's sampler: LogitBiasLogitsProcessor, then the penalties."""
+    logits = torch.from_numpy(row.copy())[None]
+    logits[0, [token for token, _ in controls.logit_bias]] += torch.tensor([bias for _, bias in controls.logit_bias])
+    numbers = (controls.presence_penalty, controls.frequency_penalty, controls.repetition_penalty)
+    tokens = torch.tensor([prompt]), torch.tensor([output])
+    result: NDArray[np.float32] = apply_penalties(logits, *tokens, *(torch.tensor([x]) for x in numbers))[0].numpy()
+    return result
+
+
+def check_logprobs(row: NDArray[np.float32], token: int) -> None:
+    logprobs = Sampler.compute_logprobs(torch.from_numpy(row)[None])
+    gathered = Sampler.gather_logprobs(logprobs, 20, torch.tensor([token]))
+    ranked = rank(row, token, 20)
+    assert gathered.logprob_token_ids[0].tolist() == [token, *(other for other, _ in ranked.top)]
+    ours = [ranked.logprob, *(logprob for _, logprob in ranked.top)]
+    assert np.allclose(gathered.logprobs[0].numpy(), ours, rtol=0, atol=1e-5)
+
+
+if __name__ == "__main__":
+    main()
+    print("ok")
