@@ -20,6 +20,7 @@ from pipesd_agent.session import (
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway.connection import (
     AbortRequest,
+    AdoptRequest,
     CancelRequest,
     GatewayConnection,
     Hangup,
@@ -168,7 +169,7 @@ class World:
         self.prompt = [self.rng.randrange(EOS) for _ in range(5)]
         self.max_tokens = max_tokens
         self.truth = self._truth()
-        self.gateway = GatewayConnection(INFO, SessionLimits(park_timeout_s=5, stall_timeout_s=60), Quota().share(None))
+        self.gateway = GatewayConnection(INFO, SessionLimits(grace_s=0), Quota().share(None))
         self.edge = EdgeSession(
             0,
             (trigger or TriggerSettings()).make(),
@@ -309,7 +310,7 @@ class World:
     def disconnect(self) -> None:
         if self.connected:
             self.connected = False
-            self.gateway.disconnected()
+            self.gateway.disconnected(self.now)
             self._gateway_outputs()
             self.edge.link_lost(Unavailable("link lost"))
             self._edge_actions()
@@ -389,6 +390,8 @@ class World:
                 case AbortRequest():
                     assert self.engine is not None
                     self.engine.aborted = True
+                case AdoptRequest():
+                    raise AssertionError("of nothing")
                 case Hangup():
                     self.hung_up = True
                 case _:

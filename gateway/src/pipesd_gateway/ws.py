@@ -15,6 +15,7 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from pipesd_gateway.connection import (
     AbortRequest,
+    AdoptRequest,
     CancelRequest,
     GatewayConnection,
     Hangup,
@@ -25,6 +26,7 @@ from pipesd_gateway.engine import Broken, Engine, EngineOutput, Finished, Genera
 from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
 from pipesd_gateway.protocol import MAX_UNACKED, SUBPROTOCOL, Open, Rejected, encode
 from pipesd_gateway.quota import Quota, Share
+from pipesd_gateway.registry import Registry
 from pipesd_gateway.session import MAX_AHEAD, SessionLimits
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ MAX_OUTBOX_BYTES: Final = 64 * 2**20
 CLOSE_PROTOCOL_ERROR: Final = 1002
 CLOSE_TOO_SLOW: Final = 1008
 CLOSE_INTERNAL_ERROR: Final = 1011
+CLOSE_SUPERSEDED: Final = 4001
+"""The agent has resumed its sessions on a newer connection."""
 FAREWELL_S: Final = 5.0
 """After a hang-up: time for the agent to take what is left for it."""
 
@@ -46,6 +50,8 @@ Authorize = Callable[[WebSocket], str | None]
 
 def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Authorize, quota: Quota) -> None:
     """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application."""
+    registry = Registry()
+    hosted: dict[bytes, Hosted] = {}
 
     @app.websocket("/v1/pipesd/ws")
     async def agents(websocket: WebSocket) -> None:
@@ -60,18 +66,48 @@ def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Autho
             await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
             return
         await websocket.accept(subprotocol=SUBPROTOCOL)
-        await AgentSocket(websocket, engine, limits, quota.share(key)).serve()
+        await AgentSocket(websocket, engine, limits, quota.share(key), registry, hosted).serve()
+
+
+class Hosted:
+    """A request in the engine, and the socket and channel that its session is on now."""
+
+    def __init__(self, socket: AgentSocket, channel: int) -> None:
+        self.socket = socket
+        self.channel = channel
+        self.session_id = b""
+        self.generation: Generation
+
+    def deliver(self, output: EngineOutput) -> None:
+        """What the engine calls."""
+        self.socket.deliver(self.channel, output)
 
 
 class AgentSocket:
-    """One connected agent: owns the tasks and generations of its sessions and ends them all when it leaves."""
+    """One connected agent: owns the tasks and generations of its sessions.
 
-    def __init__(self, websocket: WebSocket, engine: Engine, limits: SessionLimits, share: Share) -> None:
+    When the agent leaves, its tasks end; the generations stay until another socket takes them over, or the grace time
+    is over: a timer, and no task, sees to that.
+
+    Args:
+        hosted: of all sockets, by session id.
+    """
+
+    def __init__(
+        self,
+        websocket: WebSocket,
+        engine: Engine,
+        limits: SessionLimits,
+        share: Share,
+        registry: Registry,
+        hosted: dict[bytes, Hosted],
+    ) -> None:
         self._websocket = websocket
         self._engine = engine
-        self._connection = GatewayConnection(engine.info, limits, share, max_sessions=MAX_SESSIONS)
+        self._connection = GatewayConnection(engine.info, limits, share, registry, max_sessions=MAX_SESSIONS)
         self._loop = asyncio.get_running_loop()
-        self._generations: dict[int, Generation] = {}
+        self._all_hosted = hosted
+        self._hosted: dict[int, Hosted] = {}
         self._openings: dict[int, asyncio.Task[None]] = {}
         self._opening_tasks: set[asyncio.Task[None]] = set()
         """Those of `_openings`, and the cancelled ones that are not done yet."""
@@ -89,7 +125,8 @@ class AgentSocket:
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._connection.disconnected()
+            faulty = self._hangup not in (None, CLOSE_SUPERSEDED)
+            self._connection.disconnected(time.monotonic(), for_good=faulty)
             self._pump()
             if self._hangup is not None:
                 await asyncio.wait((writer,), timeout=FAREWELL_S)
@@ -133,11 +170,13 @@ class AgentSocket:
                 case CancelRequest(channel):
                     self._openings.pop(channel).cancel()
                 case StepRequest(channel, drafts, ahead):
-                    self._generations[channel].step(drafts, ahead)
+                    self._hosted[channel].generation.step(drafts, ahead)
                 case AbortRequest(channel):
-                    self._generations.pop(channel).abort()
-                case Hangup():
-                    self._hang_up(CLOSE_PROTOCOL_ERROR)
+                    self._let_go(channel).generation.abort()
+                case AdoptRequest(channel, session_id):
+                    self._adopt(channel, self._all_hosted[session_id])
+                case Hangup(superseded):
+                    self._hang_up(CLOSE_SUPERSEDED if superseded else CLOSE_PROTOCOL_ERROR)
                 case _:
                     if isinstance(output, Rejected):
                         log.warning("agent refused: %s", output.message)
@@ -150,8 +189,20 @@ class AgentSocket:
             self._hang_up(CLOSE_TOO_SLOW)
         self._rearm()
 
+    def _adopt(self, channel: int, hosted: Hosted) -> None:
+        before, hosted.socket = hosted.socket, self
+        del before._hosted[hosted.channel]
+        hosted.channel = channel
+        self._hosted[channel] = hosted
+        before._pump()
+
+    def _let_go(self, channel: int) -> Hosted:
+        hosted = self._hosted.pop(channel)
+        del self._all_hosted[hosted.session_id]
+        return hosted
+
     def _hang_up(self, code: int) -> None:
-        """Send what is left, then close; nothing more is read, and every session ends."""
+        """Send what is left, then close; nothing more is read, and every session is lost."""
         if self._hangup is None:
             self._hangup = code
             self._outbox_filled.set()
@@ -172,10 +223,9 @@ class AgentSocket:
     async def _open(self, request: Open) -> None:
         channel = request.channel
         answer: Generation | ApiError
+        hosted = Hosted(self, channel)
         try:
-            answer = await self._engine.open(
-                request.endpoint, request.body, lambda output: self._deliver(channel, output)
-            )
+            answer = await self._engine.open(request.endpoint, request.body, hosted.deliver)
         except ApiError as error:
             answer = error
         except Exception:
@@ -191,8 +241,9 @@ class AgentSocket:
         if isinstance(answer, ApiError):
             self._connection.refused(channel, answer)
         else:
-            self._generations[channel] = answer
-            self._connection.accepted(channel, answer.opening, time.monotonic())
+            hosted.generation = answer
+            hosted.session_id = self._connection.accepted(channel, answer.opening, time.monotonic())
+            self._hosted[channel] = self._all_hosted[hosted.session_id] = hosted
         self._pump()
 
     def _opening_done(self, task: asyncio.Task[None]) -> None:
@@ -201,7 +252,8 @@ class AgentSocket:
             log.error("agent connection failed", exc_info=error)
             self._hang_up(CLOSE_INTERNAL_ERROR)
 
-    def _deliver(self, channel: int, output: EngineOutput) -> None:
+    def deliver(self, channel: int, output: EngineOutput) -> None:
+        """What the engine did for a session."""
         session = self._connection.session(channel)
         if session is None:
             return
@@ -211,10 +263,10 @@ class AgentSocket:
             case Payload():
                 session.payload(output)
             case Finished():
-                self._generations.pop(channel)
+                self._let_go(channel)
                 session.finished()
             case Broken(error):
-                self._generations.pop(channel)
+                self._let_go(channel)
                 session.broken(error)
         self._connection.collect(channel)
         self._pump()
