@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from pipesd_agent.link import Link, LinkSettings
+from pipesd_agent.link import Link
 from pipesd_agent.session import SessionSettings
+from pipesd_agent.streams import LinkSettings
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway.protocol import (
     SUBPROTOCOL,
@@ -103,7 +104,8 @@ async def fake_gateway(
 
 
 def settings(url: str, **session: float) -> LinkSettings:
-    return LinkSettings(url, None, TriggerSettings(), "immediate", SessionSettings(**session))  # type: ignore[arg-type]
+    """Without a grace time, unless told otherwise: a lost link is an error at once."""
+    return LinkSettings(url, None, TriggerSettings(), "immediate", SessionSettings(**{"grace_s": 0.0} | session))  # type: ignore[arg-type]
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from pipesd_agent import link as link_module
+from pipesd_agent import streams
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.link import Link
 from pipesd_agent.stream import RequestStream
@@ -382,7 +383,7 @@ async def test_a_link_that_is_stopped_tells_its_clients() -> None:
 
 
 async def test_too_many_requests_of_one_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "MAX_STREAMS", 2)
+    monkeypatch.setattr(streams, "MAX_STREAMS", 2)
     async with fake_gateway(is_silent) as gateway, running_link(gateway.url) as link:
         for _ in range(2):
             await ask(link)

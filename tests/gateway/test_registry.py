@@ -10,6 +10,8 @@ from pipesd_gateway.session import GatewaySession, SessionLimits
 
 
 class Nobody:
+    number = 0
+
     def surrender(self, session: GatewaySession) -> None:
         raise AssertionError(session)
 

@@ -107,6 +107,7 @@ class GatewayConnection:
         self._limits = limits
         self._share = share
         self._registry = Registry() if registry is None else registry
+        self.number = self._registry.number()
         self._max_sessions = max_sessions
         self._waiting: dict[int, Open] = {}
         self._sessions: dict[int, GatewaySession] = {}
@@ -257,7 +258,9 @@ class GatewayConnection:
             raise OutOfState(f"resume on channel {channel} of a session that is on channel {place.session.channel}")
         self._known.add(channel)
         self._forget_ended(channel)
-        if place is None or not place.session.can_resume(message.seq):
+        # A link that the agent has left may still deliver what it once said there.
+        late = place is not None and place.holder.number > self.number
+        if place is None or late or not place.session.can_resume(message.seq):
             unknown = SessionUnknown(
                 "there is no such session to go on with: it ended longer ago than the grace time, or this gateway "
                 "never had it; open the request again"

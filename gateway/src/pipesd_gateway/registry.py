@@ -6,6 +6,7 @@ A session belongs to the API key that opened it (`quota.Share.owner`): to any ot
 from __future__ import annotations
 
 import hmac
+import itertools
 from typing import Protocol
 
 from msgspec import Struct
@@ -14,7 +15,10 @@ from pipesd_gateway.session import GatewaySession
 
 
 class Holder(Protocol):
-    """A connection, lost or not, that sessions are on."""
+    """A connection, lost or not, that sessions are on. number: higher than that of every older one."""
+
+    @property
+    def number(self) -> int: ...
 
     def surrender(self, session: GatewaySession) -> None:
         """The session goes to another connection; a holder that believes itself alive is not."""
@@ -33,6 +37,11 @@ class Registry:
 
     def __init__(self) -> None:
         self._places: dict[bytes, Place] = {}
+        self._numbers = itertools.count()
+
+    def number(self) -> int:
+        """Of a new connection."""
+        return next(self._numbers)
 
     def __len__(self) -> int:
         return len(self._places)

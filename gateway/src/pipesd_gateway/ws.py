@@ -41,6 +41,8 @@ CLOSE_TOO_SLOW: Final = 1008
 CLOSE_INTERNAL_ERROR: Final = 1011
 CLOSE_SUPERSEDED: Final = 4001
 """The agent has resumed its sessions on a newer connection."""
+CLOSED_BY_LEAVING: Final = 1001
+"""The agent stops, or cannot make sense of us: it will resume nothing."""
 FAREWELL_S: Final = 5.0
 """After a hang-up: time for the agent to take what is left for it."""
 
@@ -116,6 +118,7 @@ class AgentSocket:
         self._outbox_bytes = 0
         self._outbox_filled = asyncio.Event()
         self._hangup: int | None = None
+        self._left = False
         self._timer: asyncio.TimerHandle | None = None
 
     async def serve(self) -> None:
@@ -125,8 +128,8 @@ class AgentSocket:
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            faulty = self._hangup not in (None, CLOSE_SUPERSEDED)
-            self._connection.disconnected(time.monotonic(), for_good=faulty)
+            for_good = self._left or self._hangup not in (None, CLOSE_SUPERSEDED)
+            self._connection.disconnected(time.monotonic(), for_good=for_good)
             self._pump()
             if self._hangup is not None:
                 await asyncio.wait((writer,), timeout=FAREWELL_S)
@@ -141,6 +144,7 @@ class AgentSocket:
         while self._hangup is None:  # `cancel` alone does not stop a task that finds the next frame waiting each time
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
+                self._left = message.get("code") == CLOSED_BY_LEAVING
                 return
             frame: bytes | None = message.get("bytes")
             self._connection.receive(message["text"] if frame is None else frame, time.monotonic())
