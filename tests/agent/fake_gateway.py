@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
@@ -39,6 +40,8 @@ class FakeGateway:
         self.url = ""
         self.received: list[EdgeMessage] = []
         self.connections: list[ServerConnection] = []
+        self.stop: Callable[[], None] = lambda: None
+        """Takes no new connection."""
 
     async def serve(self, connection: ServerConnection) -> None:
         self.connections.append(connection)
@@ -99,6 +102,7 @@ async def fake_gateway(
     async with serve(
         gateway.serve, "127.0.0.1", port, subprotocols=offered, ping_interval=None, max_size=None, ssl=tls
     ) as server:
+        gateway.stop = partial(server.close, close_connections=False)
         gateway.url = f"{'wss' if tls else 'ws'}://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/v1/pipesd/ws"
         yield gateway
 

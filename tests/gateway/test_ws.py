@@ -557,6 +557,15 @@ async def test_an_answer_that_ended_in_the_absence_is_delivered(engine: Scripted
             assert [m.code for m in failures] == ["session_unknown"]
 
 
+async def test_an_agent_that_says_goodbye_has_its_generations_aborted_at_once(engine: ScriptedEngine) -> None:
+    engine.running = False
+    async with serving(engine, grace_s=60) as url, agent(url) as socket:
+        await say(socket, request(0, b"5"))
+        await hear(socket)
+        await socket.close(ws.CLOSED_BY_LEAVING)
+        await until(lambda: engine.generations[0].aborted)
+
+
 async def test_the_newer_connection_wins_and_the_older_is_closed(engine: ScriptedEngine) -> None:
     engine.running = False
     async with serving(engine, grace_s=10) as url, agent(url) as old, agent(url) as new:
