@@ -29,7 +29,7 @@ from pipesd_gateway.embedded.chat import ChatTemplate
 from pipesd_gateway.embedded.request import Message
 from pipesd_gateway.engine import Opening, StepDone
 from pipesd_gateway.llama import Context, Model
-from pipesd_gateway.protocol import Desync, End, Opened, Verdict
+from pipesd_gateway.protocol import VERSION, Desync, End, Endpoint, Open, Opened, Verdict
 from pipesd_gateway.sampling import Sampler, SamplingParams
 from pipesd_gateway.session import GatewaySession, SessionLimits, Step
 
@@ -126,9 +126,9 @@ class Play:
             0, bytes(16), opening, collaborative=True, n_vocab=2**31, max_drafts=61, limits=SessionLimits(), now=0.0
         )
         settings = SessionSettings(window=window)
-        self.edge = EdgeSession(
-            0, trigger.make(), Immediate(), settings, collaborative=True, max_context=10**6, now=0.0
-        )
+        request = Open(0, VERSION, Endpoint.COMPLETIONS, b"{}", b"")
+        self.edge = EdgeSession(request, trigger.make(), Immediate(), settings, max_context=10**6, now=0.0)
+        self.edge.next_message(0.0)  # the request
         self._path: list[int] = []  # of the drafter, output tokens only
         self._agrees = 0  # how many of them are the target's
         self._committed = self._limit = self._commits = 0

@@ -6,12 +6,14 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from pipesd_agent.link import Link, LinkSettings
+from pipesd_agent.link import Link
 from pipesd_agent.session import SessionSettings
+from pipesd_agent.streams import LinkSettings
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway.protocol import (
     SUBPROTOCOL,
@@ -38,6 +40,8 @@ class FakeGateway:
         self.url = ""
         self.received: list[EdgeMessage] = []
         self.connections: list[ServerConnection] = []
+        self.stop: Callable[[], None] = lambda: None
+        """Takes no new connection."""
 
     async def serve(self, connection: ServerConnection) -> None:
         self.connections.append(connection)
@@ -98,12 +102,14 @@ async def fake_gateway(
     async with serve(
         gateway.serve, "127.0.0.1", port, subprotocols=offered, ping_interval=None, max_size=None, ssl=tls
     ) as server:
+        gateway.stop = partial(server.close, close_connections=False)
         gateway.url = f"{'wss' if tls else 'ws'}://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/v1/pipesd/ws"
         yield gateway
 
 
 def settings(url: str, **session: float) -> LinkSettings:
-    return LinkSettings(url, None, TriggerSettings(), "immediate", SessionSettings(**session))  # type: ignore[arg-type]
+    """Without a grace time, unless told otherwise: a lost link is an error at once."""
+    return LinkSettings(url, None, TriggerSettings(), "immediate", SessionSettings(**{"grace_s": 0.0} | session))  # type: ignore[arg-type]
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import pytest
 from pipesd_agent.batcher import make_batcher
 from pipesd_agent.drafting.types import DraftToken
 from pipesd_agent.session import (
+    ACK_BYTES,
     ACK_EVERY,
     DRY_RUN,
     Action,
@@ -28,21 +29,26 @@ from pipesd_gateway.protocol import (
     FOREVER,
     MAX_DRAFTS_PER_MESSAGE,
     MAX_UNACKED,
+    VERSION,
     Ack,
     Close,
     Desync,
     Draft,
     EdgeMessage,
     End,
+    Endpoint,
     Event,
     Failed,
+    Open,
     Opened,
     Reason,
+    Resume,
     Run,
     Verdict,
 )
 from pipesd_gateway.sampling import SamplingParams
 
+BODY = b'{"prompt":"x"}'
 PROMPT = (1, 2, 3, 4)
 BASE = len(PROMPT)
 EOS = 9
@@ -66,14 +72,14 @@ class Bench:
     ) -> None:
         self.now = 50.0
         self.session = EdgeSession(
-            3,
+            Open(3, VERSION, Endpoint.COMPLETIONS, BODY, b"" if collaborative else None, "req"),
             trigger.make(),
             make_batcher(batcher),
             SessionSettings(window=window, nav_timeout_s=4, silence_timeout_s=30),
-            collaborative=collaborative,
             max_context=max_context,
             now=self.now,
         )
+        self.request = self.session.next_message(self.now)
         self.commits = 0
         self.seq = 0
         self.opened = Opened(3, bytes(16), PROMPT, PARAMS, max_tokens, (EOS,), "toy")
@@ -589,7 +595,7 @@ def test_a_client_that_leaves_closes_the_session_and_hears_nothing_more() -> Non
     bench.drafted(BASE + 1, 11)
     bench.session.client_left()
     assert bench.sent() == []
-    assert bench.receive(End(3, 4)) == []
+    assert bench.receive(End(3, 3)) == []
     assert bench.session.ended
 
 
@@ -720,3 +726,155 @@ def test_usage_details_of_the_engine_stay(details: dict[str, int] | None) -> Non
     answer = msgspec.json.decode(usage_payload(payload, Counts()))
     counts = {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
     assert answer["usage"]["completion_tokens_details"] == (details or {}) | counts
+
+
+# Without a link.
+
+
+def unknown() -> Failed:
+    return Failed(3, "session_unknown", 410, b'{"error":{"message":"gone"}}')
+
+
+LOST = Unavailable("the link is lost")
+
+
+def chunk(text: str, end: str | None = None, name: str = "first") -> bytes:
+    return msgspec.json.encode({"id": name, "choices": [{"index": 0, "text": text, "finish_reason": end}]})
+
+
+def test_a_session_is_suspended_and_resumed() -> None:
+    bench = Bench(window=4)
+    assert bench.request == Open(3, VERSION, Endpoint.COMPLETIONS, BODY, b"", "req")
+    bench.drafted(BASE, 10, 11, 12, 13)
+    assert bench.sent() == [Draft.wishing(3, 0, BASE, (10, 11, 12, 13), BASE + 3)]
+    bench.verdict(10, accepted=1)
+    bench.event(chunk("a"))
+    bench.session.suspended(LOST, bench.now)
+    bench.drafted(BASE + 4, 14)
+    assert bench.sent() == []
+    assert bench.take() == []
+    bench.session.resumed()
+    assert bench.sent() == [Resume(3, bytes(16), 2), Draft.wishing(3, 1, BASE + 1, (11, 12, 13, 14), BASE + 4)]
+    # Said again, and new: only the new counts.
+    event = Event(3, 2, BASE + 1, chunk("a"))
+    assert bench.receive(event) == []
+    assert bench.verdict(11, 12, accepted=2) != []
+    assert list(bench.session.committed) == [*PROMPT, 10, 11, 12]
+    with pytest.raises(ProtocolError, match="came after 3"):
+        bench.receive(Event(3, 5, BASE + 1, b"{}"))
+
+
+def test_a_run_that_may_be_lost_is_said_again() -> None:
+    bench = Bench()
+    bench.session.drafting_ended()
+    assert bench.sent() == [Run(3, FOREVER)]
+    bench.session.suspended(LOST, bench.now)
+    bench.session.resumed()
+    assert bench.sent() == [Resume(3, bytes(16), 0), Run(3, FOREVER)]
+
+
+def test_a_request_that_was_not_answered_is_sent_again() -> None:
+    bench = Bench(opened=False)
+    bench.session.suspended(LOST, bench.now)
+    bench.session.resumed()
+    assert bench.sent() == [bench.request]
+
+
+def test_without_the_link_for_the_grace_time_the_client_is_told() -> None:
+    bench = Bench()
+    bench.session.suspended(LOST, bench.now)
+    bench.session.suspended(LOST, bench.now + 1)
+    due = bench.session.deadline()
+    assert due == bench.now + SessionSettings().grace_s
+    bench.session.tick(due - 0.1)
+    assert bench.take() == []
+    bench.session.tick(due)
+    assert bench.take() == [StopDrafting(), Fail(LOST)]
+    assert bench.session.ended
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_client_that_leaves_without_a_link_is_closed_with_the_next(opened: bool, before: bool) -> None:
+    bench = Bench(opened=opened)
+    if before:
+        bench.session.client_left()
+    bench.session.suspended(LOST, bench.now)
+    bench.session.client_left()
+    bench.session.resumed()
+    assert bench.sent() == ([Resume(3, bytes(16), 0), Close(3)] if opened else [])
+    assert bench.session.ended is not opened
+    bench.receive(unknown())
+    assert bench.session.ended
+
+
+@pytest.mark.parametrize("collaborative", [True, False])
+def test_a_gateway_that_does_not_know_the_session_is_asked_again(collaborative: bool) -> None:
+    bench = Bench(window=2, collaborative=collaborative)
+    bench.verdict(10)
+    bench.verdict(11)
+    bench.event(chunk("ab"))
+    if collaborative:
+        bench.drafted(BASE + 2, 12, 13, commit=3)
+    bench.session.suspended(LOST, bench.now)
+    bench.session.resumed()
+    bench.sent()
+    assert bench.receive(unknown()) == []
+    (again,) = bench.sent()
+    body = b'{"prompt":"x","seed":5}'
+    assert again == Open(3, VERSION, Endpoint.COMPLETIONS, body, b"", "req")
+    assert bench.receive(msgspec.structs.replace(bench.opened, session=b"s" * 16)) == []
+    told, following = bench.sent()
+    assert isinstance(told, Draft)
+    assert (told.start, told.ids, told.verify_through) == (BASE, (10, 11), BASE + 1)
+    if collaborative:
+        assert isinstance(following, Draft)
+        assert (following.start, following.ids) == (BASE + 2, (12, 13))
+        assert following.epoch == told.epoch > 0
+    else:
+        assert following == Run(3, FOREVER)
+    assert bench.receive(Verdict(3, 1, BASE, 2, 2, (10, 11, 12), Reason.NAV, 0, 0, 0)) == (
+        [Commit((12,), BASE + 5)] if collaborative else []
+    )
+    assert list(bench.session.committed) == [*PROMPT, 10, 11, 12]
+    (delivered,) = bench.receive(Event(3, 2, BASE + 3, chunk("abc", name="second")))
+    assert isinstance(delivered, Deliver)
+    assert delivered.seq == 5, "after those of the first gateway"
+    assert delivered.payload == chunk("c")
+    assert bench.receive(End(3, 3))[-1] == Complete()
+
+
+@pytest.mark.parametrize("change", [{"prompt_ids": (1, 2)}, {"params": SamplingParams(seed=6)}, {"max_tokens": 7}])
+def test_another_prompt_or_seed_ends_the_move(change: dict[str, object]) -> None:
+    bench = Bench()
+    bench.verdict(10)
+    bench.session.suspended(LOST, bench.now)
+    bench.session.resumed()
+    bench.receive(unknown())
+    bench.sent()
+    (failure,) = [a for a in bench.receive(msgspec.structs.replace(bench.opened, **change)) if isinstance(a, Fail)]
+    assert "parameters" in str(failure.error)
+    assert bench.sent() == [Close(3)]
+
+
+def test_a_token_that_differs_ends_the_move() -> None:
+    bench = Bench()
+    bench.verdict(10)
+    bench.session.suspended(LOST, bench.now)
+    bench.session.resumed()
+    bench.receive(unknown())
+    bench.sent()
+    bench.receive(bench.opened)
+    actions = bench.receive(Verdict(3, 1, BASE, 0, 0, (77,), Reason.RUN, 0, 0, 0))
+    (failure,) = [a for a in actions if isinstance(a, Fail)]
+    assert "tokens are not the same" in str(failure.error)
+    assert list(bench.session.committed) == [*PROMPT, 10]
+
+
+def test_large_payloads_are_acknowledged_sooner() -> None:
+    bench = Bench(collaborative=False)
+    bench.verdict(10)
+    bench.event(bytes(ACK_BYTES))
+    assert bench.sent() == []
+    bench.session.taken(2, bench.now)
+    assert bench.sent() == [Ack(3, 2)]

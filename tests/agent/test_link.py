@@ -21,11 +21,12 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from pipesd_agent import link as link_module
+from pipesd_agent import streams
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.link import Link
 from pipesd_agent.stream import RequestStream
 from pipesd_gateway.exceptions import ApiError, Overloaded, Unauthorized, Unavailable
-from pipesd_gateway.protocol import Close, Endpoint, Event, Open, Rejected, encode
+from pipesd_gateway.protocol import Close, Endpoint, Event, Open, Rejected, Resume, encode
 
 BODY = b"{}"
 
@@ -382,10 +383,83 @@ async def test_a_link_that_is_stopped_tells_its_clients() -> None:
 
 
 async def test_too_many_requests_of_one_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "MAX_STREAMS", 2)
+    monkeypatch.setattr(streams, "MAX_STREAMS", 2)
     async with fake_gateway(is_silent) as gateway, running_link(gateway.url) as link:
         for _ in range(2):
             await ask(link)
         with pytest.raises(Overloaded, match="2 requests are open at this agent") as error:
             await ask(link)
         assert error.value.headers() == {"retry-after": "1"}
+
+
+# A link that comes back.
+
+
+async def test_a_session_goes_on_over_the_next_connection() -> None:
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        if isinstance(await gateway.read(connection), Open):
+            await say(connection, *answer(0)[:2])
+            connection.transport.abort()
+        else:
+            await say(connection, *answer(0)[2:])
+        await gateway.read_all(connection)
+
+    async with fake_gateway(script) as gateway, running_link(gateway.url, grace_s=10) as link:
+        assert await payloads(await ask(link)) == [b"{}"]
+        assert [type(m) for m in gateway.received[:2]] == [Open, Resume]
+        assert gateway.received[1] == Resume(0, bytes(16), 1)
+        assert len(gateway.connections) == 2
+
+
+async def test_a_request_is_opened_again_where_it_was_not_answered() -> None:
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        await gateway.read(connection)
+        if len(gateway.connections) == 1:
+            connection.transport.abort()
+        else:
+            await say(connection, *answer(0))
+        await gateway.read_all(connection)
+
+    async with fake_gateway(script) as gateway, running_link(gateway.url, grace_s=10) as link:
+        assert await payloads(await ask(link)) == [b"{}"]
+        assert gateway.received[0] == gateway.received[1]
+
+
+async def test_a_link_that_does_not_come_back_in_time_fails_its_requests() -> None:
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        await gateway.read(connection)
+        await say(connection, opened())
+        gateway.stop()
+        connection.transport.abort()
+
+    async with fake_gateway(script) as gateway, running_link(gateway.url, grace_s=0.5) as link:
+        stream = await ask(link)
+        await stream.opened()
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="link to the gateway was lost"):
+            await payloads(stream)
+        assert 0.3 < time.monotonic() - began < 5
+
+
+async def test_a_link_that_is_stopped_without_a_connection_tells_its_clients() -> None:
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        await gateway.read(connection)
+        gateway.stop()
+        connection.transport.abort()
+
+    async with fake_gateway(script) as gateway:
+        async with running_link(gateway.url, grace_s=60) as link:
+            stream = await ask(link)
+            await eventually(lambda: not link.connected)
+        with pytest.raises(Unavailable, match="the agent is shutting down"):
+            await payloads(stream)
+        assert gateway.connections
+
+
+async def test_an_agent_that_stops_says_that_it_will_resume_nothing() -> None:
+    async with fake_gateway(is_silent) as gateway:
+        async with running_link(gateway.url) as link:
+            await ask(link)
+            await eventually(lambda: bool(gateway.received))
+        await gateway.connections[0].wait_closed()
+        assert gateway.connections[0].close_code == 1001

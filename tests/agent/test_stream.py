@@ -17,7 +17,7 @@ from pipesd_agent.session import EdgeSession, SessionSettings
 from pipesd_agent.stream import RequestStream, Upload
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway.exceptions import ApiError, Unavailable
-from pipesd_gateway.protocol import FOREVER, Ack, Close, Draft, End, Event, Failed, Run
+from pipesd_gateway.protocol import FOREVER, VERSION, Ack, Close, Draft, End, Endpoint, Event, Failed, Open, Run
 
 
 class FakeLane:
@@ -57,14 +57,14 @@ class FakeWorker:
 
 def make(worker: FakeWorker | None = None) -> RequestStream:
     session = EdgeSession(
-        3,
+        Open(3, VERSION, Endpoint.COMPLETIONS, b"{}", None if worker is None else b""),
         TriggerSettings(kind="fixed", length=2).make(),
         make_batcher("immediate"),
         SessionSettings(),
-        collaborative=worker is not None,
         max_context=64,
         now=0.0,
     )
+    session.next_message(0.0)  # the request
     return RequestStream("id", session, cast(DraftWorker, worker), lambda: None)
 
 

@@ -135,10 +135,13 @@ def agent_process(log_dir: Path, gateway_url: str, *flags: str, draft: Path | No
 
 
 @contextmanager
-def slow_agent(log_dir: Path, gateway_url: str, *flags: str) -> Iterator[Process]:
-    """An agent whose answers last: it drafts one token at a time, so that no step decides more than two."""
+def slow_agent(log_dir: Path, gateway_url: str, *flags: str, grace_s: float = 0.0) -> Iterator[Process]:
+    """An agent whose answers last: it drafts one token at a time, so that no step decides more than two.
+
+    Without a grace time, unless told otherwise: a lost link is an error at once.
+    """
     config = log_dir / "slow-agent.toml"
-    config.write_text("[session]\nwindow = 1\n")
+    config.write_text(f"[session]\nwindow = 1\ngrace_s = {grace_s}\n")
     with agent_process(log_dir, gateway_url, "--config", str(config), *flags) as process:
         yield process
 

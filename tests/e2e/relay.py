@@ -34,6 +34,12 @@ class Relay:
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def cut(self) -> None:
+        """All connections there are, at both ends; new ones are let through."""
+        for end in list(self._sockets):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         for end in (self._listener, *self._sockets):
             with contextlib.suppress(OSError):
@@ -55,7 +61,11 @@ class Relay:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._to))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._to))
+            except OSError:
+                client.close()
+                continue
             upload = bytearray()
             self._uploads.append(upload)
             self._sockets += [client, server]

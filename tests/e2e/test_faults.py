@@ -158,7 +158,7 @@ def test_the_openai_client_raises_when_a_stream_breaks_off(agent: Process, port:
 
 @pytest.fixture(scope="module")
 def floored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with gateway(tmp_path_factory.mktemp("gateway"), *FLOOR) as process:
+    with gateway(tmp_path_factory.mktemp("gateway"), *FLOOR, "--grace", "1") as process:
         yield process
 
 

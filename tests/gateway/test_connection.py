@@ -184,9 +184,9 @@ def test_only_a_session_with_a_fingerprint_if_an_empty_one_is_drafted_for(
         assert "fingerprint" in message_of(refusal(outputs[1:]))
 
 
-def test_resume_is_refused_and_its_channel_is_free(bench: Bench) -> None:
+def test_resume_of_an_unknown_session_is_refused_and_its_channel_is_free(bench: Bench) -> None:
     fault = refusal(bench.say(Resume(4, bytes(16), 9)))
-    assert (fault.channel, fault.code, fault.status) == (4, "resume_not_supported", 400)
+    assert (fault.channel, fault.code, fault.status) == (4, "session_unknown", 410)
     assert "open the request again" in message_of(fault)
     assert bench.say(Ack(4, 9)) == [], "sent before the refusal reached the edge"
     bench.open(4)
@@ -261,16 +261,31 @@ def test_close_while_waiting_cancels_and_ends(bench: Bench) -> None:
     assert bench.connection.channels == 0
 
 
-def test_a_disconnect_cancels_what_waits_and_aborts_what_runs(bench: Bench) -> None:
+def test_a_disconnect_cancels_what_waits_and_keeps_what_runs_for_the_grace_time(bench: Bench) -> None:
     bench.open(0)
     bench.open(1)
     bench.say(request(2))
-    bench.connection.disconnected()
-    assert bench.connection.take_outputs() == [CancelRequest(2), AbortRequest(0), AbortRequest(1)]
-    assert bench.connection.channels == 0
+    bench.connection.disconnected(bench.now)
+    assert bench.connection.take_outputs() == [CancelRequest(2)]
+    assert bench.connection.channels == bench.share.taken == 2
+    assert bench.connection.deadline() == bench.now + 30
+    bench.connection.tick(bench.now + 30)
+    assert bench.connection.take_outputs() == [AbortRequest(0), AbortRequest(1)]
+    assert bench.connection.channels == bench.share.taken == 0
     assert bench.connection.deadline() is None
-    bench.connection.disconnected()
+    bench.connection.disconnected(bench.now)
     assert bench.connection.take_outputs() == []
+
+
+@pytest.mark.parametrize("fault", [True, False])
+def test_a_disconnect_for_good_aborts_what_runs(bench: Bench, fault: bool) -> None:
+    bench.open(0)
+    if fault:
+        hung_up(bench.say(b"rubbish"), "malformed_message")
+    bench.connection.disconnected(bench.now, for_good=not fault)
+    assert bench.connection.take_outputs() == [AbortRequest(0)]
+    assert bench.connection.channels == bench.share.taken == 0
+    assert bench.connection.deadline() is None
 
 
 # Malformed frames.

@@ -14,6 +14,7 @@ from pipesd_gateway.engine import ModelInfo, Opening, StepDone
 from pipesd_gateway.exceptions import EngineFailed, ModelNotFound, Overloaded
 from pipesd_gateway.protocol import VERSION, Ack, Close, Draft, EdgeMessage, Endpoint, Failed, Open, Resume, encode
 from pipesd_gateway.quota import Quota
+from pipesd_gateway.registry import Registry
 from pipesd_gateway.sampling import SamplingParams
 from pipesd_gateway.session import GatewaySession, SessionLimits
 
@@ -71,17 +72,19 @@ class Agents:
     def __init__(self) -> None:
         self.quota = Quota(LIMIT)
         self.now = 0.0
+        self.registry = Registry()
+        self.lost: list[tuple[str, GatewayConnection]] = []
         self.connections = [self._connect(at) for at in range(len(KEYS))]
 
     def _connect(self, at: int) -> GatewayConnection:
         limits = SessionLimits(park_timeout_s=5, stall_timeout_s=60)
-        return GatewayConnection(INFO, limits, self.quota.share(KEYS[at]), max_sessions=LIMIT + 1)
+        return GatewayConnection(INFO, limits, self.quota.share(KEYS[at]), self.registry, max_sessions=LIMIT + 1)
 
     def taken(self, key: str) -> int:
         return self.quota.share(key).taken
 
     def expected(self, key: str) -> int:
-        return sum(c.channels for c, its in zip(self.connections, KEYS, strict=True) if its == key)
+        return sum(c.channels for its, c in (*zip(KEYS, self.connections, strict=True), *self.lost) if its == key)
 
     def say(self, at: int, message: EdgeMessage | bytes) -> None:
         self.connections[at].receive(message if isinstance(message, bytes) else encode(message), self.now)
@@ -97,8 +100,13 @@ class Agents:
     def open_another_version(self, at: int, channel: int) -> None:
         self.say(at, Open(channel, VERSION + 1, Endpoint.COMPLETIONS, b"{}", None))
 
-    def resume(self, at: int, channel: int) -> None:
+    def resume_nothing(self, at: int, channel: int) -> None:
         self.say(at, Resume(channel, bytes(16), 0))
+
+    def resume(self, at: int, channel: int) -> None:
+        """Any session there is, of any key."""
+        if places := list(self.registry._places):
+            self.say(at, Resume(channel, places[channel % len(places)], 0))
 
     def accept(self, at: int, n: int) -> None:
         if waiting := list(self.connections[at]._waiting):
@@ -140,15 +148,16 @@ class Agents:
 
     def wait(self, _at: int, _channel: int) -> None:
         self.now += 100
-        for connection in self.connections:
+        for connection in (*self.connections, *(c for _, c in self.lost)):
             connection.tick(self.now)
 
     def say_garbage(self, at: int, _channel: int) -> None:
         self.say(at, b"\xc1")
 
     def disconnect(self, at: int, _channel: int) -> None:
-        self.connections[at].disconnected()
-        assert self.connections[at].channels == 0
+        self.connections[at].disconnected(self.now)
+        assert not self.connections[at]._waiting
+        self.lost.append((KEYS[at], self.connections[at]))
         self.connections[at] = self._connect(at)
 
     def listen(self) -> None:
@@ -172,13 +181,16 @@ def refused(output: Output) -> bool:
 Happening = Callable[[Agents, int, int], None]
 HAPPENINGS: tuple[Happening, ...] = (
     Agents.open, Agents.accept, Agents.step, Agents.open_another_vocabulary, Agents.open_another_version,
-    Agents.resume, Agents.refuse, Agents.finish, Agents.fail, Agents.close, Agents.draft_nonsense,
-    Agents.acknowledge_the_future, Agents.close_at_random, Agents.wait, Agents.say_garbage, Agents.disconnect,
+    Agents.resume, Agents.resume_nothing, Agents.refuse, Agents.finish, Agents.fail, Agents.close,
+    Agents.draft_nonsense, Agents.acknowledge_the_future, Agents.close_at_random, Agents.wait, Agents.say_garbage,
+    Agents.disconnect,
 )  # fmt: skip
 # Opening and accepting more often than all that ends a session, so that the limit is met.
 happenings = st.lists(
     st.tuples(
-        st.sampled_from((Agents.open, Agents.open, Agents.open, Agents.accept, Agents.accept, *HAPPENINGS)),
+        st.sampled_from(
+            (Agents.open, Agents.open, Agents.open, Agents.accept, Agents.accept, Agents.resume, *HAPPENINGS)
+        ),
         st.integers(0, len(KEYS) - 1),
         st.integers(0, LIMIT),
     ),
@@ -196,8 +208,10 @@ def test_every_end_of_a_session_gives_its_place_back_once(happenings: list[tuple
             assert agents.taken(key) == agents.expected(key) <= LIMIT, happening.__name__
         agents.listen()
     for connection in agents.connections:
-        connection.disconnected()
+        connection.disconnected(agents.now)
+    agents.wait(0, 0)
     assert not agents.quota._taken
+    assert not agents.registry
 
 
 def test_the_refusal_is_the_session_s_and_its_channel_may_be_used_again() -> None:

@@ -10,6 +10,7 @@ from pipesd_gateway.exceptions import EngineFailed, OutOfState, Overloaded
 from pipesd_gateway.protocol import (
     FOREVER,
     MAX_UNACKED,
+    MAX_UNACKED_BYTES,
     Ack,
     Close,
     Desync,
@@ -438,15 +439,144 @@ def test_close_aborts_and_ends(parked: Bench) -> None:
     parked.session.payload(Payload(b"{}", 1))
     parked.session.finished()
     parked.session.broken(EngineFailed("x"))
-    parked.session.disconnected()
+    parked.session.disconnected(parked.now)
     assert parked.session.take_outputs() == []
+    assert not parked.session.can_resume(2)
 
 
-def test_a_lost_link_aborts_and_says_nothing(parked: Bench) -> None:
-    parked.session.disconnected()
-    assert parked.session.take_outputs() == [Abort()]
-    parked.session.disconnected()
+# Without a link.
+
+
+def test_after_the_grace_time_a_lost_link_aborts_and_says_nothing(parked: Bench) -> None:
+    parked.session.disconnected(parked.now)
     assert parked.session.take_outputs() == []
+    assert parked.session.deadline() == parked.now + 30
+    assert parked.tick(29.9) == []
+    parked.session.disconnected(parked.now)
+    assert parked.tick(0.1) == [Abort()]
+    assert parked.session.ended
+    assert parked.session.gone
+    assert parked.session.deadline() is None
+    assert parked.tick(100) == []
+
+
+def test_without_a_grace_time_a_lost_link_aborts_at_once() -> None:
+    bench = Bench(limits=SessionLimits(grace_s=0))
+    bench.session.disconnected(bench.now)
+    assert bench.session.take_outputs() == [Abort()]
+    assert not bench.session.can_resume(0)
+
+
+def test_without_a_link_nothing_is_computed_beyond_the_step_under_way(parked: Bench) -> None:
+    assert steps(parked.draft(BASE + 1, 11, 12, nav=BASE + 2)) == [(11, 12)]
+    parked.session.disconnected(parked.now)
+    assert parked.step(11, 20, verified=2, accepted=1) == []
+    assert parked.tick(20) == [], "neither the wish nor the park timeout goes on"
+    assert parked.committed == [10, 11, 20]
+    assert parked.session.held == 0
+
+
+@pytest.mark.parametrize("collaborative", [True, False])
+def test_without_a_link_a_run_that_no_draft_could_end_goes_on_to_the_bound(collaborative: bool) -> None:
+    bench = Bench(collaborative=collaborative)
+    if collaborative:
+        bench.say(Run(3, FOREVER))
+    bench.session.disconnected(bench.now)
+    done = 0
+    while bench.session._steps_due:
+        assert all(isinstance(output, Step) for output in bench.step(7))
+        done += 1
+    assert MAX_UNACKED < done <= MAX_UNACKED + MAX_AHEAD + 1
+    bench.session.resumed(3, 0, bench.now)
+    replay = bench.session.take_outputs()
+    assert [m.seq for m in replay if isinstance(m, Verdict)] == list(range(1, done + 1))
+    assert steps(bench.say(Ack(3, done)))
+
+
+def test_a_run_of_the_start_or_of_a_timeout_waits_for_the_link() -> None:
+    bench = Bench()
+    bench.session.disconnected(bench.now)
+    assert bench.step(7) == []
+    bench.session.resumed(3, 0, bench.now)
+    verdict, step = bench.session.take_outputs()
+    assert isinstance(verdict, Verdict)
+    assert step == Step(())
+
+
+def test_a_timeout_run_does_not_outlive_the_link(parked: Bench) -> None:
+    assert steps(parked.tick(5)) == [()]
+    parked.session.disconnected(parked.now)
+    assert parked.step(11) == []
+    parked.session.resumed(3, 1, parked.now)
+    assert [type(m) for m in parked.session.take_outputs()] == [Verdict]
+    assert steps(parked.tick(4.9)) == []
+    assert steps(parked.tick(0.1)) == [()]
+
+
+def test_a_resumed_session_says_again_what_was_missed_and_drops_the_path(parked: Bench) -> None:
+    parked.session.payload(Payload(b"a", 1))
+    said = parked.session.take_outputs()
+    parked.draft(BASE + 1, 11, 12)
+    parked.session.disconnected(parked.now)
+    parked.session.payload(Payload(b"b", 1))
+    assert parked.session.take_outputs() == []
+    parked.session.resumed(7, 1, parked.now)
+    replay = parked.session.take_outputs()
+    assert replay == [Event(7, 2, BASE + 1, b"a"), Event(7, 3, BASE + 1, b"b")]
+    assert said == [Event(3, 2, BASE + 1, b"a")]
+    assert parked.session.held == 0
+    assert parked.draft(BASE + 1, 11, nav=BASE + 1) == [], "of the path that was dropped"
+    assert steps(parked.draft(BASE + 1, 11, epoch=1, nav=BASE + 1)) == [(11,)]
+
+
+def test_only_what_is_kept_can_be_resumed(parked: Bench) -> None:
+    for payload in (b"a", b"b", b"c"):
+        parked.session.payload(Payload(payload, 1))
+    parked.say(Ack(3, 2))
+    assert [parked.session.can_resume(seq) for seq in range(6)] == [False, False, True, True, True, False]
+
+
+@pytest.mark.parametrize("how", ["finished", "broken"])
+def test_an_answer_that_ends_without_a_link_is_kept(parked: Bench, how: str) -> None:
+    parked.session.disconnected(parked.now)
+    if how == "finished":
+        parked.session.finished()
+    else:
+        parked.session.broken(EngineFailed("out of memory"))
+    assert parked.session.take_outputs() == []
+    assert parked.session.ended
+    parked.session.resumed(4, 1, parked.now)
+    (last,) = parked.session.take_outputs()
+    assert isinstance(last, End | Failed)
+    assert last.channel == 4
+    parked.session.disconnected(parked.now)
+    assert parked.session.can_resume(1)
+    assert parked.tick(30) == []
+    assert parked.session.gone
+
+
+def test_a_session_with_too_many_unacknowledged_bytes_parks_after_its_step() -> None:
+    bench = Bench(collaborative=False)
+    for _ in range(3):
+        bench.step(7)
+        bench.session.payload(Payload(bytes(MAX_UNACKED_BYTES // 2), 1))
+    bench.session.take_outputs()
+    while bench.session._steps_due:
+        assert steps(bench.step(7)) == []
+    assert steps(bench.say(Ack(3, 1))) == []
+    assert steps(bench.say(Ack(3, 2)))
+
+
+def test_the_stall_clock_stands_while_there_is_no_link() -> None:
+    bench = Bench(collaborative=False)
+    while bench.session._steps_due:
+        bench.step(7)
+    assert bench.session.deadline() == bench.now + 60
+    bench.now += 50
+    bench.session.disconnected(bench.now)
+    bench.now += 20
+    bench.session.resumed(3, 0, bench.now)
+    assert bench.session.deadline() == bench.now + 60
 
 
 def test_a_broken_engine_ends_the_session_with_its_error() -> None:
@@ -580,7 +710,7 @@ def test_a_stall_that_lasts_ends_the_session_whatever_the_edge_says_in_between()
     abort, fault = bench.tick(1)
     assert isinstance(abort, Abort)
     assert isinstance(fault, Failed)
-    assert f"limit {MAX_UNACKED}" in msgspec.json.decode(fault.body)["error"]["message"]
+    assert f"limits {MAX_UNACKED} and" in msgspec.json.decode(fault.body)["error"]["message"]
     assert bench.session.ended
 
 

@@ -20,6 +20,7 @@ from pipesd_gateway import ws
 from pipesd_gateway.engine import Broken, Deliver, EngineOutput, Finished, ModelInfo, Opening, Payload, StepDone
 from pipesd_gateway.exceptions import EngineFailed, Overloaded, Unauthorized
 from pipesd_gateway.protocol import (
+    FOREVER,
     MAX_FRAME_BYTES,
     SUBPROTOCOL,
     VERSION,
@@ -35,6 +36,7 @@ from pipesd_gateway.protocol import (
     Opened,
     Reason,
     Rejected,
+    Resume,
     Run,
     Verdict,
     decode_gateway,
@@ -156,11 +158,17 @@ def check_key(websocket: WebSocket) -> str:
 
 @contextlib.asynccontextmanager
 async def serving(
-    engine: ScriptedEngine, *, park_timeout_s: float = 30.0, max_size: int = MAX_FRAME_BYTES, max_per_key: int = 256
+    engine: ScriptedEngine,
+    *,
+    park_timeout_s: float = 30.0,
+    grace_s: float = 0.5,
+    max_size: int = MAX_FRAME_BYTES,
+    max_per_key: int = 256,
 ) -> AsyncIterator[str]:
     """A real server; the URL of its agents' socket. Afterwards no task of an agent is left."""
     app = FastAPI()
-    ws.attach(app, engine, SessionLimits(park_timeout_s=park_timeout_s), check_key, Quota(max_per_key))
+    limits = SessionLimits(park_timeout_s=park_timeout_s, grace_s=grace_s)
+    ws.attach(app, engine, limits, check_key, Quota(max_per_key))
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app, log_config=None, log_level="warning", ws="websockets-sansio", ws_per_message_deflate=False,
@@ -485,7 +493,7 @@ async def test_nothing_that_follows_a_fault_is_read(engine: ScriptedEngine, url:
 
 
 async def test_what_was_said_before_a_fault_is_still_heard(engine: ScriptedEngine, url: str) -> None:
-    engine.padding = bytes(100_000)
+    engine.padding = bytes(50_000)
     async with agent(url) as socket:
         await say(socket, request(0, b"20"))
         await until(lambda: bool(engine.generations) and engine.generations[0].over)
@@ -505,9 +513,93 @@ async def test_a_disconnect_aborts_every_generation_and_leaves_no_task(engine: S
         await until(lambda: engine.waiting == 2)
         assert len(tasks_of_agents()) == 4
         socket.transport.abort()
-        await until(lambda: all(g.aborted for g in engine.generations))
         await until(lambda: engine.cancelled == 2)
         await until(lambda: tasks_of_agents() == [])
+        assert not any(g.aborted for g in engine.generations), "they may be resumed"
+        await until(lambda: all(g.aborted for g in engine.generations))
+
+
+async def test_a_session_is_resumed_where_it_was(engine: ScriptedEngine) -> None:
+    engine.running = False
+    async with serving(engine, grace_s=10) as url:
+        async with agent(url) as first:
+            await say(first, request(0, b"5"))
+            opened = await hear(first)
+            assert isinstance(opened, Opened)
+            engine.generations[0].go()
+            await hear_all(first, 2)
+        await until(lambda: tasks_of_agents() == [])
+        engine.generations[0].go()  # the step that was under way
+        async with agent(url, key="other") as thief:
+            await say(thief, Resume(0, opened.session, 2))
+            refused = await hear(thief)
+            assert isinstance(refused, Failed)
+            assert refused.code == "session_unknown"
+        async with agent(url) as second:
+            await say(second, Resume(3, opened.session, 1))
+            event, verdict, following = await hear_all(second, 3)
+            assert event == Event(3, 2, BASE + 1, bytes((10,)))
+            assert isinstance(verdict, Verdict)
+            assert (verdict.seq, verdict.tokens) == (3, (11,))
+            assert following == Event(3, 4, BASE + 2, bytes((11,)))
+            await say(second, Draft.wishing(3, 1, BASE + 2, (12, 13), BASE + 3))
+            await until(lambda: len(engine.generations[0].orders) > 2)
+            engine.running = True
+            engine.generations[0].go()
+            while not isinstance(await hear(second), End):
+                pass
+    assert not engine.generations[0].aborted
+
+
+async def test_an_answer_that_ended_in_the_absence_is_delivered(engine: ScriptedEngine) -> None:
+    async with serving(engine, grace_s=10) as url:
+        engine.running = False
+        async with agent(url) as first:
+            await say(first, request(0, b"2"))
+            opened = await hear(first)
+            assert isinstance(opened, Opened)
+            await say(first, Run(0, FOREVER))
+            await arrived(first)
+        await until(lambda: tasks_of_agents() == [])
+        engine.running = True
+        engine.generations[0].go()
+        await until(lambda: engine.generations[0].over)
+        for _ in range(2):  # also when the end is lost once more
+            async with agent(url) as second:
+                await say(second, Resume(0, opened.session, 0))
+                heard = await hear_all(second, 5)
+                assert [type(m) for m in heard] == [Verdict, Event, Verdict, Event, End]
+        async with agent(url) as third:
+            await say(third, Resume(0, opened.session, 0))
+            await hear_all(third, 5)
+            await say(third, request(0, b"1"), Resume(1, opened.session, 0))  # the channel's next request: it was heard
+            failures = [m for m in await hear_all(third, 5) if isinstance(m, Failed)]
+            assert [m.code for m in failures] == ["session_unknown"]
+
+
+async def test_an_agent_that_says_goodbye_has_its_generations_aborted_at_once(engine: ScriptedEngine) -> None:
+    engine.running = False
+    async with serving(engine, grace_s=60) as url, agent(url) as socket:
+        await say(socket, request(0, b"5"))
+        await hear(socket)
+        await socket.close(ws.CLOSED_BY_LEAVING)
+        await until(lambda: engine.generations[0].aborted)
+
+
+async def test_the_newer_connection_wins_and_the_older_is_closed(engine: ScriptedEngine) -> None:
+    engine.running = False
+    async with serving(engine, grace_s=10) as url, agent(url) as old, agent(url) as new:
+        await say(old, request(0, b"5"), request(1, b"5"))
+        openings = await hear_all(old, 2)
+        sessions = [m.session for m in openings if isinstance(m, Opened)]
+        await say(new, Resume(0, sessions[0], 0))
+        heard, code = await hear_end(old)
+        assert (heard, code) == ([], ws.CLOSE_SUPERSEDED)
+        await say(new, Resume(1, sessions[1], 0))  # that one is lost, and resumed like any other
+        engine.generations[1].go()
+        engine.generations[0].go()
+        verdicts = [m for m in await hear_all(new, 4) if isinstance(m, Verdict)]
+        assert {m.channel for m in verdicts} == {0, 1}
 
 
 async def test_one_agent_s_end_is_none_of_another_s(engine: ScriptedEngine, url: str) -> None:
@@ -573,11 +665,11 @@ async def test_an_agent_that_never_reads_is_dropped_while_its_socket_is_full(
 ) -> None:
     monkeypatch.setattr(ws, "MAX_OUTBOX", 40)
     monkeypatch.setattr(ws, "FAREWELL_S", 0.1)
-    engine.padding = bytes(500_000)
+    engine.padding = bytes(100_000)
     async with agent(url, max_queue=1) as socket:
-        for channel in range(4):
+        for channel in range(16):
             await say(socket, request(channel, b"50"))
-        await until(lambda: len(engine.generations) == 4 and all(g.aborted or g.over for g in engine.generations))
+        await until(lambda: len(engine.generations) == 16 and all(g.aborted or g.over for g in engine.generations))
         assert any(g.aborted for g in engine.generations)
         await until(lambda: tasks_of_agents() == [])
         socket.transport.abort()

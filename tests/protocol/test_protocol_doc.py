@@ -34,7 +34,17 @@ def test_every_message_stands_in_its_table(message: type[msgspec.Struct]) -> Non
 @pytest.mark.parametrize(
     ("module", "names"),
     [
-        (protocol, ["MAX_FRAME_BYTES", "MAX_DRAFTS_PER_MESSAGE", "MAX_CHANNELS", "FOREVER", "MAX_UNACKED"]),
+        (
+            protocol,
+            [
+                "MAX_FRAME_BYTES",
+                "MAX_DRAFTS_PER_MESSAGE",
+                "MAX_CHANNELS",
+                "FOREVER",
+                "MAX_UNACKED",
+                "MAX_UNACKED_BYTES",
+            ],
+        ),
         (session, ["MAX_PATH"]),
     ],
 )
@@ -46,6 +56,7 @@ def test_limits_are_those_of_the_code(module: object, names: list[str]) -> None:
 def test_bounds_are_those_of_the_code() -> None:
     bounds = dict(re.findall(r"^\| .+ \| ([^|]+) \| `(?:\w+\.)*([A-Z_]+)`.* \|$", DOC, re.MULTILINE))
     assert bounds == {
+        str(protocol.MAX_UNACKED_BYTES): "MAX_UNACKED_BYTES",
         str(ws.MAX_SESSIONS): "MAX_SESSIONS",
         str(quota.MAX_SESSIONS_PER_KEY): "MAX_SESSIONS_PER_KEY",
         str(session.MAX_PATH): "MAX_PATH",
@@ -58,6 +69,7 @@ def test_bounds_are_those_of_the_code() -> None:
     limits = SessionLimits()
     assert f"`park_timeout_s` ({limits.park_timeout_s:g} s)" in DOC
     assert f"`stall_timeout_s` ({limits.stall_timeout_s:g} s)" in DOC
+    assert f"`grace_s` ({limits.grace_s:g} s" in DOC
 
 
 def test_the_tests_that_it_names_exist() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import deque
 
@@ -20,6 +21,7 @@ from pipesd_agent.session import (
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway.connection import (
     AbortRequest,
+    AdoptRequest,
     CancelRequest,
     GatewayConnection,
     Hangup,
@@ -43,6 +45,7 @@ from pipesd_gateway.protocol import (
     encode,
 )
 from pipesd_gateway.quota import Quota
+from pipesd_gateway.registry import Registry
 from pipesd_gateway.sampling import SamplingParams
 from pipesd_gateway.session import MAX_PATH, SessionLimits
 
@@ -50,6 +53,14 @@ N_VOCAB = 6
 EOS = 5
 PRINT = b"pipesd-test-vocab"
 INFO = ModelInfo("toy", N_VOCAB, PRINT, max_context=4096, max_drafts=7)
+GRACE_S = 30.0
+HALF_OPEN_S = 10.0
+"""After so long a gateway notices by its pings that a link is dead."""
+
+
+def letters(ids: list[int]) -> str:
+    """The text of some tokens."""
+    return "".join(chr(ord("a") + token) for token in ids)
 
 
 def target_token(ids: list[int], seed: int) -> int:
@@ -59,13 +70,17 @@ def target_token(ids: list[int], seed: int) -> int:
 
 
 class ToyEngine:
-    """One generation of the made-up target, stepping only when the world says so."""
+    """One generation of the made-up target, stepping only when the world says so. Its text lags behind at random."""
 
-    def __init__(self, prompt: list[int], max_tokens: int, seed: int) -> None:
+    def __init__(self, prompt: list[int], max_tokens: int, seed: int, name: str, rng: random.Random) -> None:
         self.ids = list(prompt)
         self.prompt_length = len(prompt)
         self.limit = len(prompt) + max_tokens
         self.seed = seed
+        self.name = name
+        self.rng = rng
+        self.shown = len(prompt)
+        self.session_id = b""
         self.ordered: tuple[int, ...] | None = None
         self.ahead = 0
         self.aborted = False
@@ -95,9 +110,15 @@ class ToyEngine:
         if self.ahead and not self.over:
             self.ahead -= 1
             self.ordered = ()
-        text = bytes(tokens)
-        done = StepDone(tuple(tokens), len(drafts), accepted, 0, 0, ends=self.over)
-        outputs: list[StepDone | Payload | Finished] = [done, Payload(text, len(self.ids) - self.prompt_length)]
+        outputs: list[StepDone | Payload | Finished] = [
+            StepDone(tuple(tokens), len(drafts), accepted, 0, 0, ends=self.over)
+        ]
+        if self.over or self.rng.random() < 0.7:
+            text = letters(self.ids[self.shown :])
+            self.shown = len(self.ids)
+            choice = {"index": 0, "text": text, "finish_reason": "stop" if self.over else None}
+            payload = json.dumps({"id": self.name, "choices": [choice]}).encode()
+            outputs.append(Payload(payload, len(self.ids) - self.prompt_length))
         return [*outputs, Finished()] if self.over else outputs
 
 
@@ -146,6 +167,20 @@ class ToyLane:
         self.version += 1
 
 
+class Node:
+    """One connection, as the gateway sees it, and what is under way on it."""
+
+    def __init__(self, connection: GatewayConnection) -> None:
+        self.connection = connection
+        self.up: deque[bytes] = deque()
+        self.down: deque[bytes] = deque()
+        self.engine: ToyEngine | None = None
+        self.starting: Open | None = None
+        self.hung_up = False
+        self.dead_since: float | None = None
+        """The edge has left it, and the gateway does not know."""
+
+
 class World:
     """One client's request, from both ends. Methods that move something return whether there was anything to move."""
 
@@ -160,6 +195,7 @@ class World:
         batcher: str = "immediate",
         window: int = 12,
         drafter_context: int = 10_000,
+        collaborative: bool = True,
     ) -> None:
         self.rng = random.Random(seed)
         self.seed = seed
@@ -168,47 +204,92 @@ class World:
         self.prompt = [self.rng.randrange(EOS) for _ in range(5)]
         self.max_tokens = max_tokens
         self.truth = self._truth()
-        self.gateway = GatewayConnection(INFO, SessionLimits(park_timeout_s=5, stall_timeout_s=60), Quota().share(None))
+        self.collaborative = collaborative
+        self._start_gateway()
+        self.node = self._connect()
+        self.old: list[Node] = []
         self.edge = EdgeSession(
-            0,
+            Open(0, VERSION, Endpoint.COMPLETIONS, b"{}", PRINT if collaborative else None),
             (trigger or TriggerSettings()).make(),
             make_batcher(batcher),
-            SessionSettings(window=window, nav_timeout_s=4, silence_timeout_s=10_000),
-            collaborative=True,
-            max_context=drafter_context,
+            SessionSettings(window=window, nav_timeout_s=4, silence_timeout_s=10_000, grace_s=GRACE_S),
+            max_context=drafter_context if collaborative else 0,
             now=self.now,
         )
-        self.up: deque[bytes] = deque()
-        self.down: deque[bytes] = deque()
-        self.engine: ToyEngine | None = None
-        self.starting: Open | None = None
         self.lane: ToyLane | None = None
         self.untaken: deque[Deliver] = deque()
-        self.text = b""
+        self.text = ""
+        self.names: set[str] = set()
+        """Of the engines that the client has heard of."""
         self.complete = False
         self.error: ApiError | None = None
+        self.lost = Unavailable("link lost")
         self.connected = True
-        self.hung_up = False
-        self.up.append(encode(Open(0, VERSION, Endpoint.COMPLETIONS, b"{}", PRINT)))
+        self.cut_at = 0.0
+        self.engines = 0
+        self.restarts = 0
+        self.away = False
+        """The link was gone for longer than the grace time."""
+        self.edge_sends()
 
-    def _truth(self) -> bytes:
+    @property
+    def gateway(self) -> GatewayConnection:
+        return self.node.connection
+
+    @property
+    def engine(self) -> ToyEngine | None:
+        return self.node.engine
+
+    @property
+    def up(self) -> deque[bytes]:
+        return self.node.up
+
+    @property
+    def down(self) -> deque[bytes]:
+        return self.node.down
+
+    @property
+    def hung_up(self) -> bool:
+        return self.node.hung_up
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [*self.old, self.node]
+
+    def _start_gateway(self) -> None:
+        self.registry = Registry()
+        self.quota = Quota()
+
+    def _connect(self) -> Node:
+        limits = SessionLimits(park_timeout_s=5, stall_timeout_s=60, grace_s=GRACE_S)
+        return Node(GatewayConnection(INFO, limits, self.quota.share(None), self.registry))
+
+    def _truth(self) -> list[int]:
         ids = list(self.prompt)
         while len(ids) < len(self.prompt) + self.max_tokens and (len(ids) == len(self.prompt) or ids[-1] != EOS):
             ids.append(target_token(ids, self.seed))
-        return bytes(ids[len(self.prompt) :])
+        return ids[len(self.prompt) :]
 
     # Moves.
 
     def edge_sends(self) -> bool:
         message = self.edge.next_message(self.now)
         if message is not None:
+            assert self.connected
             self.up.append(encode(message))
         return message is not None
 
     def deliver_up(self) -> bool:
-        if self.up and self.connected and not self.hung_up:
-            self.gateway.receive(self.up.popleft(), self.now)
-            self._gateway_outputs()
+        return self.connected and self._deliver_up(self.node)
+
+    def deliver_up_late(self) -> bool:
+        """What the edge had said on links that it has left since."""
+        return sum(self._deliver_up(node) for node in self.old if node.dead_since is not None) > 0
+
+    def _deliver_up(self, node: Node) -> bool:
+        if node.up and not node.hung_up:
+            node.connection.receive(node.up.popleft(), self.now)
+            self._gateway_outputs(node)
             return True
         return False
 
@@ -222,20 +303,31 @@ class World:
         return False
 
     def engine_starts(self) -> bool:
-        if self.starting is None:
+        return sum(self._engine_starts(node) for node in self.nodes) > 0
+
+    def _engine_starts(self, node: Node) -> bool:
+        if node.starting is None:
             return False
-        self.starting = None
-        self.engine = ToyEngine(self.prompt, self.max_tokens, self.seed)
-        opening = Opening(tuple(self.prompt), SamplingParams(seed=self.seed), self.max_tokens, (EOS,), "toy")
-        self.gateway.accepted(0, opening, self.now)
-        self._gateway_outputs()
+        body, node.starting = json.loads(node.starting.body), None
+        self.engines += 1
+        seed = body.get("seed", self.seed if self.engines == 1 else self.seed + self.engines)
+        if self.edge.opened is None:
+            seed = self.seed  # nobody knows of another yet
+        node.engine = ToyEngine(self.prompt, self.max_tokens, seed, f"engine {self.engines}", self.rng)
+        opening = Opening(tuple(self.prompt), SamplingParams(seed=seed), self.max_tokens, (EOS,), "toy")
+        node.engine.session_id = node.connection.accepted(0, opening, self.now)
+        self._gateway_outputs(node)
         return True
 
     def engine_steps(self) -> bool:
-        if self.engine is None or self.engine.ordered is None or self.engine.aborted:
+        return sum(self._engine_steps(node) for node in self.nodes) > 0
+
+    def _engine_steps(self, node: Node) -> bool:
+        engine = node.engine
+        if engine is None or engine.ordered is None or engine.aborted:
             return False
-        for output in self.engine.step():
-            session = self.gateway.session(0)
+        for output in engine.step():
+            session = node.connection.session(0)
             assert session is not None
             match output:
                 case StepDone():
@@ -244,8 +336,8 @@ class World:
                     session.payload(output)
                 case Finished():
                     session.finished()
-            self.gateway.collect(0)
-            self._gateway_outputs()
+            node.connection.collect(0)
+            self._gateway_outputs(node)
         return True
 
     def lane_applies(self) -> bool:
@@ -270,17 +362,21 @@ class World:
     def client_takes(self) -> bool:
         if self.untaken:
             event = self.untaken.popleft()
-            self.text += event.payload
+            self.text += self._text(event)
             self.edge.taken(event.seq, self.now)
             return True
         return False
 
     def clock(self, seconds: float) -> None:
         self.now += seconds
+        self.away = self.away or (not self.connected and self.now >= self.cut_at + GRACE_S)
         self.edge.tick(self.now)
         self._edge_actions()
-        self.gateway.tick(self.now)
-        self._gateway_outputs()
+        for node in self.nodes:
+            if node.dead_since is not None and self.now >= node.dead_since + HALF_OPEN_S:
+                self._notice(node)
+            node.connection.tick(self.now)
+            self._gateway_outputs(node)
 
     # Faults.
 
@@ -300,19 +396,54 @@ class World:
 
     def forge_stale(self, start: int, ids: tuple[int, ...]) -> None:
         """Drafts of an epoch that the edge has left behind."""
-        if self.edge.epoch > 0 and self.engine is not None:
+        if self.edge.epoch > 0 and self.listening:
             self.inject(Draft.wishing(0, self.rng.randrange(self.edge.epoch), start, ids, start))
 
     def inject(self, message: EdgeMessage) -> None:
         self.up.append(encode(message))
 
-    def disconnect(self) -> None:
+    @property
+    def listening(self) -> bool:
+        """Is the session at the gateway, on the connection that there is?"""
+        return self.connected and self.gateway.session(0) is not None
+
+    def cut(self, *, half_open: bool) -> None:
+        """What is under way is lost. half_open: only the edge notices now, and what it had said may still arrive."""
         if self.connected:
             self.connected = False
-            self.gateway.disconnected()
-            self._gateway_outputs()
-            self.edge.link_lost(Unavailable("link lost"))
+            self.cut_at = self.now
+            self.edge.suspended(self.lost, self.now)
             self._edge_actions()
+            self.down.clear()
+            if half_open and not self.hung_up:
+                self.node.dead_since = self.now
+            else:
+                self._notice(self.node)
+
+    def _notice(self, node: Node) -> None:
+        """The gateway hears that the link is gone."""
+        node.dead_since = None
+        node.up.clear()
+        node.connection.disconnected(self.now)
+        self._gateway_outputs(node)
+
+    def reconnect(self) -> bool:
+        if self.connected:
+            return False
+        self.old.append(self.node)
+        self.node = self._connect()
+        self.connected = True
+        self.edge.resumed()
+        self._edge_actions()
+        return True
+
+    def restart_gateway(self) -> None:
+        """It forgets everything."""
+        self.cut(half_open=False)
+        self.old.clear()
+        self._start_gateway()
+        self.node = self._connect()
+        self.restarts += 1
 
     def client_leaves(self) -> None:
         self.edge.client_left()
@@ -324,6 +455,7 @@ class World:
         """No more faults: everything that can move moves, in fair turns, and the clock runs when nothing else does."""
         for _ in range(4000):
             moves = [
+                self.reconnect(),
                 self.edge_sends(),
                 self.deliver_up(),
                 self.engine_starts(),
@@ -346,27 +478,37 @@ class World:
         while any([self.edge_sends(), self.deliver_up(), self.engine_starts(), self.deliver_down()]):
             self.check()
 
+    def forget(self) -> None:
+        """So much time passes that nothing can be resumed any more."""
+        self.cut(half_open=False)
+        for _ in range(3):
+            self.clock(2 * GRACE_S)
+
     @property
     def over(self) -> bool:
         return (self.complete or self.error is not None) and not self.untaken
 
     def check(self) -> None:
         """What must hold after every move."""
-        assert self.truth.startswith(self.text), (self.truth, self.text)
-        shown = self.text + b"".join(event.payload for event in self.untaken)
-        assert self.truth.startswith(shown)
+        truth_text = letters(self.truth)
+        shown = self.text + "".join(self._text(event) for event in self.untaken)
+        assert truth_text.startswith(shown), (truth_text, shown)
         truth = [*self.prompt, *self.truth]
         edge = list(self.edge.committed)
         assert edge == truth[: len(edge)]
         session = self.gateway.session(0)
         if session is not None:
             assert list(session.committed) == truth[: len(session.committed)]
-            assert len(edge) <= len(session.committed)
-            assert session.held <= MAX_PATH
+            assert len(edge) <= len(session.committed) or self.restarts or self.engines > 1
+        for node in self.nodes:
+            if (held := node.connection.session(0)) is not None:
+                assert held.held <= MAX_PATH
+        assert len(self.names) <= 1, "the client has seen two ids"
+        assert self.quota.share(None).taken == sum(node.connection.channels for node in self.nodes)
         assert len(self.down) <= 2 * MAX_UNACKED + 8
         assert self.edge.counts.accepted <= self.edge.counts.sent
         if self.complete:
-            assert shown == self.truth, "an answer that is cut off looks complete"
+            assert shown == truth_text, "an answer that is cut off looks complete"
 
     def describe(self) -> str:
         return f"text {self.text!r} of {self.truth!r}, {len(self.up)} up, {len(self.down)} down, error {self.error}"
@@ -376,28 +518,48 @@ class World:
     def _drafts_under_way(self) -> list[int]:
         return [i for i, frame in enumerate(self.up) if isinstance(decode_edge(frame), Draft)]
 
-    def _gateway_outputs(self) -> None:
-        for output in self.gateway.take_outputs():
+    def _text(self, event: Deliver) -> str:
+        said = json.loads(event.payload)
+        self.names.add(said["id"])
+        text = said["choices"][0]["text"]
+        assert isinstance(text, str)
+        return text
+
+    def _gateway_outputs(self, node: Node) -> None:
+        for output in node.connection.take_outputs():
             match output:
                 case StartRequest(request):
-                    self.starting = request
+                    node.starting = request
                 case CancelRequest():
-                    self.starting = None
+                    node.starting = None
                 case StepRequest(_, drafts, ahead):
-                    assert self.engine is not None
-                    self.engine.order(drafts, ahead)
+                    assert node.engine is not None
+                    node.engine.order(drafts, ahead)
                 case AbortRequest():
-                    assert self.engine is not None
-                    self.engine.aborted = True
-                case Hangup():
-                    self.hung_up = True
+                    assert node.engine is not None
+                    node.engine.aborted = True
+                case AdoptRequest(_, session_id):
+                    self._adopt(node, session_id)
+                case Hangup(superseded):
+                    node.hung_up = True
+                    if superseded:
+                        assert node is not self.node
+                        self._notice(node)
+                case _ if node is self.node and self.connected:
+                    node.down.append(encode(output))
                 case _:
-                    self.down.append(encode(output))
+                    assert node.dead_since is not None, "said to nobody"
+
+    def _adopt(self, node: Node, session_id: bytes) -> None:
+        (before,) = [n for n in self.old if n.engine is not None and n.engine.session_id == session_id]
+        node.engine, before.engine = before.engine, None
+        self._gateway_outputs(before)
 
     def _edge_actions(self) -> None:
         for action in self.edge.take_actions():
             match action:
                 case StartDrafting(prompt_ids):
+                    assert self.collaborative
                     self.lane = ToyLane(list(prompt_ids), self.seed, self.wrong, self.dry, self.rng)
                 case Commit():
                     assert self.lane is not None

@@ -10,10 +10,11 @@ from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.types import Drafter
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.forward import Forwarder
-from pipesd_agent.link import Link, LinkSettings
+from pipesd_agent.link import Link
 from pipesd_agent.records import Records
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
+from pipesd_agent.streams import LinkSettings
 from pipesd_gateway.exceptions import VocabularyMismatch
 from pipesd_gateway.logs import session_name
 from pipesd_gateway.protocol import Endpoint, Opened

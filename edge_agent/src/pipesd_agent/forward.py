@@ -12,7 +12,8 @@ from typing import Final
 
 import httpx
 
-from pipesd_agent.link import CONNECT_TIMEOUT_S, MAX_STREAMS, untrusted
+from pipesd_agent.link import CONNECT_TIMEOUT_S, untrusted
+from pipesd_agent.streams import MAX_STREAMS
 from pipesd_gateway.exceptions import ApiError, Overloaded, Unauthorized, Unavailable
 from pipesd_gateway.http import error_event
 from pipesd_gateway.protocol import Endpoint

@@ -1,7 +1,7 @@
 """The link: one WebSocket to a gateway, kept up, carrying the sessions of all clients.
 
-`Link` connects, reconnects with backoff and knows why there is no connection; `Connection` is one WebSocket's life. A
-session lives and dies with its connection (resume comes later), and every client of a lost one is told so at once.
+`Link` connects, reconnects with backoff and knows why there is no connection; `Connection` is one WebSocket's life. The
+sessions (`streams`) outlive it: they are resumed on the next one, unless the two ends do not understand each other.
 """
 
 from __future__ import annotations
@@ -20,19 +20,15 @@ from msgspec import Struct
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
-from pipesd_agent.batcher import make_batcher
 from pipesd_agent.drafting.worker import DraftWorker
-from pipesd_agent.session import EdgeSession, SessionSettings
 from pipesd_agent.stream import RequestStream
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.exceptions import ApiError, Overloaded, ProtocolError, Unauthorized, Unavailable
+from pipesd_agent.streams import LinkSettings, Streams
+from pipesd_gateway.exceptions import ApiError, ProtocolError, Unauthorized, Unavailable
 from pipesd_gateway.protocol import (
     MAX_FRAME_BYTES,
     SUBPROTOCOL,
-    VERSION,
     EdgeMessage,
     Endpoint,
-    Open,
     Rejected,
     decode_gateway,
     encode,
@@ -46,8 +42,12 @@ PING_TIMEOUT_S: Final = 6.0
 CONNECT_TIMEOUT_S: Final = 5.0
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MOST_S: Final = 10.0
-MAX_STREAMS: Final = 64
-"""Requests of one agent at a time, as many as a gateway takes on one connection."""
+BACKOFF_WAITED_FOR_S: Final = 2.0
+"""The most while clients wait for the link to come back."""
+STABLE_S: Final = 5.0
+"""A connection that lasted less does not make the next attempt come sooner."""
+CLOSE_LEAVING: Final = 1001
+"""Tells the gateway that nothing of this connection will be resumed."""
 SOCKET_BUFFER_BYTES: Final = 4096
 """Unsent bytes that may lie in the socket: more would be drafts that go stale there on a slow link."""
 FRAGMENT_BYTES: Final = 4096
@@ -58,91 +58,34 @@ CLOSE_TIMEOUT_S: Final = 1.0
 TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux's number; Python 3.11 does not name it
 
 
-class LinkSettings(Struct, frozen=True):
-    """Where the gateway is and how sessions behave. url: ws:// or wss:// of the gateway's agents' socket."""
-
-    url: str
-    api_key: str | None
-    trigger: TriggerSettings
-    batcher: str
-    session: SessionSettings
+class NotUnderstood(Unavailable):
+    """The two ends do not speak the same language: what they were about cannot be resumed."""
 
 
 class Connection:
     """One WebSocket: pulls messages out of the sessions as fast as the socket takes them, and no faster."""
 
-    def __init__(self, websocket: ClientConnection, settings: LinkSettings, worker: DraftWorker | None) -> None:
+    def __init__(self, websocket: ClientConnection, streams: Streams) -> None:
         self._websocket = websocket
-        self._settings = settings
-        self._worker = worker
-        self._streams: dict[int, RequestStream] = {}
-        self._opens: dict[int, Open] = {}
-        """By channel: not sent yet, and nothing else of that channel may be sent before."""
-        self._sendable = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = 0.0
-        self._lost: ApiError | None = None
-
-    def request(self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool) -> RequestStream:
-        """Open a session. Raises ApiError."""
-        if self._lost is not None:
-            raise self._lost
-        channel = next((c for c in range(MAX_STREAMS) if c not in self._streams), None)
-        if channel is None:
-            raise Overloaded(f"{MAX_STREAMS} requests are open at this agent, its limit; try again", retry_after_s=1)
-        worker = self._worker if collaborative else None
-        session = EdgeSession(
-            channel,
-            self._settings.trigger.make(),
-            make_batcher(self._settings.batcher),
-            self._settings.session,
-            collaborative=worker is not None,
-            max_context=worker.max_context if worker else 0,
-            now=time.monotonic(),
-        )
-        stream = RequestStream(request_id, session, worker, self._stream_changed)
-        fingerprint = None if worker is None else worker.fingerprint or b""
-        self._streams[channel] = stream
-        self._opens[channel] = Open(channel, VERSION, endpoint, body, fingerprint, request_id)
-        self._stream_changed()
-        return stream
+        self._streams = streams
 
     async def run(self) -> ApiError:
         """Carry the sessions until the connection ends; returns why it did. Raises nothing but CancelledError."""
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
-        stopped = True
+        self._streams.back()
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
-            stopped = False
         finally:
             reader.cancel()
             writer.cancel()
             results = await asyncio.gather(reader, writer, return_exceptions=True)
-            why = Unavailable("the agent is shutting down; try again later") if stopped else self._why(results)
-            self._close(why)
+        why = _why_lost(results)
+        if isinstance(why, NotUnderstood):
+            self._streams.over(why)
+        else:
+            self._streams.lost(why)
         return why
-
-    def _why(self, results: Sequence[BaseException | None]) -> ApiError:
-        """What ended the reader or the writer."""
-        why = "the link to the gateway was lost; try again"
-        for result in results:
-            match result:
-                case ProtocolError():
-                    why = f"the gateway and this agent do not understand each other: {result}"
-                case ConnectionClosed() | TimeoutError():
-                    log.info("the link to %s ended: %s", self._settings.url, result)
-                case Exception():
-                    log.error("the link failed", exc_info=result)
-        return Unavailable(why)
-
-    def _close(self, error: ApiError) -> None:
-        self._lost = error
-        if self._timer is not None:
-            self._timer.cancel()
-        for stream in self._streams.values():
-            stream.link_lost(error)
-        self._streams.clear()
 
     async def _read(self) -> None:
         async for frame in self._websocket:
@@ -154,28 +97,24 @@ class Connection:
                 raise ProtocolError(f"{type(message).__name__} for channel {message.channel}, which is not open")
             stream.receive(message)
             if stream.session.ended:
-                del self._streams[message.channel]
+                self._streams.sweep()
 
     async def _write(self) -> None:
         while True:
-            await self._sendable.wait()
-            self._sendable.clear()
+            await self._streams.sendable.wait()
+            self._streams.sendable.clear()
             while await self._write_round():
                 pass
 
     async def _write_round(self) -> bool:
         """One message of each session that has one, in turn, so that none starves the others."""
         wrote = False
-        for channel, stream in list(self._streams.items()):
-            if (opening := self._opens.pop(channel, None)) is not None:
-                stream.upload.open += await self._send(opening)
-            elif (following := stream.session.next_message(time.monotonic())) is not None:
-                stream.sent(following, await self._send(following))
-            else:
-                continue
-            wrote = True
+        for stream in self._streams.all():
+            if (message := stream.session.next_message(time.monotonic())) is not None:
+                stream.sent(message, await self._send(message))
+                wrote = True
         if wrote:
-            self._rearm()
+            self._streams.rearm()
         return wrote
 
     async def _send(self, message: EdgeMessage) -> int:
@@ -192,28 +131,19 @@ class Connection:
             raise TimeoutError(f"nothing could be sent for {SEND_TIMEOUT_S:g} s") from None
         return sum((2 if size < 126 else 4) + 4 + size for size in sizes)
 
-    def _stream_changed(self) -> None:
-        self._sendable.set()
-        self._rearm()
 
-    def _rearm(self) -> None:
-        """Have `_tick` called by the time the first session is due. It may come early, and arms itself again: deadlines
-        move on with every message, and a new timer each time would cost more than the rare needless tick."""
-        due = min((d for s in self._streams.values() if (d := s.session.deadline()) is not None), default=None)
-        if due is None or self._lost is not None or (self._timer is not None and self._timer_due <= due):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_due = due
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        for stream in list(self._streams.values()):
-            stream.tick(time.monotonic())
-            if stream.session.ended:
-                del self._streams[stream.session.channel]
-        self._rearm()
+def _why_lost(results: Sequence[BaseException | None]) -> ApiError:
+    """What ended the reader or the writer."""
+    why: ApiError = Unavailable("the link to the gateway was lost; try again")
+    for result in results:
+        match result:
+            case ProtocolError():
+                why = NotUnderstood(f"the gateway and this agent do not understand each other: {result}")
+            case ConnectionClosed() | TimeoutError():
+                log.info("the link ended: %s", result)
+            case Exception():
+                log.error("the link failed", exc_info=result)
+    return why
 
 
 async def _fragments(frame: bytes, patience: asyncio.Timeout) -> AsyncIterator[bytes]:
@@ -227,7 +157,7 @@ class Link:
 
     def __init__(self, settings: LinkSettings, worker: DraftWorker | None, tls: ssl.SSLContext | None = None) -> None:
         self._settings = settings
-        self._worker = worker
+        self._streams = Streams(settings, worker)
         self._tls = tls
         self._connection: Connection | None = None
         self._settled = asyncio.Event()
@@ -258,13 +188,20 @@ class Link:
                 raise Unavailable(f"the gateway {self._settings.url} does not answer; try again") from None
         if self._connection is None:
             raise self._why
-        return self._connection.request(endpoint, body, request_id, collaborative=collaborative)
+        return self._streams.request(endpoint, body, request_id, collaborative=collaborative)
 
     async def run(self) -> None:
         """Connect, and connect again, until cancelled."""
+        try:
+            await self._keep_up()
+        finally:
+            self._streams.over(Unavailable("the agent is shutting down; try again later"))
+
+    async def _keep_up(self) -> None:
         delay = BACKOFF_FIRST_S
         while True:
             self._wanted.clear()
+            began = time.monotonic()
             try:
                 connected = await self._connect_once()
             except Exception as error:
@@ -272,14 +209,15 @@ class Link:
                 log.exception("the attempt to connect failed")
                 self._why = Unavailable(f"cannot connect to the gateway: {error!r}; see the agent's log")
                 connected = False
-            if connected:
+            if connected and time.monotonic() - began > STABLE_S:
                 delay = BACKOFF_FIRST_S
             self._settled.set()
             try:
-                async with asyncio.timeout(delay * random.uniform(0.5, 1.0)):
+                # Full jitter: the agents of a gateway that went down do not come back all at once.
+                async with asyncio.timeout(random.uniform(0.0, delay)):
                     await self._wanted.wait()
             except TimeoutError:
-                delay = min(BACKOFF_MOST_S, delay * 2)
+                delay = min(BACKOFF_WAITED_FOR_S if len(self._streams) else BACKOFF_MOST_S, delay * 2)
 
     async def _connect_once(self) -> bool:
         """Connect and serve until the connection ends. False: there was none."""
@@ -302,6 +240,7 @@ class Link:
         except (OSError, InvalidHandshake, InvalidURI, ssl.SSLError) as error:
             self._note(_why_not(error, self._settings.url))
             return False
+        leaving = True
         try:
             if websocket.subprotocol != SUBPROTOCOL:
                 self._note(
@@ -309,14 +248,15 @@ class Link:
                 )
                 return False
             self._bound_kernel_buffer(websocket)
-            self._connection = Connection(websocket, self._settings, self._worker)
+            self._connection = Connection(websocket, self._streams)
             self._settled.set()
             log.info("connected to %s", self._settings.url)
             self._why = await self._connection.run()
+            leaving = isinstance(self._why, NotUnderstood)
             log.warning("%s", self._why)
         finally:
             self._connection = None
-            await _hang_up(websocket)
+            await _hang_up(websocket, CLOSE_LEAVING if leaving else 1000)
         return True
 
     def _bound_kernel_buffer(self, websocket: ClientConnection) -> None:
@@ -333,11 +273,11 @@ class Link:
         self._why = why
 
 
-async def _hang_up(websocket: ClientConnection) -> None:
+async def _hang_up(websocket: ClientConnection, code: int) -> None:
     """Close, politely if the gateway takes part: with a full buffer on a dead link `close` alone would never end."""
     try:
         async with asyncio.timeout(2 * CLOSE_TIMEOUT_S):
-            await websocket.close()
+            await websocket.close(code)
     except TimeoutError:
         pass
     finally:

@@ -8,6 +8,10 @@ stale in a buffer.
 The session keeps the committed ids, the *window* (drafted tokens after them), how much of the window has been sent,
 and the epoch, which it raises whenever it discards drafted tokens. It drafts on while a verification is out
 (the paper's Rule 2); when the trigger fires, everything unsent goes at once (Rule 1).
+
+A link that is lost suspends it. The next one resumes it at the gateway; one that does not know it any more, or another
+one, is asked again with the same body and seed, and what is committed goes up as drafts: the new answer must be the old
+one to the byte as far as that went, or the request fails.
 """
 
 from __future__ import annotations
@@ -23,12 +27,14 @@ from msgspec import Struct
 
 from pipesd_agent.batcher import Batcher
 from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.splice import CannotSplice, Shown, Splice
 from pipesd_agent.trigger import Trigger
-from pipesd_gateway.exceptions import ApiError, ConfigError, ProtocolError, Unavailable
+from pipesd_gateway.exceptions import ApiError, ConfigError, ProtocolError, SessionUnknown, Unavailable
 from pipesd_gateway.protocol import (
     FOREVER,
     MAX_DRAFTS_PER_MESSAGE,
     MAX_UNACKED,
+    MAX_UNACKED_BYTES,
     Ack,
     Close,
     Desync,
@@ -37,8 +43,10 @@ from pipesd_gateway.protocol import (
     End,
     Event,
     Failed,
+    Open,
     Opened,
     Reason,
+    Resume,
     Run,
     Verdict,
 )
@@ -48,17 +56,23 @@ DRY_RUN: Final = 8
 """Tokens that the target goes on by itself when the drafter has nothing to propose."""
 ACK_EVERY: Final = 16
 """Messages that one ack covers at least; far below the gateway's MAX_UNACKED, so that acks never hold it up."""
+ACK_BYTES: Final = MAX_UNACKED_BYTES // 8
+"""Or payloads of so many bytes."""
+CATCH_UP: Final = 1024
+"""Committed ids on their way up at once after a move to another gateway; far below what it holds."""
 
 
 class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """window: drafted tokens after the committed ones, at most; in bench/thresholds.py more than 16 saved few target
     forwards and doubled the rejected drafts. nav_timeout_s: how long a verification may stay
     without any verdict before the session goes cloud-only. silence_timeout_s: how long the gateway may say nothing at
-    all (waiting in its queue included) before the request fails."""
+    all (waiting in its queue included) before the request fails. grace_s: how long a lost link may stay away before
+    the request fails; 0: not at all."""
 
     window: int = 16
     nav_timeout_s: float = 4.0
     silence_timeout_s: float = 120.0
+    grace_s: float = 30.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.window <= 1024:
@@ -68,6 +82,8 @@ class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
                 "nav_timeout_s and silence_timeout_s must be positive numbers of seconds, "
                 f"but are {self.nav_timeout_s} and {self.silence_timeout_s}"
             )
+        if not 0 <= self.grace_s < math.inf:
+            raise ConfigError(f"grace_s must be a number of seconds, 0 or more, but is {self.grace_s}")
 
 
 class StartDrafting(Struct, frozen=True):
@@ -151,24 +167,23 @@ class EdgeSession:
     """One request of a client, answered by the target through a gateway.
 
     Args:
-        channel: short name on the connection.
-        collaborative: whether to draft at all.
+        request: what the gateway is asked. Its channel is the session's on every connection; without a fingerprint
+            nothing is drafted.
         max_context: of the drafter; positions from there on are left to the target.
         now: clock reading in seconds; only differences mean anything.
     """
 
     def __init__(
         self,
-        channel: int,
+        request: Open,
         trigger: Trigger,
         batcher: Batcher,
         settings: SessionSettings,
         *,
-        collaborative: bool,
         max_context: int,
         now: float,
     ) -> None:
-        self.channel = channel
+        self.channel = request.channel
         self.counts = Counts()
         self.opened: Opened | None = None
         self.ended = False
@@ -178,12 +193,24 @@ class EdgeSession:
         self._trigger = trigger
         self._batcher = batcher
         self._settings = settings
-        self._collaborative = collaborative
+        self._request = request
+        self._open_pending = True
+        self._resume_pending = False
+        self._session: bytes | None = None
+        """The gateway's name for it; None: not opened there yet."""
+        self._suspended_since: float | None = None
+        self._suspended_by: ApiError = Unavailable("the link to the gateway was lost; try again")
+        self._collaborative = request.fingerprint is not None
         self._max_context = max_context
         self._drafting = False
         self._answered = False
         """The client has its last word (complete, failed, or it left)."""
         self._committed: list[int] = []
+        self._base = 0
+        """Position of the gateway's next token; less than what is committed after a move to another gateway."""
+        self._told_upto = 0
+        """Committed ids that have gone up as drafts since such a move."""
+        self._last_draftable = 0
         self._hard_limit = 0
         self._window: deque[DraftToken] = deque()
         self._sent_upto = 0
@@ -201,8 +228,14 @@ class EdgeSession:
         self._close_pending = False
         self._last_heard = now
         self._seq = 0
+        self._offset = 0
+        """Of the seq of a `Deliver` to the gateway's: other gateways counted them before this one."""
         self._untaken: deque[int] = deque()
         self._acked = 0
+        self._event_sizes: deque[tuple[int, int]] = deque()
+        self._ackable_bytes = 0
+        self._shown = Shown()
+        self._splice: Splice | None = None
         self._actions: list[Action] = []
 
     # What comes out.
@@ -223,13 +256,21 @@ class EdgeSession:
 
     def next_message(self, now: float) -> EdgeMessage | None:
         """The next message to send, built now from what is unsent; None: nothing to say."""
-        if self.ended:
+        if self.ended or self._suspended_since is not None:
             return None
+        if self._open_pending:
+            self._open_pending = False
+            return self._request
+        if self._resume_pending and self._session is not None:
+            self._resume_pending = False
+            return Resume(self.channel, self._session, self._seq)
         if self._close_pending:
             self._close_pending = False
             return Close(self.channel)
-        if self._answered or self.opened is None:
+        if self._answered or self._session is None:
             return None
+        if (told := self._next_told(now)) is not None:
+            return told
         until, self._run_pending = self._run_pending, None
         if until is not None and until >= len(self._committed):
             self._end_start_run()
@@ -242,6 +283,8 @@ class EdgeSession:
         if self.ended:
             return None
         silent = self._last_heard + self._settings.silence_timeout_s
+        if self._suspended_since is not None:
+            return min(silent, self._suspended_since + self._settings.grace_s)
         if self._nav_out is None or self._held_up:
             return silent
         return min(silent, max(self._nav_since, self._last_heard) + self._settings.nav_timeout_s)
@@ -253,10 +296,17 @@ class EdgeSession:
         if self.ended:
             return
         self._last_heard = now
+        if isinstance(message, Verdict | Event | End):
+            if message.seq <= self._seq:
+                return
+            if message.seq != self._seq + 1:
+                raise ProtocolError(f"message {message.seq} of the session came after {self._seq}")
+            self._seq = message.seq
         match message:
             case End():
-                self.ended = True
-                self._answer(Complete())
+                self._receive_end()
+            case Failed(code=SessionUnknown.code) if self._session is not None and not self._answered:
+                self._move()
             case Failed():
                 self.ended = True
                 self._answer(Fail(RemoteError(message)))
@@ -267,9 +317,7 @@ class EdgeSession:
             case Verdict():
                 self._receive_verdict(message)
             case Event():
-                self._seq = message.seq
-                self._untaken.append(message.seq)
-                self._actions.append(Deliver(message.seq, message.payload, message.usage))
+                self._receive_event(message)
             case Desync():
                 self._receive_desync(message)
 
@@ -315,14 +363,38 @@ class EdgeSession:
             self._answered = True
             self._stop_drafting()
             self._close_pending = not self.ended
+            self.ended = self.ended or (self._suspended_since is not None and self._session is None)
 
     def fail(self, error: ApiError) -> None:
         """The session is beyond repair: tell the client, and the gateway."""
         self._close_pending = not self.ended
         self._answer(Fail(error))
 
+    def suspended(self, error: ApiError, now: float) -> None:
+        """The link is gone. `error` is what the client gets if it is not `resumed` within the grace time."""
+        if self.ended or self._suspended_since is not None:
+            return
+        self._suspended_since = now
+        self._suspended_by = error
+        if not self._settings.grace_s:
+            self.link_lost(error)
+        elif self._answered and self._session is None:
+            self.ended = True  # the gateway drops what is not open yet
+
+    def resumed(self) -> None:
+        """There is a link again, to the same gateway or another one. Both sides begin anew at what is committed."""
+        if self.ended or self._suspended_since is None:
+            return
+        self._suspended_since = None
+        if self._session is None:
+            self._open_pending = True
+            return
+        self._resume_pending = True
+        self._close_pending = self._answered
+        self._begin_anew()
+
     def link_lost(self, error: ApiError) -> None:
-        """The link is gone, and with it (no resume in this version) the session."""
+        """The link is gone for good, and with it the session."""
         self.ended = True
         self._answer(Fail(error))
 
@@ -331,42 +403,69 @@ class EdgeSession:
         due = self.deadline()
         if due is None or now < due:
             return
-        if now >= self._last_heard + self._settings.silence_timeout_s:
+        if self._suspended_since is not None:
+            self.link_lost(self._suspended_by)
+        elif now >= self._last_heard + self._settings.silence_timeout_s:
             silence = self._settings.silence_timeout_s
             self.ended = self._answered  # a gateway that does not even answer Close
             self.fail(Unavailable(f"the gateway has been silent for {silence:g} s; try again"))
         else:
             self._nav_out = None
             self.drafting_ended()
+            if self._base < len(self._committed):
+                self._run_pending = FOREVER
 
     # Inside.
 
     @property
     def _held_up(self) -> bool:
         """Is the client so far behind that the gateway waits for it?"""
-        return bool(self._untaken) and self._seq - self._untaken[0] > MAX_UNACKED // 2
+        return self._seq - self._ackable - 1 > MAX_UNACKED // 2
+
+    @property
+    def _ackable(self) -> int:
+        """All up to this one of the gateway's messages has been taken."""
+        first = next((seq for seq in self._untaken if seq > self._offset), None)
+        return self._seq if first is None else first - 1 - self._offset
 
     def _receive_opened(self, opened: Opened) -> None:
-        if self.opened is not None:
+        if self._session is not None:
             raise ProtocolError("the gateway opened a session twice")
+        self._session = opened.session
+        if self.opened is not None:
+            if msgspec.structs.replace(opened, session=self.opened.session) != self.opened:
+                self._fail_move("prompt, parameters or limits are not the same there")
+            return
         self.opened = opened
         self._committed = list(opened.prompt_ids)
+        self._base = self._told_upto = len(self._committed)
         self._sent_upto = len(self._committed)
-        last_draftable = len(opened.prompt_ids) + opened.max_tokens - 2
-        self._hard_limit = min(last_draftable + 1, self._max_context)
+        self._last_draftable = len(opened.prompt_ids) + opened.max_tokens - 2
+        self._hard_limit = min(self._last_draftable + 1, self._max_context)
         if self._collaborative and len(self._committed) < self._hard_limit:
             self._drafting = True
             self._actions.append(StartDrafting(opened.prompt_ids, opened.params, frozenset(opened.eos_ids)))
             self._commit(())
 
     def _receive_verdict(self, verdict: Verdict) -> None:
-        if self.opened is None or verdict.start != len(self._committed):
-            raise ProtocolError(f"verdict from {verdict.start}, but {len(self._committed)} ids are committed")
-        self._seq = verdict.seq
+        if self._session is None or verdict.start != self._base:
+            raise ProtocolError(f"verdict from {verdict.start}, but {self._base} ids are committed")
         self.counts.forwards += 1
         self.counts.navs += verdict.reason is Reason.NAV
+        known = self._committed[self._base : self._base + len(verdict.tokens)]
+        if list(verdict.tokens[: len(known)]) != known:
+            self._fail_move("its tokens are not the same")
+            return
+        self._base += len(verdict.tokens)
+        if self._nav_out is not None and self._base > self._nav_out:
+            self._nav_out = None
+        tokens = verdict.tokens[len(known) :]
+        if not tokens:
+            if self._drafting:
+                self._go_on_dry()
+            return
         wrong = False
-        for token in verdict.tokens:
+        for token in tokens:
             drafted = self._window.popleft() if self._window and not wrong else None
             right = drafted is not None and drafted.token == token
             accepted = right and len(self._committed) < self._sent_upto
@@ -379,13 +478,12 @@ class EdgeSession:
         if wrong:
             self._discard_window()
         self._sent_upto = max(self._sent_upto, base)
-        if self._nav_out is not None and base > self._nav_out:
-            self._nav_out = None
+        self._told_upto = base
         if self._nav_pending is not None and base > self._nav_pending:
             self._nav_pending = None
         if not self._drafting:
             return
-        self._commit(verdict.tokens)
+        self._commit(tokens)
         if wrong:
             self._valid_from = self._commits
         if base >= self._hard_limit:
@@ -411,19 +509,99 @@ class EdgeSession:
 
     def _receive_desync(self, desync: Desync) -> None:
         """The gateway holds none of our drafts: send the window again under a new epoch."""
-        if desync.epoch != self._epoch:
-            return
+        if desync.epoch == self._epoch:
+            self._send_again()
+
+    def _send_again(self) -> None:
+        """Everything since what the gateway has committed, in a new epoch."""
         base = len(self._committed)
         self._epoch += 1
         self.counts.sent -= self._sent_upto - base
         self._sent_upto = base
+        self._told_upto = self._base
         self._nav_out = None
         if self._window:
             self._want_nav()
 
+    def _receive_event(self, event: Event) -> None:
+        payload: bytes | None = event.payload
+        self._event_sizes.append((event.seq, len(event.payload)))
+        if self._splice is not None:
+            try:
+                payload = self._splice.take(event.payload)
+            except CannotSplice as why:
+                self._fail_move(str(why))
+                return
+        if payload is not None:
+            self._shown.add(payload)
+            self._untaken.append(self._offset + event.seq)
+            self._actions.append(Deliver(self._offset + event.seq, payload, event.usage))
+
+    def _receive_end(self) -> None:
+        told_all = self._splice is None or self._splice.caught_up
+        if self._base < len(self._committed) or not told_all:
+            self._fail_move("its answer is shorter")
+        self.ended = True
+        self._answer(Complete())
+
+    def _begin_anew(self) -> None:
+        """What was said and not answered may be lost, drafts and runs alike."""
+        self._send_again()
+        if not self._in_start_run and self._run_until >= len(self._committed):
+            self._run_pending = max(self._run_until, self._run_pending or 0)
+        if self._drafting:
+            self._go_on_dry()
+
+    def _move(self) -> None:
+        """The gateway does not know the session: ask it the same again, with the same noise."""
+        assert self.opened is not None
+        try:
+            self._splice = Splice(self._shown)
+        except CannotSplice as why:
+            self.ended = True
+            self._fail_move(str(why))
+            return
+        body = msgspec.json.decode(self._request.body)
+        body["seed"] = self.opened.params.seed
+        # Committed ids go up as drafts also where none of a drafter's will.
+        fingerprint = self._request.fingerprint or b""
+        self._request = msgspec.structs.replace(self._request, body=msgspec.json.encode(body), fingerprint=fingerprint)
+        self._session = None
+        self._resume_pending = False
+        self._open_pending = True
+        self._base = len(self.opened.prompt_ids)
+        self._offset += self._seq
+        self._seq = self._acked = 0
+        self._event_sizes.clear()
+        self._ackable_bytes = 0
+        self._in_start_run = True
+        self._run_until = FOREVER
+        self._send_again()
+        self._run_pending = None if self._drafting else FOREVER
+
+    def _fail_move(self, why: str) -> None:
+        self.fail(Unavailable(f"the link was lost, and the answer cannot be gone on with elsewhere: {why}; try again"))
+
+    def _next_told(self, now: float) -> Draft | None:
+        """Committed ids for a gateway that has not decided them yet."""
+        end = min(len(self._committed), self._last_draftable + 1, self._base + CATCH_UP)
+        start = max(self._told_upto, self._base)
+        if start >= end:
+            return None
+        ids = tuple(self._committed[start : min(end, start + MAX_DRAFTS_PER_MESSAGE)])
+        self._told_upto = start + len(ids)
+        self._end_start_run()
+        self._nav_out, self._nav_since = self._told_upto - 1, now
+        return Draft.wishing(self.channel, self._epoch, start, ids, self._told_upto - 1)
+
     def _go_on_dry(self) -> None:
         """The drafter cannot go on from the end of the path before the target has: let it."""
-        if self._dry and self._nav_out is None and self._nav_pending is None:
+        if (
+            self._dry
+            and self._told_upto == len(self._committed)
+            and self._nav_out is None
+            and self._nav_pending is None
+        ):
             base = len(self._committed)
             if self._window:
                 self._want_nav()
@@ -437,6 +615,8 @@ class EdgeSession:
     def _next_draft(self, now: float) -> Draft | None:
         base = len(self._committed)
         unsent = base + len(self._window) - self._sent_upto
+        if self._told_upto < base:
+            return None  # a hole
         if self._nav_pending is None and not (unsent and self._batcher.due(unsent)):
             return None
         start = self._sent_upto
@@ -461,9 +641,12 @@ class EdgeSession:
             self._run_until = -1
 
     def _next_ack(self) -> Ack | None:
-        ackable = self._untaken[0] - 1 if self._untaken else self._seq
-        if ackable - self._acked < ACK_EVERY:
+        ackable = self._ackable
+        while self._event_sizes and self._event_sizes[0][0] <= ackable:
+            self._ackable_bytes += self._event_sizes.popleft()[1]
+        if ackable - self._acked < ACK_EVERY and self._ackable_bytes < ACK_BYTES:
             return None
+        self._ackable_bytes = 0
         self._acked = ackable
         return Ack(self.channel, ackable)
 

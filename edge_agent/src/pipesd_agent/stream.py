@@ -31,6 +31,7 @@ from pipesd_gateway.protocol import (
     End,
     Event,
     Failed,
+    Open,
     Opened,
     Verdict,
 )
@@ -118,6 +119,8 @@ class RequestStream:
     def sent(self, message: EdgeMessage, size: int) -> None:
         """Count a message that went out as `size` bytes."""
         match message:
+            case Open():
+                self.upload.open += size
             case Draft():
                 self.upload.drafts += size
             case Ack():
@@ -129,7 +132,18 @@ class RequestStream:
         self.session.tick(now)
         self._act()
 
+    def suspended(self, error: ApiError) -> None:
+        """The link is gone; perhaps it comes back."""
+        self.session.suspended(error, time.monotonic())
+        self._act()
+
+    def resumed(self) -> None:
+        """It is back."""
+        self.session.resumed()
+        self._act()
+
     def link_lost(self, error: ApiError) -> None:
+        """The link is gone for good."""
         self.session.link_lost(error)
         self._act()
 

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
     add("--max-queue", type=int, metavar="N", help="requests that may wait for a session (16)")
     add("--park-timeout", type=float, metavar="S", help="seconds to wait for a silent agent (5)")
+    add("--grace", type=float, metavar="S", help="seconds that a lost agent has to resume its sessions (30)")
     add("--step-floor-ms", type=float, metavar="MS", help="least time of a step, emulates a big target (0)")
     add("--max-sessions-per-key", type=int, metavar="N", help="agents' sessions per API key (256)")
     add("--tls-cert", metavar="FILE", help="certificate chain for https and wss, PEM (no TLS)")
@@ -94,7 +95,7 @@ async def _serve(config: GatewayConfig) -> None:
             life.admit()
             return keys.authorize(connection)
 
-        limits = SessionLimits(park_timeout_s=config.park_timeout)
+        limits = SessionLimits(park_timeout_s=config.park_timeout, grace_s=config.grace)
         ws.attach(app, engine, limits, admit, quota)
         if not keys.required and config.host not in LOOPBACK:
             logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)

@@ -24,7 +24,8 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
 
     model: GGUF file of the target. name: its name in the API ("": the one that the file says). n_seq: sessions at
     once. context: tokens of each, prompt and answer together. threads: of llama.cpp. max_queue: requests that may wait
-    for a session. park_timeout: seconds that a session waits for a silent edge. step_floor_ms: least time of an engine
+    for a session. park_timeout: seconds that a session waits for a silent edge. grace: seconds that a session
+    waits for a lost agent to resume it; 0: it ends with its link. step_floor_ms: least time of an engine
     step, to emulate a bigger target. max_sessions_per_key: of agents, over all their connections (`quota`). api_keys:
     empty means open. tls_cert, tls_key: PEM files; without them no TLS. cors_origin: of web pages that may use the
     API. drain_timeout: seconds that what runs has after SIGTERM. api_key_file: where keys come from, None for the
@@ -40,6 +41,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     threads: int = 1
     max_queue: int = 16
     park_timeout: float = 5.0
+    grace: float = 30.0
     step_floor_ms: float = 0.0
     max_sessions_per_key: int = MAX_SESSIONS_PER_KEY
     tls_cert: Path | None = None
@@ -58,6 +60,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
         within("threads", self.threads, 1, 256)
         within("max_queue", self.max_queue, 0, 4096)
         within("park_timeout", self.park_timeout, 0.05, 3600)
+        within("grace", self.grace, 0, 3600)
         within("step_floor_ms", self.step_floor_ms, 0, 60_000)
         within("max_sessions_per_key", self.max_sessions_per_key, 1, 2**20)
         within("drain_timeout", self.drain_timeout, 0, 86_400)

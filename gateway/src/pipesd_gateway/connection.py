@@ -7,17 +7,18 @@ session, only an unattributable one ends the connection) and leaves sockets, eng
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 
 from msgspec import Struct
 
 from pipesd_gateway.engine import ModelInfo, Opening
 from pipesd_gateway.exceptions import (
     ApiError,
-    InvalidRequest,
     MalformedMessage,
     OutOfState,
     Overloaded,
     ProtocolError,
+    SessionUnknown,
     UnknownVersion,
     VocabularyMismatch,
 )
@@ -27,7 +28,6 @@ from pipesd_gateway.protocol import (
     Close,
     Draft,
     End,
-    Failed,
     GatewayMessage,
     Open,
     Rejected,
@@ -36,6 +36,7 @@ from pipesd_gateway.protocol import (
     decode_edge,
 )
 from pipesd_gateway.quota import Share
+from pipesd_gateway.registry import Registry
 from pipesd_gateway.session import Abort, GatewaySession, SessionLimits, Step, failed
 
 
@@ -65,33 +66,57 @@ class AbortRequest(Struct, frozen=True):
     channel: int
 
 
+class AdoptRequest(Struct, frozen=True):
+    """Order: the engine's request of this session belongs to this connection now, under this channel."""
+
+    channel: int
+    session_id: bytes
+
+
 class Hangup(Struct, frozen=True):
-    """Order: close the WebSocket."""
+    """Order: close the WebSocket. superseded: the agent is on a newer one; no fault of this one."""
+
+    superseded: bool = False
 
 
-Order = StartRequest | CancelRequest | StepRequest | AbortRequest | Hangup
+Order = StartRequest | CancelRequest | StepRequest | AbortRequest | AdoptRequest | Hangup
 Output = GatewayMessage | Order
 
 
 class GatewayConnection:
-    """All sessions of one agent.
+    """All sessions of one agent's WebSocket; also after it is gone, until they are resumed on another or given up.
 
     Args:
         info: of the target model.
         limits: of each session.
         share: of the sessions that the agent's API key may have; each one here is taken from it until it ends.
-        max_sessions: on this connection, waiting ones included.
+        registry: of the server's sessions; without one, none can be resumed on another connection.
+        max_sessions: on this connection, waiting ones included; and of ended ones, that are kept to be resumed.
     """
 
-    def __init__(self, info: ModelInfo, limits: SessionLimits, share: Share, *, max_sessions: int = 64) -> None:
+    def __init__(
+        self,
+        info: ModelInfo,
+        limits: SessionLimits,
+        share: Share,
+        registry: Registry | None = None,
+        *,
+        max_sessions: int = 64,
+    ) -> None:
         self._info = info
         self._limits = limits
         self._share = share
+        self._registry = Registry() if registry is None else registry
+        self.number = self._registry.number()
         self._max_sessions = max_sessions
         self._waiting: dict[int, Open] = {}
         self._sessions: dict[int, GatewaySession] = {}
+        self._ended: dict[int, GatewaySession] = {}
+        """Their last messages may have been lost. The channel's next request shows that they were not."""
         self._known: set[int] = set()
         """Channels that have been used: late messages for an ended session are no fault."""
+        self._lost = False
+        self._at_fault = False
         self._outputs: list[Output] = []
 
     def take_outputs(self) -> list[Output]:
@@ -101,7 +126,7 @@ class GatewayConnection:
 
     def deadline(self) -> float | None:
         """When `tick` has to be called at the latest."""
-        due = [d for session in self._sessions.values() if (d := session.deadline()) is not None]
+        due = [d for session in self._all() if (d := session.deadline()) is not None]
         return min(due, default=None)
 
     def session(self, channel: int) -> GatewaySession | None:
@@ -123,17 +148,18 @@ class GatewayConnection:
                 case Open():
                     self._open(message)
                 case Resume():
-                    self._refuse_resume(message)
+                    self._resume(message, now)
                 case _:
                     self._dispatch(message, now)
         except ProtocolError as error:
+            self._at_fault = True
             self._outputs.append(Rejected(error.code, str(error)))
             self._outputs.append(Hangup())
 
-    def accepted(self, channel: int, opening: Opening, now: float) -> None:
-        """The engine took the request of `StartRequest`."""
+    def accepted(self, channel: int, opening: Opening, now: float) -> bytes:
+        """The engine took the request of `StartRequest`. Returns the session's id."""
         request = self._waiting.pop(channel)
-        self._sessions[channel] = GatewaySession(
+        session = self._sessions[channel] = GatewaySession(
             channel,
             secrets.token_bytes(16),
             opening,
@@ -143,7 +169,9 @@ class GatewayConnection:
             limits=self._limits,
             now=now,
         )
+        self._registry.put(session, self._share.owner, self)
         self._collect(channel)
+        return session.session_id
 
     def refused(self, channel: int, error: ApiError) -> None:
         """The engine did not take the request of `StartRequest`."""
@@ -160,15 +188,37 @@ class GatewayConnection:
         for channel, session in list(self._sessions.items()):
             session.tick(now)
             self._collect(channel)
+        for channel, session in list(self._ended.items()):
+            session.tick(now)
+            if session.gone:
+                self._forget_ended(channel)
 
-    def disconnected(self) -> None:
-        """The WebSocket is gone: every session goes with it, waiting ones too."""
+    def disconnected(self, now: float, *, for_good: bool = False) -> None:
+        """The WebSocket is gone. What waits for the engine is cancelled; what runs can be resumed on another one for
+        the grace time, unless the link ended by the agent's fault (or `for_good`)."""
+        self._lost = True
         for channel in list(self._waiting):
             self._forget_waiting(channel)
             self._outputs.append(CancelRequest(channel))
-        for channel, session in list(self._sessions.items()):
-            session.disconnected()
+        for session in list(self._all()):
+            if for_good or self._at_fault:
+                session.abandoned()
+            else:
+                session.disconnected(now)
+        for channel in list(self._sessions):
             self._collect(channel)
+        for channel, session in list(self._ended.items()):
+            if session.gone:
+                self._forget_ended(channel)
+
+    def surrender(self, session: GatewaySession) -> None:
+        """See `registry.Holder`."""
+        if self._ended.get(session.channel) is session:
+            del self._ended[session.channel]
+            return
+        del self._sessions[session.channel]
+        if not self._lost:
+            self._outputs.append(Hangup(superseded=True))
 
     def _open(self, message: Open) -> None:
         channel = message.channel
@@ -180,12 +230,9 @@ class GatewayConnection:
         if channel in self._sessions or channel in self._waiting:
             raise OutOfState(f"open on channel {channel}, which is in use")
         self._known.add(channel)
+        self._forget_ended(channel)
         if self.channels >= self._max_sessions:
-            refusal = Overloaded(
-                f"{self.channels} sessions are open on this connection; the limit is {self._max_sessions}",
-                retry_after_s=1,
-            )
-            self._outputs.append(failed(channel, refusal))
+            self._outputs.append(failed(channel, self._full()))
         elif message.fingerprint and message.fingerprint != self._info.fingerprint:
             mismatch = VocabularyMismatch(
                 f"the draft model's vocabulary ({message.fingerprint.hex()}) is not that of the target "
@@ -202,13 +249,42 @@ class GatewayConnection:
             self._waiting[channel] = message
             self._outputs.append(StartRequest(message))
 
-    def _refuse_resume(self, message: Resume) -> None:
-        if message.channel in self._sessions or message.channel in self._waiting:
-            raise OutOfState(f"resume on channel {message.channel}, which is in use")
-        self._known.add(message.channel)
-        refusal = InvalidRequest("this gateway does not support resume: open the request again")
-        answer = failed(message.channel, refusal)
-        self._outputs.append(Failed(answer.channel, "resume_not_supported", answer.status, answer.body))
+    def _resume(self, message: Resume, now: float) -> None:
+        channel = message.channel
+        if channel in self._sessions or channel in self._waiting:
+            raise OutOfState(f"resume on channel {channel}, which is in use")
+        place = self._registry.find(message.session, self._share.owner)
+        if place is not None and place.holder is self:
+            raise OutOfState(f"resume on channel {channel} of a session that is on channel {place.session.channel}")
+        self._known.add(channel)
+        self._forget_ended(channel)
+        # A link that the agent has left may still deliver what it once said there.
+        late = place is not None and place.holder.number > self.number
+        if place is None or late or not place.session.can_resume(message.seq):
+            unknown = SessionUnknown(
+                "there is no such session to go on with: it ended longer ago than the grace time, or this gateway "
+                "never had it; open the request again"
+            )
+            self._outputs.append(failed(channel, unknown))
+            return
+        if self.channels >= self._max_sessions:
+            self._outputs.append(failed(channel, self._full()))
+            return
+        session = place.session
+        place.holder.surrender(session)
+        self._registry.put(session, self._share.owner, self)
+        if session.ended:
+            self._keep_ended(channel, session)
+        else:
+            self._sessions[channel] = session
+            self._outputs.append(AdoptRequest(channel, session.session_id))
+        session.resumed(channel, message.seq, now)
+        self._move_outputs(session)
+
+    def _full(self) -> Overloaded:
+        return Overloaded(
+            f"{self.channels} sessions are open on this connection; the limit is {self._max_sessions}", retry_after_s=1
+        )
 
     def _dispatch(self, message: Draft | Run | Ack | Close, now: float) -> None:
         channel = message.channel
@@ -231,6 +307,17 @@ class GatewayConnection:
 
     def _collect(self, channel: int) -> None:
         session = self._sessions[channel]
+        self._move_outputs(session)
+        if session.ended:
+            del self._sessions[channel]
+            self._share.release()
+            if session.gone:
+                self._registry.drop(session)
+            else:
+                self._keep_ended(channel, session)
+
+    def _move_outputs(self, session: GatewaySession) -> None:
+        channel = session.channel
         for output in session.take_outputs():
             match output:
                 case Step(drafts, ahead):
@@ -239,9 +326,19 @@ class GatewayConnection:
                     self._outputs.append(AbortRequest(channel))
                 case _:
                     self._outputs.append(output)
-        if session.ended:
-            del self._sessions[channel]
-            self._share.release()
+
+    def _all(self) -> Iterator[GatewaySession]:
+        yield from self._sessions.values()
+        yield from self._ended.values()
+
+    def _keep_ended(self, channel: int, session: GatewaySession) -> None:
+        while len(self._ended) >= self._max_sessions:
+            self._forget_ended(next(iter(self._ended)))
+        self._ended[channel] = session
+
+    def _forget_ended(self, channel: int) -> None:
+        if (session := self._ended.pop(channel, None)) is not None:
+            self._registry.drop(session)
 
     def _forget_waiting(self, channel: int) -> None:
         del self._waiting[channel]

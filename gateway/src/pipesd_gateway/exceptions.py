@@ -7,6 +7,7 @@ PipeSDError
 │   ├── Unauthorized             401
 │   ├── ModelNotFound            404
 │   ├── VocabularyMismatch       409  the drafter's vocabulary is not the target's
+│   ├── SessionUnknown           410  there is no such session to resume (any more)
 │   ├── Overloaded               429  with retry-after
 │   ├── EngineFailed             500  the engine broke; the session is lost
 │   └── Unavailable              503  the cloud, or the engine, cannot be reached
@@ -72,6 +73,11 @@ class VocabularyMismatch(ApiError):
     status = 409
     type = "invalid_request_error"
     code = "vocabulary_mismatch"
+
+
+class SessionUnknown(ApiError):
+    status = 410
+    code = "session_unknown"
 
 
 class Overloaded(ApiError):

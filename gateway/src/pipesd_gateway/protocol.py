@@ -29,6 +29,8 @@ MAX_DRAFTS_PER_MESSAGE: Final = 256
 MAX_CHANNELS: Final = 1024
 MAX_UNACKED: Final = 256
 """A session with more unacknowledged messages than this parks after its step: flow control and buffer bound in one."""
+MAX_UNACKED_BYTES: Final = 2**20
+"""The same for the payloads of unacknowledged events. One event may be larger, and is alone then."""
 
 Channel = Annotated[int, Meta(ge=0, lt=MAX_CHANNELS)]
 Position = Annotated[int, Meta(ge=0, le=FOREVER)]
@@ -112,7 +114,10 @@ class Close(Struct, frozen=True, array_like=True, tag=5):
 
 
 class Resume(Struct, frozen=True, array_like=True, tag=6):
-    """Go on with a session after a lost link. This version answers `Failed` with code `resume_not_supported`."""
+    """Go on, on this connection, with a session that was opened on another one; `seq` is the last that arrived.
+
+    Answered by all messages after `seq`, and then whatever follows; or by `Failed` with code `session_unknown`.
+    """
 
     channel: Channel
     session: SessionId

@@ -51,6 +51,11 @@ class Share:
         self._taken = taken
 
     @property
+    def owner(self) -> bytes:
+        """Tells keys apart, and tells nothing else of them."""
+        return self._owner
+
+    @property
     def taken(self) -> int:
         """Sessions of this key now, those of its other connections included."""
         return self._taken.get(self._owner, 0)

@@ -5,11 +5,13 @@ come out, in order, from `take_outputs`. Nothing here knows of sockets, threads 
 
 What is kept: the committed ids, the *path* (drafts held after them), the epoch that the path belongs to, whether the
 path is dead, the pending wish for verification, and how far a free run goes. The edge owns the epoch; the gateway
-only adopts it.
+only adopts it. And every message since the last acknowledged one: a session outlives its link for the grace time, and
+what the edge missed is said again when it resumes.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Final
@@ -22,6 +24,7 @@ from pipesd_gateway.exceptions import ApiError, OutOfState, ProtocolError
 from pipesd_gateway.protocol import (
     FOREVER,
     MAX_UNACKED,
+    MAX_UNACKED_BYTES,
     Ack,
     Close,
     Desync,
@@ -49,14 +52,16 @@ class SessionLimits(Struct, frozen=True):
 
     park_timeout_s: a parked session whose connected edge is silent for longer goes on by itself.
     stall_timeout_s: a session held up by unacknowledged messages for longer is given up.
+    grace_s: how long a session whose link is gone can be resumed; 0: not at all.
     """
 
     park_timeout_s: float = 5.0
     stall_timeout_s: float = 60.0
+    grace_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.park_timeout_s <= 0 or self.stall_timeout_s <= 0:
-            raise ValueError("timeouts of a session must be positive")
+        if self.park_timeout_s <= 0 or self.stall_timeout_s <= 0 or self.grace_s < 0:
+            raise ValueError("timeouts of a session must be positive, and its grace time not negative")
 
 
 class Step(Struct, frozen=True):
@@ -116,6 +121,8 @@ class GatewaySession:
         self.session_id = session_id
         self.collaborative = collaborative
         self.ended = False
+        self.gone = False
+        """Nothing is left that could be resumed."""
         self._opening = opening
         self._n_vocab = n_vocab
         self._max_drafts = max_drafts
@@ -134,6 +141,11 @@ class GatewaySession:
         self._last_step_done = False
         self._seq = 0
         self._acked = 0
+        self._unacked: deque[Verdict | Event | End] = deque()
+        """Messages from `_acked` + 1 to `_seq`."""
+        self._unacked_bytes = 0
+        self._failed: Failed | None = None
+        self._detached_since: float | None = None
         self._parked_since: float | None = None
         """Renewed by every message of the edge."""
         self._stalled_since: float | None = None
@@ -172,6 +184,10 @@ class GatewaySession:
 
     def deadline(self) -> float | None:
         """When `tick` has to be called at the latest; None: never."""
+        if self.gone:
+            return None
+        if self._detached_since is not None:
+            return self._detached_since + self._limits.grace_s
         if self.ended:
             return None
         if self._stalled_since is not None:
@@ -195,8 +211,9 @@ class GatewaySession:
             case Ack():
                 if message.seq > self._seq:
                     raise OutOfState(f"ack of {message.seq}, but only {self._seq} messages have been sent")
-                self._acked = max(self._acked, message.seq)
+                self._acknowledged(message.seq)
             case Close():
+                self.gone = True
                 self._outputs.append(Abort())
                 self._end(End(self.channel, self._next_seq()))
                 return
@@ -217,7 +234,7 @@ class GatewaySession:
             self._wish = None
         if len(self._committed) > self._run_until:
             self._stop_run()
-        self._outputs.append(
+        self._tell(
             Verdict(
                 self.channel,
                 self._next_seq(),
@@ -239,7 +256,7 @@ class GatewaySession:
         """The engine shows text. Its tokens have been in verdicts already."""
         if not self.ended:
             upto = len(self._opening.prompt_ids) + payload.upto
-            self._outputs.append(Event(self.channel, self._next_seq(), upto, payload.data, payload.usage))
+            self._tell(Event(self.channel, self._next_seq(), upto, payload.data, payload.usage))
 
     def finished(self) -> None:
         """The engine's answer is complete."""
@@ -265,8 +282,37 @@ class GatewaySession:
             self._outputs.append(Abort())
             self._end(Failed(self.channel, error.code, 502, msgspec.json.encode(body)))
 
-    def disconnected(self) -> None:
-        """The link is gone. Without resume (a later version) the session goes with it."""
+    def disconnected(self, now: float) -> None:
+        """The link is gone: nothing is said any more, and nothing computed but a free run that no draft could end,
+        until `resumed` or the end of the grace time."""
+        if self._detached_since is None:
+            self._detached_since = now
+            self._kill_path()
+            self._stalled_since = None
+            if self._run_kind is _RunKind.TIMEOUT:
+                self._stop_run()
+            if not self._limits.grace_s:
+                self.abandoned()
+
+    def can_resume(self, seq: int) -> bool:
+        """Is everything after `seq` still here?"""
+        return not self.gone and self._acked <= seq <= self._seq
+
+    def resumed(self, channel: int, seq: int, now: float) -> None:
+        """The edge is back, on another connection, and has all up to `seq`; see `can_resume`."""
+        self.channel = channel
+        self._detached_since = None
+        self._stalled_since = None
+        self._kill_path()
+        missed = [msgspec.structs.replace(message, channel=channel) for message in self._unacked if message.seq > seq]
+        self._outputs += missed
+        if self._failed is not None:
+            self._outputs.append(msgspec.structs.replace(self._failed, channel=channel))
+        self._advance(now)
+
+    def abandoned(self) -> None:
+        """Nobody will resume it."""
+        self.gone = True
         if not self.ended:
             self.ended = True
             self._outputs.append(Abort())
@@ -276,11 +322,15 @@ class GatewaySession:
         due = self.deadline()
         if due is None or now < due:
             return
+        if self._detached_since is not None:
+            self.abandoned()
+            return
         if self._stalled_since is not None:
             self.protocol_failure(
                 OutOfState(
-                    f"{self._seq - self._acked} messages are unacknowledged (limit {MAX_UNACKED}) "
-                    f"for {self._limits.stall_timeout_s} s: the client reads too slowly"
+                    f"{self._seq - self._acked} messages of {self._unacked_bytes} bytes are unacknowledged "
+                    f"(limits {MAX_UNACKED} and {MAX_UNACKED_BYTES}) for {self._limits.stall_timeout_s} s: "
+                    "the client reads too slowly"
                 )
             )
             return
@@ -362,7 +412,9 @@ class GatewaySession:
         self._parked_since = None
         if self._stepping is not None or self._last_step_done or self.ended:
             return
-        if self._seq - self._acked > MAX_UNACKED:
+        if self._detached_since is not None and self.collaborative and self._run_kind is not _RunKind.EDGE:
+            return
+        if self._seq - self._acked > MAX_UNACKED or self._unacked_bytes > MAX_UNACKED_BYTES:
             self._stalled_since = self._stalled_since if self._stalled_since is not None else now
             return
         self._stalled_since = None
@@ -390,6 +442,25 @@ class GatewaySession:
         self._seq += 1
         return self._seq
 
+    def _tell(self, message: Verdict | Event | End | Failed) -> None:
+        """Say it now, if there is a link, and keep it for the next one."""
+        if isinstance(message, Failed):
+            self._failed = message
+        else:
+            self._unacked.append(message)
+            self._unacked_bytes += _payload_bytes(message)
+        if self._detached_since is None:
+            self._outputs.append(message)
+
+    def _acknowledged(self, seq: int) -> None:
+        self._acked = max(self._acked, seq)
+        while self._unacked and self._unacked[0].seq <= seq:
+            self._unacked_bytes -= _payload_bytes(self._unacked.popleft())
+
     def _end(self, last: End | Failed) -> None:
         self.ended = True
-        self._outputs.append(last)
+        self._tell(last)
+
+
+def _payload_bytes(message: Verdict | Event | End) -> int:
+    return len(message.payload) if isinstance(message, Event) else 0

@@ -15,6 +15,7 @@ from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from pipesd_gateway.connection import (
     AbortRequest,
+    AdoptRequest,
     CancelRequest,
     GatewayConnection,
     Hangup,
@@ -26,6 +27,7 @@ from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
 from pipesd_gateway.logs import request_id, session_name
 from pipesd_gateway.protocol import MAX_UNACKED, SUBPROTOCOL, Open, Rejected, encode
 from pipesd_gateway.quota import Quota, Share
+from pipesd_gateway.registry import Registry
 from pipesd_gateway.session import MAX_AHEAD, SessionLimits
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,10 @@ MAX_OUTBOX_BYTES: Final = 64 * 2**20
 CLOSE_PROTOCOL_ERROR: Final = 1002
 CLOSE_TOO_SLOW: Final = 1008
 CLOSE_INTERNAL_ERROR: Final = 1011
+CLOSE_SUPERSEDED: Final = 4001
+"""The agent has resumed its sessions on a newer connection."""
+CLOSED_BY_LEAVING: Final = 1001
+"""The agent stops, or cannot make sense of us: it will resume nothing."""
 FAREWELL_S: Final = 5.0
 """After a hang-up: time for the agent to take what is left for it."""
 
@@ -47,6 +53,8 @@ Authorize = Callable[[WebSocket], str | None]
 
 def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Authorize, quota: Quota) -> None:
     """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application."""
+    registry = Registry()
+    hosted: dict[bytes, Hosted] = {}
 
     @app.websocket("/v1/pipesd/ws")
     async def agents(websocket: WebSocket) -> None:
@@ -61,21 +69,50 @@ def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Autho
             await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
             return
         await websocket.accept(subprotocol=SUBPROTOCOL)
-        await AgentSocket(websocket, engine, limits, quota.share(key), authorize).serve()
+        await AgentSocket(websocket, engine, limits, quota.share(key), authorize, registry, hosted).serve()
+
+
+class Hosted:
+    """A request in the engine, and the socket and channel that its session is on now."""
+
+    def __init__(self, socket: AgentSocket, channel: int) -> None:
+        self.socket = socket
+        self.channel = channel
+        self.session_id = b""
+        self.generation: Generation
+
+    def deliver(self, output: EngineOutput) -> None:
+        """What the engine calls."""
+        self.socket.deliver(self.channel, output)
 
 
 class AgentSocket:
-    """One connected agent: owns the tasks and generations of its sessions and ends them all when it leaves."""
+    """One connected agent: owns the tasks and generations of its sessions.
+
+    When the agent leaves, its tasks end; the generations stay until another socket takes them over, or the grace time
+    is over: a timer, and no task, sees to that.
+
+    Args:
+        hosted: of all sockets, by session id.
+    """
 
     def __init__(
-        self, websocket: WebSocket, engine: Engine, limits: SessionLimits, share: Share, authorize: Authorize
+        self,
+        websocket: WebSocket,
+        engine: Engine,
+        limits: SessionLimits,
+        share: Share,
+        authorize: Authorize,
+        registry: Registry,
+        hosted: dict[bytes, Hosted],
     ) -> None:
         self._websocket = websocket
         self._engine = engine
         self._authorize = authorize
-        self._connection = GatewayConnection(engine.info, limits, share, max_sessions=MAX_SESSIONS)
+        self._connection = GatewayConnection(engine.info, limits, share, registry, max_sessions=MAX_SESSIONS)
         self._loop = asyncio.get_running_loop()
-        self._generations: dict[int, Generation] = {}
+        self._all_hosted = hosted
+        self._hosted: dict[int, Hosted] = {}
         self._openings: dict[int, asyncio.Task[None]] = {}
         self._opening_tasks: set[asyncio.Task[None]] = set()
         """Those of `_openings`, and the cancelled ones that are not done yet."""
@@ -84,6 +121,7 @@ class AgentSocket:
         self._outbox_bytes = 0
         self._outbox_filled = asyncio.Event()
         self._hangup: int | None = None
+        self._left = False
         self._timer: asyncio.TimerHandle | None = None
 
     async def serve(self) -> None:
@@ -93,7 +131,8 @@ class AgentSocket:
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._connection.disconnected()
+            for_good = self._left or self._hangup not in (None, CLOSE_SUPERSEDED)
+            self._connection.disconnected(time.monotonic(), for_good=for_good)
             self._pump()
             if self._hangup is not None:
                 await asyncio.wait((writer,), timeout=FAREWELL_S)
@@ -108,6 +147,7 @@ class AgentSocket:
         while self._hangup is None:  # `cancel` alone does not stop a task that finds the next frame waiting each time
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
+                self._left = message.get("code") == CLOSED_BY_LEAVING
                 return
             frame: bytes | None = message.get("bytes")
             self._connection.receive(message["text"] if frame is None else frame, time.monotonic())
@@ -137,11 +177,13 @@ class AgentSocket:
                 case CancelRequest(channel):
                     self._openings.pop(channel).cancel()
                 case StepRequest(channel, drafts, ahead):
-                    self._generations[channel].step(drafts, ahead)
+                    self._hosted[channel].generation.step(drafts, ahead)
                 case AbortRequest(channel):
-                    self._generations.pop(channel).abort()
-                case Hangup():
-                    self._hang_up(CLOSE_PROTOCOL_ERROR)
+                    self._let_go(channel).generation.abort()
+                case AdoptRequest(channel, session_id):
+                    self._adopt(channel, self._all_hosted[session_id])
+                case Hangup(superseded):
+                    self._hang_up(CLOSE_SUPERSEDED if superseded else CLOSE_PROTOCOL_ERROR)
                 case _:
                     if isinstance(output, Rejected):
                         log.warning("agent refused: %s", output.message)
@@ -154,8 +196,20 @@ class AgentSocket:
             self._hang_up(CLOSE_TOO_SLOW)
         self._rearm()
 
+    def _adopt(self, channel: int, hosted: Hosted) -> None:
+        before, hosted.socket = hosted.socket, self
+        del before._hosted[hosted.channel]
+        hosted.channel = channel
+        self._hosted[channel] = hosted
+        before._pump()
+
+    def _let_go(self, channel: int) -> Hosted:
+        hosted = self._hosted.pop(channel)
+        del self._all_hosted[hosted.session_id]
+        return hosted
+
     def _hang_up(self, code: int) -> None:
-        """Send what is left, then close; nothing more is read, and every session ends."""
+        """Send what is left, then close; nothing more is read, and every session is lost."""
         if self._hangup is None:
             self._hangup = code
             self._outbox_filled.set()
@@ -177,11 +231,10 @@ class AgentSocket:
         channel = request.channel
         request_id.set(request.request_id)
         answer: Generation | ApiError
+        hosted = Hosted(self, channel)
         try:
             self._authorize(self._websocket)  # the key may have been removed since the handshake
-            answer = await self._engine.open(
-                request.endpoint, request.body, lambda output: self._deliver(channel, output)
-            )
+            answer = await self._engine.open(request.endpoint, request.body, hosted.deliver)
         except ApiError as error:
             answer = error
         except Exception:
@@ -198,11 +251,11 @@ class AgentSocket:
             log.info("refused: %d %s", answer.status, answer.code or answer.type)
             self._connection.refused(channel, answer)
         else:
-            self._generations[channel] = answer
-            self._connection.accepted(channel, answer.opening, time.monotonic())
-            if (session := self._connection.session(channel)) is not None:
-                name = session_name(session.session_id)
-                log.info("request %s is session %s", request.request_id, name, extra={"session": name})
+            hosted.generation = answer
+            hosted.session_id = self._connection.accepted(channel, answer.opening, time.monotonic())
+            self._hosted[channel] = self._all_hosted[hosted.session_id] = hosted
+            name = session_name(hosted.session_id)
+            log.info("request %s is session %s", request.request_id, name, extra={"session": name})
         self._pump()
 
     def _opening_done(self, task: asyncio.Task[None]) -> None:
@@ -211,7 +264,8 @@ class AgentSocket:
             log.error("agent connection failed", exc_info=error)
             self._hang_up(CLOSE_INTERNAL_ERROR)
 
-    def _deliver(self, channel: int, output: EngineOutput) -> None:
+    def deliver(self, channel: int, output: EngineOutput) -> None:
+        """What the engine did for a session."""
         session = self._connection.session(channel)
         if session is None:
             return
@@ -221,10 +275,10 @@ class AgentSocket:
             case Payload():
                 session.payload(output)
             case Finished():
-                self._generations.pop(channel)
+                self._let_go(channel)
                 session.finished()
             case Broken(error):
-                self._generations.pop(channel)
+                self._let_go(channel)
                 session.broken(error)
         self._connection.collect(channel)
         self._pump()

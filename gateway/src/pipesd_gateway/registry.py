@@ -1,0 +1,60 @@
+"""Where the sessions of a server are, whichever connection they began on: what `Resume` needs to find one.
+
+A session belongs to the API key that opened it (`quota.Share.owner`): to any other it does not exist.
+"""
+
+from __future__ import annotations
+
+import hmac
+import itertools
+from typing import Protocol
+
+from msgspec import Struct
+
+from pipesd_gateway.session import GatewaySession
+
+
+class Holder(Protocol):
+    """A connection, lost or not, that sessions are on. number: higher than that of every older one."""
+
+    @property
+    def number(self) -> int: ...
+
+    def surrender(self, session: GatewaySession) -> None:
+        """The session goes to another connection; a holder that believes itself alive is not."""
+
+
+class Place(Struct, frozen=True):
+    """A session and where it is."""
+
+    session: GatewaySession
+    owner: bytes
+    holder: Holder
+
+
+class Registry:
+    """All sessions of a server that can be resumed, ended ones included."""
+
+    def __init__(self) -> None:
+        self._places: dict[bytes, Place] = {}
+        self._numbers = itertools.count()
+
+    def number(self) -> int:
+        """Of a new connection."""
+        return next(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def put(self, session: GatewaySession, owner: bytes, holder: Holder) -> None:
+        """Note where a session is now."""
+        self._places[session.session_id] = Place(session, owner, holder)
+
+    def find(self, session_id: bytes, owner: bytes) -> Place | None:
+        """The session's place; None where it is unknown, or somebody else's."""
+        place = self._places.get(session_id)
+        return place if place is not None and hmac.compare_digest(place.owner, owner) else None
+
+    def drop(self, session: GatewaySession) -> None:
+        """The session cannot be resumed any more. Harmless when repeated."""
+        self._places.pop(session.session_id, None)

@@ -1,0 +1,121 @@
+"""A link that is cut, and a gateway that is killed and comes back, are a pause for the client and nothing else.
+
+Real processes and sockets; answers of three seconds and more, in mid-answer when it happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from harness import LONG, MODEL, Asking, Process, complete, free_port, gateway, slow_agent
+from relay import Relay
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+FLOOR = ("--step-floor-ms", "30")
+SAMPLED: dict[str, Any] = {"max_tokens": 200, "temperature": 0.8, "seed": 7}
+GREEDY: dict[str, Any] = {"max_tokens": 200, "temperature": 0}
+
+
+modes = pytest.mark.parametrize("mode", ["collaborative", "cloud"])
+
+
+def asked(url: str) -> list[Asking]:
+    """Four answers in the making: streams and not, greedy and sampled."""
+    kinds = [(stream, parameters) for stream in (True, False) for parameters in (GREEDY, SAMPLED)]
+    askings = [Asking(url, LONG, stream=stream, **parameters) for stream, parameters in kinds]
+    for asking in askings[:2]:
+        assert asking.first.wait(20)
+    time.sleep(0.5)
+    assert all(asking.running for asking in askings)
+    return askings
+
+
+def assert_right(askings: list[Asking], expected: list[str]) -> None:
+    for asking, text in zip(askings, expected * 2, strict=True):
+        outcome = asking.wait(60)
+        assert outcome.complete, outcome
+        assert outcome.text == text
+
+
+def truth(target: Process) -> list[str]:
+    return [complete(target.url, LONG, **parameters)[0] for parameters in (GREEDY, SAMPLED)]
+
+
+@modes
+def test_a_link_that_is_cut_again_and_again(mode: str, tmp_path: Path) -> None:
+    with gateway(tmp_path, *FLOOR) as target:
+        expected = truth(target)
+        relay = Relay(int(target.url.split(":")[2].split("/")[0]))
+        try:
+            with slow_agent(tmp_path, relay.url, "--mode", mode, grace_s=30) as agent:
+                askings = asked(agent.url)
+                for _ in range(3):
+                    relay.cut()
+                    time.sleep(1.0)
+                assert_right(askings, expected)
+                resumed = [sent for sent in relay.sent() if sent.kind == "resume"]
+                assert len(resumed) >= 4
+                assert sum(sent.kind == "open" for sent in relay.sent()) == 4, "nothing had to be asked again"
+        finally:
+            relay.close()
+        assert "Traceback" not in target.log.read_text() + agent.log.read_text()
+
+
+@modes
+def test_a_gateway_that_is_killed_and_comes_back(mode: str, tmp_path: Path) -> None:
+    port = free_port()
+    with gateway(tmp_path, "--port", str(port), *FLOOR) as target:
+        expected = truth(target)
+        with slow_agent(tmp_path, f"http://127.0.0.1:{port}", "--mode", mode, grace_s=60) as agent:
+            askings = asked(agent.url)
+            target.kill()
+            with gateway(tmp_path, "--port", str(port), *FLOOR):
+                assert_right(askings, expected)
+        assert "Traceback" not in agent.log.read_text()
+
+
+def test_the_client_sees_one_answer(tmp_path: Path) -> None:
+    """Also of a chat without a seed, at a gateway that knows nothing of the first one: one id, one role, one end."""
+    port = free_port()
+    body = {
+        "model": MODEL,
+        "stream": True,
+        "max_tokens": 150,
+        "temperature": 1.0,
+        "stream_options": {"include_usage": True},
+    }
+    body["messages"] = [{"role": "user", "content": "def"}]
+    alone = {name: value for name, value in body.items() if not name.startswith("stream")}
+    chunks: list[dict[str, Any]] = []
+    with (
+        contextlib.ExitStack() as stack,
+        gateway(tmp_path, "--port", str(port), *FLOOR) as target,
+        slow_agent(tmp_path, f"http://127.0.0.1:{port}", grace_s=60) as agent,
+    ):
+        with httpx.stream("POST", f"{agent.url}/chat/completions", json=body, timeout=60) as response:
+            seed = int(response.headers["x-pipesd-seed"])
+            lines = (line.removeprefix("data: ") for line in response.iter_lines() if line)
+            for line in lines:
+                if line == "[DONE]":
+                    break
+                chunks.append(json.loads(line))
+                assert "error" not in chunks[-1]
+                if len(chunks) == 15:
+                    target.kill()
+                    successor = stack.enter_context(gateway(tmp_path, "--port", str(port), *FLOOR))
+        whole = httpx.post(f"{successor.url}/chat/completions", json=alone | {"seed": seed}, timeout=60).json()
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(delta.get("content") or "" for delta in deltas) == whole["choices"][0]["message"]["content"]
+    assert len({(chunk["id"], chunk["created"]) for chunk in chunks}) == 1
+    assert [delta.get("role") for delta in deltas].count("assistant") == 1
+    ends = [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]]
+    assert ends == [whole["choices"][0]["finish_reason"]]
+    usage = chunks[-1]["usage"]
+    assert usage["completion_tokens"] == whole["usage"]["completion_tokens"]
