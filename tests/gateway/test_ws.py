@@ -528,6 +528,7 @@ async def test_a_session_is_resumed_where_it_was(engine: ScriptedEngine) -> None
             assert isinstance(opened, Opened)
             engine.generations[0].go()
             await hear_all(first, 2)
+            first.transport.abort()
         await until(lambda: tasks_of_agents() == [])
         engine.generations[0].go()  # the step that was under way
         async with agent(url, key="other") as thief:
@@ -560,6 +561,7 @@ async def test_an_answer_that_ended_in_the_absence_is_delivered(engine: Scripted
             assert isinstance(opened, Opened)
             await say(first, Run(0, FOREVER))
             await arrived(first)
+            first.transport.abort()
         await until(lambda: tasks_of_agents() == [])
         engine.running = True
         engine.generations[0].go()
@@ -569,6 +571,7 @@ async def test_an_answer_that_ended_in_the_absence_is_delivered(engine: Scripted
                 await say(second, Resume(0, opened.session, 0))
                 heard = await hear_all(second, 5)
                 assert [type(m) for m in heard] == [Verdict, Event, Verdict, Event, End]
+                second.transport.abort()
         async with agent(url) as third:
             await say(third, Resume(0, opened.session, 0))
             await hear_all(third, 5)
@@ -577,12 +580,15 @@ async def test_an_answer_that_ended_in_the_absence_is_delivered(engine: Scripted
             assert [m.code for m in failures] == ["session_unknown"]
 
 
-async def test_an_agent_that_says_goodbye_has_its_generations_aborted_at_once(engine: ScriptedEngine) -> None:
+@pytest.mark.parametrize("code", ws.GOODBYES)
+async def test_an_agent_that_says_goodbye_has_its_generations_aborted_at_once(
+    engine: ScriptedEngine, code: int
+) -> None:
     engine.running = False
     async with serving(engine, grace_s=60) as url, agent(url) as socket:
         await say(socket, request(0, b"5"))
         await hear(socket)
-        await socket.close(ws.CLOSED_BY_LEAVING)
+        await socket.close(code)
         await until(lambda: engine.generations[0].aborted)
 
 

@@ -48,6 +48,8 @@ STABLE_S: Final = 5.0
 """A connection that lasted less does not make the next attempt come sooner."""
 CLOSE_LEAVING: Final = 1001
 """Tells the gateway that nothing of this connection will be resumed."""
+CLOSE_RESUMING: Final = 4000
+"""Tells it that the sessions will be, on another connection."""
 SOCKET_BUFFER_BYTES: Final = 4096
 """Unsent bytes that may lie in the socket: more would be drafts that go stale there on a slow link."""
 FRAGMENT_BYTES: Final = 4096
@@ -256,7 +258,7 @@ class Link:
             log.warning("%s", self._why)
         finally:
             self._connection = None
-            await _hang_up(websocket, CLOSE_LEAVING if leaving else 1000)
+            await _hang_up(websocket, CLOSE_LEAVING if leaving else CLOSE_RESUMING)
         return True
 
     def _bound_kernel_buffer(self, websocket: ClientConnection) -> None:

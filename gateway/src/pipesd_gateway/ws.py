@@ -42,8 +42,8 @@ CLOSE_TOO_SLOW: Final = 1008
 CLOSE_INTERNAL_ERROR: Final = 1011
 CLOSE_SUPERSEDED: Final = 4001
 """The agent has resumed its sessions on a newer connection."""
-CLOSED_BY_LEAVING: Final = 1001
-"""The agent stops, or cannot make sense of us: it will resume nothing."""
+GOODBYES: Final = (1000, 1001)
+"""Close codes of an agent that has ended on purpose: it will resume nothing."""
 FAREWELL_S: Final = 5.0
 """After a hang-up: time for the agent to take what is left for it."""
 
@@ -147,7 +147,7 @@ class AgentSocket:
         while self._hangup is None:  # `cancel` alone does not stop a task that finds the next frame waiting each time
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
-                self._left = message.get("code") == CLOSED_BY_LEAVING
+                self._left = message.get("code") in GOODBYES
                 return
             frame: bytes | None = message.get("bytes")
             self._connection.receive(message["text"] if frame is None else frame, time.monotonic())
