@@ -3,18 +3,22 @@ from __future__ import annotations
 import pytest
 
 from pipesd_gateway.exceptions import ConfigError
-from pipesd_vllm.limits import MOST, VARIABLE, count, max_sessions_per_key
+from pipesd_vllm.limits import GRACE, SESSIONS, Limit, count
 
 
 def test_the_environment_says_it() -> None:
-    assert max_sessions_per_key({}) == 256
-    assert max_sessions_per_key({VARIABLE: "3"}) == 3
-    assert max_sessions_per_key({VARIABLE: str(MOST)}) == MOST
+    assert SESSIONS.of({}) == 256
+    assert SESSIONS.of({SESSIONS.variable: "3"}) == 3
+    assert SESSIONS.of({SESSIONS.variable: str(SESSIONS.most)}) == SESSIONS.most
+    assert GRACE.of({}) == 30
+    assert GRACE.of({GRACE.variable: "0"}) == 0
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "x", "²", "١", str(MOST + 1), "9" * 5000])
-def test_what_is_no_limit(text: str) -> None:
-    with pytest.raises(ConfigError, match=f"{VARIABLE} must be a number from 1 to {MOST}, but is"):
-        max_sessions_per_key({VARIABLE: text})
-    with pytest.raises(ConfigError, match="--flag must be a number from 1 to 8"):
-        count("--flag", text, 8)
+@pytest.mark.parametrize("limit", [SESSIONS, GRACE])
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "x", "²", "١", str(2**20 + 1), "9" * 5000])
+def test_what_is_no_limit(limit: Limit, text: str) -> None:
+    says = f"must be a number from {limit.least} to {limit.most}, but is"
+    with pytest.raises(ConfigError, match=f"{limit.variable} {says}"):
+        limit.of({limit.variable: text})
+    with pytest.raises(ConfigError, match="--flag must be a number from 0 to 8"):
+        count("--flag", text, 0, 8)

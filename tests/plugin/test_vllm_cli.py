@@ -8,7 +8,7 @@ import pytest
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_vllm import cli
 from pipesd_vllm.cli import main, plugins, server_arguments
-from pipesd_vllm.limits import VARIABLE
+from pipesd_vllm.limits import GRACE, SESSIONS
 
 
 def speculation(arguments: list[str]) -> dict[str, object]:
@@ -56,16 +56,19 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     commands: list[list[str]] = []
     monkeypatch.setattr(cli, "_check", lambda: None)
     monkeypatch.setattr(cli, "_serve", commands.append)
-    monkeypatch.setenv(VARIABLE, "7")
+    monkeypatch.setenv(SESSIONS.variable, "7")
+    monkeypatch.setenv(GRACE.variable, "9")
     return commands
 
 
-def test_the_limit_of_sessions_travels_in_the_environment(started: list[list[str]]) -> None:
+def test_limits_of_sessions_travel_in_the_environment(started: list[list[str]]) -> None:
     assert main(["serve", "m", "--port", "1"]) == 0
-    assert os.environ[VARIABLE] == "7"
+    assert os.environ[SESSIONS.variable] == "7"
     assert main(["serve", "m", "--port", "1", "--max-sessions-per-key", "5"]) == 0
-    assert os.environ[VARIABLE] == "5"
-    assert started[0] == started[1]  # vLLM does not know the flag
+    assert os.environ[SESSIONS.variable] == "5"
+    assert main(["serve", "m", "--grace", "0", "--port", "1"]) == 0
+    assert os.environ[GRACE.variable] == "0"
+    assert started[0] == started[1] == started[2]  # vLLM does not know the flags
 
 
 @pytest.mark.parametrize(("flags", "variable"), [(["--max-sessions-per-key=0"], "7"), ([], "many")])
@@ -76,7 +79,7 @@ def test_a_limit_of_sessions_that_cannot_be(
     flags: list[str],
     variable: str,
 ) -> None:
-    monkeypatch.setenv(VARIABLE, variable)
+    monkeypatch.setenv(SESSIONS.variable, variable)
     assert main(["serve", "m", *flags]) == 2
     assert "must be a number from 1 to 1048576" in capsys.readouterr().err
     assert not started

@@ -14,23 +14,23 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipesd_gateway.exceptions import ConfigError, PipeSDError
-from pipesd_gateway.quota import MAX_SESSIONS_PER_KEY
 from pipesd_vllm import limits
+from pipesd_vllm.limits import GRACE, SESSIONS
 
 PLUGINS: Final = ("pipesd_engine", "pipesd_endpoint")
 OWN_FLAGS: Final = ("--scheduler-cls", "--speculative-config")
 DRAFTS_FLAG: Final = "--max-drafts"
-SESSIONS_FLAG: Final = "--max-sessions-per-key"
 DEFAULT_DRAFTS: Final = 16
 MOST_DRAFTS: Final = 128
 """vLLM's rejection sampler takes no more (MAX_SPEC_LEN)."""
 USAGE: Final = f"""\
-usage: pipesd-vllm serve MODEL [{DRAFTS_FLAG} N] [{SESSIONS_FLAG} N] [any flag of `vllm serve`]
+usage: pipesd-vllm serve MODEL [{DRAFTS_FLAG} N] [{SESSIONS.flag} N] [{GRACE.flag} S] [any flag of `vllm serve`]
        pipesd-vllm check
 
 serve  start vLLM's OpenAI server with the PipeSD plugin. {DRAFTS_FLAG}: most drafts that one step verifies
-       (default {DEFAULT_DRAFTS}). {SESSIONS_FLAG}: most sessions that agents with one API key may have
-       (default {MAX_SESSIONS_PER_KEY}).
+       (default {DEFAULT_DRAFTS}). {SESSIONS.flag}: most sessions that agents with one API key may have
+       (default {SESSIONS.default}). {GRACE.flag}: seconds that an agent whose link is lost has to resume its sessions
+       (default {GRACE.default}; 0: they end with the link).
 check  is the installed vLLM one that this plugin was tested with?"""
 
 
@@ -43,12 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         match arguments:
             case ["serve", model, *flags] if not model.startswith("-"):
-                rest, sessions = _take(flags, SESSIONS_FLAG)
-                if sessions is not None:
-                    limits.count(SESSIONS_FLAG, sessions, limits.MOST)
-                    os.environ[limits.VARIABLE] = sessions
-                limits.max_sessions_per_key(os.environ)
-                command = server_arguments(model, rest)
+                command = server_arguments(model, _set_limits(flags))
                 _check()
                 _serve(command)
             case ["serve", *_]:
@@ -64,10 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _set_limits(flags: Sequence[str]) -> list[str]:
+    """Puts our limits into the environment; returns the other flags. Raises ConfigError."""
+    rest = list(flags)
+    for limit in (SESSIONS, GRACE):
+        rest, given = _take(rest, limit.flag)
+        if given is not None:
+            limits.count(limit.flag, given, limit.least, limit.most)
+            os.environ[limit.variable] = given
+        limit.of(os.environ)
+    return rest
+
+
 def server_arguments(model: str, flags: Sequence[str]) -> list[str]:
     """The flags of vLLM's server for these of ours. Raises ConfigError."""
     given, drafts = _take(list(flags), DRAFTS_FLAG)
-    most = DEFAULT_DRAFTS if drafts is None else limits.count(DRAFTS_FLAG, drafts, MOST_DRAFTS)
+    most = DEFAULT_DRAFTS if drafts is None else limits.count(DRAFTS_FLAG, drafts, 1, MOST_DRAFTS)
     for flag in given:
         name = flag.partition("=")[0].replace("_", "-")
         if name in OWN_FLAGS:

@@ -22,7 +22,7 @@ from pipesd_gateway.session import SessionLimits
 from pipesd_vllm.compat.core import Core
 from pipesd_vllm.compat.serving import Serving
 from pipesd_vllm.engine import VllmEngine
-from pipesd_vllm.limits import max_sessions_per_key
+from pipesd_vllm.limits import GRACE, SESSIONS
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -35,12 +35,13 @@ class PipesdEndpoint:
 
     def __init__(self) -> None:
         self._engine = VllmEngine()
-        self._quota = Quota(max_sessions_per_key(os.environ))
+        self._quota = Quota(SESSIONS.of(os.environ))
         self._has_keys = False
 
     def attach_router(self, app: FastAPI) -> None:
         app.router.lifespan_context = self._closing(app.router.lifespan_context)
-        ws.attach(app, self._engine, SessionLimits(), self._key, self._quota)
+        limits = SessionLimits(grace_s=GRACE.of(os.environ))
+        ws.attach(app, self._engine, limits, self._key, self._quota)
         app.add_api_route("/v1/pipesd/info", self._info, methods=["GET"])
         app.add_api_route("/v1/pipesd/verify", self._verify, methods=["POST"])
 

@@ -1,15 +1,37 @@
-"""What a server with this plugin does not do, and the limit of sessions per API key with its way into the server."""
+"""What a server with this plugin does not do, and the limits of sessions with their way into the server."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
+from msgspec import Struct
+
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.quota import MAX_SESSIONS_PER_KEY
+from pipesd_gateway.session import SessionLimits
 
-VARIABLE: Final = "PIPESD_MAX_SESSIONS_PER_KEY"
-MOST: Final = 2**20
+
+class Limit(Struct, frozen=True):
+    """A flag of `pipesd-vllm serve`, which travels to the server as an environment variable."""
+
+    flag: str
+    variable: str
+    default: int
+    least: int
+    most: int
+
+    def of(self, environ: Mapping[str, str]) -> int:
+        """What the environment says, or the default. Raises ConfigError."""
+        given = environ.get(self.variable)
+        if given is None:
+            return self.default
+        return count(f"the environment variable {self.variable}", given, self.least, self.most)
+
+
+SESSIONS: Final = Limit("--max-sessions-per-key", "PIPESD_MAX_SESSIONS_PER_KEY", MAX_SESSIONS_PER_KEY, 1, 2**20)
+GRACE: Final = Limit("--grace", "PIPESD_VLLM_GRACE", int(SessionLimits().grace_s), 0, 3600)
+"""Seconds that an agent whose link is lost has to resume its sessions, which keep their KV blocks."""
 
 NO_DATA_PARALLEL: Final = (
     "a session lives in one engine core; start one server per replica, behind a load balancer that keeps connections "
@@ -28,14 +50,8 @@ ONLY_ONE: Final = {
 """Flags of vLLM, and why they cannot be more than 1."""
 
 
-def max_sessions_per_key(environ: Mapping[str, str]) -> int:
-    """What the environment says, or the default. Raises ConfigError."""
-    given = environ.get(VARIABLE)
-    return MAX_SESSIONS_PER_KEY if given is None else count(f"the environment variable {VARIABLE}", given, MOST)
-
-
-def count(name: str, text: str, most: int) -> int:
-    """A number from 1 to `most`. Raises ConfigError."""
-    if not (text.isascii() and text.isdecimal()) or len(text) > 9 or not 1 <= int(text) <= most:
-        raise ConfigError(f"{name} must be a number from 1 to {most}, but is {text[:64]!r}")
+def count(name: str, text: str, least: int, most: int) -> int:
+    """A number from `least` to `most`. Raises ConfigError."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9 or not least <= int(text) <= most:
+        raise ConfigError(f"{name} must be a number from {least} to {most}, but is {text[:64]!r}")
     return int(text)
