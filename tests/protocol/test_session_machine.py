@@ -36,6 +36,7 @@ class HostilePipe(RuleBasedStateMachine):
         window=st.sampled_from([1, 4, 12, 300]),
         context=st.sampled_from([3, 20, 10_000]),
         collaborative=st.sampled_from([True, True, True, False]),
+        lead=st.sampled_from([12, 5, 30, 0]),
     )
     def open(
         self,
@@ -48,6 +49,7 @@ class HostilePipe(RuleBasedStateMachine):
         window: int,
         context: int,
         collaborative: bool,
+        lead: int,
     ) -> None:
         self.world = World(
             seed,
@@ -61,6 +63,8 @@ class HostilePipe(RuleBasedStateMachine):
             collaborative=collaborative,
         )
         self.left = False
+        for _ in range(lead):
+            self.world.turn()
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):
@@ -84,6 +88,12 @@ class HostilePipe(RuleBasedStateMachine):
     def what_must_hold(self) -> None:
         if hasattr(self, "world"):
             self.world.check()
+
+    @rule(times=st.integers(1, 30))
+    def everything_moves(self, times: int) -> None:
+        """So that what follows happens in mid-answer, too."""
+        for _ in range(times):
+            self.world.turn()
 
     @rule(times=st.integers(1, 30))
     def edge_sends(self, times: int) -> None:
@@ -143,23 +153,35 @@ class HostilePipe(RuleBasedStateMachine):
     def run(self, until: int) -> None:
         self.world.inject(Run(0, until))
 
+    @precondition(lambda self: self.world.connected)
     @rule(half_open=st.booleans())
     def cut(self, half_open: bool) -> None:
         self.world.cut(half_open=half_open)
 
+    @precondition(lambda self: not self.world.connected)
     @rule()
     def reconnect(self) -> None:
         self.world.reconnect()
 
+    @precondition(lambda self: self.world.edge.opened is not None and not self.world.over)
+    @rule(half_open=st.booleans(), times=st.integers(0, 30))
+    def cut_and_go_on(self, half_open: bool, times: int) -> None:
+        self.world.cut(half_open=half_open)
+        self.world.engine_steps()
+        self.world.reconnect()
+        for _ in range(times):
+            self.world.turn()
+
+    @precondition(lambda self: self.world.old)
     @rule(times=st.integers(1, 30))
     def deliver_up_late(self, times: int) -> None:
         for _ in range(times):
             self.world.deliver_up_late()
 
-    @rule(rarely=st.integers(0, 2))
-    def restart(self, rarely: int) -> None:
-        if rarely == 0:
-            self.world.restart_gateway()
+    @precondition(lambda self: self.world.edge.opened is not None and not self.world.over)
+    @rule()
+    def restart(self) -> None:
+        self.world.restart_gateway()
 
     @rule(rarely=st.integers(0, 9))
     def client_leaves(self, rarely: int) -> None:

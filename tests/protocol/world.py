@@ -454,24 +454,28 @@ class World:
     def settle(self) -> None:
         """No more faults: everything that can move moves, in fair turns, and the clock runs when nothing else does."""
         for _ in range(4000):
-            moves = [
-                self.reconnect(),
-                self.edge_sends(),
-                self.deliver_up(),
-                self.engine_starts(),
-                self.engine_steps(),
-                self.deliver_down(),
-                self.lane_applies(),
-                self.lane_reports(),
-                self.lane_drafts(),
-                self.client_takes(),
-            ]
-            self.check()
-            if not any(moves):
+            reconnected = self.reconnect()
+            if not self.turn() and not reconnected:
                 if self.over:
                     return
                 self.clock(1.0)
         raise AssertionError(f"not over after 4000 rounds: {self.describe()}")
+
+    def turn(self) -> bool:
+        """Everything that can moves once."""
+        moves = [
+            self.edge_sends(),
+            self.deliver_up(),
+            self.engine_starts(),
+            self.engine_steps(),
+            self.deliver_down(),
+            self.lane_applies(),
+            self.lane_reports(),
+            self.lane_drafts(),
+            self.client_takes(),
+        ]
+        self.check()
+        return any(moves)
 
     def drain(self) -> None:
         """Deliver what is under way, and nothing else."""

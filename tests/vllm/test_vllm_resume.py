@@ -1,4 +1,4 @@
-"""A lost link is a pause: sessions of a real vLLM server are resumed, or end with the grace time, freeing everything."""
+"""A lost link is a pause: sessions of a real vLLM server are resumed, or end with the grace time and free it all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that stops: whoever waits for an answer is told so at once, and nothing is left behind."""
+"""A server that stops: whoever waits for an answer is told so, at the latest when the agent's grace time is over."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vllm_server import KEY, VllmServer
 
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.llama import LlamaDrafter
+from pipesd_agent.session import SessionSettings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
@@ -22,7 +23,9 @@ TOLD_WITHIN_S = 20.0
 
 def test_sigterm_ends_every_session_with_an_error(tmp_path_factory: pytest.TempPathFactory) -> None:
     with VllmServer(tmp_path_factory.mktemp("vllm")) as server:
-        config = AgentConfig(gateway=server.root, gateway_api_keys=frozenset({KEY}))
+        config = AgentConfig(
+            gateway=server.root, gateway_api_keys=frozenset({KEY}), session=SessionSettings(grace_s=3.0)
+        )
         with agent_thread(config, LlamaDrafter(DRAFT)) as agent, ThreadPoolExecutor(4) as pool:
 
             def ask(stream: bool) -> httpx.Response:
