@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import LONG, MODEL, Asking, Process, complete, free_port, gateway, slow_agent
+from harness import LONG, MODEL, Asking, Process, complete, free_port, gateway, slow_agent, wait_until
 from relay import Relay
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -56,6 +56,10 @@ def test_a_link_that_is_cut_again_and_again(mode: str, tmp_path: Path) -> None:
         try:
             with slow_agent(tmp_path, relay.url, "--mode", mode, grace_s=30) as agent:
                 askings = asked(agent.url)
+                # Opened, all four: the agent says more of them than that it wants them.
+                wait_until(
+                    lambda: len({s.message.channel for s in relay.sent() if s.message and s.kind != "open"}) == 4
+                )
                 for _ in range(3):
                     relay.cut()
                     time.sleep(1.0)
