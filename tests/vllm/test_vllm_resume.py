@@ -45,6 +45,8 @@ def test_links_that_are_cut_in_mid_answer(tmp_path_factory: pytest.TempPathFacto
                     for number, kind in enumerate(KINDS)
                 ]
                 assert askings[0].first.wait(30)
+                wait_until(lambda: server.engine()["sessions"] == len(KINDS), 30)
+                time.sleep(1.0)  # what the server opened, the agent knows of by now
                 for _ in range(CUTS):
                     relay.cut()
                     time.sleep(0.7)

@@ -209,14 +209,14 @@ def test_choices_are_what_sessions_draft(agent: AgentThread) -> None:
 
 
 def test_a_client_that_leaves_ends_what_was_not_drafted_for(server: VllmServer, agent: AgentThread) -> None:
-    asked = {"model": MODEL, "prompt": PROMPT, "n": 2, "max_tokens": 900, "ignore_eos": True, "stream": True}
+    asked = {"model": MODEL, "prompt": PROMPT, "n": 16, "max_tokens": 900, "ignore_eos": True, "stream": True}
     before = written(server)
     with httpx.stream("POST", f"{agent.url}/completions", json=asked, timeout=60) as response:
         lines = response.iter_lines()
         for _ in range(40):
             assert "error" not in next(lines)
     wait_until(lambda: _rests(server), 5)
-    assert 10 <= written(server) - before < 1000
+    assert 10 <= written(server) - before < 16 * 900 / 2  # a busy machine may leave the client far behind
 
 
 def _rests(server: VllmServer) -> bool:
