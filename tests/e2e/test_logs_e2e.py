@@ -28,13 +28,15 @@ def test_no_keys_and_no_prompts_at_any_level(tmp_path: Path) -> None:
     keys.write_text(LOCAL_KEY)
     sent = tmp_path / "sent.key"
     sent.write_text(CLOUD_KEY)
+    config = tmp_path / "agent.toml"
+    config.write_text("[session]\ngrace_s = 1.0\n")  # the gateway does not come back
     right, wrong = {"authorization": f"Bearer {LOCAL_KEY}"}, {"authorization": f"Bearer {WRONG_KEY}"}
     chat = {"messages": [{"role": "user", "content": MARK}], "max_tokens": 4}
     with (
         gateway(tmp_path, "--log-level", "debug", "--step-floor-ms", "20", env=env) as target,
         agent_process(
             tmp_path, target.root, "--log-level", "debug", "--api-key-file", str(keys),
-            "--gateway-api-key-file", str(sent),
+            "--gateway-api-key-file", str(sent), "--config", str(config),
         ) as agent,
     ):  # fmt: skip
         bodies: list[bytes] = [
