@@ -395,8 +395,8 @@ class World:
                 self.up.insert(drafts[index % len(drafts)], frame)
 
     def forge_stale(self, start: int, ids: tuple[int, ...]) -> None:
-        """Drafts of an epoch that the edge has left behind."""
-        if self.edge.epoch > 0 and self.listening:
+        """Drafts of an epoch that the edge has left behind; one that never drafts has sent none."""
+        if self.collaborative and self.edge.epoch > 0 and self.listening:
             self.inject(Draft.wishing(0, self.rng.randrange(self.edge.epoch), start, ids, start))
 
     def inject(self, message: EdgeMessage) -> None:
