@@ -208,21 +208,10 @@ def test_without_loss_no_timeout_is_needed(trigger: TriggerSettings, batcher: st
     """Under any order of moves every wish is answered by a verdict, not by a clock."""
     for seed in range(40):
         world = World(seed, wrong=wrong, dry=dry, trigger=trigger, batcher=batcher)
-        moves = [
-            world.edge_sends,
-            world.deliver_up,
-            world.engine_starts,
-            world.engine_steps,
-            world.deliver_down,
-            world.lane_applies,
-            world.lane_reports,
-            world.lane_drafts,
-            world.client_takes,
-        ]
         rng = random.Random(seed)
-        weights = [rng.random() for _ in moves]
+        weights = [rng.random() for _ in world.moves]
         start = world.now
-        for move in rng.choices(moves, weights, k=600):
+        for move in rng.choices(world.moves, weights, k=600):
             move()
             world.check()
         world.settle()
@@ -238,18 +227,7 @@ def test_long_schedules_of_faults_end_with_the_whole_answer(collaborative: bool)
         world = World(seed, collaborative=collaborative, wrong=0.2)
         rng = random.Random(seed)
         moves: list[Callable[[], object]] = [
-            *6
-            * [
-                world.edge_sends,
-                world.deliver_up,
-                world.engine_starts,
-                world.engine_steps,
-                world.deliver_down,
-                world.lane_applies,
-                world.lane_reports,
-                world.lane_drafts,
-                world.client_takes,
-            ],
+            *6 * world.moves,
             partial(world.cut, half_open=False),
             partial(world.cut, half_open=True),
             world.reconnect,

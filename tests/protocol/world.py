@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import deque
+from collections.abc import Callable
 
 from pipesd_agent.batcher import make_batcher
 from pipesd_agent.drafting.types import DraftToken
@@ -451,6 +452,21 @@ class World:
 
     # Ends.
 
+    @property
+    def moves(self) -> list[Callable[[], bool]]:
+        """What goes on by itself while nothing is wrong; each does nothing (False) where there is nothing to do."""
+        return [
+            self.edge_sends,
+            self.deliver_up,
+            self.engine_starts,
+            self.engine_steps,
+            self.deliver_down,
+            self.lane_applies,
+            self.lane_reports,
+            self.lane_drafts,
+            self.client_takes,
+        ]
+
     def settle(self) -> None:
         """No more faults: everything that can move moves, in fair turns, and the clock runs when nothing else does."""
         for _ in range(4000):
@@ -463,19 +479,9 @@ class World:
 
     def turn(self) -> bool:
         """Everything that can moves once."""
-        moves = [
-            self.edge_sends(),
-            self.deliver_up(),
-            self.engine_starts(),
-            self.engine_steps(),
-            self.deliver_down(),
-            self.lane_applies(),
-            self.lane_reports(),
-            self.lane_drafts(),
-            self.client_takes(),
-        ]
+        moved = [move() for move in self.moves]
         self.check()
-        return any(moves)
+        return any(moved)
 
     def drain(self) -> None:
         """Deliver what is under way, and nothing else."""
