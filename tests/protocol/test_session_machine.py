@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from world import N_VOCAB, Run, World
 
 from pipesd_agent.trigger import TriggerSettings
+from pipesd_gateway.protocol import MAX_UNACKED
 
 TRIGGERS = st.one_of(
     st.builds(TriggerSettings, kind=st.just("fixed"), length=st.sampled_from([1, 3, 8, 32])),
@@ -77,7 +78,7 @@ class HostilePipe(RuleBasedStateMachine):
             assert world.edge.ended
         else:
             world.settle()
-            assert world.complete or (world.away and world.error is world.lost), world.describe()
+            assert world.ended_rightly, world.describe()
         world.forget()
         assert all(node.connection.channels == 0 for node in world.nodes)
         assert world.quota.share(None).taken == 0
@@ -132,7 +133,14 @@ class HostilePipe(RuleBasedStateMachine):
         for _ in range(times):
             self.world.client_takes()
 
-    @rule(seconds=st.sampled_from([0.01, 1.0, 4.5, 6.0]))
+    @rule(times=st.integers(1, 400))
+    def client_sleeps(self, times: int) -> None:
+        """A slow reader: all else goes on, as far as it may."""
+        for _ in range(times):
+            if not self.world.turn(reading=False):
+                break
+
+    @rule(seconds=st.sampled_from([0.01, 1.0, 4.5, 6.0, 25.0]))
     def clock(self, seconds: float) -> None:
         self.world.clock(seconds)
 
@@ -246,6 +254,44 @@ def test_long_schedules_of_faults_end_with_the_whole_answer(collaborative: bool)
         world.forget()
         assert len(world.registry) == world.quota.share(None).taken == 0
     assert moved > 10
+
+
+@pytest.mark.parametrize("fault", ["none", "cut", "half open", "restart"])
+def test_a_slow_reader_holds_the_session_and_loses_nothing(fault: str) -> None:
+    held = 0
+    for seed in range(80):
+        world = World(seed, wrong=1.0, max_tokens=400)
+        while world.turn(reading=False):
+            pass
+        if world.edge.ended or world.gateway.channels == 0:
+            continue  # a short answer
+        held += 1
+        assert len(world.untaken) <= MAX_UNACKED
+        match fault:
+            case "cut" | "half open":
+                world.cut(half_open=fault == "half open")
+                world.reconnect()
+            case "restart":
+                world.restart_gateway()
+        world.settle()
+        assert world.complete, world.describe()
+    assert held >= 5
+
+
+def test_a_reader_that_sleeps_for_good_is_given_up_with_an_error() -> None:
+    given_up = 0
+    for seed in range(80):
+        world = World(seed, wrong=1.0, max_tokens=400)
+        while world.turn(reading=False):
+            pass
+        for _ in range(13):
+            world.clock(5.0)
+            while world.turn(reading=False):
+                pass
+        world.settle()
+        assert world.ended_rightly, world.describe()
+        given_up += world.error is not None
+    assert given_up >= 5
 
 
 def test_a_perfect_drafter_saves_forwards() -> None:

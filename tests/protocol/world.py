@@ -55,6 +55,7 @@ EOS = 5
 PRINT = b"pipesd-test-vocab"
 INFO = ModelInfo("toy", N_VOCAB, PRINT, max_context=4096, max_drafts=7)
 GRACE_S = 30.0
+STALL_S = 60.0
 HALF_OPEN_S = 10.0
 """After so long a gateway notices by its pings that a link is dead."""
 
@@ -231,6 +232,9 @@ class World:
         self.restarts = 0
         self.away = False
         """The link was gone for longer than the grace time."""
+        self.taken_at = self.now
+        self.asleep = False
+        """The client took nothing for longer than a gateway stands that."""
         self.edge_sends()
 
     @property
@@ -262,7 +266,7 @@ class World:
         self.quota = Quota()
 
     def _connect(self) -> Node:
-        limits = SessionLimits(park_timeout_s=5, stall_timeout_s=60, grace_s=GRACE_S)
+        limits = SessionLimits(park_timeout_s=5, stall_timeout_s=STALL_S, grace_s=GRACE_S)
         return Node(GatewayConnection(INFO, limits, self.quota.share(None), self.registry))
 
     def _truth(self) -> list[int]:
@@ -365,12 +369,14 @@ class World:
             event = self.untaken.popleft()
             self.text += self._text(event)
             self.edge.taken(event.seq, self.now)
+            self.taken_at = self.now
             return True
         return False
 
     def clock(self, seconds: float) -> None:
         self.now += seconds
         self.away = self.away or (not self.connected and self.now >= self.cut_at + GRACE_S)
+        self.asleep = self.asleep or (bool(self.untaken) and self.now >= self.taken_at + STALL_S)
         self.edge.tick(self.now)
         self._edge_actions()
         for node in self.nodes:
@@ -477,11 +483,18 @@ class World:
                 self.clock(1.0)
         raise AssertionError(f"not over after 4000 rounds: {self.describe()}")
 
-    def turn(self) -> bool:
-        """Everything that can moves once."""
-        moved = [move() for move in self.moves]
+    def turn(self, *, reading: bool = True) -> bool:
+        """Everything that can moves once; the client only if it is reading."""
+        moved = [move() for move in self.moves if reading or move != self.client_takes]
         self.check()
         return any(moved)
+
+    @property
+    def ended_rightly(self) -> bool:
+        """With the whole answer, or with an error that the link or the client earned."""
+        if self.error is None:
+            return self.complete
+        return (self.away and self.error is self.lost) or (self.asleep and "too slowly" in str(self.error.body()))
 
     def drain(self) -> None:
         """Deliver what is under way, and nothing else."""
