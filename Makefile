@@ -24,7 +24,7 @@ CODE := gateway edge_agent vllm_plugin
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check test test-full bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
+.PHONY: help demo check lint test test-full bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -32,12 +32,14 @@ help:  ## this list
 demo: $(READY) $(LLAMA) $(MODELS)  ## both ends on this machine, two answers, figures; KEEP=1 leaves both running
 	$(PY) examples/demo.py $(if $(KEEP),--keep)
 
-check: $(READY)  ## lint, types and fast tests; needs no compiled llama.cpp
+check: lint  ## lint, types and fast tests; needs no compiled llama.cpp
+	$(PY) -m pytest -m "not e2e and not full"
+
+lint: $(READY)  ## lint and types
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m mypy scripts tests
-	$(PY) -m pytest -m "not e2e and not full"
 
 test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of vLLM
 	$(PY) -m pytest -m "not full"
