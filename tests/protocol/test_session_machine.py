@@ -278,6 +278,25 @@ def test_a_slow_reader_holds_the_session_and_loses_nothing(fault: str) -> None:
     assert held >= 5
 
 
+def test_an_ack_that_is_lost_with_the_link_is_said_again() -> None:
+    """A gateway that waits for it would end the answer."""
+    held = 0
+    for seed in range(80):
+        world = World(seed, wrong=1.0, max_tokens=400)
+        while world.turn(reading=False):
+            pass
+        if world.edge.ended or world.gateway.channels == 0:
+            continue
+        held += 1
+        while world.client_takes() or world.edge_sends():
+            pass
+        world.cut(half_open=False)
+        world.reconnect()
+        world.settle()
+        assert world.complete, world.describe()
+    assert held >= 5
+
+
 def test_a_reader_that_sleeps_for_good_is_given_up_with_an_error() -> None:
     given_up = 0
     for seed in range(80):

@@ -232,6 +232,7 @@ class EdgeSession:
         """Of the seq of a `Deliver` to the gateway's: other gateways counted them before this one."""
         self._untaken: deque[int] = deque()
         self._acked = 0
+        self._ack_again = False
         self._event_sizes: deque[tuple[int, int]] = deque()
         self._ackable_bytes = 0
         self._shown = Shown()
@@ -390,6 +391,7 @@ class EdgeSession:
             self._open_pending = True
             return
         self._resume_pending = True
+        self._ack_again = self._acked > 0  # the last one may be lost, and a gateway that has stalled waits for it
         self._close_pending = self._answered
         self._begin_anew()
 
@@ -572,6 +574,7 @@ class EdgeSession:
         self._base = len(self.opened.prompt_ids)
         self._offset += self._seq
         self._seq = self._acked = 0
+        self._ack_again = False
         self._event_sizes.clear()
         self._ackable_bytes = 0
         self._in_start_run = True
@@ -644,8 +647,9 @@ class EdgeSession:
         ackable = self._ackable
         while self._event_sizes and self._event_sizes[0][0] <= ackable:
             self._ackable_bytes += self._event_sizes.popleft()[1]
-        if ackable - self._acked < ACK_EVERY and self._ackable_bytes < ACK_BYTES:
+        if ackable - self._acked < ACK_EVERY and self._ackable_bytes < ACK_BYTES and not self._ack_again:
             return None
+        self._ack_again = False
         self._ackable_bytes = 0
         self._acked = ackable
         return Ack(self.channel, ackable)
