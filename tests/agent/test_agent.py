@@ -100,12 +100,14 @@ async def test_another_vocabulary_is_refused() -> None:
 
 
 async def test_another_vocabulary_is_served_cloud_only_in_mode_auto(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     agent, link = agent_over(mismatch, cloud_on_mismatch=True)
     stream, opening = await ask(agent)
     assert opening.model == "fake"
     assert stream is link.streams[1]
     assert link.asked == [True, False]
     assert "served cloud-only" in caplog.text
+    assert "request id is session 00000000" in caplog.text
 
 
 async def test_other_refusals_are_not_tried_again_in_mode_auto() -> None:

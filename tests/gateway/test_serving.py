@@ -398,7 +398,7 @@ async def test_tokens_of_another_model_are_gone_on_with_as_with_a_prompt(tempera
         opening = Opening(prompt, params, 35, (), "another")
         await client.run(await engine.go_on(Endpoint.COMPLETIONS, b'{"prompt": "x"}', opening, decided, client.deliver))
         alone = Client(engine)
-        body = {"prompt": [*prompt, *decided], "max_tokens": 30, "temperature": temperature, "seed": 7}
+        body: dict[str, Any] = {"prompt": [*prompt, *decided], "max_tokens": 30, "temperature": temperature, "seed": 7}
         await alone.run(await alone.open(**body, ignore_eos=True))
         assert [s.tokens for s in client.steps()] == [s.tokens for s in alone.steps()]
         assert client.text().endswith(alone.text())
