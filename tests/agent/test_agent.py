@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -20,7 +21,7 @@ from pipesd_agent.forward import Forwarder
 from pipesd_agent.link import Link
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
-from pipesd_gateway.exceptions import Unavailable, VocabularyMismatch
+from pipesd_gateway.exceptions import ModelLoadError, Unavailable, VocabularyMismatch
 from pipesd_gateway.protocol import Close, Endpoint, Failed
 
 Script = Callable[[RequestStream, bool], None]
@@ -165,3 +166,9 @@ async def test_modes_and_drafters() -> None:
         assert agent.worker.fingerprint is None
     for agent in (*made.values(), lookup, given):
         await agent.aclose()
+
+
+def test_a_model_to_fall_back_to_must_be_there(tmp_path: Path) -> None:
+    missing = tmp_path / "draft.gguf"
+    with pytest.raises(ModelLoadError, match=r"draft\.gguf does not exist"):
+        make_agent(AgentConfig(mode="cloud", fallback="edge", draft_model=missing))

@@ -356,25 +356,32 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         yield process
 
 
-@streams
+@pytest.fixture(scope="module")
+def expected(target: Process) -> list[tuple[str, str]]:
+    return [complete(target.url, prompts(1)[0], max_tokens=60, **sampling)[:2] for sampling in SAMPLING.values()]
+
+
 @pytest.mark.parametrize(
-    ("method", "calls"), [("open", 0), ("draft", 0), ("draft", 25), ("extend", 3), ("truncate", 4), ("stop", 2)]
+    ("method", "calls", "error"),
+    [
+        ("open", 0, MemoryError()),
+        ("draft", 0, RuntimeError("llama_decode failed")),
+        ("draft", 25, MemoryError()),
+        ("extend", 3, MemoryError()),
+        ("truncate", 4, RuntimeError("llama_memory_seq_rm failed")),
+        ("stop", 0, RuntimeError("gone")),
+    ],
 )
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("llama_decode failed")])
 def test_a_drafter_that_breaks_costs_the_client_nothing(
-    target: Process, method: str, calls: int, error: Exception, *, stream: bool
+    target: Process, expected: list[tuple[str, str]], method: str, calls: int, error: Exception
 ) -> None:
-    config = AgentConfig(gateway=target.root)
-    with agent_thread(config, Breaking(method, calls, error)) as thread:
-        for prompt in prompts(2):
-            for sampling in SAMPLING.values():
-                expected = complete(target.url, prompt, max_tokens=60, **sampling)[:2]
-                assert complete(thread.url, prompt, stream=stream, max_tokens=60, **sampling)[:2] == expected
+    with agent_thread(AgentConfig(gateway=target.root), Breaking(method, calls, error)) as thread:
+        for stream in (True, False):
+            for sampling, right in zip(SAMPLING.values(), expected, strict=True):
+                assert complete(thread.url, prompts(1)[0], stream=stream, max_tokens=60, **sampling)[:2] == right
         health = httpx.get(thread.url.replace("/v1", "/health")).json()
-        if method != "stop" or "broken" in health["drafter"]:  # which only a forward that is under way needs
-            assert type(error).__name__ in health["drafter"]["broken"]
-            body = {"prompt": prompts(1)[0], "max_tokens": 20}
-            answered = Answered(thread.url, body)
-            record = httpx.get(f"{thread.url}/pipesd/requests/{answered.headers['x-request-id']}").json()
-            assert record["counts"]["drafted"] == 0
-            assert answered.labels == [None]
+        assert type(error).__name__ in health["drafter"]["broken"]
+        answered = Answered(thread.url, {"prompt": prompts(1)[0], "max_tokens": 20})
+        record = httpx.get(f"{thread.url}/pipesd/requests/{answered.headers['x-request-id']}").json()
+        assert record["counts"]["drafted"] == 0
+        assert answered.labels == [None]

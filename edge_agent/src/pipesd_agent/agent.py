@@ -22,7 +22,7 @@ from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
 from pipesd_agent.streams import LinkSettings
 from pipesd_agent.undraftable import with_noise
-from pipesd_gateway.exceptions import ApiError, Unavailable, VocabularyMismatch
+from pipesd_gateway.exceptions import ApiError, ModelLoadError, Unavailable, VocabularyMismatch
 from pipesd_gateway.logs import session_name
 from pipesd_gateway.protocol import Endpoint, Opened
 
@@ -180,6 +180,8 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
         worker = DraftWorker(drafter or _make_drafter(config))
     edge_only, edge = config.mode == "edge", None
     if config.draft_model is not None:
+        if config.fallback == "edge" and not config.draft_model.is_file():  # else known on the day that it is needed
+            raise ModelLoadError(f"the draft model {config.draft_model} does not exist: fallback needs it")
         edge = Edge(partial(_load_edge, config, config.draft_model), idle_s=None if edge_only else IDLE_S)
         if edge_only:
             edge.load()
