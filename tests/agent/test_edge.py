@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -242,6 +243,22 @@ async def test_a_refused_or_cancelled_request_holds_nothing() -> None:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await asyncio.sleep(0.05)
+        assert maker.decoders[0].closed
+
+
+async def test_closed_while_it_loads() -> None:
+    async with edge() as (alone, maker):
+        go, make = threading.Event(), alone._make
+        alone._make = lambda: make() if go.wait(5) else pytest.fail("nobody let it go on")
+        asking = asyncio.create_task(alone.begin(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x"))
+        await asyncio.sleep(0.02)
+        closing = asyncio.create_task(alone.aclose())
+        await asyncio.sleep(0.02)
+        assert not closing.done()
+        go.set()
+        await closing
+        with pytest.raises(Unavailable, match="shutting down"):
+            (await asking).finish()
         assert maker.decoders[0].closed
 
 

@@ -211,6 +211,16 @@ async def test_an_error_event_where_it_cannot_go_on(caplog: pytest.LogCaptureFix
         assert maker.decoders == []
 
 
+async def test_a_parameter_that_is_refused_is_told_to_the_client_and_not_to_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with client_of(lost(b"ab", 2, suffix="a secret")) as (client, _, _maker):
+        response = await client.post("/v1/completions", json={"prompt": "x", "stream": True})
+        assert "suffix is not supported by this engine" in events(response)[-1]["error"]["message"]
+        assert "the draft model cannot go on: InvalidRequest suffix" in caplog.text
+        assert "a secret" not in caplog.text
+
+
 async def test_an_answer_of_the_target_has_no_label() -> None:
     stream = session(b"ab")
     whole = {"choices": [{"index": 0, "text": "ab", "finish_reason": "stop"}]}

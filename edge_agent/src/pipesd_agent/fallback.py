@@ -94,8 +94,10 @@ class CloudAnswer:
         try:
             rest = await edge.go_on(self.stream.session, reason)
         except (CannotGoOn, ApiError) as refusal:
-            because = why(refusal) if isinstance(refusal, ApiError) else str(refusal)
-            log.warning("request %s ends: %s; the draft model cannot go on: %s", request_id, reason, because)
+            because = noted = str(refusal)
+            if isinstance(refusal, ApiError):  # its message may show a parameter, which no log may
+                because, noted = why(refusal), f"{type(refusal).__name__} {refusal.param or ''}".rstrip()
+            log.warning("request %s ends: %s; the draft model cannot go on: %s", request_id, reason, noted)
             raise Unavailable(f"{reason}; the draft model cannot go on with the answer: {because}") from refusal
         decided = rest.label["from_token"]
         log.warning("request %s: the draft model goes on alone after %d tokens: %s", request_id, decided, reason)
