@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -20,7 +21,7 @@ from pipesd_agent.forward import Forwarder
 from pipesd_agent.link import Link
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
-from pipesd_gateway.exceptions import Unavailable, VocabularyMismatch
+from pipesd_gateway.exceptions import ModelLoadError, Unavailable, VocabularyMismatch
 from pipesd_gateway.protocol import Close, Endpoint, Failed
 
 Script = Callable[[RequestStream, bool], None]
@@ -100,12 +101,14 @@ async def test_another_vocabulary_is_refused() -> None:
 
 
 async def test_another_vocabulary_is_served_cloud_only_in_mode_auto(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     agent, link = agent_over(mismatch, cloud_on_mismatch=True)
     stream, opening = await ask(agent)
     assert opening.model == "fake"
     assert stream is link.streams[1]
     assert link.asked == [True, False]
     assert "served cloud-only" in caplog.text
+    assert "request id is session 00000000" in caplog.text
 
 
 async def test_other_refusals_are_not_tried_again_in_mode_auto() -> None:
@@ -163,3 +166,9 @@ async def test_modes_and_drafters() -> None:
         assert agent.worker.fingerprint is None
     for agent in (*made.values(), lookup, given):
         await agent.aclose()
+
+
+def test_a_model_to_fall_back_to_must_be_there(tmp_path: Path) -> None:
+    missing = tmp_path / "draft.gguf"
+    with pytest.raises(ModelLoadError, match=r"draft\.gguf does not exist"):
+        make_agent(AgentConfig(mode="cloud", fallback="edge", draft_model=missing))

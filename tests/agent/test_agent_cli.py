@@ -60,7 +60,9 @@ def test_a_file_that_is_wrong_is_one_line_and_code_2(
     assert message in line
 
 
-@pytest.mark.parametrize("flags", [["--prot", "1"], ["--port", "x"], ["--mode", "edge"], ["--log-level", "loud"]])
+@pytest.mark.parametrize(
+    "flags", [["--prot", "1"], ["--port", "x"], ["--mode", "x"], ["--fallback", "x"], ["--log-level", "loud"]]
+)
 def test_flags_that_argparse_refuses_are_code_2(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["start", *flags])

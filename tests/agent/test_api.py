@@ -16,6 +16,8 @@ from test_stream import sent
 
 from pipesd_agent.agent import Agent
 from pipesd_agent.api import create_app
+from pipesd_agent.drafting.lookup import LookupDrafter
+from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.stream import RequestStream
 from pipesd_gateway.exceptions import Unavailable
 from pipesd_gateway.keys import Keys
@@ -159,6 +161,15 @@ async def test_keys() -> None:
         client.headers["authorization"] = "Bearer k"
         assert (await client.post("/v1/completions", json={})).status_code == 200
         assert (await client.get("/v1/models")).status_code == 200
+
+
+async def test_a_broken_drafter_is_told_in_health() -> None:
+    async with client_of(completes) as (client, agent, _):
+        worker = agent.worker = DraftWorker(LookupDrafter(capacity=2, max_context=100))
+        assert (await client.get("/health")).json()["drafter"] == {"capacity": 2, "max_context": 100}
+        worker.broken = "MemoryError"
+        assert (await client.get("/health")).json()["drafter"]["broken"] == "MemoryError"
+        await worker.aclose()
 
 
 async def test_models_health_and_unknown_routes() -> None:

@@ -43,6 +43,7 @@ class FakeWorker:
     """Has room for some lanes."""
 
     max_context = 64
+    broken: str | None = None
 
     def __init__(self, room: int = 1) -> None:
         self.room = room
@@ -179,6 +180,15 @@ async def test_without_room_in_the_drafter_the_target_runs_alone(caplog: pytest.
     stream.receive(opened(3))
     assert sent(stream) == [Run(3, FOREVER)]
     assert "no room" in caplog.text
+
+
+async def test_with_a_broken_drafter_the_target_runs_alone(caplog: pytest.LogCaptureFixture) -> None:
+    worker = FakeWorker(room=0)
+    worker.broken = "MemoryError"
+    stream = make(worker)
+    stream.receive(opened(3))
+    assert sent(stream) == [Run(3, FOREVER)]
+    assert "the drafter is broken" in caplog.text
 
 
 async def test_a_token_that_the_drafter_does_not_have_ends_the_drafting(caplog: pytest.LogCaptureFixture) -> None:

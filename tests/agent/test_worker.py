@@ -429,6 +429,54 @@ async def test_broken_drafter_ends_every_lane_and_nothing_else(
     await until(lambda: drafter.released == 1)
 
 
+class Breaking(FakeDrafter):
+    """Breaks in one of its methods."""
+
+    def __init__(self, method: str, error: Exception) -> None:
+        super().__init__()
+
+        def broken(*_: object) -> None:
+            raise error
+
+        setattr(self, method, broken)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("llama.cpp failed")])
+@pytest.mark.parametrize("method", ["open", "behind", "draft", "extend", "truncate", "stop"])
+async def test_wherever_it_breaks_its_lanes_are_told_and_it_says_so(method: str, error: Exception) -> None:
+    drafter = Breaking(method, error)
+    if method == "stop":
+        drafter.gate = threading.Semaphore(0)  # a forward that a contradiction aborts
+    worker = DraftWorker(drafter)
+    failures: list[Exception] = []
+    lane = worker.open([1, 2], PARAMS, frozenset(), lambda *_: None, failures.append)
+    assert lane is not None
+    lane.commit([], 9)
+    if method == "stop":
+        await until(drafter.waiting.is_set)
+        lane._path.append(3)  # as if drafted
+        assert lane.commit([4], 9) == 2
+        drafter.gate = None
+        drafter.aborted.set()
+    elif method in ("truncate", "extend"):
+        await until(lambda: len(drafter.calls) > 1)
+        lane.commit([EOS], 9)  # other than drafted
+    await until(lambda: failures != [])
+    assert failures == [error]
+    assert worker.broken == ("MemoryError" if isinstance(error, MemoryError) else "RuntimeError: llama.cpp failed")
+    assert worker.open([1], PARAMS, frozenset(), lambda *_: None, unexpected) is None
+    await until(lambda: drafter.released == 1)
+    await worker.aclose()
+
+
+@pytest.mark.parametrize("method", ["stop", "release"])
+async def test_a_drafter_that_breaks_at_its_end_is_no_bother(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    worker = DraftWorker(Breaking(method, MemoryError()))
+    await worker.aclose()
+    await worker.aclose()
+    assert ("could not be released" in caplog.text) == (method == "release")
+
+
 async def test_closing_the_worker_ends_the_thread_in_mid_forward(drafter: FakeDrafter) -> None:
     drafter.gate = threading.Semaphore(0)
     worker = DraftWorker(drafter)

@@ -123,9 +123,10 @@ class FakeDecoder:
         on_step: Callable[[Decoded | ApiError], None],
         controls: Controls,
         grammar: Grammar | None,
+        decided: Sequence[int] = (),
     ) -> FakePlace:
         assert eos_ids <= {EOS}
-        assert limit > len(prompt_ids)
+        assert limit > len(prompt_ids) + len(decided)
         assert (grammar is None) == (controls.grammar is None)
         controls.check_ids(self.model.n_vocab)
         if self.refusals and (refusal := self.refusals.pop(0)) is not None:
@@ -136,7 +137,7 @@ class FakeDecoder:
             await self.full.wait()
         finally:
             self.waiting -= 1
-        place = FakePlace(self, self.answer_to(tuple(prompt_ids), params.seed), on_step, controls)
+        place = FakePlace(self, self.answer_to(tuple(prompt_ids), params.seed)[len(decided) :], on_step, controls)
         self.places.append(place)
         return place
 

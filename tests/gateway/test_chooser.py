@@ -101,6 +101,15 @@ def test_it_chooses_what_the_reference_chooses(params: str, controls: str) -> No
         output.append(token)
 
 
+@pytest.mark.parametrize("controls", CONTROLS)
+def test_what_another_model_decided_counts_as_output(controls: str) -> None:
+    row = np.random.default_rng(5).normal(0.0, 2.0, N).astype(np.float32)
+    decided = [7, 7, 31, 2]
+    chooser = Chooser(Sampler(N), PARAMS["greedy"], CONTROLS[controls], PROMPT, decided=decided)
+    index = len(PROMPT) + len(decided)
+    assert chooser.choose(row, index) == reference(row, PARAMS["greedy"], CONTROLS[controls], PROMPT, decided)
+
+
 def test_the_order_matters_and_is_vllms() -> None:
     """A bias is scaled by the repetition penalty; the other two are subtracted afterwards."""
     row = np.zeros(4, dtype=np.float32)

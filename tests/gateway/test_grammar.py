@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipesd_gateway.embedded.prompt import Prompter
+from pipesd_gateway.embedded.request import parse
 from pipesd_gateway.embedded.schema import JSON_OBJECT, grammar_of
+from pipesd_gateway.engine import ModelInfo
 from pipesd_gateway.exceptions import InvalidRequest
 from pipesd_gateway.llama import Model
+from pipesd_gateway.protocol import Endpoint
 
 pytestmark = pytest.mark.e2e
 
@@ -141,6 +145,19 @@ def test_what_is_not_allowed_cannot_be_accepted(model: Model) -> None:
     for token in (*model.eog_ids, *model.tokenize("[", special=False)):
         with pytest.raises(ValueError, match="not allowed"):
             position.accept(token)
+
+
+def test_a_grammar_goes_on_where_another_model_left_off(model: Model) -> None:
+    prompter = Prompter(model, ModelInfo("demo", model.n_vocab, bytes(16), 100, 8))
+    body = b'{"prompt": "x", "response_format": {"type": "json_object"}}'
+    request = parse(Endpoint.COMPLETIONS, body)
+    begun = model.tokenize('{"a": [1', special=False)
+    position = prompter.grammar(request, begun)
+    assert position is not None
+    closing, brace = (model.tokenize(text, special=False)[:1] for text in "]}")
+    assert [bool(position.allowed(np.array(ids))[0]) for ids in (closing, brace)] == [True, False]
+    with pytest.raises(InvalidRequest, match="does not follow the response_format"):
+        prompter.grammar(request, [*begun, *brace])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from fake_decoder import BOS, EOS, FakeDecoder, FakeModel
 from pipesd_gateway.embedded import serving
 from pipesd_gateway.embedded.generation import EmbeddedGeneration
 from pipesd_gateway.embedded.serving import EmbeddedEngine
-from pipesd_gateway.engine import Broken, EngineOutput, Finished, Payload, StepDone
+from pipesd_gateway.engine import Broken, EngineOutput, Finished, Opening, Payload, StepDone
 from pipesd_gateway.exceptions import (
     ContextLengthExceeded,
     EngineFailed,
@@ -25,6 +25,7 @@ from pipesd_gateway.exceptions import (
     Unavailable,
 )
 from pipesd_gateway.protocol import Endpoint
+from pipesd_gateway.sampling import SamplingParams
 
 HELLO = [{"role": "user", "content": "x"}]
 
@@ -54,6 +55,10 @@ class Client:
     async def open(self, endpoint: Endpoint = Endpoint.COMPLETIONS, **body: Any) -> EmbeddedGeneration:
         body = ({"prompt": "hello"} if endpoint is Endpoint.COMPLETIONS else {}) | body
         return await self.engine.open(endpoint, msgspec.json.encode(body), self.deliver)
+
+    async def go_on(self, opening: Opening, decided: bytes, **body: Any) -> EmbeddedGeneration:
+        raw = msgspec.json.encode({"prompt": "another"} | body)
+        return await self.engine.go_on(Endpoint.COMPLETIONS, raw, opening, tuple(decided), self.deliver)
 
     async def run(self, generation: EmbeddedGeneration, drafts: Sequence[int] = ()) -> list[EngineOutput]:
         """Steps to the end; each step gets the next ids of `drafts`."""
@@ -288,6 +293,64 @@ async def test_prompts_waiting_for_the_tokenizer_are_bounded(monkeypatch: pytest
             await Client(engine).open()
 
 
+def begun(max_tokens: int = 20, *stop: str, prompt: bytes = b"hello") -> Opening:
+    return Opening(tuple(prompt), SamplingParams(temperature=0.0, seed=3), max_tokens, (EOS,), "a target", stop)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("count", range(9))
+async def test_an_answer_that_another_model_began_is_told_from_its_beginning(count: int, stream: bool) -> None:
+    """Wherever the seam lies: in the text, in a character, in what may become a stop string."""
+    answer = "abé stRstop!".encode()
+    async with serve(answer) as (engine, decoder):
+        client = Client(engine)
+        generation = await client.go_on(begun(20, "stop"), answer[:count], stream=stream)
+        assert generation.opening.model == "fake"
+        assert not client.steps()
+        await client.run(generation)
+        assert decoder.prompts == [tuple(b"hello")]
+        assert b"".join(bytes(step.tokens) for step in client.steps()) == answer[count:-1]
+        assert client.text() == "abé stR"
+        last = client.payloads()[-1]
+        assert last["choices"][0]["finish_reason"] == "stop"
+        if not stream:
+            assert last["usage"]["completion_tokens"] == len(answer) - 1
+
+
+@pytest.mark.parametrize(
+    ("decided", "max_tokens", "reason"), [(b"ab stop", 20, "stop"), (b"abc", 3, "length"), (b"ab", 20, None)]
+)
+async def test_an_answer_that_was_complete_needs_no_place(decided: bytes, max_tokens: int, reason: str | None) -> None:
+    async with serve(b"never") as (engine, decoder):
+        client = Client(engine)
+        opening = begun(max_tokens, "stop")
+        tokens = tuple(decided) if reason else (*decided, EOS)
+        raw = msgspec.json.encode({"prompt": "x", "stream": True})
+        generation = await engine.go_on(Endpoint.COMPLETIONS, raw, opening, tokens, client.deliver)
+        assert generation.over
+        assert isinstance(client.outputs[-1], Finished)
+        assert client.payloads()[-1]["choices"][0]["finish_reason"] == (reason or "stop")
+        assert decoder.prompts == []
+
+
+async def test_what_cannot_be_gone_on_with() -> None:
+    async with serve(b"x" * 60) as (engine, _):
+        client = Client(engine)
+        with pytest.raises(InvalidRequest, match="logprobs are not known"):
+            await client.go_on(begun(), b"ab", logprobs=1)
+        with pytest.raises(InvalidRequest, match="suffix"):
+            await client.go_on(begun(), b"ab", suffix="x")
+        with pytest.raises(InvalidRequest, match="token id 300; ids of this model are below 258"):
+            await engine.go_on(Endpoint.COMPLETIONS, b'{"prompt": "x"}', begun(), (300,), client.deliver)
+        with pytest.raises(ContextLengthExceeded, match=r"5 tokens, the answer 2 so far and 60 at most.*is 64 tokens"):
+            await client.go_on(begun(60), b"ab", max_tokens=60)
+        with pytest.raises(ContextLengthExceeded):
+            await client.go_on(begun(1000), b"a" * 59)
+        shorter = await client.go_on(begun(1000), b"a" * 58)  # the client named no limit
+        assert shorter.opening.max_tokens == 59
+        shorter.abort()
+
+
 DEMO_TARGET = Path(__file__).parents[2] / ".build" / "demo-target-F32.gguf"
 
 
@@ -317,5 +380,27 @@ async def test_drafts_change_nothing_but_the_steps(temperature: float) -> None:
         assert drafted.text() == alone.text()
         assert drafted.payloads()[-1]["usage"] == alone.payloads()[-1]["usage"]
         assert len(drafted.steps()) < len(alone.steps())
+    finally:
+        await engine.aclose()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+async def test_tokens_of_another_model_are_gone_on_with_as_with_a_prompt(temperature: float) -> None:
+    """To the token: what follows is what follows the same ids as a prompt, in the noise of their positions."""
+    from pipesd_gateway.embedded.decoder import TargetDecoder
+
+    engine = EmbeddedEngine(TargetDecoder(DEMO_TARGET, n_seq=1, n_ctx_seq=256), name="demo")
+    try:
+        params = SamplingParams(temperature=temperature, seed=7)
+        prompt, decided = tuple(range(40, 60)), (70, 71, 72, 73, 74)
+        client = Client(engine)
+        opening = Opening(prompt, params, 35, (), "another")
+        await client.run(await engine.go_on(Endpoint.COMPLETIONS, b'{"prompt": "x"}', opening, decided, client.deliver))
+        alone = Client(engine)
+        body: dict[str, Any] = {"prompt": [*prompt, *decided], "max_tokens": 30, "temperature": temperature, "seed": 7}
+        await alone.run(await alone.open(**body, ignore_eos=True))
+        assert [s.tokens for s in client.steps()] == [s.tokens for s in alone.steps()]
+        assert client.text().endswith(alone.text())
     finally:
         await engine.aclose()

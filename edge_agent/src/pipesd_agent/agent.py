@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipesd_agent.catalog import Catalog
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.types import Drafter
 from pipesd_agent.drafting.worker import DraftWorker
-from pipesd_agent.forward import Forwarder
+from pipesd_agent.edge import IDLE_S, Edge
+from pipesd_agent.edge_answer import EdgeAnswer
+from pipesd_agent.fallback import CloudAnswer, Policy, begin, is_loss, policy_of, said
+from pipesd_agent.forward import Answer, Forwarder
 from pipesd_agent.link import Link
 from pipesd_agent.records import Records
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
 from pipesd_agent.streams import LinkSettings
-from pipesd_gateway.exceptions import VocabularyMismatch
+from pipesd_agent.undraftable import with_noise
+from pipesd_gateway.exceptions import ApiError, ModelLoadError, Unavailable, VocabularyMismatch
 from pipesd_gateway.logs import session_name
 from pipesd_gateway.protocol import Endpoint, Opened
+
+if TYPE_CHECKING:
+    from pipesd_gateway.embedded.serving import EmbeddedEngine
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +37,8 @@ class Agent:
 
     Args:
         cloud_on_mismatch: serve cloud-only when the drafter's vocabulary is not the target's, instead of refusing.
+        edge: the draft model alone; None: there is none. fallback: to it or not, where a request does not say.
+        edge_only: never ask a gateway for anything.
     """
 
     def __init__(
@@ -37,36 +49,97 @@ class Agent:
         worker: DraftWorker | None,
         *,
         cloud_on_mismatch: bool = False,
+        edge: Edge | None = None,
+        fallback: Policy = "error",
+        edge_only: bool = False,
     ) -> None:
+        if edge is None and (edge_only or fallback == "edge"):
+            raise ValueError("there is no edge to fall back to")
         self.link = link
         self.catalog = catalog
         self.forwarder = forwarder
         self.worker = worker
+        self.edge = edge
+        self.edge_only = edge_only
         self.records = Records()
+        self._fallback: Policy = fallback
         self._cloud_on_mismatch = cloud_on_mismatch
         self._tasks: list[asyncio.Task[None]] = []
 
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """What `/v1/models` lists."""
+        return self.edge.listing if self.edge is not None and self.edge_only else self.catalog.models
+
     def start(self) -> None:
+        if self.edge_only:
+            return
         self._tasks = [asyncio.create_task(self.link.run()), asyncio.create_task(self.catalog.run())]
         for task in self._tasks:
             task.add_done_callback(_log_death)
 
     async def aclose(self) -> None:
         """Ends every running request with an error, then the drafter. Harmless when repeated."""
+        if self.edge is not None:
+            self.edge.closed = True  # an agent that stops is no lost cloud
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.forwarder.aclose()
         if self.worker is not None:
             await self.worker.aclose()
+        if self.edge is not None:
+            await self.edge.aclose()
+
+    def edge_for(self, header: str | None) -> Edge | None:
+        """What answers a request with this `x-pipesd-fallback` when the cloud is gone. Raises InvalidRequest."""
+        policy = policy_of(header, self._fallback, has_edge=self.edge is not None)
+        return self.edge if policy == "edge" else None
+
+    async def answer(
+        self, endpoint: Endpoint, body: bytes, request_id: str, edge: Edge | None
+    ) -> CloudAnswer | EdgeAnswer:
+        """The answer to a request; `edge` goes on where the cloud is gone. Raises ApiError, as `open`.
+
+        Whoever gets it calls `done` in the end.
+        """
+        if self.edge_only and self.edge is not None:
+            return await self.edge.begin(endpoint, body, "mode edge")
+        try:
+            stream, opened = await self.open(endpoint, body, request_id)
+        except ApiError as error:
+            if edge is None or edge.closed or not is_loss(error):
+                raise
+            return await begin(edge, endpoint, body, request_id, error)
+        return CloudAnswer(stream, opened, edge)
+
+    async def forward(self, endpoint: Endpoint, body: bytes, request_id: str, edge: Edge | None) -> Answer | EdgeAnswer:
+        """The same for a request that cannot be drafted for. An answer of the gateway is the caller's to close."""
+        try:
+            answer = await self.forwarder.ask(endpoint, with_noise(body), request_id)
+            if edge is None or answer.status != Unavailable.status:
+                return answer
+            error: ApiError = Unavailable(said(answer.body))
+        except ApiError as failure:
+            if edge is None or edge.closed or not is_loss(failure):
+                raise
+            error = failure
+        return await begin(edge, endpoint, body, request_id, error)
+
+    def done(self, answer: CloudAnswer | EdgeAnswer, request_id: str) -> None:
+        """The client has its answer, or is gone. Harmless when repeated."""
+        if isinstance(answer, EdgeAnswer):
+            answer.finish()
+            self.records.add_edge(request_id, answer)
+            return
+        if answer.rest is not None:
+            answer.rest.finish()
+        self.finish(answer.stream, answer.rest)
 
     async def open(self, endpoint: Endpoint, body: bytes, request_id: str) -> tuple[RequestStream, Opened]:
         """Have the gateway accept a request. Raises ApiError; cancelling takes the request back."""
         try:
-            stream, opened = await self._open(endpoint, body, request_id, collaborative=True)
-            name = session_name(opened.session)
-            log.info("request %s is session %s", request_id, name, extra={"session": name})
-            return stream, opened
+            return await self._open(endpoint, body, request_id, collaborative=True)
         except RemoteError as error:
             if not self._cloud_on_mismatch or error.message != VocabularyMismatch.code:
                 raise
@@ -78,15 +151,18 @@ class Agent:
     ) -> tuple[RequestStream, Opened]:
         stream = await self.link.request(endpoint, body, request_id, collaborative=collaborative)
         try:
-            return stream, await stream.opened()
+            opened = await stream.opened()
+            name = session_name(opened.session)
+            log.info("request %s is session %s", request_id, name, extra={"session": name})
+            return stream, opened
         except BaseException:
             self.finish(stream)
             raise
 
-    def finish(self, stream: RequestStream) -> None:
-        """The client has its answer, or is gone. Harmless when repeated."""
+    def finish(self, stream: RequestStream, rest: EdgeAnswer | None = None) -> None:
+        """The client has its answer, or is gone. rest: what the draft model wrote of it. Harmless when repeated."""
         stream.client_left()
-        self.records.add(stream)
+        self.records.add(stream, rest)
 
 
 def _log_death(task: asyncio.Task[None]) -> None:
@@ -96,19 +172,40 @@ def _log_death(task: asyncio.Task[None]) -> None:
 
 
 def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
-    """An agent as configured, or with another drafter. Raises ModelLoadError, ConfigError."""
+    """An agent as configured, or with another drafter. Blocks while models load. Raises ModelLoadError, ConfigError."""
     tls = config.tls()
     settings = LinkSettings(config.socket_url, config.gateway_api_key, config.trigger, config.batcher, config.session)
     worker = None
-    if config.mode != "cloud":
+    if config.mode not in ("cloud", "edge"):
         worker = DraftWorker(drafter or _make_drafter(config))
+    edge_only, edge = config.mode == "edge", None
+    if config.draft_model is not None:
+        if config.fallback == "edge" and not config.draft_model.is_file():  # else known on the day that it is needed
+            raise ModelLoadError(f"the draft model {config.draft_model} does not exist: fallback needs it")
+        edge = Edge(partial(_load_edge, config, config.draft_model), idle_s=None if edge_only else IDLE_S)
+        if edge_only:
+            edge.load()
     return Agent(
         Link(settings, worker, tls),
         Catalog(config.http_url, config.gateway_api_key, tls),
         Forwarder(config.http_url, config.gateway_api_key, tls),
         worker,
         cloud_on_mismatch=config.mode == "auto",
+        edge=edge,
+        fallback=config.fallback,
+        edge_only=edge_only,
     )
+
+
+def _load_edge(config: AgentConfig, model: Path) -> EmbeddedEngine:
+    from pipesd_gateway.embedded.decoder import TargetDecoder
+    from pipesd_gateway.embedded.probe import check_model_runs
+    from pipesd_gateway.embedded.serving import EmbeddedEngine
+
+    if config.mode in ("cloud", "edge") or config.gpu_layers:  # else the drafter has tried it
+        check_model_runs(model)
+    decoder = TargetDecoder(model, n_seq=config.capacity, n_ctx_seq=config.context, threads=config.threads)
+    return EmbeddedEngine(decoder, name=decoder.model.name)
 
 
 def _make_drafter(config: AgentConfig) -> Drafter:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,9 +17,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pipesd_agent.agent import Agent
+from pipesd_agent.edge_answer import EdgeAnswer
+from pipesd_agent.fallback import HEADER, CloudAnswer
 from pipesd_agent.forward import Answer
-from pipesd_agent.stream import RequestStream
-from pipesd_agent.undraftable import why_undraftable, with_noise
+from pipesd_agent.undraftable import why_undraftable
 from pipesd_gateway.exceptions import ApiError, InvalidRequest, Unavailable
 from pipesd_gateway.http import (
     EventStream,
@@ -71,19 +72,23 @@ def create_app(
 
     async def models(request: Request) -> Response:
         keys.authorize(request)
-        return json_response({"object": "list", "data": agent.catalog.models})
+        return json_response({"object": "list", "data": agent.models})
 
     async def health(_: Request) -> Response:
         drafter: dict[str, Any] | None = None
         if agent.worker is not None:
             drafter = {"capacity": agent.worker.capacity, "max_context": agent.worker.max_context}
+            if agent.worker.broken is not None:
+                drafter["broken"] = agent.worker.broken
         uptime = int(time.time()) - started
         state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime}
+        if agent.edge_only:
+            state |= {"mode": "edge", "gateway": None}
         return json_response(state)
 
     async def ready(_: Request) -> Response:
         life.admit()
-        if not agent.link.connected:
+        if not (agent.link.connected or agent.edge_only):
             raise Unavailable(f"no link to the gateway: {agent.link.state}")
         return json_response({"status": "ready"})
 
@@ -106,29 +111,34 @@ def create_app(
 
 async def _answer(request: Request, agent: Agent, endpoint: Endpoint) -> Response:
     body = await read_body(request)
-    if (why := why_undraftable(endpoint, body)) is not None:
-        return await _forward(request, agent, endpoint, body, why)
-    stream, opened = await while_connected(request, agent.open(endpoint, body, request_id_of(request)))
+    request_id = request_id_of(request)
+    edge = agent.edge_for(request.headers.get(HEADER))
+    if not agent.edge_only and (why := why_undraftable(endpoint, body)) is not None:
+        log.info("request %s is served cloud-only: %s", request_id, why)
+        work: Coroutine[Any, Any, Answer | CloudAnswer | EdgeAnswer] = agent.forward(endpoint, body, request_id, edge)
+    else:
+        work = agent.answer(endpoint, body, request_id, edge)
+    answer = await while_connected(request, work)
+    if isinstance(answer, Answer):
+        return _forwarded(answer)
     handed_over = False
     try:
-        headers = {"x-pipesd-seed": str(opened.params.seed)}
         if wants_stream(body):
             handed_over = True
-            return EventStream(_events(agent, stream), lambda: agent.finish(stream), headers)
-        payload = await while_connected(request, stream.next())
+            return EventStream(
+                _events(agent, answer, request_id), lambda: agent.done(answer, request_id), answer.headers
+            )
+        payload = await while_connected(request, answer.next())
         if payload is None:
             raise Unavailable("the gateway ended the request without an answer; try again")
         # The rest of the session (its end) is on its way; a client that has its answer need not wait for it.
-        return Response(payload, media_type="application/json", headers=headers)
+        return Response(payload, media_type="application/json", headers=answer.headers)
     finally:
         if not handed_over:
-            agent.finish(stream)
+            agent.done(answer, request_id)
 
 
-async def _forward(request: Request, agent: Agent, endpoint: Endpoint, body: bytes, why: str) -> Response:
-    request_id = request_id_of(request)
-    log.info("request %s is served cloud-only: %s", request_id, why)
-    answer = await while_connected(request, agent.forwarder.ask(endpoint, with_noise(body), request_id))
+def _forwarded(answer: Answer) -> Response:
     headers = {"x-pipesd-mode": "cloud", **answer.headers}
     if answer.body is None:
         return ForwardedStream(answer, headers)
@@ -149,13 +159,13 @@ class ForwardedStream(EventStream):
             await self._answer.aclose()
 
 
-async def _events(agent: Agent, stream: RequestStream) -> AsyncIterator[bytes]:
+async def _events(agent: Agent, answer: CloudAnswer | EdgeAnswer, request_id: str) -> AsyncIterator[bytes]:
     try:
-        while (payload := await stream.next()) is not None:
+        while (payload := await answer.next()) is not None:
             yield b"data: " + payload + b"\n\n"
-            stream.taken()
+            answer.taken()
     except ApiError as error:
         yield error_event(error)
         return
-    agent.finish(stream)  # before the last event: whoever has seen that may ask for the record
+    agent.done(answer, request_id)  # before the last event: whoever has seen that may ask for the record
     yield b"data: [DONE]\n\n"

@@ -70,9 +70,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", metavar="FILE", type=Path, help="of configuration, TOML; also [trigger], [session]")
     add(
         "--mode",
-        choices=("collaborative", "auto", "cloud"),
+        choices=("collaborative", "auto", "cloud", "edge"),
         metavar="MODE",
-        help="collaborative; auto: cloud-only if vocabularies differ; cloud: never draft (collaborative)",
+        help="collaborative, auto (cloud-only if vocabularies differ), cloud, edge: alone (collaborative)",
+    )
+    add(
+        "--fallback",
+        choices=("error", "edge"),
+        metavar="WHAT",
+        help="when the cloud is gone: error, or edge, the draft model (error)",
     )
     add("--gateway-api-key-file", metavar="FILE", help="holds the key to send (PIPESD_GATEWAY_API_KEY)")
     add("--ca-file", metavar="FILE", help="certificate authority of a wss:// gateway")

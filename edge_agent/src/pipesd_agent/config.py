@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from msgspec import Struct
 
 from pipesd_agent.batcher import make_batcher
+from pipesd_agent.fallback import Policy
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway import settings
@@ -29,7 +30,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """What the agent runs with. Raises ConfigError where a value cannot work.
 
     gateway: its address, http(s):// or ws(s)://. draft_model: GGUF file of the drafter; none: prompt lookup drafts.
-    mode: "collaborative"; "auto": cloud-only where the drafter's vocabulary does not fit; "cloud": never draft.
+    mode: "collaborative"; "auto": cloud-only where the drafter's vocabulary does not fit; "cloud": never draft; "edge":
+    never ask the gateway, the draft model alone. fallback: when the cloud is gone, an error or the draft model alone.
     capacity: clients drafted for at once, others are served cloud-only. context: tokens of each that can be drafted
     within. threads: of llama.cpp. gpu_layers: of the draft model, on a GPU; -1: all. ca_file: certificate authority
     of a wss:// gateway. api_keys: of the agent's own API, empty means open; api_key_file: where they come from, None
@@ -45,7 +47,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     api_key_file: Path | None = None
     ca_file: Path | None = None
     draft_model: Path | None = None
-    mode: Literal["collaborative", "auto", "cloud"] = "collaborative"
+    mode: Literal["collaborative", "auto", "cloud", "edge"] = "collaborative"
+    fallback: Policy = "error"
     host: str = "127.0.0.1"
     port: int = 8101
     capacity: int = 4
@@ -71,6 +74,9 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         within("drain_timeout", self.drain_timeout, 0, 86_400)
         check_origins(self.cors_origin)
         check_log_level(self.log_level)
+        for name in ("mode", "fallback"):
+            if getattr(self, name) == "edge" and self.draft_model is None:
+                raise ConfigError(f'{name} = "edge" needs a model that can answer alone: set draft_model')
         if len(self.gateway_api_keys) > 1:
             raise ConfigError(f"the agent needs one key for its gateway, but {len(self.gateway_api_keys)} were given")
         if not all(key.isascii() and key.isprintable() for key in self.gateway_api_keys):

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from pipesd_agent.edge_answer import EdgeAnswer
 from pipesd_agent.stream import RequestStream
 
 KEPT: Final = 64
@@ -19,14 +20,13 @@ class Records:
     def __init__(self) -> None:
         self._records: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
-    def add(self, stream: RequestStream) -> None:
-        """Note a request that is over."""
+    def add(self, stream: RequestStream, rest: EdgeAnswer | None = None) -> None:
+        """Note a request that is over. rest: what the draft model wrote of its answer."""
         session = stream.session
         if session.opened is None:
             return
         prompt = len(session.opened.prompt_ids)
-        self._records[stream.request_id] = {
-            "id": stream.request_id,
+        record = {
             "seconds": round(time.monotonic() - stream.started, 4),
             "prompt_tokens": prompt,
             "output_tokens": len(session.committed) - prompt,
@@ -34,7 +34,15 @@ class Records:
             "upload_bytes": msgspec.to_builtins(stream.upload),
             "tokens": list(zip(session.committed[prompt:], session.origins, strict=True)),
         }
-        self._records.move_to_end(stream.request_id)
+        self._note(stream.request_id, record | ({} if rest is None else rest.record() | {"seconds": record["seconds"]}))
+
+    def add_edge(self, request_id: str, answer: EdgeAnswer) -> None:
+        """Note a request that the target had no part in."""
+        self._note(request_id, answer.record())
+
+    def _note(self, request_id: str, record: dict[str, Any]) -> None:
+        self._records[request_id] = {"id": request_id, **record}
+        self._records.move_to_end(request_id)
         while len(self._records) > KEPT:
             self._records.popitem(last=False)
 

@@ -247,6 +247,16 @@ class EdgeSession:
         return self._committed
 
     @property
+    def request(self) -> Open:
+        """What the gateway was asked, last."""
+        return self._request
+
+    @property
+    def shown(self) -> Shown:
+        """What the client has of the answer, or will have once it has taken every `Deliver`."""
+        return self._shown
+
+    @property
     def epoch(self) -> int:
         return self._epoch
 

@@ -173,10 +173,13 @@ class RequestStream:
                 start.prompt_ids, start.params, start.eos_ids, self._drafted, self._drafter_failed
             )
         if self._lane is None:
-            log.info(
-                "request %s: the drafter has no room, served cloud-only (too many, too long, or an id that it lacks)",
-                self.request_id,
-            )
+            if self._worker is not None and self._worker.broken is not None:
+                log.warning("request %s is served cloud-only: the drafter is broken", self.request_id)
+            else:
+                log.info(
+                    "request %s: the drafter has no room, served cloud-only (too many, too long, an id that it lacks)",
+                    self.request_id,
+                )
             self.session.drafting_ended()
 
     def _commit(self, tokens: Sequence[int], limit: int) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, Protocol
 
-from pipesd_gateway.engine import Broken, Engine, EngineOutput, Finished, Generation, Opening, Payload, StepDone
+from pipesd_gateway.engine import Broken, Deliver, EngineOutput, Finished, Generation, Opening, Payload, StepDone
 from pipesd_gateway.exceptions import EngineFailed
 from pipesd_gateway.protocol import Endpoint
 
@@ -15,13 +15,19 @@ _MAX_OUTPUTS: Final = 64
 """Most outputs of one step; a step has three or four."""
 
 
+class Opener(Protocol):
+    """What is needed of an `Engine`."""
+
+    async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> Generation: ...
+
+
 class Alone:
     """One request that nobody drafts for. Whoever makes one calls `abort` in the end, whatever happened.
 
     A step is asked for only when `next` is, so a client that does not read stops the generation.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Opener) -> None:
         self._engine = engine
         self._outputs: asyncio.Queue[EngineOutput] = asyncio.Queue(_MAX_OUTPUTS)
         self._generation: Generation | None = None

@@ -124,6 +124,8 @@ class DraftWorker:
         self.capacity = drafter.capacity
         self.max_context = drafter.max_context
         self.fingerprint = drafter.fingerprint
+        self.broken: str | None = None
+        """What the drafter broke of; nothing is drafted any more then."""
         self._n_vocab = drafter.n_vocab
         self._drafter = drafter
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -175,7 +177,7 @@ class DraftWorker:
                 if lane:
                     lane._closed = True
             self._lanes = [None] * self.capacity
-            self._drafter.stop()
+            self._stop_forward()
             self._wake()
         await asyncio.to_thread(self._thread.join, JOIN_S)
         if self._thread.is_alive():
@@ -194,7 +196,24 @@ class DraftWorker:
     def _stop_forward_of(self, slot: int) -> None:
         """Abort the forward under way if no other lane has a share in it: a stale one is not worth its time."""
         if self._forward == [slot]:
+            self._stop_forward()
+
+    def _stop_forward(self) -> None:
+        try:
             self._drafter.stop()
+        except Exception as error:  # on the event loop's thread, which has others to serve
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """The drafter broke: whoever drafts with it goes on without, and nobody else begins."""
+        if self.broken is None:
+            self.broken = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self._stopping = True
+        self._changed.notify()
+        lanes = [lane for lane in self._lanes if lane]
+        self._lanes = [None] * self.capacity
+        if lanes:
+            self._post(self._deliver_failure, lanes, error)
 
     # On the worker's thread.
 
@@ -203,10 +222,14 @@ class DraftWorker:
             while self._turn():
                 pass
         except Exception as error:
+            with self._changed:
+                self._give_up(error)  # before the log, which may take memory that is not there
             log.exception("the drafter broke; sessions go on without it")
-            self._fail(error)
         finally:
-            self._drafter.release()
+            try:
+                self._drafter.release()
+            except Exception:
+                log.exception("the drafter could not be released; its memory is lost until the agent ends")
 
     def _turn(self) -> bool:
         """Sleep until there may be work, then do one forward. False: the end."""
@@ -281,22 +304,13 @@ class DraftWorker:
         lane._shared += 1
         return lane, lane._commits, draft
 
-    def _fail(self, error: Exception) -> None:
-        with self._changed:
-            self._stopping = True
-            lanes = [lane for lane in self._lanes if lane]
-            self._lanes = [None] * self.capacity
-        if lanes:
-            self._post(self._deliver_failure, lanes, error)
-
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:
             # The loop was closed without `aclose`: there is nobody left to draft for.
-            with self._changed:
-                self._stopping = True
+            self._stopping = True
 
     # Back on the event loop.
 

@@ -31,7 +31,8 @@ class Chooser:
     Args:
         sampler: of the target's vocabulary.
         prompt_ids: all of them inside the vocabulary.
-        grammar: at its beginning, of `controls`; nobody else's.
+        grammar: of `controls`, at the end of `decided`; nobody else's.
+        decided: tokens of the output that another model chose before.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Chooser:
         controls: Controls,
         prompt_ids: Sequence[int],
         grammar: Grammar | None = None,
+        decided: Sequence[int] = (),
     ) -> None:
         self._sampler = sampler
         self._params = params
@@ -49,6 +51,9 @@ class Chooser:
         self._logprobs = controls.logprobs
         self._ranked: list[Ranked] = []
         self._adjust = Adjust(controls, prompt_ids, sampler.n_vocab) if Adjust.is_needed(controls) else None
+        if self._adjust is not None:
+            for token in decided:
+                self._adjust.count(token)
 
     def choose(self, logits: Logits, index: int) -> int:
         """The target's token at absolute position `index`; the calls are for one position after the other.

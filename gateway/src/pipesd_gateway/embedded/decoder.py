@@ -174,6 +174,7 @@ class TargetDecoder:
         on_step: OnStep,
         controls: Controls = NO_CONTROLS,
         grammar: Grammar | None = None,
+        decided: SequenceOf[int] = (),
     ) -> Sequence:
         """A slot for a prompt; waits for one, first come first served. Prefill begins at once.
 
@@ -183,17 +184,19 @@ class TargetDecoder:
             eos_ids: ids after which a step ends.
             on_step: gets what each step did; after an ApiError the sequence is over and its slot free.
             controls: checked against the vocabulary.
-            grammar: that of the controls, at its beginning.
+            grammar: that of the controls, at the end of `decided`.
+            decided: tokens of the answer that another model chose; the first step is for the position after them.
 
         Raises Overloaded when `max_queue` others wait, Unavailable when closed, ValueError for a prompt or limit that
         does not fit. Cancelling the call gives the place back.
         """
-        self._check(prompt_ids, limit)
+        ids = [*prompt_ids, *decided]
+        self._check(ids, limit)
         self._start()
         await self._places.take()
         self._numbers += 1
-        chooser = Chooser(self._sampler, params, controls, prompt_ids, grammar)
-        job = Job(self._numbers, list(prompt_ids), chooser, limit, eos_ids)
+        chooser = Chooser(self._sampler, params, controls, prompt_ids, grammar, decided)
+        job = Job(self._numbers, ids, chooser, limit, eos_ids)
         sequence = self._live[job.number] = Sequence(self, job, on_step)
         self.send(_Start(job))
         return sequence

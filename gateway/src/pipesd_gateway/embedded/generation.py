@@ -53,6 +53,19 @@ class EmbeddedGeneration:
     def opening(self) -> Opening:
         return self._opening
 
+    @property
+    def over(self) -> bool:
+        return self._over
+
+    def follow(self, tokens: tuple[int, ...]) -> None:
+        """Before `start`: the answer begins with these tokens, which another model chose. They may end it."""
+        kept, reason = self._push(Decoded(tokens, 0, 0, 0, 0))
+        self._tokens += kept
+        if self._stream:
+            self._say_chunk(reason)
+        if reason is not None:
+            self._end(reason)
+
     def start(self, place: Place) -> None:
         self._place = place
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
+
+import msgspec
 
 from pipesd_gateway.embedded.chat import ChatTemplate
 from pipesd_gateway.embedded.chooser import Grammar
@@ -58,10 +61,38 @@ class Prompter:
             stop=request.stop,
         )
 
-    def grammar(self, request: Request) -> Grammar | None:
-        """At its beginning. Raises InvalidRequest for one that llama.cpp does not take."""
+    def opening_after(self, request: Request, opening: Opening, decided: Sequence[int]) -> Opening:
+        """Of an answer that another model opened and began with `decided`. Raises as `opening`."""
+        n_vocab, context = self._model.n_vocab, self._info.max_context
+        n_prompt = len(opening.prompt_ids)
+        if request.controls.logprobs is not None:
+            raise InvalidRequest("logprobs are not known of tokens that another model chose", param="logprobs")
+        request.controls.check_ids(n_vocab)
+        largest = max([*opening.prompt_ids, *decided])
+        if largest >= n_vocab:
+            raise InvalidRequest(f"the answer so far has the token id {largest}; ids of this model are below {n_vocab}")
+        room = context - n_prompt
+        if len(decided) >= room or (request.max_tokens is not None and opening.max_tokens > room):
+            raise ContextLengthExceeded(
+                f"the prompt has {n_prompt} tokens, the answer {len(decided)} so far and {opening.max_tokens} at most, "
+                f"but the context of {self._info.name!r} is {context} tokens"
+            )
+        return msgspec.structs.replace(opening, max_tokens=min(opening.max_tokens, room), model=self._info.name)
+
+    def grammar(self, request: Request, decided: Sequence[int] = ()) -> Grammar | None:
+        """At the end of `decided`. Raises InvalidRequest: llama.cpp does not take it, or it forbids those tokens."""
         text = request.controls.grammar
-        return None if text is None else self._model.grammar(text)
+        if text is None:
+            return None
+        grammar = self._model.grammar(text)
+        try:
+            for token in decided:
+                grammar.accept(token)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"the answer so far does not follow the response_format: {error}", param="response_format"
+            ) from error
+        return grammar
 
     def _prompt_ids(self, request: Request) -> tuple[int, ...]:
         """Text is tokenised with special tokens recognised, in both endpoints, as in vLLM.

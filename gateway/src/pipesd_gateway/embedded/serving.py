@@ -27,6 +27,8 @@ QUEUE_WAIT_S: Final = 100.0
 MAX_PREPARING: Final = 64
 """Most requests whose prompts may wait for the tokenizer."""
 
+Prepared = tuple[Opening, Grammar | None]
+
 
 class Decoder(Protocol):
     """What is needed of `embedded.decoder.TargetDecoder`."""
@@ -47,6 +49,7 @@ class Decoder(Protocol):
         on_step: Callable[[Decoded | ApiError], None],
         controls: Controls,
         grammar: Grammar | None,
+        decided: Sequence[int],
     ) -> Place: ...
 
     async def aclose(self) -> None: ...
@@ -89,9 +92,44 @@ class EmbeddedEngine:
             raise ModelNotFound(
                 f"the model {request.model!r} does not exist; this server has {self._info.name!r}", param="model"
             )
-        opening, grammar = await self._prepare(request)
+        opening, grammar = await self._prepare(
+            lambda: (self._prompter.opening(request), self._prompter.grammar(request))
+        )
+        return await self._begin(request, opening, grammar, deliver)
+
+    async def go_on(
+        self, endpoint: Endpoint, body: bytes, opening: Opening, decided: tuple[int, ...], deliver: Deliver
+    ) -> EmbeddedGeneration:
+        """The answer that another model with this vocabulary began, told again from its beginning.
+
+        Args:
+            body: for what `opening` does not say.
+            opening: of the other model; its max_tokens is cut to this model's context where the body names none.
+            decided: the tokens of the output that the other model chose.
+
+        Raises ApiError, as `open`; InvalidRequest for logprobs, which nobody here knows of `decided`.
+        """
+        self._check_open()
+        request = parse(endpoint, body)
+        opening, grammar = await self._prepare(
+            lambda: (self._prompter.opening_after(request, opening, decided), self._prompter.grammar(request, decided))
+        )
+        return await self._begin(request, opening, grammar, deliver, decided)
+
+    async def _begin(
+        self,
+        request: Request,
+        opening: Opening,
+        grammar: Grammar | None,
+        deliver: Deliver,
+        decided: tuple[int, ...] = (),
+    ) -> EmbeddedGeneration:
         self._check_open()
         generation = EmbeddedGeneration(request, opening, self._decoder.model, deliver, self._live.discard)
+        if decided:
+            generation.follow(decided)
+            if generation.over:
+                return generation
         try:
             async with asyncio.timeout(QUEUE_WAIT_S):
                 place = await self._decoder.reserve(
@@ -102,6 +140,7 @@ class EmbeddedEngine:
                     generation.on_step,
                     request.controls,
                     grammar,
+                    decided,
                 )
         except TimeoutError:
             raise Overloaded(
@@ -128,20 +167,21 @@ class EmbeddedEngine:
         if self._closed:
             raise _shutting_down()
 
-    async def _prepare(self, request: Request) -> tuple[Opening, Grammar | None]:
+    async def _prepare(self, make: Callable[[], Prepared]) -> Prepared:
+        """What `make` gives, called on the preparer's thread."""
         if self._preparing >= MAX_PREPARING:
             raise Overloaded(f"{MAX_PREPARING} prompts are waiting for the tokenizer already; try again later")
         self._preparing += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._preparer, self._opening, request)
+            return await loop.run_in_executor(self._preparer, self._while_open, make)
         finally:
             self._preparing -= 1
 
-    def _opening(self, request: Request) -> tuple[Opening, Grammar | None]:
+    def _while_open(self, make: Callable[[], Prepared]) -> Prepared:
         """On the preparer's thread."""
         self._check_open()
-        return self._prompter.opening(request), self._prompter.grammar(request)
+        return make()
 
 
 def _shutting_down() -> Unavailable:
