@@ -131,16 +131,26 @@ class EmbeddedEngine:
     async def _prepare(self, request: Request) -> tuple[Opening, Grammar | None]:
         if self._preparing >= MAX_PREPARING:
             raise Overloaded(f"{MAX_PREPARING} prompts are waiting for the tokenizer already; try again later")
+        wanted = [request]
+        future = asyncio.get_running_loop().run_in_executor(self._preparer, self._opening, wanted)
         self._preparing += 1
+        future.add_done_callback(self._prepared)
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._preparer, self._opening, request)
+            return await asyncio.shield(future)
         finally:
-            self._preparing -= 1
+            wanted.clear()  # whoever opens and closes faster than prompts are read must not have them pile up
 
-    def _opening(self, request: Request) -> tuple[Opening, Grammar | None]:
-        """On the preparer's thread."""
+    def _prepared(self, future: asyncio.Future[tuple[Opening, Grammar | None]]) -> None:
+        self._preparing -= 1
+        if not future.cancelled():
+            future.exception()  # seen, also where nobody waits for it any more
+
+    def _opening(self, wanted: list[Request]) -> tuple[Opening, Grammar | None]:
+        """On the preparer's thread. Empty: nobody waits for it any more."""
         self._check_open()
+        if not wanted:
+            raise Unavailable("the request was taken back")
+        request = wanted[0]
         return self._prompter.opening(request), self._prompter.grammar(request)
 
 
