@@ -34,6 +34,9 @@ HEAD_TIMEOUT_S: Final = 30.0
 """From the beginning of a connection, or of the next request on it, to the end of the request's head."""
 BODY_SLACK_S: Final = 5.0
 """A body that the app does not read (any more) may last so much longer than one that it reads."""
+LINGER_S: Final = 1.0
+"""After a refusal what still comes is dropped for so long: closing at once would reset the connection, and with it the
+refusal."""
 KEEP_ALIVE_S: Final = 5
 """An idle connection is closed after this."""
 MAX_FRAGMENTS: Final = 4096
@@ -66,6 +69,7 @@ class BoundedHttp(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._begun = False
         self._refused = False
+        self._over = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -82,9 +86,12 @@ class BoundedHttp(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
         self._begun = True
         super().data_received(data)
-        self._look()
+        if not self._over:
+            self._look()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -152,7 +159,12 @@ class BoundedHttp(H11Protocol):
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+            self._over = True
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self._await(self.transport.close, LINGER_S)
+        else:
+            self.transport.close()
 
     def _hang_up(self) -> None:
         """For the app: nothing that is left for the client is sent any more."""
