@@ -25,7 +25,10 @@ from pipesd_gateway.sampling import SamplingParams
 QUEUE_WAIT_S: Final = 100.0
 """Longest wait for a free sequence; below the time that an agent waits for a silent gateway (120 s)."""
 MAX_PREPARING: Final = 64
-"""Most requests whose prompts may wait for the tokenizer."""
+"""Most requests whose bodies and prompts may wait to be read."""
+
+
+Prepared = tuple[Request, Opening, Grammar | None]
 
 
 class Decoder(Protocol):
@@ -71,7 +74,7 @@ class EmbeddedEngine:
             max_drafts=decoder.max_drafts,
         )
         self._prompter = Prompter(model, self._info)
-        # A prompt of megabytes must not stop the event loop; one thread, so that the model outlives every use of it.
+        # A body of megabytes must not stop the event loop; one thread, so that the model outlives every use of it.
         self._preparer = ThreadPoolExecutor(1, "pipesd-prompt")
         self._preparing = 0
         self._live: set[EmbeddedGeneration] = set()
@@ -84,12 +87,7 @@ class EmbeddedEngine:
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
         """See `Engine.open`."""
         self._check_open()
-        request = parse(endpoint, body)
-        if request.model not in (None, self._info.name):
-            raise ModelNotFound(
-                f"the model {request.model!r} does not exist; this server has {self._info.name!r}", param="model"
-            )
-        opening, grammar = await self._prepare(request)
+        request, opening, grammar = await self._prepare(endpoint, body)
         self._check_open()
         generation = EmbeddedGeneration(request, opening, self._decoder.model, deliver, self._live.discard)
         try:
@@ -128,30 +126,34 @@ class EmbeddedEngine:
         if self._closed:
             raise _shutting_down()
 
-    async def _prepare(self, request: Request) -> tuple[Opening, Grammar | None]:
+    async def _prepare(self, endpoint: Endpoint, body: bytes) -> Prepared:
         if self._preparing >= MAX_PREPARING:
-            raise Overloaded(f"{MAX_PREPARING} prompts are waiting for the tokenizer already; try again later")
-        wanted = [request]
-        future = asyncio.get_running_loop().run_in_executor(self._preparer, self._opening, wanted)
+            raise Overloaded(f"{MAX_PREPARING} requests are waiting to be read already; try again later")
+        wanted = [body]
+        future = asyncio.get_running_loop().run_in_executor(self._preparer, self._prepared, endpoint, wanted)
         self._preparing += 1
-        future.add_done_callback(self._prepared)
+        future.add_done_callback(self._on_prepared)
         try:
             return await asyncio.shield(future)
         finally:
             wanted.clear()  # whoever opens and closes faster than prompts are read must not have them pile up
 
-    def _prepared(self, future: asyncio.Future[tuple[Opening, Grammar | None]]) -> None:
+    def _on_prepared(self, future: asyncio.Future[Prepared]) -> None:
         self._preparing -= 1
         if not future.cancelled():
             future.exception()  # seen, also where nobody waits for it any more
 
-    def _opening(self, wanted: list[Request]) -> tuple[Opening, Grammar | None]:
-        """On the preparer's thread. Empty: nobody waits for it any more."""
+    def _prepared(self, endpoint: Endpoint, wanted: list[bytes]) -> Prepared:
+        """On the preparer's thread. wanted: the body; empty where nobody waits for it any more."""
         self._check_open()
         if not wanted:
             raise Unavailable("the request was taken back")
-        request = wanted[0]
-        return self._prompter.opening(request), self._prompter.grammar(request)
+        request = parse(endpoint, wanted[0])
+        if request.model not in (None, self._info.name):
+            raise ModelNotFound(
+                f"the model {request.model!r} does not exist; this server has {self._info.name!r}", param="model"
+            )
+        return request, self._prompter.opening(request), self._prompter.grammar(request)
 
 
 def _shutting_down() -> Unavailable:
