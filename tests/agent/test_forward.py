@@ -274,9 +274,12 @@ async def test_a_dead_gateway_would_be_noticed(proxy: str, noticed: bool, monkey
         monkeypatch.setenv("http_proxy", proxy)
     asked: list[Any] = []
     setsockopt = socket.socket.setsockopt
-    monkeypatch.setattr(
-        socket.socket, "setsockopt", lambda self, *option: (asked.append(option), setsockopt(self, *option))
-    )
+
+    def noted(self: socket.socket, *option: Any) -> None:
+        asked.append(option)
+        setsockopt(self, *option)
+
+    monkeypatch.setattr(socket.socket, "setsockopt", noted)
     async with gateway() as fake, agent_before(fake.url) as (client, _, _link):
         client._mounts.clear()  # that this test asks by
         asked.clear()
