@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from fake_gateway import opened, verdict
 
+from pipesd_agent import stream as stream_module
 from pipesd_agent.batcher import make_batcher
 from pipesd_agent.drafting.types import DraftToken
 from pipesd_agent.drafting.worker import DraftWorker
@@ -235,6 +236,25 @@ async def test_a_gateway_that_breaks_the_protocol(caplog: pytest.LogCaptureFixtu
     with pytest.raises(Unavailable, match="broke the session protocol"):
         await stream.next()
     assert "request id" in caplog.text
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_UNTAKEN", 3), ("MAX_UNTAKEN_BYTES", 7)])
+async def test_a_gateway_that_sends_more_than_waits_for_acknowledgements(
+    limit: str, value: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stream_module, limit, value)
+    stream = make()
+    stream.receive(opened(3))
+    for seq in range(1, 9):  # as long as the client takes them, as many as there are
+        stream.receive(event(seq))
+        assert await stream.next() == b"{}"
+    for seq in range(9, 13):
+        stream.receive(event(seq))
+    assert [await stream.next() for _ in range(3)] == [b"{}"] * 3
+    with pytest.raises(Unavailable, match="would wait for the client"):
+        await stream.next()
+    assert stream.session.ended
+    assert "broke the protocol" in caplog.text
 
 
 def test_bytes_are_counted_by_kind() -> None:

@@ -177,7 +177,7 @@ async def _rude(target: Process, flood: str, heap: bytes, reads: bool, stop: asy
     while not stop.is_set():
         async with _connected(target) as rude:
             if not reads:
-                rude.transport.pause_reading()  # type: ignore[attr-defined]
+                rude.transport.pause_reading()
             if flood == "drafts":
                 opening = Open(0, VERSION, Endpoint.COMPLETIONS, b'{"prompt": "x", "max_tokens": 500}', b"")
                 rude.transport.write(Frame(Opcode.BINARY, encode(opening)).serialize(mask=True))

@@ -670,10 +670,11 @@ async def test_a_frame_above_the_protocol_s_limit_is_rejected_where_the_server_s
     assert code == 1002
 
 
+@pytest.mark.parametrize(("limit", "value"), [("MAX_OUTBOX", 40), ("MAX_OUTBOX_BYTES", 2_000_000)])
 async def test_an_agent_that_never_reads_is_dropped_while_its_socket_is_full(
-    engine: ScriptedEngine, url: str, monkeypatch: pytest.MonkeyPatch
+    engine: ScriptedEngine, url: str, limit: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ws, "MAX_OUTBOX", 40)
+    monkeypatch.setattr(ws, limit, value)
     monkeypatch.setattr(ws, "FAREWELL_S", 0.1)
     engine.padding = bytes(100_000)
     async with agent(url, max_queue=1) as socket:
