@@ -120,9 +120,9 @@ class RequestStream:
     def receive(self, message: Opened | Verdict | Event | End | Failed | Desync) -> None:
         """A message of the gateway for this request."""
         try:
-            if isinstance(message, Event):
-                self._check_untaken(len(message.payload))
             self.session.receive(message, time.monotonic())
+            self._act()
+            self._check_untaken()
         except ProtocolError as error:
             log.error("request %s: the gateway broke the protocol: %s", self.request_id, error)
             self.session.fail(Unavailable(f"the gateway broke the session protocol: {error}"))
@@ -161,6 +161,14 @@ class RequestStream:
 
     # Inside.
 
+    def _check_untaken(self) -> None:
+        count = len(self._answers)
+        if (count > MAX_UNTAKEN or self._untaken_bytes > MAX_UNTAKEN_BYTES) and isinstance(self._answers[-1], Deliver):
+            raise OutOfState(
+                f"{count} events of {self._untaken_bytes} bytes wait for the client, unacknowledged; the limits are "
+                f"{MAX_UNTAKEN} and {MAX_UNTAKEN_BYTES}"
+            )
+
     def _act(self) -> None:
         for action in self.session.take_actions():
             match action:
@@ -179,14 +187,6 @@ class RequestStream:
         if self.session.opened is not None or self._answers:
             self._opened.set()
         self._changed()
-
-    def _check_untaken(self, size: int) -> None:
-        count, size = len(self._answers) + 1, self._untaken_bytes + size
-        if count > MAX_UNTAKEN or size > MAX_UNTAKEN_BYTES:
-            raise OutOfState(
-                f"{count} events of {size} bytes would wait for the client, unacknowledged; the limits are "
-                f"{MAX_UNTAKEN} and {MAX_UNTAKEN_BYTES}"
-            )
 
     def _open_lane(self, start: StartDrafting) -> None:
         if self._worker is not None:
