@@ -126,7 +126,7 @@ class RequestStream:
         except ProtocolError as error:
             log.error("request %s: the gateway broke the protocol: %s", self.request_id, error)
             self.session.fail(Unavailable(f"the gateway broke the session protocol: {error}"))
-        self._act()
+            self._act()
 
     def sent(self, message: EdgeMessage, size: int) -> None:
         """Count a message that went out as `size` bytes."""
