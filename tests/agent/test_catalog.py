@@ -77,6 +77,7 @@ async def test_what_the_gateway_lists(monkeypatch: pytest.MonkeyPatch) -> None:
         says("x"),
         lambda _: httpx.Response(200, content=b"<html>"),
         lambda _: httpx.Response(200, content=b"\xff"),
+        says({"data": [{"id": "m" * catalog_module.MAX_LIST_BYTES}]}),
     ],
 )
 async def test_it_remembers_through_all_trouble_and_goes_on(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -19,6 +21,7 @@ from pipesd_agent.api import ForwardedStream, create_app
 from pipesd_agent.catalog import Catalog
 from pipesd_agent.forward import Forwarder
 from pipesd_agent.link import Link
+from pipesd_gateway import sockets
 from pipesd_gateway.protocol import Endpoint
 from pipesd_gateway.serve import Server, listen
 
@@ -259,6 +262,31 @@ async def test_a_gateway_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> N
         assert answer.headers["retry-after"] == "1"
         fake.script = begins
         assert "nothing came" in broke((await client.post("/completions", json=STREAM)).text)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its options")
+@pytest.mark.parametrize(("proxy", "noticed"), [("", True), ("http://127.0.0.1:1", False)])
+async def test_a_dead_gateway_would_be_noticed(proxy: str, noticed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/gateway/test_sockets.py shows that the options do that. Through a proxy it is the proxy's business."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    if proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+    asked: list[Any] = []
+    setsockopt = socket.socket.setsockopt
+
+    def noted(self: socket.socket, *option: Any) -> None:
+        asked.append(option)
+        setsockopt(self, *option)
+
+    monkeypatch.setattr(socket.socket, "setsockopt", noted)
+    async with gateway() as fake, agent_before(fake.url) as (client, _, _link):
+        client._mounts.clear()  # that this test asks by
+        asked.clear()
+        answer = await client.post("/completions", json=UNDRAFTABLE)
+        assert (answer.status_code == 200) is noticed
+    timeout = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, sockets.CLIENT_TIMEOUT_S * 1000)
+    assert (timeout in asked) is noticed
 
 
 async def test_a_whole_answer_that_breaks_off_is_none() -> None:

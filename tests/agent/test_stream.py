@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from fake_gateway import opened, verdict
 
+from pipesd_agent import stream as stream_module
 from pipesd_agent.batcher import make_batcher
 from pipesd_agent.drafting.types import DraftToken
 from pipesd_agent.drafting.worker import DraftWorker
@@ -245,6 +246,26 @@ async def test_a_gateway_that_breaks_the_protocol(caplog: pytest.LogCaptureFixtu
     with pytest.raises(Unavailable, match="broke the session protocol"):
         await stream.next()
     assert "request id" in caplog.text
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_UNTAKEN", 3), ("MAX_UNTAKEN_BYTES", 7)])
+async def test_a_gateway_that_sends_more_than_waits_for_acknowledgements(
+    limit: str, value: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stream_module, limit, value)
+    stream = make()
+    stream.receive(opened(3))
+    for seq in range(1, 9):  # as long as the client takes them, as many as there are
+        stream.receive(event(seq))
+        assert await stream.next() == b"{}"
+    for seq in range(9, 13):
+        stream.receive(event(seq))
+    assert [await stream.next() for _ in range(4)] == [b"{}"] * 4
+    with pytest.raises(Unavailable, match="4 events of 8 bytes wait for the client"):
+        await stream.next()
+    stream.receive(event(13))
+    assert Close(3) in sent(stream)
+    assert caplog.text.count("broke the protocol") == 1
 
 
 def test_bytes_are_counted_by_kind() -> None:

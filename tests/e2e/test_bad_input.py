@@ -123,9 +123,11 @@ def test_too_long_a_prompt_names_both_counts(client: httpx.Client) -> None:
     assert "2100 tokens" in error["message"]
     assert "2048 tokens" in error["message"]
     assert "shorten the prompt" in error["message"]
-    huge = "word " * 400_000  # 2 MB
-    error = openai_error(client.post("/chat/completions", json={"messages": [{"role": "user", "content": huge}]}), 400)
-    assert re.search(r"the prompt has \d{6} tokens.* 2048", error["message"])
+    for words, found in ((20_000, r"the prompt has \d{5} tokens.* 2048"), (400_000, r"has \d{7} characters.* 2048")):
+        messages = [{"role": "user", "content": "word " * words}]
+        error = openai_error(client.post("/chat/completions", json={"messages": messages}), 400)
+        assert error["code"] == "context_length_exceeded"
+        assert re.search(found, error["message"])
 
 
 @pytest.mark.parametrize("client", SIDES, indirect=True)

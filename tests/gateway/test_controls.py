@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipesd_gateway.embedded.controls import Controls, take_controls
+from pipesd_gateway.embedded.controls import MAX_BIASES, Controls, take_controls
 from pipesd_gateway.embedded.fields import Fields
 from pipesd_gateway.embedded.schema import JSON_OBJECT, grammar_of
 from pipesd_gateway.exceptions import InvalidRequest
@@ -110,6 +110,13 @@ def test_bad_response_formats(value: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as error:
         take(response_format=value)
     assert error.value.param == f"response_format{param}"
+
+
+def test_biases_are_counted() -> None:
+    assert len(take(logit_bias={str(token): 1 for token in range(MAX_BIASES)}).logit_bias) == MAX_BIASES
+    with pytest.raises(InvalidRequest, match=f"{MAX_BIASES} tokens, but holds {MAX_BIASES + 1}") as error:
+        take(logit_bias={str(token): 1 for token in range(MAX_BIASES + 1)})
+    assert error.value.param == "logit_bias"
 
 
 def test_biases_of_tokens_that_the_model_does_not_have() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import msgspec
@@ -37,6 +38,24 @@ def test_a_count_per_key_over_all_connections() -> None:
     second.release()
     first.acquire()
     assert (first.taken, second.taken, other.taken) == (2, 2, 1)
+
+
+def test_connections_per_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipesd_gateway.quota.MAX_CONNECTIONS_PER_KEY", 2)
+    quota = Quota(1)
+    with quota.share("a").connection(), quota.share("a").connection():
+        with pytest.raises(Overloaded, match="2 agents are connected with this API key; the limit is 2") as refused:
+            quota.share("a").connection().__enter__()
+        assert (refused.value.status, refused.value.headers()) == (429, {"retry-after": "1"})
+        with quota.share("b").connection():
+            pass
+    for _ in range(3):
+        with quota.share("a").connection():
+            pass
+    assert quota._connected == {}
+    with contextlib.ExitStack() as stack:  # where more sessions are allowed, so are more agents
+        for _ in range(3):
+            stack.enter_context(Quota(3).share(None).connection())
 
 
 def test_without_keys_all_share_one_count() -> None:

@@ -159,6 +159,26 @@ async def test_too_slow_a_body(client: httpx.AsyncClient, monkeypatch: pytest.Mo
     assert_openai_error(await client.post("/v1/completions", content=body()), 408)
 
 
+async def test_requests_under_way_are_bounded(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_REQUESTS", 2)
+    body = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        await body.wait()
+        yield json.dumps(PROMPT).encode()
+
+    asked = [asyncio.create_task(client.post("/v1/completions", content=slow())) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    refused = await client.post("/v1/completions", json=PROMPT)
+    error = assert_openai_error(refused, 429)
+    assert (error["code"], refused.headers["retry-after"]) == ("overloaded", "1")
+    assert "2 requests are under way" in error["message"]
+    assert (await client.get("/v1/models")).status_code == 200
+    body.set()
+    assert [response.status_code for response in await asyncio.gather(*asked)] == [200, 200]
+    assert (await client.post("/v1/completions", json=PROMPT)).status_code == 200
+
+
 async def test_unknown_routes_and_methods(client: httpx.AsyncClient) -> None:
     assert "GET /v2/nothing" in assert_openai_error(await client.get("/v2/nothing"), 404)["message"]
     response = await client.get("/v1/completions")

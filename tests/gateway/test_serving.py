@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from fake_decoder import BOS, EOS, FakeDecoder, FakeModel
 
 from pipesd_gateway.embedded import serving
 from pipesd_gateway.embedded.generation import EmbeddedGeneration
+from pipesd_gateway.embedded.prompt import SLACK
+from pipesd_gateway.embedded.request import parse
 from pipesd_gateway.embedded.serving import EmbeddedEngine
 from pipesd_gateway.engine import Broken, EngineOutput, Finished, Opening, Payload, StepDone
 from pipesd_gateway.exceptions import (
@@ -194,6 +197,21 @@ async def test_too_long_prompts_name_both_counts() -> None:
         assert error.value.param == "max_tokens"
 
 
+async def test_a_prompt_that_cannot_fit_is_not_even_read() -> None:
+    """The longest piece of this model has 3 bytes, its context 64 tokens."""
+    async with serve(b"") as (engine, _):
+        limit = SLACK * 3 * 64
+        with pytest.raises(ContextLengthExceeded, match=f"{limit} tokens"):
+            await Client(engine).open(prompt="x" * limit)
+        for endpoint, body in (
+            (Endpoint.COMPLETIONS, {"prompt": "x" * (limit + 1)}),
+            (Endpoint.CHAT_COMPLETIONS, {"messages": [{"role": "user", "content": "x" * (limit + 1)}]}),
+        ):
+            with pytest.raises(ContextLengthExceeded, match=f"{limit + 1} characters.*{limit}.*64 tokens") as error:
+                await Client(engine).open(endpoint, **body)
+            assert error.value.param in body
+
+
 async def test_bad_requests() -> None:
     async with serve(b"") as (engine, decoder):
         client = Client(engine)
@@ -349,6 +367,32 @@ async def test_what_cannot_be_gone_on_with() -> None:
         shorter = await client.go_on(begun(1000), b"a" * 58)  # the client named no limit
         assert shorter.opening.max_tokens == 59
         shorter.abort()
+
+
+async def test_requests_that_were_taken_back_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count until their turn comes, hold no memory, and cost nothing then."""
+    async with serve(b"abc") as (engine, _):
+        free, parsed = threading.Event(), []
+
+        def slow(endpoint: Endpoint, body: bytes) -> Any:
+            parsed.append(body)
+            assert free.wait(10)
+            return parse(endpoint, body)
+
+        monkeypatch.setattr(serving, "parse", slow)
+        monkeypatch.setattr(serving, "MAX_PREPARING", 3)
+        for _ in range(3):
+            opening = asyncio.create_task(Client(engine).open())
+            await asyncio.sleep(0.02)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+        with pytest.raises(Overloaded, match="3 requests are waiting to be read already"):
+            await Client(engine).open()
+        free.set()
+        await asyncio.sleep(0.1)
+        assert (await Client(engine).open()).opening.max_tokens == 16
+        assert len(parsed) == 2, "one that had begun, and the last"
 
 
 DEMO_TARGET = Path(__file__).parents[2] / ".build" / "demo-target-F32.gguf"

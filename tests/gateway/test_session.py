@@ -9,6 +9,7 @@ from pipesd_gateway.engine import Opening, Payload, StepDone
 from pipesd_gateway.exceptions import EngineFailed, OutOfState, Overloaded
 from pipesd_gateway.protocol import (
     FOREVER,
+    MAX_FRAME_BYTES,
     MAX_UNACKED,
     MAX_UNACKED_BYTES,
     Ack,
@@ -22,9 +23,20 @@ from pipesd_gateway.protocol import (
     Reason,
     Run,
     Verdict,
+    encode,
 )
 from pipesd_gateway.sampling import SamplingParams
-from pipesd_gateway.session import MAX_AHEAD, MAX_PATH, Abort, GatewaySession, Output, SessionLimits, Step, failed
+from pipesd_gateway.session import (
+    MAX_AHEAD,
+    MAX_PATH,
+    MAX_PAYLOAD_BYTES,
+    Abort,
+    GatewaySession,
+    Output,
+    SessionLimits,
+    Step,
+    failed,
+)
 
 PROMPT = (1, 2, 3, 4)
 BASE = len(PROMPT)
@@ -565,6 +577,21 @@ def test_a_session_with_too_many_unacknowledged_bytes_parks_after_its_step() -> 
         assert steps(bench.step(7)) == []
     assert steps(bench.say(Ack(3, 1))) == []
     assert steps(bench.say(Ack(3, 2)))
+
+
+def test_a_payload_that_fits_no_frame_ends_its_session_alone() -> None:
+    bench = Bench(collaborative=False)
+    bench.step(7)
+    bench.session.payload(Payload(bytes(MAX_PAYLOAD_BYTES), 1))
+    (event,) = (output for output in bench.session.take_outputs() if isinstance(output, Event))
+    assert len(encode(event)) <= MAX_FRAME_BYTES
+    bench.session.payload(Payload(bytes(MAX_PAYLOAD_BYTES + 1), 1))
+    abort, refusal = bench.session.take_outputs()
+    assert abort == Abort()
+    assert isinstance(refusal, Failed)
+    assert (refusal.status, refusal.code) == (400, "answer_too_large")
+    assert str(MAX_PAYLOAD_BYTES).encode() in refusal.body
+    assert bench.session.ended
 
 
 def test_the_stall_clock_stands_while_there_is_no_link() -> None:

@@ -53,6 +53,19 @@ async def test_what_is_no_request(said: bytes, monkeypatch: pytest.MonkeyPatch) 
                 await writer.wait_closed()
 
 
+async def test_more_clients_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "MAX_CLIENTS", 1)
+    with listen("127.0.0.1", 0) as listener:
+        async with answering_while_starting(listener), asyncio.timeout(10):
+            _, first = await asyncio.open_connection(*listener.getsockname())
+            await asyncio.sleep(0.05)
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            assert await reader.read() == b""
+            for held in (first, writer):
+                held.close()
+                await held.wait_closed()
+
+
 async def test_a_client_that_does_nothing_is_let_go_at_the_end() -> None:
     with listen("127.0.0.1", 0) as listener:
         async with answering_while_starting(listener):

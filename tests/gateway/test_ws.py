@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
@@ -15,8 +16,9 @@ import uvicorn
 from fastapi import FastAPI, WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
+from websockets.frames import Frame, Opcode
 
-from pipesd_gateway import ws
+from pipesd_gateway import quota, ws
 from pipesd_gateway.engine import Broken, Deliver, EngineOutput, Finished, ModelInfo, Opening, Payload, StepDone
 from pipesd_gateway.exceptions import EngineFailed, Overloaded, Unauthorized
 from pipesd_gateway.protocol import (
@@ -24,6 +26,7 @@ from pipesd_gateway.protocol import (
     MAX_FRAME_BYTES,
     SUBPROTOCOL,
     VERSION,
+    Ack,
     Close,
     Draft,
     EdgeMessage,
@@ -55,7 +58,7 @@ class Generation:
     """Writes 10, 11, 12, ... ; one step per call of `go`, or at once when the engine runs."""
 
     def __init__(self, engine: ScriptedEngine, max_tokens: int, deliver: Deliver) -> None:
-        self.opening = Opening(PROMPT, SamplingParams(seed=5), max_tokens, (99,), "toy")
+        self.opening = engine.opening or Opening(PROMPT, SamplingParams(seed=5), max_tokens, (99,), "toy")
         self.engine = engine
         self.deliver = deliver
         self.orders: list[tuple[int, ...]] = []
@@ -107,6 +110,7 @@ class ScriptedEngine:
     def __init__(self) -> None:
         self.running = True
         self.padding = b""
+        self.opening: Opening | None = None
         self.generations: list[Generation] = []
         self.waiting = 0
         self.cancelled = 0
@@ -666,19 +670,93 @@ async def test_a_frame_above_the_protocol_s_limit_is_rejected_where_the_server_s
     assert code == 1002
 
 
+@pytest.mark.parametrize(("limit", "value"), [("MAX_OUTBOX", 40), ("MAX_OUTBOX_BYTES", 2_000_000)])
 async def test_an_agent_that_never_reads_is_dropped_while_its_socket_is_full(
-    engine: ScriptedEngine, url: str, monkeypatch: pytest.MonkeyPatch
+    engine: ScriptedEngine, url: str, limit: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ws, "MAX_OUTBOX", 40)
+    monkeypatch.setattr(ws, limit, value)
     monkeypatch.setattr(ws, "FAREWELL_S", 0.1)
     engine.padding = bytes(100_000)
     async with agent(url, max_queue=1) as socket:
         for channel in range(16):
             await say(socket, request(channel, b"50"))
-        await until(lambda: len(engine.generations) == 16 and all(g.aborted or g.over for g in engine.generations))
-        assert any(g.aborted for g in engine.generations)
+        await until(lambda: any(g.aborted for g in engine.generations))
         await until(lambda: tasks_of_agents() == [])
+        assert all(g.aborted or g.over for g in engine.generations)
         socket.transport.abort()
+
+
+async def test_the_connections_of_a_key_are_limited(
+    engine: ScriptedEngine, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota, "MAX_CONNECTIONS_PER_KEY", 2)
+    async with serving(engine, max_per_key=1) as url, agent(url):
+        async with agent(url):
+            with pytest.raises(InvalidStatus) as caught:
+                await agent(url)
+            response = caught.value.response
+            assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+            error = json.loads(response.body or b"")["error"]
+            assert error["code"] == "overloaded"
+            assert "2 agents are connected with this API key; the limit is 2" in error["message"]
+            async with agent(url, key="other"):
+                pass
+        for _ in range(3):  # a place is free again, as often as one likes
+            async with agent(url):
+                pass
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        [Draft(0, 0, BASE, (10,) * 8), Ack(0, 0)],
+        [Resume(9, b"r" * 16, 0)],
+        [request(9, b"wait"), Close(9)],
+        [request(9, b"full")],
+    ],
+    ids=["drafts", "resumes", "opens and closes", "refused opens"],
+)
+async def test_an_agent_that_sends_as_fast_as_it_can_leaves_others_their_turn(
+    url: str, flood: list[EdgeMessage]
+) -> None:
+    """One agent's frames come in heaps; another's whole session is served between them."""
+    frames = [Frame(Opcode.BINARY, encode(message)).serialize(mask=True) for message in flood]
+    heap = b"".join(frames) * (2**18 // sum(map(len, frames)))
+    async with agent(url) as rude, agent(url, key="other") as polite:
+        await say(rude, request(0, b"wait") if isinstance(flood[0], Draft) else request(0, b"3"))
+        await say(rude, Close(0))  # whatever comes for channel 0 now is late, and no fault
+        drain = asyncio.create_task(hear_end(rude))
+        for _ in range(3):
+            rude.transport.write(heap)
+        times = []
+        for _ in range(5):
+            began = time.monotonic()
+            await say(polite, request(1, b"3"))
+            assert (await hear_all(polite, 8))[-1] == End(1, 7)
+            times.append(time.monotonic() - began)
+        rude.transport.abort()
+        await asyncio.wait((drain,), timeout=10)
+    print(f"{len(heap) * 3} bytes poured; answers in", [f"{seconds:.3f}" for seconds in times])
+    assert max(times) < 1.0  # 1.1 to 2.3 s where all that has come is dealt with in one go
+
+
+@pytest.mark.parametrize(("ids", "stop"), [(21, ()), (2, ("x" * 200,))])
+async def test_what_could_not_be_sent_back_is_not_opened(
+    engine: ScriptedEngine, url: str, ids: int, stop: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ws, "MAX_OPENED_BYTES", 100)
+    opening = Opening((1,) * ids, SamplingParams(seed=5), 3, (99,), "toy", stop)
+    engine.opening = opening
+    async with agent(url) as socket:
+        await say(socket, request(0, b"3"))
+        refused = await hear(socket)
+        assert isinstance(refused, Failed)
+        assert (refused.status, refused.code) == (400, "context_length_exceeded")
+        assert b"the limit is 100" in refused.body
+        assert engine.generations[0].aborted
+        engine.opening = None
+        await say(socket, request(0, b"3"))
+        assert isinstance(await hear(socket), Opened)
 
 
 async def test_a_server_that_stops_aborts_what_runs(engine: ScriptedEngine, url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import ssl
 from typing import Any, Final
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 TIMEOUT_S: Final = 5.0
 FRESH_S: Final = 60.0
 RETRY_S: Final = 5.0
+MAX_LIST_BYTES: Final = 2**20
 
 
 class Catalog:
@@ -38,12 +40,22 @@ class Catalog:
 
     async def _refresh(self, client: httpx.AsyncClient) -> bool:
         try:
-            answer = await client.get(self._url)
-            answer.raise_for_status()
-            listed = answer.json()["data"]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            async with client.stream("GET", self._url) as answer:
+                answer.raise_for_status()
+                listed = json.loads(await _body(answer))["data"]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.debug("no model list from %s: %s", self._url, error)
             return False
         if isinstance(listed, list):
             self.models = [model for model in listed if isinstance(model, dict)]
         return True
+
+
+async def _body(answer: httpx.Response) -> bytes:
+    """Raises ValueError for a list of models that is larger than any."""
+    body = b""
+    async for part in answer.aiter_bytes(65_536):
+        body += part
+        if len(body) > MAX_LIST_BYTES:
+            raise ValueError(f"more than {MAX_LIST_BYTES} bytes")
+    return body

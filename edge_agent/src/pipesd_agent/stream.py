@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from msgspec import Struct
 
@@ -22,8 +23,9 @@ from pipesd_agent.session import (
     StopDrafting,
     usage_payload,
 )
-from pipesd_gateway.exceptions import ApiError, ProtocolError, Unavailable
+from pipesd_gateway.exceptions import ApiError, OutOfState, ProtocolError, Unavailable
 from pipesd_gateway.protocol import (
+    MAX_UNACKED,
     Ack,
     Desync,
     Draft,
@@ -37,6 +39,12 @@ from pipesd_gateway.protocol import (
 )
 
 log = logging.getLogger(__name__)
+
+
+MAX_UNTAKEN: Final = 4 * MAX_UNACKED
+MAX_UNTAKEN_BYTES: Final = 16 * 2**20
+"""What may wait for a client that reads slowly. A gateway stops long before, for want of acknowledgements; one that
+does not must not fill this machine's memory."""
 
 
 class Upload(Struct):
@@ -67,6 +75,7 @@ class RequestStream:
         self._lane: DraftLane | None = None
         self._changed = changed
         self._answers: deque[Deliver | Complete | Fail] = deque()
+        self._untaken_bytes = 0
         self._answered = asyncio.Event()
         self._opened = asyncio.Event()
 
@@ -89,6 +98,7 @@ class RequestStream:
         match answer:
             case Deliver(_, payload, usage):
                 self._answers.popleft()
+                self._untaken_bytes -= len(payload)
                 return usage_payload(payload, self.session.counts) if usage else payload
             case Fail(error):
                 raise error
@@ -111,10 +121,12 @@ class RequestStream:
         """A message of the gateway for this request."""
         try:
             self.session.receive(message, time.monotonic())
+            self._act()
+            self._check_untaken()
         except ProtocolError as error:
             log.error("request %s: the gateway broke the protocol: %s", self.request_id, error)
             self.session.fail(Unavailable(f"the gateway broke the session protocol: {error}"))
-        self._act()
+            self._act()
 
     def sent(self, message: EdgeMessage, size: int) -> None:
         """Count a message that went out as `size` bytes."""
@@ -149,6 +161,14 @@ class RequestStream:
 
     # Inside.
 
+    def _check_untaken(self) -> None:
+        count = len(self._answers)
+        if (count > MAX_UNTAKEN or self._untaken_bytes > MAX_UNTAKEN_BYTES) and isinstance(self._answers[-1], Deliver):
+            raise OutOfState(
+                f"{count} events of {self._untaken_bytes} bytes wait for the client, unacknowledged; the limits are "
+                f"{MAX_UNTAKEN} and {MAX_UNTAKEN_BYTES}"
+            )
+
     def _act(self) -> None:
         for action in self.session.take_actions():
             match action:
@@ -161,6 +181,7 @@ class RequestStream:
                         self._lane.close()
                         self._lane = None
                 case _:
+                    self._untaken_bytes += len(action.payload) if isinstance(action, Deliver) else 0
                     self._answers.append(action)
                     self._answered.set()
         if self.session.opened is not None or self._answers:

@@ -17,6 +17,7 @@ import msgspec
 from fastapi import FastAPI
 from msgspec import Struct
 from sse_starlette import EventSourceResponse
+from sse_starlette.sse import SendTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -25,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from pipesd_gateway import logs
-from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
+from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest, Overloaded
 from pipesd_gateway.life import Life
 
 MAX_BODY_BYTES: Final = 4 * 2**20 - 1024
@@ -34,6 +35,10 @@ BODY_TIMEOUT_S: Final = 60.0
 """Longest time for a client to send its body."""
 SEND_TIMEOUT_S: Final = 60.0
 """Longest time for a client to take one chunk of a stream."""
+MAX_REQUESTS: Final = 256
+"""Under way at a time, each with a body of up to MAX_BODY_BYTES; whatever else bounds them comes after the body."""
+HANG_UP: Final = "pipesd_hang_up"
+"""In a scope's `state`: a call that ends the connection at once, from a server that has one (`bounded`)."""
 FAREWELL_S: Final = 2.0
 """At shutdown: time for a stream to tell its client so."""
 
@@ -105,6 +110,14 @@ class EventStream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            hang_up = scope.get("state", {}).get(HANG_UP)
+            if hang_up is None:
+                raise
+            log.info("the client took nothing of its stream for %g s: given up", SEND_TIMEOUT_S)
+            hang_up()
+            while (await receive())["type"] != "http.disconnect":
+                pass
         finally:
             self._done()
 
@@ -201,7 +214,8 @@ class _RequestIds:
 
 
 class _Work:
-    """Counts the requests of the API that are under way, their streams included; refuses new ones in a drain."""
+    """Counts the requests of the API that are under way, their streams included; refuses new ones in a drain, and
+    more than MAX_REQUESTS."""
 
     def __init__(self, app: ASGIApp, life: Life) -> None:
         self._app = app
@@ -214,6 +228,8 @@ class _Work:
         try:
             if scope["method"] == "POST":
                 self._life.admit()
+                if self._life.requests >= MAX_REQUESTS:
+                    raise Overloaded(f"{MAX_REQUESTS} requests are under way at this server, its limit; try again")
         except ApiError as error:
             await json_response(error.body(), error.status, error.headers())(scope, receive, send)
             return

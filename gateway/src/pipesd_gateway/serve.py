@@ -18,10 +18,12 @@ from typing import Any, Final
 
 import uvicorn
 
+from pipesd_gateway.bounded import KEEP_ALIVE_S, MAX_HEAD_BYTES, BoundedHttp, BoundedWebSocket, Lingering
 from pipesd_gateway.exceptions import ConfigError, PipeSDError
 from pipesd_gateway.life import Life
 from pipesd_gateway.logs import LogFormat, library_level, set_up
 from pipesd_gateway.protocol import MAX_FRAME_BYTES
+from pipesd_gateway.sockets import SERVER_TIMEOUT_S, notice_dead_peers
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            notice_dead_peers(listener, SERVER_TIMEOUT_S)
             listener.bind(address)
             listener.listen(128)
         except OSError:
@@ -97,7 +100,10 @@ class Server(uvicorn.Server):
                 log_config=None,
                 log_level=library_level(log_level),
                 access_log=False,  # `http` has its own, with the request's id
-                ws="websockets-sansio",
+                http=BoundedHttp,
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                ws=BoundedWebSocket,
                 ws_per_message_deflate=False,
                 ws_max_size=MAX_FRAME_BYTES,
                 ws_ping_interval=WS_PING_S,
@@ -110,6 +116,7 @@ class Server(uvicorn.Server):
         self._life = life or Life()
         self._drain_timeout_s = drain_timeout_s
         self._drain_until: float | None = None
+        self._lingering = Lingering()
         self.config.load()
         self.config.ssl = tls
 
@@ -136,6 +143,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second: is it time to shut down?"""
+        if counter % 10 == 0:
+            self._lingering.sweep(self.server_state.connections)
         if self._life.draining:
             if self._drain_until is None:
                 self._drain_until = time.monotonic() + self._drain_timeout_s

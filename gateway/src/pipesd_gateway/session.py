@@ -20,9 +20,10 @@ import msgspec
 from msgspec import Struct
 
 from pipesd_gateway.engine import Opening, Payload, StepDone
-from pipesd_gateway.exceptions import ApiError, OutOfState, ProtocolError
+from pipesd_gateway.exceptions import ApiError, InvalidRequest, OutOfState, ProtocolError
 from pipesd_gateway.protocol import (
     FOREVER,
+    MAX_FRAME_BYTES,
     MAX_UNACKED,
     MAX_UNACKED_BYTES,
     Ack,
@@ -45,6 +46,12 @@ MAX_AHEAD: Final = 15
 each token would cost more than the step of a small model."""
 MAX_PATH: Final = 4096
 """Drafts held at most; an edge that sends more without asking for verification is told `Desync`."""
+MAX_PAYLOAD_BYTES: Final = MAX_FRAME_BYTES - 1024
+"""Of an event: a larger frame would end the link, and every session of its agent with it, again and again."""
+
+
+class AnswerTooLarge(InvalidRequest):
+    code = "answer_too_large"
 
 
 class SessionLimits(Struct, frozen=True):
@@ -254,7 +261,16 @@ class GatewaySession:
 
     def payload(self, payload: Payload) -> None:
         """The engine shows text. Its tokens have been in verdicts already."""
-        if not self.ended:
+        if self.ended:
+            return
+        if len(payload.data) > MAX_PAYLOAD_BYTES:
+            self._outputs.append(Abort())
+            too_large = AnswerTooLarge(
+                f"a part of the answer has {len(payload.data)} bytes, but {MAX_PAYLOAD_BYTES} is the most that travels "
+                "to the agent at once: ask with stream: true, for fewer tokens, or for fewer logprobs"
+            )
+            self._end(failed(self.channel, too_large))
+        else:
             upto = len(self._opening.prompt_ids) + payload.upto
             self._tell(Event(self.channel, self._next_seq(), upto, payload.data, payload.usage))
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final
 
 from fastapi import FastAPI, WebSocket
@@ -22,10 +23,10 @@ from pipesd_gateway.connection import (
     StartRequest,
     StepRequest,
 )
-from pipesd_gateway.engine import Broken, Engine, EngineOutput, Finished, Generation, Payload, StepDone
-from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
+from pipesd_gateway.engine import Broken, Engine, EngineOutput, Finished, Generation, Opening, Payload, StepDone
+from pipesd_gateway.exceptions import ApiError, ContextLengthExceeded, EngineFailed, InvalidRequest
 from pipesd_gateway.logs import request_id, session_name
-from pipesd_gateway.protocol import MAX_UNACKED, SUBPROTOCOL, Open, Rejected, encode
+from pipesd_gateway.protocol import MAX_FRAME_BYTES, MAX_UNACKED, SUBPROTOCOL, Open, Rejected, encode
 from pipesd_gateway.quota import Quota, Share
 from pipesd_gateway.registry import Registry
 from pipesd_gateway.session import MAX_AHEAD, SessionLimits
@@ -37,6 +38,9 @@ MAX_OUTBOX: Final = MAX_SESSIONS * (MAX_UNACKED + 2 * (MAX_AHEAD + 1) + 16)
 """Messages waiting for one agent's socket. Sessions cannot exceed it; an agent that opens and never reads can."""
 MAX_OUTBOX_BYTES: Final = 64 * 2**20
 """The same in bytes: what long prompts, sent back as ids, come to."""
+MAX_OPENED_BYTES: Final = MAX_FRAME_BYTES - 1024
+"""Of what `Opened` sends back of a request, its prompt as ids above all: a larger frame would end the agent's link."""
+_ID_BYTES: Final = 5
 CLOSE_PROTOCOL_ERROR: Final = 1002
 CLOSE_TOO_SLOW: Final = 1008
 CLOSE_INTERNAL_ERROR: Final = 1011
@@ -58,18 +62,34 @@ def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Autho
 
     @app.websocket("/v1/pipesd/ws")
     async def agents(websocket: WebSocket) -> None:
-        try:
-            key = authorize(websocket)
-            if SUBPROTOCOL not in websocket.scope["subprotocols"]:
-                offered = ", ".join(websocket.scope["subprotocols"]) or "none"
-                raise InvalidRequest(
-                    f"this gateway speaks the WebSocket subprotocol {SUBPROTOCOL}; the client offered {offered}"
-                )
-        except ApiError as error:
-            await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
-            return
-        await websocket.accept(subprotocol=SUBPROTOCOL)
-        await AgentSocket(websocket, engine, limits, quota.share(key), authorize, registry, hosted).serve()
+        with ExitStack() as stack:
+            try:
+                share = quota.share(authorize(websocket))
+                _check_subprotocol(websocket)
+                stack.enter_context(share.connection())
+            except ApiError as error:
+                await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
+                return
+            await websocket.accept(subprotocol=SUBPROTOCOL)
+            await AgentSocket(websocket, engine, limits, share, authorize, registry, hosted).serve()
+
+
+def _check_subprotocol(websocket: WebSocket) -> None:
+    if SUBPROTOCOL not in websocket.scope["subprotocols"]:
+        offered = ", ".join(websocket.scope["subprotocols"]) or "none"
+        raise InvalidRequest(
+            f"this gateway speaks the WebSocket subprotocol {SUBPROTOCOL}; the client offered {offered}"
+        )
+
+
+def _too_long(opening: Opening) -> ApiError | None:
+    size = _ID_BYTES * len(opening.prompt_ids) + sum(len(stop.encode()) for stop in opening.stop)
+    if size <= MAX_OPENED_BYTES:
+        return None
+    return ContextLengthExceeded(
+        f"the prompt has {len(opening.prompt_ids)} tokens and, with its stop strings, may take {size} bytes in a "
+        f"message to the agent; the limit is {MAX_OPENED_BYTES}: send it to the server's own /v1 API instead",
+    )
 
 
 class Hosted:
@@ -152,6 +172,7 @@ class AgentSocket:
             frame: bytes | None = message.get("bytes")
             self._connection.receive(message["text"] if frame is None else frame, time.monotonic())
             self._pump()
+            await asyncio.sleep(0)  # thousands of frames may be waiting: other agents have their turn between them
 
     async def _write(self) -> None:
         while True:
@@ -235,6 +256,9 @@ class AgentSocket:
         try:
             self._authorize(self._websocket)  # the key may have been removed since the handshake
             answer = await self._engine.open(request.endpoint, request.body, hosted.deliver)
+            if (too_long := _too_long(answer.opening)) is not None:
+                answer.abort()
+                answer = too_long
         except ApiError as error:
             answer = error
         except Exception:

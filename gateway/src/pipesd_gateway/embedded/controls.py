@@ -13,6 +13,8 @@ from pipesd_gateway.exceptions import InvalidRequest
 MAX_TOP_LOGPROBS: Final = 20
 MAX_COMPLETION_LOGPROBS: Final = 5
 MAX_BIAS: Final = 100.0
+MAX_BIASES: Final = 1024
+"""Entries of a logit_bias."""
 MAX_REPETITION: Final = 100.0
 """And 1 / this at least: so that a penalised logit stays a number in float32."""
 
@@ -122,6 +124,8 @@ def _logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
         return ()
     if not isinstance(value, dict):
         raise wrong("logit_bias", "an object of token ids and numbers", value)
+    if len(value) > MAX_BIASES:
+        raise InvalidRequest(f"logit_bias may hold {MAX_BIASES} tokens, but holds {len(value)}", param="logit_bias")
     biases = Fields({f"logit_bias.{key}": bias for key, bias in value.items()})
     result = []
     for key in value:

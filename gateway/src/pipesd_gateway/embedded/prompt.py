@@ -17,6 +17,10 @@ from pipesd_gateway.protocol import Endpoint
 DEFAULT_COMPLETION_TOKENS: Final = 16
 """OpenAI's default of max_tokens in /v1/completions; in a chat it is the rest of the context."""
 
+SLACK: Final = 2
+"""Text longer than the longest tokens that fill the context, times this, is not read at all: some texts of megabytes
+take a tokenizer many seconds, in which it reads nobody else's."""
+
 
 class Model(Protocol):
     """What is needed of `embedded.llama.Model`."""
@@ -47,6 +51,7 @@ class Prompter:
         self._model = model
         self._info = info
         self._template = _template(model)
+        self._longest = max(len(model.piece(token, special=True)) for token in range(model.n_vocab))
 
     def opening(self, request: Request) -> Opening:
         """Raises InvalidRequest, ContextLengthExceeded."""
@@ -103,9 +108,9 @@ class Prompter:
         if request.endpoint is Endpoint.CHAT_COMPLETIONS:
             if self._template is None:
                 raise InvalidRequest(f"{self._info.name!r} has no chat template; use /v1/completions", param="messages")
-            ids = tuple(model.tokenize(self._template.render(request.messages), special=True))
+            ids = self._tokenize(self._template.render(request.messages), "messages")
         elif isinstance(request.prompt, str):
-            ids = tuple(model.tokenize(request.prompt, special=True))
+            ids = self._tokenize(request.prompt, "prompt")
             if model.adds_bos and model.bos is not None and ids[:1] != (model.bos,):
                 ids = (model.bos, *ids)
         else:
@@ -118,6 +123,16 @@ class Prompter:
         if not ids:
             raise InvalidRequest("the prompt has no tokens", param="prompt")
         return ids
+
+    def _tokenize(self, text: str, param: str) -> tuple[int, ...]:
+        limit = SLACK * self._longest * self._info.max_context
+        if len(text) > limit:
+            raise ContextLengthExceeded(
+                f"the prompt has {len(text)} characters, but no prompt of more than {limit} can fit into the context "
+                f"of {self._info.max_context} tokens; shorten the prompt",
+                param=param,
+            )
+        return tuple(self._model.tokenize(text, special=True))
 
 
 def _template(model: Model) -> ChatTemplate | None:

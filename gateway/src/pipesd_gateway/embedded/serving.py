@@ -25,9 +25,10 @@ from pipesd_gateway.sampling import SamplingParams
 QUEUE_WAIT_S: Final = 100.0
 """Longest wait for a free sequence; below the time that an agent waits for a silent gateway (120 s)."""
 MAX_PREPARING: Final = 64
-"""Most requests whose prompts may wait for the tokenizer."""
+"""Most requests whose bodies and prompts may wait to be read."""
 
-Prepared = tuple[Opening, Grammar | None]
+
+Begun = tuple[Opening, Grammar | None]
 
 
 class Decoder(Protocol):
@@ -74,7 +75,7 @@ class EmbeddedEngine:
             max_drafts=decoder.max_drafts,
         )
         self._prompter = Prompter(model, self._info)
-        # A prompt of megabytes must not stop the event loop; one thread, so that the model outlives every use of it.
+        # A body of megabytes must not stop the event loop; one thread, so that the model outlives every use of it.
         self._preparer = ThreadPoolExecutor(1, "pipesd-prompt")
         self._preparing = 0
         self._live: set[EmbeddedGeneration] = set()
@@ -87,14 +88,7 @@ class EmbeddedEngine:
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
         """See `Engine.open`."""
         self._check_open()
-        request = parse(endpoint, body)
-        if request.model not in (None, self._info.name):
-            raise ModelNotFound(
-                f"the model {request.model!r} does not exist; this server has {self._info.name!r}", param="model"
-            )
-        opening, grammar = await self._prepare(
-            lambda: (self._prompter.opening(request), self._prompter.grammar(request))
-        )
+        request, (opening, grammar) = await self._prepare(endpoint, body, self._begun)
         return await self._begin(request, opening, grammar, deliver)
 
     async def go_on(
@@ -110,9 +104,13 @@ class EmbeddedEngine:
         Raises ApiError, as `open`; InvalidRequest for logprobs, which nobody here knows of `decided`.
         """
         self._check_open()
-        request = parse(endpoint, body)
-        opening, grammar = await self._prepare(
-            lambda: (self._prompter.opening_after(request, opening, decided), self._prompter.grammar(request, decided))
+        request, (opening, grammar) = await self._prepare(
+            endpoint,
+            body,
+            lambda request: (
+                self._prompter.opening_after(request, opening, decided),
+                self._prompter.grammar(request, decided),
+            ),
         )
         return await self._begin(request, opening, grammar, deliver, decided)
 
@@ -167,21 +165,42 @@ class EmbeddedEngine:
         if self._closed:
             raise _shutting_down()
 
-    async def _prepare(self, make: Callable[[], Prepared]) -> Prepared:
-        """What `make` gives, called on the preparer's thread."""
+    async def _prepare(
+        self, endpoint: Endpoint, body: bytes, make: Callable[[Request], Begun]
+    ) -> tuple[Request, Begun]:
+        """The request, and what `make` gives for it on the preparer's thread."""
         if self._preparing >= MAX_PREPARING:
-            raise Overloaded(f"{MAX_PREPARING} prompts are waiting for the tokenizer already; try again later")
+            raise Overloaded(f"{MAX_PREPARING} requests are waiting to be read already; try again later")
+        wanted = [body]
+        future = asyncio.get_running_loop().run_in_executor(self._preparer, self._prepared, endpoint, wanted, make)
         self._preparing += 1
+        future.add_done_callback(self._on_prepared)
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._preparer, self._while_open, make)
+            return await asyncio.shield(future)
         finally:
-            self._preparing -= 1
+            wanted.clear()  # whoever opens and closes faster than prompts are read must not have them pile up
 
-    def _while_open(self, make: Callable[[], Prepared]) -> Prepared:
-        """On the preparer's thread."""
+    def _on_prepared(self, future: asyncio.Future[tuple[Request, Begun]]) -> None:
+        self._preparing -= 1
+        if not future.cancelled():
+            future.exception()  # seen, also where nobody waits for it any more
+
+    def _prepared(
+        self, endpoint: Endpoint, wanted: list[bytes], make: Callable[[Request], Begun]
+    ) -> tuple[Request, Begun]:
+        """On the preparer's thread. wanted: the body; empty where nobody waits for it any more."""
         self._check_open()
-        return make()
+        if not wanted:
+            raise Unavailable("the request was taken back")
+        request = parse(endpoint, wanted[0])
+        return request, make(request)
+
+    def _begun(self, request: Request) -> Begun:
+        if request.model not in (None, self._info.name):
+            raise ModelNotFound(
+                f"the model {request.model!r} does not exist; this server has {self._info.name!r}", param="model"
+            )
+        return self._prompter.opening(request), self._prompter.grammar(request)
 
 
 def _shutting_down() -> Unavailable:
