@@ -27,7 +27,7 @@ pytestmark = pytest.mark.e2e
 
 CI, FULL = 120.0, 900.0
 WARM_UP_S = 30.0
-RSS_KIB = 6 * 1024
+RSS_KIB = 4 * 1024
 """Tolerance of the last third's median over the first third's, see `Figures` in docs/operation.md."""
 DESCRIPTORS = 4
 """The same. Each client has one or none at a time, by chance."""
@@ -90,6 +90,11 @@ BAD: list[tuple[str, Body | bytes, int]] = [
 ]
 
 
+def http_client() -> httpx.Client:
+    """With a connection for each request."""
+    return httpx.Client(timeout=REQUEST_S, limits=httpx.Limits(max_keepalive_connections=0))
+
+
 class Soak:
     """What all clients share.
 
@@ -133,10 +138,11 @@ def asking(soak: Soak, url: str, kinds: list[str]) -> Callable[[], None]:
     """Whole answers and streams in turn, a connection for each."""
     bodies = itertools.cycle([body for kind in kinds for body in KINDS[kind]])
     streams = itertools.cycle([True, False, False, True])
+    http = http_client()
 
     def client() -> None:
         body = next(bodies)
-        soak.judge(body, ask(url, stream=next(streams), **body))
+        soak.judge(body, ask(url, stream=next(streams), client=http, **body))
 
     return client
 
@@ -162,12 +168,13 @@ def by_openai(soak: Soak, url: str) -> Callable[[], None]:
 def reading_slowly(soak: Soak, url: str) -> Callable[[], None]:
     """Takes an event now and then."""
     bodies = itertools.cycle(KINDS["completions"] + KINDS["choices"][:1])
+    http = http_client()
 
     def client() -> None:
         body, answer = next(bodies), Answer()
         request = {"model": MODEL, "stream": True} | body
         ended = False
-        with httpx.stream("POST", f"{url}/completions", json=request, timeout=REQUEST_S) as response:
+        with http.stream("POST", f"{url}/completions", json=request) as response:
             assert response.status_code == 200, response.read()
             for line in response.iter_lines():
                 time.sleep(0.04)
@@ -184,6 +191,7 @@ def reading_slowly(soak: Soak, url: str) -> Callable[[], None]:
 def vanishing(soak: Soak, url: str, number: int) -> Callable[[], None]:
     """Goes away after some events of a long answer, or before it has any."""
     chance = random.Random(number)
+    http = http_client()
 
     def client() -> None:
         body: Body = {"model": MODEL, "prompt": LONG, "max_tokens": 1000, "temperature": chance.choice([0, 1])}
@@ -191,7 +199,7 @@ def vanishing(soak: Soak, url: str, number: int) -> Callable[[], None]:
         body["stream"] = chance.random() < 0.7
         patience = httpx.Timeout(REQUEST_S, read=None if body["stream"] else chance.uniform(0.01, 0.6))
         try:
-            with httpx.stream("POST", f"{url}/completions", json=body, timeout=patience) as response:
+            with http.stream("POST", f"{url}/completions", json=body, timeout=patience) as response:
                 assert response.status_code == 200, response.read()
                 lines = response.iter_lines()
                 for _ in range(chance.randrange(30)):
@@ -205,11 +213,12 @@ def vanishing(soak: Soak, url: str, number: int) -> Callable[[], None]:
 
 def asking_badly(soak: Soak, url: str) -> Callable[[], None]:
     faults = itertools.cycle(BAD)
+    http = http_client()
 
     def client() -> None:
         path, body, status = next(faults)
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        openai_error(httpx.post(f"{url}/{path}", content=content, timeout=REQUEST_S), status)
+        openai_error(http.post(f"{url}/{path}", content=content), status)
         soak.count(refused=1)
 
     return client
