@@ -55,13 +55,18 @@ class Answer:
                         joined[name] = joined.get(name, []) + values
 
 
-def ask(url: str, *, stream: bool, headers: dict[str, str] | None = None, **body: Any) -> Answer:
-    """An answer by plain HTTP; a chat if the body has messages. Raises AssertionError for any error."""
+def ask(
+    url: str, *, stream: bool, headers: dict[str, str] | None = None, client: httpx.Client | None = None, **body: Any
+) -> Answer:
+    """An answer by plain HTTP; a chat if the body has messages. Raises AssertionError for any error.
+
+    client: to ask by, where there are many requests: making one takes longer than a short answer.
+    """
     body = {"model": MODEL, "stream": stream} | body
     if stream:
         body["stream_options"] = {"include_usage": True}
     path = "chat/completions" if "messages" in body else "completions"
-    response = httpx.post(f"{url}/{path}", json=body, headers=headers, timeout=300)
+    response = (client or httpx).post(f"{url}/{path}", json=body, headers=headers, timeout=300)
     assert response.status_code == 200, response.text
     answer = Answer()
     if not stream:

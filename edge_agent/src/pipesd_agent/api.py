@@ -34,6 +34,7 @@ from pipesd_gateway.http import (
 )
 from pipesd_gateway.keys import Keys
 from pipesd_gateway.life import Life
+from pipesd_gateway.openapi import add_description
 from pipesd_gateway.protocol import Endpoint
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ def create_app(
     app.add_route("/v1/pipesd/requests/{request_id}", record, methods=["GET"])
     app.add_route("/health", health, methods=["GET"])
     app.add_route("/ready", ready, methods=["GET"])
+    add_description(app, "pipesd_agent")
     return app
 
 

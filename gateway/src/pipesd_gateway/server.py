@@ -27,6 +27,7 @@ from pipesd_gateway.http import (
 )
 from pipesd_gateway.keys import Keys
 from pipesd_gateway.life import Life
+from pipesd_gateway.openapi import add_description
 from pipesd_gateway.protocol import SUBPROTOCOL, Endpoint
 from pipesd_gateway.several import Several, wants_several
 
@@ -84,6 +85,7 @@ def create_app(
     app.add_route("/v1/pipesd/verify", verifications, methods=["POST"])
     app.add_route("/health", health, methods=["GET"])
     app.add_route("/ready", ready, methods=["GET"])
+    add_description(app, "pipesd_gateway")
     return app
 
 
