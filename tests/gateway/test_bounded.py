@@ -126,11 +126,11 @@ async def test_a_head_that_does_not_come(server: Server, monkeypatch: pytest.Mon
 
 
 async def test_the_next_head_on_a_connection_has_its_own_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "HEAD_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(bounded, "HEAD_TIMEOUT_S", 1.5)
     async with peer(server) as (reader, writer):
         for _ in range(3):
             writer.write(GET[:20])
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.6)
             writer.write(GET[20:])
             assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
         writer.write(GET[:20])

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import uvicorn
 
-from pipesd_gateway.bounded import KEEP_ALIVE_S, MAX_HEAD_BYTES, BoundedHttp, BoundedWebSocket, Lingering
 from pipesd_gateway.exceptions import ConfigError, PipeSDError
 from pipesd_gateway.life import Life
 from pipesd_gateway.logs import LogFormat, library_level, set_up
@@ -94,6 +93,9 @@ class Server(uvicorn.Server):
         life: Life | None = None,
         drain_timeout_s: float = 0.0,
     ) -> None:
+        # Imported here: `--help` and a person's chat need no web framework.
+        from pipesd_gateway.bounded import KEEP_ALIVE_S, MAX_HEAD_BYTES, BoundedHttp, BoundedWebSocket, Lingering
+
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
