@@ -28,7 +28,7 @@ pytestmark = pytest.mark.e2e
 CI, FULL = 120.0, 900.0
 WARM_UP_S = 30.0
 RSS_KIB = 4 * 1024
-"""Tolerance of the last third's median over the first third's, see `Figures` in docs/operation.md."""
+"""Tolerance of the last third's median over the first third's: what malloc keeps and the prefix cache still grow a little."""
 DESCRIPTORS = 4
 """The same. Each client has one or none at a time, by chance."""
 REQUEST_S = 60.0
@@ -277,7 +277,7 @@ def test_sixteen_clients(seconds: float, tmp_path: Path) -> None:
         for thread in threads:
             thread.join(2 * REQUEST_S)
             assert not thread.is_alive(), "a request hangs"
-        assert soak.wrong == []
+        assert not soak.wrong, "\n".join(soak.wrong)
 
         print(f"{len(threads)} clients, {seconds:g} s: {dict(soak.counts)}, {dict(warm)} of it in the warm-up")
         for name, course in courses.items():
