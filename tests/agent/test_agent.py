@@ -31,6 +31,7 @@ class FakeLink:
 
     state = "connected"
     connected = True
+    requests = 0
 
     def __init__(self, script: Script) -> None:
         self.script = script

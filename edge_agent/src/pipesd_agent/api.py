@@ -5,6 +5,7 @@ Those that cannot be drafted for go to the gateway's own OpenAI API instead.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -76,9 +77,11 @@ def create_app(
     async def health(_: Request) -> Response:
         drafter: dict[str, Any] | None = None
         if agent.worker is not None:
-            drafter = {"capacity": agent.worker.capacity, "max_context": agent.worker.max_context}
+            worker = agent.worker
+            drafter = {"capacity": worker.capacity, "max_context": worker.max_context, "free": worker.lanes_free}
         uptime = int(time.time()) - started
-        state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime}
+        load = {"sessions": agent.link.requests, "requests": life.requests, "tasks": len(asyncio.all_tasks())}
+        state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime, "load": load}
         return json_response(state)
 
     async def ready(_: Request) -> Response:

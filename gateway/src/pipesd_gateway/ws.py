@@ -51,8 +51,8 @@ Authorize = Callable[[WebSocket], str | None]
 """The API key that a connection came with, None where the server has no keys. Raises `Unauthorized`."""
 
 
-def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Authorize, quota: Quota) -> None:
-    """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application."""
+def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Authorize, quota: Quota) -> Registry:
+    """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application. Returns the sessions that it will have."""
     registry = Registry()
     hosted: dict[bytes, Hosted] = {}
 
@@ -70,6 +70,8 @@ def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Autho
             return
         await websocket.accept(subprotocol=SUBPROTOCOL)
         await AgentSocket(websocket, engine, limits, quota.share(key), authorize, registry, hosted).serve()
+
+    return registry
 
 
 class Hosted:
