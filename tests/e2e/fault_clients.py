@@ -8,7 +8,7 @@ import random
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from openai import AsyncOpenAI
 
 HUNG_S: Final = 90.0
 """Whoever waits for longer waits for ever."""
-AFTER_AN_ERROR_S: Final = 0.3
+AFTER_AN_ERROR_S: Final = 1.0
 REFUSALS: Final = (429, 503)
 """All that a fault may be answered with: the client may ask again."""
 ANSWER: Final[dict[str, Any]] = {"max_tokens": 64, "ignore_eos": True}
@@ -58,15 +58,24 @@ class Case:
     reason: str = ""
 
 
-def questions(model: str = MODEL, **extra: Any) -> list[Case]:
+def questions() -> list[Case]:
     """Prompts and chats, greedy and sampled; without their answers."""
     asked: list[tuple[str, dict[str, Any]]] = [("completions", {"prompt": text}) for text in (LONG, *prompts(3))]
     asked += [("chat/completions", {"messages": [{"role": "user", "content": text}]}) for text in ("def add", "x = 1")]
     return [
-        Case(path, {"model": model, **question, **ANSWER, **sampling, **extra})
+        Case(path, {"model": MODEL, **question, **ANSWER, **sampling})
         for path, question in asked
         for sampling in SAMPLINGS
     ]
+
+
+def answered_by(url: str, case: Case, headers: dict[str, str] | None = None, **extra: Any) -> Case:
+    """The question with the answer of a target that nothing happens to."""
+    response = httpx.post(f"{url}/{case.path}", json=case.body | extra, headers=headers, timeout=120)
+    assert response.status_code == 200, response.text
+    choice = response.json()["choices"][0]
+    text = choice["message"]["content"] if "message" in choice else choice["text"]
+    return replace(case, text=text, reason=choice["finish_reason"])
 
 
 @dataclass

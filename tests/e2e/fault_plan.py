@@ -63,15 +63,21 @@ class Happened:
     began: float
     ended: float
 
+    @property
+    def felt_until(self) -> float:
+        """When the link is there again at the latest, if nothing else happens."""
+        unnoticed = DETECTION_S if self.kind is Kind.HALF_OPEN_AGENT else 0.0
+        return self.ended + unnoticed + RECONNECT_S
+
     def meets(self, agent: int, began: float, ended: float) -> bool:
-        """Did it happen to a request of this agent's? Faults of a client are its own."""
+        """Did a request of this agent's feel it? Faults of a client are its own."""
         if self.kind in OF_CLIENTS or self.agent not in (None, agent):
             return False
-        return began < self.ended and self.began < ended
+        return began < self.felt_until and self.began < ended
 
 
 def kills(seed: int, agents: int, cycles: int) -> list[Fault]:
-    """A phase in which processes die. Each cycle: the gateway, then one agent; links of the others have short faults."""
+    """A phase in which processes die. Each cycle: the gateway, then an agent; links of the others have short faults."""
     source = random.Random(seed)
     faults = []
     for cycle in range(cycles):
@@ -98,6 +104,17 @@ def links(seed: int, agents: int, cycles: int) -> list[Fault]:
             faults.append(Fault(begin + source.uniform(0.0, 12.0), Kind.VANISH, agent))
             if cycle % 2 == 0:
                 faults.append(Fault(begin + source.uniform(0.0, 4.0), Kind.SLOW, agent))
+    return sorted(faults, key=lambda fault: fault.at)
+
+
+def one_by_one(seed: int) -> list[Fault]:
+    """For one agent: every fault that its link, its process and its clients can have, with time to get over it."""
+    source = random.Random(seed)
+    faults, at = [], 2.0
+    for kind in _drawn(source, (*SHORT, *LONG, Kind.KILL_AGENT, Kind.RESET, Kind.CUT), 11):
+        faults.append(Fault(at, kind, 0))
+        at += 4.0 if kind in SHORT else 10.0
+    faults += [Fault(source.uniform(0.0, at), kind, 0) for kind in (*OF_CLIENTS, *OF_CLIENTS)]
     return sorted(faults, key=lambda fault: fault.at)
 
 

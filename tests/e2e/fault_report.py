@@ -16,7 +16,7 @@ from relay import Sent
 
 REPORT: Final = ROOT / "docs" / "reliability.md"
 SHOWN: Final = 5
-"""Failures that are told in full."""
+"""Failures, and requests nearest to their bounds, that are told in full."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class Run:
 
     def check(self) -> None:
         """Raises AssertionError, with the first few, if any request ended as it must not."""
+        for judged in sorted(self.judged, key=lambda judged: judged.request.seconds / judged.bound_s)[-SHOWN:]:
+            print(
+                f"{judged.request.seconds:.1f} of {judged.bound_s:.1f} s: {judged.end}, {sorted(judged.met)}, {judged.request}"
+            )
         wrong = [judged for judged in self.judged if judged.wrong]
         for judged in wrong[:SHOWN]:
             print(f"{judged.wrong}\n  met {sorted(judged.met)}\n  {judged.request}\n")
@@ -79,7 +83,7 @@ class Run:
             end = request.judge(self.killed)
             assert request.seconds < bound, f"took {request.seconds:.1f} s; its bound was {bound:.1f} s"
         except AssertionError as error:
-            wrong = str(error)
+            wrong = str(error) or f"an error that is not OpenAI-shaped: {request.error}"
         return Judged(request, end, wrong, bound, met)
 
 
@@ -97,7 +101,7 @@ def outcomes(run: Run) -> str:
             continue
         met = [judged for judged in run.judged if kind in judged.met and judged.end is not End.LEFT]
         ends = [sum(judged.end is end for judged in met) for end in (End.RIGHT, End.ERROR, End.BROKEN)]
-        pause = max((j.request.pause_s for j in met if j.end is End.RIGHT and len(j.met) == 1), default=0.0)
+        pause = max((judged.request.pause_s for judged in met if judged.end is End.RIGHT), default=0.0)
         rows.append(f"| {kind} | {times[kind]} | {len(met)} | {ends[0]} | {ends[1]} | {ends[2]} | {pause:.1f} |")
     stayed = [judged for judged in run.judged if judged.end is not End.LEFT]
     untouched = sum(not judged.met for judged in stayed)
@@ -115,7 +119,7 @@ def ends(run: Run, uploads: Uploads) -> str:
     slowest = max(run.judged, key=lambda judged: judged.request.seconds)
     nearest = max(run.judged, key=lambda judged: judged.request.seconds / judged.bound_s)
     return (
-        f"Seed {run.seed}. A request that meets several faults counts in several rows; a pause counts where it met one. "
+        f"Seed {run.seed}. A request that meets several faults counts in several rows, and so does its pause. "
         f"{run.count(End.LEFT)} clients left before their answer. "
         f"Slowest end: {slowest.request.seconds:.1f} s, with a bound of {slowest.bound_s:.1f} s; nearest to its bound: "
         f"{nearest.request.seconds:.1f} of {nearest.bound_s:.1f} s. Wrong: 0, retracted: 0, without an end: 0. "

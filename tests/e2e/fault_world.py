@@ -6,13 +6,13 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from fault_clients import Crowd
+from fault_clients import Crowd, Request
 from fault_plan import GRACE_S, SECONDS, Fault, Happened, Kind
 from harness import DRAFT, TARGET, Process, free_port, wait_until
 from relay import Sent, messages_in
@@ -92,25 +92,35 @@ class Agent:
         self._uploads[connection] += data
 
 
-class World:
-    """Everything that runs. `happened`: the faults so far."""
+class Gateway:
+    """A gateway's process, which may die."""
 
-    def __init__(self, log_dir: Path, kinds: Sequence[Sequence[str]], seed: int) -> None:
+    def __init__(self, log_dir: Path) -> None:
         self._log_dir = log_dir
-        self._port = free_port()
+        self.port = free_port()
         self._lives = 0
-        self.gateway = self._start()
-        self.agents = [
-            Agent(log_dir, f"agent{number}", self._port, flags, seed + number) for number, flags in enumerate(kinds)
-        ]
-        self.happened: list[Happened] = []
-        self.dead: list[Happened] = []
-        """Agents' processes, while they were not there."""
+        self.process = self._start()
 
-    def close(self) -> None:
-        for agent in self.agents:
-            agent.close()
-        self.gateway.stop()
+    def kill(self) -> None:
+        """kill -9, and start it again on its port."""
+        self.process.kill()
+        self.process = self._start()
+
+    def _start(self) -> Process:
+        self._lives += 1
+        log = self._log_dir / f"gateway-{self._lives}.log"
+        return Process("pipesd_gateway", "serve", "--model", str(TARGET), "--port", str(self.port), *SERVE, log=log)
+
+
+class World:
+    """Agents and what happens to them. `happened`: the faults so far."""
+
+    def __init__(self, agents: Sequence[Agent], kill_gateway: Callable[[], None] | None = None) -> None:
+        self.agents = agents
+        self.happened: list[Happened] = []
+        self._dead: list[Happened] = []
+        """Agents' processes, while they were not there."""
+        self._kill_gateway = kill_gateway
 
     def connected(self) -> None:
         """Wait until all agents have their gateway."""
@@ -119,10 +129,17 @@ class World:
 
     def killed(self, agent: int, began: float, ended: float) -> bool:
         """Was an agent's process dead at some time between these?"""
-        return any(death.meets(agent, began, ended) for death in self.dead)
+        return any(death.agent == agent and began < death.ended and death.began < ended for death in self._dead)
 
-    async def suffer(self, plan: Sequence[Fault], crowd: Crowd) -> None:
-        """Let the faults happen, each at its time."""
+    async def live(self, crowd: Crowd, plan: Sequence[Fault], clients: int) -> list[Request]:
+        """Let a plan happen while so many clients of each agent ask all the time; their requests."""
+        for number, agent in enumerate(self.agents):
+            crowd.join(number, agent.url, clients)
+        await self._suffer(plan, crowd)
+        await crowd.leave()
+        return crowd.requests
+
+    async def _suffer(self, plan: Sequence[Fault], crowd: Crowd) -> None:
         begin = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for number, fault in enumerate(plan):
@@ -132,6 +149,7 @@ class World:
         await asyncio.sleep(at - time.monotonic())
         began = time.monotonic()
         if fault.agent is None:
+            assert self._kill_gateway is not None
             await asyncio.to_thread(self._kill_gateway)
         else:
             agent = self.agents[fault.agent]
@@ -145,22 +163,13 @@ class World:
         happened = Happened(fault.kind, fault.agent, began, time.monotonic())
         self.happened.append(happened)
         if fault.kind is Kind.KILL_AGENT:
-            self.dead.append(happened)
+            self._dead.append(happened)
 
     async def _happen_to(self, agent: Agent, kind: Kind) -> None:
         await asyncio.to_thread(_begin(agent, kind))
         if kind in SECONDS:
             await asyncio.sleep(SECONDS[kind])
             await asyncio.to_thread(agent.link.normal)
-
-    def _kill_gateway(self) -> None:
-        self.gateway.kill()
-        self.gateway = self._start()
-
-    def _start(self) -> Process:
-        self._lives += 1
-        log = self._log_dir / f"gateway-{self._lives}.log"
-        return Process("pipesd_gateway", "serve", "--model", str(TARGET), "--port", str(self._port), *SERVE, log=log)
 
 
 def _begin(agent: Agent, kind: Kind) -> Callable[[], object]:
@@ -188,11 +197,15 @@ def _begin(agent: Agent, kind: Kind) -> Callable[[], object]:
 
 
 @contextmanager
-def world(log_dir: Path, seed: int) -> Iterator[World]:
+def world(log_dir: Path, seed: int) -> Iterator[tuple[World, Gateway]]:
     """A gateway and three agents: two that draft, by a model and by prompt lookup, and one that is cloud-only."""
     drafting = ("--draft-model", str(DRAFT), "--capacity", "8", "--context", "1024")
-    made = World(log_dir, (drafting, ("--capacity", "8"), ("--mode", "cloud")), seed)
-    try:
-        yield made
-    finally:
-        made.close()
+    kinds: tuple[tuple[str, ...], ...] = (drafting, ("--capacity", "8"), ("--mode", "cloud"))
+    with ExitStack() as stack:
+        gateway = Gateway(log_dir)
+        stack.callback(lambda: gateway.process.stop())
+        agents = []
+        for number, flags in enumerate(kinds):
+            agents.append(Agent(log_dir, f"agent{number}", gateway.port, flags, seed + number))
+            stack.callback(agents[-1].close)
+        yield World(agents, gateway.kill), gateway

@@ -39,7 +39,9 @@ def test_what_meets_a_request() -> None:
     fault = Happened(Kind.HANG, 1, 10.0, 15.0)
     assert fault.meets(1, 14.0, 16.0)
     assert fault.meets(1, 9.0, 11.0)
-    assert not fault.meets(1, 15.0, 16.0)
+    assert fault.meets(1, 15.5, 16.0)  # the link is not back at once
+    assert not fault.meets(1, 20.0, 21.0)
+    assert not fault.meets(1, 8.0, 10.0)
     assert not fault.meets(0, 14.0, 16.0)
     assert Happened(Kind.KILL_GATEWAY, None, 10.0, 15.0).meets(2, 11.0, 12.0)
     assert not Happened(Kind.VANISH, 1, 10.0, 15.0).meets(1, 11.0, 12.0)

@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
-from fault_clients import Case, Crowd, End, Request, questions
+from fault_clients import Case, Crowd, End, Request, answered_by, questions
 from fault_plan import GRACE_S, Fault, Kind, kills, links
 from fault_report import Run, Uploads, bounds, ends, outcomes, write
-from fault_world import N_SEQ, Held, World, held, world
+from fault_world import N_SEQ, Gateway, Held, World, held, world
 from harness import gateway, in_parallel, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -36,45 +35,30 @@ NAMES = ("gateway", "agent 1 (draft model)", "agent 2 (prompt lookup)", "agent 3
 def right_answers(log_dir: Path) -> list[Case]:
     """What the target alone says, at a gateway that nothing happens to."""
     with gateway(log_dir) as target:
-
-        def answered(case: Case) -> Case:
-            answer = httpx.post(f"{target.url}/{case.path}", json=case.body, timeout=60).json()
-            choice = answer["choices"][0]
-            text = choice["message"]["content"] if "message" in choice else choice["text"]
-            return replace(case, text=text, reason=choice["finish_reason"])
-
-        return in_parallel(answered, questions(), 4)
+        return in_parallel(partial(answered_by, target.url), questions(), 4)
 
 
-def everything(run: World) -> list[Held]:
-    return [held(process) for process in (run.gateway, *(agent.process for agent in run.agents))]
+def everything(run: World, gateway: Gateway) -> list[Held]:
+    return [held(process) for process in (gateway.process, *(agent.process for agent in run.agents))]
 
 
-def quiet(run: World) -> list[Held]:
+def quiet(run: World, gateway: Gateway) -> list[Held]:
     """Wait until nothing is under way; what the gateway and the agents have then."""
 
     def idle() -> bool:
         # The last session of each channel is kept for as long as its connection lives; no other.
         kept = (CLIENTS + 4) * len(run.agents)
-        loads = [each.load for each in everything(run)]
+        loads = [each.load for each in everything(run, gateway)]
         return all(load["sessions"] == load["requests"] == 0 for load in loads) and loads[0]["resumable"] <= kept
 
     wait_until(idle, GRACE_S + 25)
-    return everything(run)
+    return everything(run, gateway)
 
 
 def phase(run: World, seed: int, cases: list[Case], plan: Sequence[Fault]) -> list[Request]:
     """Let it happen, with clients that ask all the time."""
 
-    async def happen() -> list[Request]:
-        crowd = Crowd(seed, cases)
-        for number, agent in enumerate(run.agents):
-            crowd.join(number, agent.url, CLIENTS)
-        await run.suffer(plan, crowd)
-        await crowd.leave()
-        return crowd.requests
-
-    return asyncio.run(happen())
+    return asyncio.run(run.live(Crowd(seed, cases), plan, CLIENTS))
 
 
 def left_behind(before: Sequence[Held], after: Sequence[Held]) -> str:
@@ -88,15 +72,15 @@ def left_behind(before: Sequence[Held], after: Sequence[Held]) -> str:
 
 def suffer(log_dir: Path, seed: int, kill_cycles: int, link_cycles: int) -> None:
     cases = right_answers(log_dir)
-    with world(log_dir, seed) as run:
+    with world(log_dir, seed) as (run, target):
         run.connected()
         agents = len(run.agents)
         requests = phase(run, seed, cases, kills(seed, agents, kill_cycles))
         run.connected()
-        before = quiet(run)
+        before = quiet(run, target)
         requests += phase(run, seed + 1, cases, links(seed + 1, agents, link_cycles))
         run.connected()
-        after = quiet(run)
+        after = quiet(run, target)
         uploads = Uploads.of([sent for agent in run.agents for sent in agent.sent()])
         story = Run(seed, requests, run.happened, run.killed)
     story.check()
