@@ -16,7 +16,7 @@ from relay import Sent
 
 REPORT: Final = ROOT / "docs" / "reliability.md"
 SHOWN: Final = 5
-"""Failures, and requests nearest to their bounds, that are told in full."""
+"""Failures that are told in full."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,6 @@ class Run:
 
     def check(self) -> None:
         """Raises AssertionError, with the first few, if any request ended as it must not."""
-        for judged in sorted(self.judged, key=lambda judged: judged.request.seconds / judged.bound_s)[-SHOWN:]:
-            print(
-                f"{judged.request.seconds:.1f} of {judged.bound_s:.1f} s: {judged.end}, {sorted(judged.met)}, {judged.request}"
-            )
         wrong = [judged for judged in self.judged if judged.wrong]
         for judged in wrong[:SHOWN]:
             print(f"{judged.wrong}\n  met {sorted(judged.met)}\n  {judged.request}\n")
