@@ -20,16 +20,16 @@ RECONNECT_S: Final = BACKOFF_WAITED_FOR_S + 1.0
 
 
 class Kind(StrEnum):
-    """Of a fault."""
+    """Of a fault; the longer it is felt, the later."""
 
+    SLICE = "slices of 7 bytes"
     RESET = "reset (RST)"
     CUT = "cut (FIN)"
-    SLICE = "slices of 7 bytes"
+    HALF_OPEN_GATEWAY = "half-open, the gateway's end stays"
+    REFUSE = "reset, then refused"
+    THROTTLE = "throttled to 1 kbit/s"
     HANG = "hang"
     HALF_OPEN_AGENT = "half-open, the agent's end stays"
-    HALF_OPEN_GATEWAY = "half-open, the gateway's end stays"
-    THROTTLE = "throttled to 1 kbit/s"
-    REFUSE = "reset, then refused"
     KILL_GATEWAY = "gateway killed (-9)"
     KILL_AGENT = "agent killed (-9)"
     VANISH = "client vanishes"

@@ -21,7 +21,8 @@ SHOWN: Final = 5
 
 @dataclass(frozen=True)
 class Uploads:
-    """Of agents: sessions resumed after a lost link, and requests asked again at a gateway that did not know them."""
+    """Of agents: sessions resumed after a lost link, and requests asked again, as the gateway did not know them or their
+    `Opened` was lost."""
 
     resumed: int
     reopened: int
@@ -46,6 +47,10 @@ class Judged:
     wrong: str
     bound_s: float
     met: frozenset[Kind]
+
+    @property
+    def gravest(self) -> Kind | None:
+        return max(self.met, key=list(Kind).index, default=None)
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,9 @@ def outcomes(run: Run) -> str:
             continue
         met = [judged for judged in run.judged if kind in judged.met and judged.end is not End.LEFT]
         ends = [sum(judged.end is end for judged in met) for end in (End.RIGHT, End.ERROR, End.BROKEN)]
-        pause = max((judged.request.pause_s for judged in met if judged.end is End.RIGHT), default=0.0)
-        rows.append(f"| {kind} | {times[kind]} | {len(met)} | {ends[0]} | {ends[1]} | {ends[2]} | {pause:.1f} |")
+        gravest = [judged for judged in met if judged.end is End.RIGHT and judged.gravest is kind]
+        pause = f"{max(judged.request.pause_s for judged in gravest):.1f}" if gravest else ""
+        rows.append(f"| {kind} | {times[kind]} | {len(met)} | {ends[0]} | {ends[1]} | {ends[2]} | {pause} |")
     stayed = [judged for judged in run.judged if judged.end is not End.LEFT]
     untouched = sum(not judged.met for judged in stayed)
     ends = [sum(judged.end is end for judged in stayed) for end in (End.RIGHT, End.ERROR, End.BROKEN)]
@@ -115,11 +121,11 @@ def ends(run: Run, uploads: Uploads) -> str:
     slowest = max(run.judged, key=lambda judged: judged.request.seconds)
     nearest = max(run.judged, key=lambda judged: judged.request.seconds / judged.bound_s)
     return (
-        f"Seed {run.seed}. A request that meets several faults counts in several rows, and so does its pause. "
+        f"Seed {run.seed}. A request that meets several faults counts in several rows, its longest pause in the lowest of them only. "
         f"{run.count(End.LEFT)} clients left before their answer. "
         f"Slowest end: {slowest.request.seconds:.1f} s, with a bound of {slowest.bound_s:.1f} s; nearest to its bound: "
         f"{nearest.request.seconds:.1f} of {nearest.bound_s:.1f} s. Wrong: 0, retracted: 0, without an end: 0. "
-        f"Sessions resumed: {uploads.resumed}; asked again at a gateway that did not know them: {uploads.reopened}."
+        f"Sessions resumed: {uploads.resumed}; asked again (of a gateway that did not know them, or had not answered yet): {uploads.reopened}."
     )
 
 
