@@ -46,8 +46,8 @@ test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## all tests, long forms a
 	$(PY) -m pytest -m "vllm or not vllm"
 
 reliability: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the fault suites, their figures into docs/reliability.md
-	PIPESD_WRITE_REPORT=1 $(PY) -m pytest -m "not full" tests/e2e/test_fault_suite.py
-	PIPESD_WRITE_REPORT=1 $(PY) -m pytest -m "vllm and not full" tests/vllm/test_vllm_faults.py
+	WRITE_REPORT=1 $(PY) -m pytest -m "not full" tests/e2e/test_fault_suite.py
+	WRITE_REPORT=1 $(PY) -m pytest -m "vllm and not full" tests/vllm/test_vllm_faults.py
 
 bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp loop
 	$(PY) bench/agent.py

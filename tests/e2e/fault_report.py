@@ -21,8 +21,8 @@ SHOWN: Final = 5
 
 @dataclass(frozen=True)
 class Uploads:
-    """Of agents: sessions resumed after a lost link, and requests asked again, as the gateway did not know them or their
-    `Opened` was lost."""
+    """Of agents: sessions resumed after a lost link; requests asked again, because the gateway did not know them or its
+    answer was lost."""
 
     resumed: int
     reopened: int
@@ -121,11 +121,12 @@ def ends(run: Run, uploads: Uploads) -> str:
     slowest = max(run.judged, key=lambda judged: judged.request.seconds)
     nearest = max(run.judged, key=lambda judged: judged.request.seconds / judged.bound_s)
     return (
-        f"Seed {run.seed}. A request that meets several faults counts in several rows, its longest pause in the lowest of them only. "
-        f"{run.count(End.LEFT)} clients left before their answer. "
+        f"Seed {run.seed}. A request that meets several faults counts in several rows, its longest pause in the lowest "
+        f"of them only. {run.count(End.LEFT)} clients left before their answer. "
         f"Slowest end: {slowest.request.seconds:.1f} s, with a bound of {slowest.bound_s:.1f} s; nearest to its bound: "
         f"{nearest.request.seconds:.1f} of {nearest.bound_s:.1f} s. Wrong: 0, retracted: 0, without an end: 0. "
-        f"Sessions resumed: {uploads.resumed}; asked again (of a gateway that did not know them, or had not answered yet): {uploads.reopened}."
+        f"Sessions resumed: {uploads.resumed}; requests asked again, of a gateway that did not know them or whose "
+        f"answer was lost: {uploads.reopened}."
     )
 
 
@@ -137,9 +138,12 @@ def bounds() -> str:
 
 
 def write(name: str, text: str) -> None:
-    """Print figures; with PIPESD_WRITE_REPORT=1 also put them between their markers in docs/reliability.md."""
+    """Print figures; with WRITE_REPORT=1 also put them between their markers in docs/reliability.md.
+
+    (A variable that begins with PIPESD_ and that they do not know is an error to our programs.)
+    """
     print(text)
-    if os.environ.get("PIPESD_WRITE_REPORT") == "1":
+    if os.environ.get("WRITE_REPORT") == "1":
         REPORT.write_text(between(REPORT.read_text(encoding="utf-8"), name, text), encoding="utf-8")
 
 

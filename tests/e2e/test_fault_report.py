@@ -78,6 +78,7 @@ def test_what_is_told() -> None:
     assert table[-1] == "| **all** | **1** | **2** | 1 | 1 | 0 | |"
     assert "1 clients left" in ends(story, Uploads(3, 4))
     assert "resumed: 3" in ends(story, Uploads(3, 4))
+    assert "was lost: 4" in ends(story, Uploads(3, 4))
 
 
 def test_resumed_and_reopened() -> None:

@@ -1,6 +1,6 @@
 """Over a hundred faults of every kind while a dozen clients ask all the time: each request ends within its bound, with
 the right text, an error that says so, or - where its own agent was killed - a broken connection. Afterwards nothing is
-left. With PIPESD_WRITE_REPORT=1 the figures go to docs/reliability.md.
+left. With WRITE_REPORT=1 the figures go to docs/reliability.md.
 """
 
 from __future__ import annotations
