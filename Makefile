@@ -24,7 +24,7 @@ CODE := gateway edge_agent vllm_plugin
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check lint test test-full bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
+.PHONY: help demo check lint test test-full reliability bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,10 @@ test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of 
 
 test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## all tests, long forms and vLLM's too
 	$(PY) -m pytest -m "vllm or not vllm"
+
+reliability: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the fault suites, their figures into docs/reliability.md
+	WRITE_REPORT=1 $(PY) -m pytest -m "not full" tests/e2e/test_fault_suite.py
+	WRITE_REPORT=1 $(PY) -m pytest -m "vllm and not full" tests/vllm/test_vllm_faults.py
 
 bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp loop
 	$(PY) bench/agent.py

@@ -32,6 +32,7 @@ class FakeLink:
 
     state = "connected"
     connected = True
+    requests = 0
 
     def __init__(self, script: Script) -> None:
         self.script = script

@@ -97,6 +97,8 @@ class Process:
         """kill -9."""
         self._popen.kill()
         self._popen.wait(STOP_S)
+        assert self._popen.stdout is not None
+        self._popen.stdout.close()
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""

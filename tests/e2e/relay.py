@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,12 +48,7 @@ class Relay:
 
     def sent(self) -> list[Sent]:
         """What the agent sent over its WebSockets so far, whole messages."""
-        return [
-            sent
-            for upload in self._uploads
-            if b"upgrade: websocket" in bytes(upload[:2000]).lower()
-            for sent in _messages(bytes(upload))
-        ]
+        return messages_in(self._uploads)
 
     def _accept(self) -> None:
         while True:
@@ -80,6 +75,16 @@ class Relay:
                 sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
+
+
+def messages_in(uploads: Iterable[bytearray]) -> list[Sent]:
+    """Whole messages in what an agent sent over its connections; those that are no WebSockets are left out."""
+    return [
+        sent
+        for upload in uploads
+        if b"upgrade: websocket" in bytes(upload[:2000]).lower() and b"\r\n\r\n" in upload
+        for sent in _messages(bytes(upload))
+    ]
 
 
 def _messages(upload: bytes) -> Iterator[Sent]:

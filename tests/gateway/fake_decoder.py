@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +97,7 @@ class FakePlace:
 class FakeDecoder:
     n_ctx_seq = 64
     max_drafts = 8
+    load: Final = {"places_free": 4, "queued": 0}
 
     def __init__(self, answer: bytes, *, model: FakeModel | None = None) -> None:
         self.model = model or FakeModel()

@@ -98,7 +98,7 @@ async def test_a_stream_ends_with_done(client: httpx.AsyncClient) -> None:
 
 async def test_models_health_and_info(engine: EmbeddedEngine) -> None:
     async with client_of(engine, "secret") as client:
-        assert (await client.get("/health")).json() == {"status": "ok"}
+        assert (await client.get("/health")).json() == {"status": "ok", "load": {}}
         assert_openai_error(await client.get("/v1/models"), 401)
         client.headers["authorization"] = "Bearer secret"
         (model,) = (await client.get("/v1/models")).json()["data"]

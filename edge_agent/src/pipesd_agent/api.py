@@ -5,6 +5,7 @@ Those that cannot be drafted for go to the gateway's own OpenAI API instead.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -78,11 +79,13 @@ def create_app(
     async def health(_: Request) -> Response:
         drafter: dict[str, Any] | None = None
         if agent.worker is not None:
-            drafter = {"capacity": agent.worker.capacity, "max_context": agent.worker.max_context}
-            if agent.worker.broken is not None:
-                drafter["broken"] = agent.worker.broken
+            worker = agent.worker
+            drafter = {"capacity": worker.capacity, "max_context": worker.max_context, "free": worker.lanes_free}
+            if worker.broken is not None:
+                drafter["broken"] = worker.broken
         uptime = int(time.time()) - started
-        state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime}
+        load = {"sessions": agent.link.requests, "requests": life.requests, "tasks": len(asyncio.all_tasks())}
+        state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime, "load": load}
         if agent.edge_only:
             state |= {"mode": "edge", "gateway": None}
         return json_response(state)

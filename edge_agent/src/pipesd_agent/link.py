@@ -176,6 +176,11 @@ class Link:
         """For `/health`: "connected", or why not."""
         return "connected" if self.connected else str(self._why)
 
+    @property
+    def requests(self) -> int:
+        """That have not ended, neither for their clients nor at the gateway."""
+        return len(self._streams)
+
     async def request(
         self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool = True
     ) -> RequestStream:

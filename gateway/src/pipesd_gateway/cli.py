@@ -8,12 +8,12 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 
 from pipesd_gateway import ws
 from pipesd_gateway.config import PROGRAM, GatewayConfig, load
-from pipesd_gateway.engine import Engine
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.keys import Keys
 from pipesd_gateway.life import Life
@@ -23,6 +23,9 @@ from pipesd_gateway.server import create_app
 from pipesd_gateway.session import SessionLimits
 from pipesd_gateway.settings import HELP, LOG_LEVELS, LOOPBACK, help_format
 from pipesd_gateway.starting import answering_while_starting
+
+if TYPE_CHECKING:
+    from pipesd_gateway.embedded.serving import EmbeddedEngine
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +92,19 @@ async def _serve(config: GatewayConfig) -> None:
         keys = Keys(config.api_keys, config.api_key_file)
         quota = Quota(config.max_sessions_per_key)
         life = Life(lambda: quota.taken)
-        app = create_app(engine, keys=keys, life=life, cors_origins=config.cors_origin)
+
+        def held() -> dict[str, int]:
+            counts = {"sessions": quota.taken, "resumable": len(registry), "requests": life.requests}
+            return counts | engine.load | {"tasks": len(asyncio.all_tasks())}
+
+        app = create_app(engine, keys=keys, life=life, cors_origins=config.cors_origin, load=held)
 
         def admit(connection: HTTPConnection) -> str | None:
             life.admit()
             return keys.authorize(connection)
 
         limits = SessionLimits(park_timeout_s=config.park_timeout, grace_s=config.grace)
-        ws.attach(app, engine, limits, admit, quota)
+        registry = ws.attach(app, engine, limits, admit, quota)
         if not keys.required and config.host not in LOOPBACK:
             logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
         server = Server(
@@ -112,7 +120,7 @@ async def _serve(config: GatewayConfig) -> None:
         await engine.aclose()
 
 
-def _load_engine(config: GatewayConfig) -> Engine:
+def _load_engine(config: GatewayConfig) -> EmbeddedEngine:
     # Imported here: `--help` and configuration errors need no llama.cpp.
     from pipesd_gateway.embedded.decoder import TargetDecoder
     from pipesd_gateway.embedded.probe import check_model_runs

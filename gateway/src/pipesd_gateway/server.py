@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -33,9 +33,17 @@ from pipesd_gateway.several import Several, wants_several
 
 
 def create_app(
-    engine: Engine, *, keys: Keys | None = None, life: Life | None = None, cors_origins: tuple[str, ...] = ()
+    engine: Engine,
+    *,
+    keys: Keys | None = None,
+    life: Life | None = None,
+    cors_origins: tuple[str, ...] = (),
+    load: Callable[[], Mapping[str, int]] = dict,
 ) -> FastAPI:
-    """The app over `engine`, which stays the caller's to close. No `keys`: open to everybody."""
+    """The app over `engine`, which stays the caller's to close. No `keys`: open to everybody.
+
+    load: figures for `/health`: what the server holds at the moment.
+    """
     keys = keys or Keys()
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     life = life or Life()
@@ -72,7 +80,7 @@ def create_app(
         return await verify.respond(request, engine)
 
     async def health(_: Request) -> Response:
-        return json_response({"status": "ok"})
+        return json_response({"status": "ok", "load": load()})
 
     async def ready(_: Request) -> Response:
         life.admit()

@@ -55,8 +55,8 @@ Authorize = Callable[[WebSocket], str | None]
 """The API key that a connection came with, None where the server has no keys. Raises `Unauthorized`."""
 
 
-def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Authorize, quota: Quota) -> None:
-    """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application."""
+def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Authorize, quota: Quota) -> Registry:
+    """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application. Returns the sessions that it will have."""
     registry = Registry()
     hosted: dict[bytes, Hosted] = {}
 
@@ -90,6 +90,8 @@ def _too_long(opening: Opening) -> ApiError | None:
         f"the prompt has {len(opening.prompt_ids)} tokens and, with its stop strings, may take {size} bytes in a "
         f"message to the agent; the limit is {MAX_OPENED_BYTES}: send it to the server's own /v1 API instead",
     )
+
+    return registry
 
 
 class Hosted:

@@ -140,6 +140,12 @@ class DraftWorker:
         self._thread = threading.Thread(target=self._run, name="drafter", daemon=True)
         self._thread.start()
 
+    @property
+    def lanes_free(self) -> int:
+        """Sessions that could be drafted for now."""
+        with self._changed:
+            return self._lanes.count(None)
+
     def open(
         self,
         prompt_ids: Sequence[int],

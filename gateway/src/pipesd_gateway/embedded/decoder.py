@@ -165,6 +165,11 @@ class TargetDecoder:
 
     # ---- on the event loop ----
 
+    @property
+    def load(self) -> dict[str, int]:
+        """Sequences that nobody has, and requests that wait for one."""
+        return {"places_free": self._places.free, "queued": self._places.queued}
+
     async def reserve(
         self,
         prompt_ids: SequenceOf[int],

@@ -21,6 +21,11 @@ class Places:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed: ApiError | None = None
 
+    @property
+    def queued(self) -> int:
+        """Calls of `take` that wait."""
+        return len(self._waiting)
+
     async def take(self) -> None:
         """Get a place. Cancelling gives it, or the place in the queue, back.
 

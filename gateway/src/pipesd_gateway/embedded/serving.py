@@ -40,6 +40,8 @@ class Decoder(Protocol):
     def n_ctx_seq(self) -> int: ...
     @property
     def max_drafts(self) -> int: ...
+    @property
+    def load(self) -> dict[str, int]: ...
 
     async def reserve(
         self,
@@ -84,6 +86,11 @@ class EmbeddedEngine:
     @property
     def info(self) -> ModelInfo:
         return self._info
+
+    @property
+    def load(self) -> dict[str, int]:
+        """For `/health`."""
+        return self._decoder.load
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
         """See `Engine.open`."""
