@@ -28,7 +28,7 @@ pytestmark = pytest.mark.e2e
 CI, FULL = 120.0, 900.0
 WARM_UP_S = 30.0
 RSS_KIB = 4 * 1024
-"""Tolerance of the last third's median over the first third's: what malloc keeps and the prefix cache still grow a little."""
+"""Tolerance of the last third's median over the first third's: malloc's and the prefix cache's own growth."""
 DESCRIPTORS = 4
 """The same. Each client has one or none at a time, by chance."""
 REQUEST_S = 60.0

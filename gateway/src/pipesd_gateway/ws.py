@@ -73,6 +73,8 @@ def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Autho
             await websocket.accept(subprotocol=SUBPROTOCOL)
             await AgentSocket(websocket, engine, limits, share, authorize, registry, hosted).serve()
 
+    return registry
+
 
 def _check_subprotocol(websocket: WebSocket) -> None:
     if SUBPROTOCOL not in websocket.scope["subprotocols"]:
@@ -90,8 +92,6 @@ def _too_long(opening: Opening) -> ApiError | None:
         f"the prompt has {len(opening.prompt_ids)} tokens and, with its stop strings, may take {size} bytes in a "
         f"message to the agent; the limit is {MAX_OPENED_BYTES}: send it to the server's own /v1 API instead",
     )
-
-    return registry
 
 
 class Hosted:
