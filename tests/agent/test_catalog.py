@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_gateway import gateways
 
 from pipesd_agent import catalog as catalog_module
 from pipesd_agent.catalog import Catalog
@@ -37,7 +38,7 @@ async def after(monkeypatch: pytest.MonkeyPatch, *answers: Callable[[httpx.Reque
         return real(transport=httpx.MockTransport(answer), **options)
 
     monkeypatch.setattr(httpx, "AsyncClient", client)
-    catalog = Catalog("http://gateway", "the-key", None)
+    catalog = Catalog(gateways("http://gateway"), "the-key", None)
     task = asyncio.create_task(catalog.run())
     await asyncio.wait((task, asyncio.create_task(done.wait())), timeout=5, return_when=asyncio.FIRST_COMPLETED)
     assert not task.done(), task
@@ -62,7 +63,7 @@ async def test_what_the_gateway_lists(monkeypatch: pytest.MonkeyPatch) -> None:
         return httpx.Response(200, json={"data": MODELS})
 
     assert (await after(monkeypatch, listed)).models == MODELS
-    assert Catalog("http://gateway", None, None).models == []
+    assert Catalog(gateways("http://gateway"), None, None).models == []
 
 
 @pytest.mark.usefixtures("fast")

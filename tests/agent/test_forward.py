@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from fake_gateway import gateways
 from test_agent import FakeLink, completes
 
 from pipesd_agent import forward
@@ -113,7 +114,9 @@ async def gateway() -> AsyncIterator[FakeGateway]:
 async def agent_before(url: str, key: str | None = None) -> AsyncIterator[tuple[httpx.AsyncClient, Agent, FakeLink]]:
     """A real agent but for its link, which drafts for nothing; and a client of it."""
     link = FakeLink(completes)
-    agent = Agent(cast(Link, link), Catalog("http://127.0.0.1:1", None, None), Forwarder(url, key, None), None)
+    agent = Agent(
+        cast(Link, link), Catalog(gateways("http://127.0.0.1:1"), None, None), Forwarder(gateways(url), key, None), None
+    )
     listener = listen("127.0.0.1", 0)
     server = Server(create_app(agent), agent.aclose, log_level="warning")
     serving = asyncio.create_task(server._serve([listener]))
@@ -314,7 +317,7 @@ async def test_a_client_that_leaves_in_mid_stream_ends_the_request() -> None:
 async def test_a_stream_that_never_began_is_let_go_of() -> None:
     async with gateway() as fake, asyncio.timeout(10):
         fake.script, fake.holds = begins, True
-        forwarder = Forwarder(fake.url, None, None)
+        forwarder = Forwarder(gateways(fake.url), None, None)
         answer = await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")
 
         async def receive() -> dict[str, Any]:

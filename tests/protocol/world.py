@@ -36,6 +36,7 @@ from pipesd_gateway.protocol import (
     MAX_UNACKED,
     VERSION,
     Draft,
+    Draining,
     EdgeMessage,
     Endpoint,
     Open,
@@ -55,7 +56,7 @@ EOS = 5
 PRINT = b"pipesd-test-vocab"
 INFO = ModelInfo("toy", N_VOCAB, PRINT, max_context=4096, max_drafts=7)
 GRACE_S = 30.0
-HALF_OPEN_S = 10.0
+HALF_OPEN_S = 12.0
 """After so long a gateway notices by its pings that a link is dead."""
 
 
@@ -229,8 +230,10 @@ class World:
         self.cut_at = 0.0
         self.engines = 0
         self.restarts = 0
+        self.refusing = False
+        """The gateway is about to end, and opens nothing again."""
         self.away = False
-        """The link was gone for longer than the grace time."""
+        """The link was gone for longer than the grace time, or a gateway that opens the request."""
         self.edge_sends()
 
     @property
@@ -297,7 +300,7 @@ class World:
     def deliver_down(self) -> bool:
         if self.down and self.connected:
             message = decode_gateway(self.down.popleft())
-            assert not isinstance(message, Rejected), message
+            assert not isinstance(message, Rejected | Draining), message
             self.edge.receive(message, self.now)
             self._edge_actions()
             return True
@@ -310,6 +313,10 @@ class World:
         if node.starting is None:
             return False
         body, node.starting = json.loads(node.starting.body), None
+        if self.refusing and self.edge.opened is not None:
+            node.connection.refused(0, Unavailable("shutting down"))
+            self._gateway_outputs(node)
+            return True
         self.engines += 1
         seed = body.get("seed", self.seed if self.engines == 1 else self.seed + self.engines)
         if self.edge.opened is None:
@@ -370,7 +377,8 @@ class World:
 
     def clock(self, seconds: float) -> None:
         self.now += seconds
-        self.away = self.away or (not self.connected and self.now >= self.cut_at + GRACE_S)
+        since = self.cut_at if not self.connected else self.edge._suspended_since
+        self.away = self.away or (since is not None and self.now >= since + GRACE_S)
         self.edge.tick(self.now)
         self._edge_actions()
         for node in self.nodes:
@@ -445,6 +453,20 @@ class World:
         self._start_gateway()
         self.node = self._connect()
         self.restarts += 1
+        self.refusing = False
+
+    def move(self) -> None:
+        """The link is given up for one to another gateway, which knows nothing; what is under way is lost."""
+        if self.connected:
+            self.node.connection.disconnected(self.now, for_good=True)
+            self._gateway_outputs(self.node)
+            self.old.clear()
+            self._start_gateway()
+            self.node = self._connect()
+            self.restarts += 1
+            self.refusing = False
+            self.edge.relocated()
+            self._edge_actions()
 
     def client_leaves(self) -> None:
         self.edge.client_left()
@@ -469,6 +491,8 @@ class World:
 
     def settle(self) -> None:
         """No more faults: everything that can move moves, in fair turns, and the clock runs when nothing else does."""
+        if self.refusing:
+            self.restart_gateway()
         for _ in range(4000):
             reconnected = self.reconnect()
             if not self.turn() and not reconnected:

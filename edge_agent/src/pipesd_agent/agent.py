@@ -10,6 +10,7 @@ from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.types import Drafter
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.forward import Forwarder
+from pipesd_agent.gateways import Gateways
 from pipesd_agent.link import Link
 from pipesd_agent.records import Records
 from pipesd_agent.session import RemoteError
@@ -98,14 +99,15 @@ def _log_death(task: asyncio.Task[None]) -> None:
 def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     """An agent as configured, or with another drafter. Raises ModelLoadError, ConfigError."""
     tls = config.tls()
-    settings = LinkSettings(config.socket_url, config.gateway_api_key, config.trigger, config.batcher, config.session)
+    gateways = Gateways(config.addresses)
+    settings = LinkSettings(config.gateway_api_key, config.trigger, config.batcher, config.session)
     worker = None
     if config.mode != "cloud":
         worker = DraftWorker(drafter or _make_drafter(config))
     return Agent(
-        Link(settings, worker, tls),
-        Catalog(config.http_url, config.gateway_api_key, tls),
-        Forwarder(config.http_url, config.gateway_api_key, tls),
+        Link(gateways, settings, worker, tls),
+        Catalog(gateways, config.gateway_api_key, tls),
+        Forwarder(gateways, config.gateway_api_key, tls),
         worker,
         cloud_on_mismatch=config.mode == "auto",
     )

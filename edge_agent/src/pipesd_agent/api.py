@@ -78,8 +78,9 @@ def create_app(
         if agent.worker is not None:
             drafter = {"capacity": agent.worker.capacity, "max_context": agent.worker.max_context}
         uptime = int(time.time()) - started
-        state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime}
-        return json_response(state)
+        gateways = agent.link.gateways.report(time.monotonic())
+        state = {"status": "ok", "gateway": agent.link.state, "gateways": gateways}
+        return json_response(state | {"drafter": drafter, "uptime_s": uptime})
 
     async def ready(_: Request) -> Response:
         life.admit()
