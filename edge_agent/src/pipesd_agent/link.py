@@ -46,9 +46,9 @@ from pipesd_gateway.protocol import (
 
 log = logging.getLogger(__name__)
 
-PING_INTERVAL_S: Final = 2.5
+PING_INTERVAL_S: Final = 6.0
 PING_TIMEOUT_S: Final = 6.0
-"""Together the longest that a dead link goes unnoticed: 8.5 s, long enough for a busy machine to answer."""
+"""Together the longest that a dead link goes unnoticed: twice the interval. A busy machine needs the timeout."""
 CONNECT_TIMEOUT_S: Final = 5.0
 BACKOFF_MOST_S: Final = 10.0
 BACKOFF_WAITED_FOR_S: Final = 2.0
