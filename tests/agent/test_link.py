@@ -606,6 +606,20 @@ async def test_a_request_that_a_draining_gateway_refuses_goes_to_the_next() -> N
                 await payloads(await ask(link))
 
 
+async def test_a_gateway_whose_engine_ends_in_mid_answer_is_left_for_the_next() -> None:
+    async def breaks(gateway: FakeGateway, connection: ServerConnection) -> None:
+        message = await gateway.read(connection)
+        await say(connection, *answer(message.channel)[:2], Failed(message.channel, "unavailable", 503, b"{}"))
+        await gateway.read_all(connection)
+
+    async with fake_gateway(breaks) as first, fake_gateway(answers) as second:
+        async with running_link(first.url, second.url, grace_s=10) as link:
+            assert await payloads(await ask(link)) == [b"{}"]
+        async with running_link(first.url, grace_s=10) as link:
+            with pytest.raises(RemoteError):
+                await payloads(await ask(link))
+
+
 async def test_a_draining_gateway_without_another_refuses_and_finishes(unused_tcp_port: int) -> None:
     async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
         first = await gateway.read(connection)

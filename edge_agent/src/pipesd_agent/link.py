@@ -79,7 +79,7 @@ class Connection:
     """One WebSocket: pulls messages out of the sessions as fast as the socket takes them, and no faster.
 
     Args:
-        others: there are other gateways: what this one refuses to begin waits for them.
+        others: there are other gateways: what this one does not begin, or does not go on with, waits for them.
 
     Attributes:
         draining: the gateway is about to end; its result: in how many seconds.
@@ -142,11 +142,12 @@ class Connection:
                 if self._left:
                     continue
                 raise ProtocolError(f"{type(message).__name__} for channel {message.channel}, which is not open")
-            unavailable = isinstance(message, Failed) and message.code == Unavailable.code
-            if isinstance(message, Failed) and unavailable and stream.session.opened is None and self.others:
+            if isinstance(message, Failed) and message.code == Unavailable.code and self.others:
                 self._drains(DRAINS_FOR_S)
-                stream.postponed(message)
-                continue
+                if stream.session.movable:
+                    stream.postponed(message)
+                    self._streams.sweep()
+                    continue
             stream.receive(message)
             if stream.session.ended:
                 self._streams.sweep()

@@ -416,10 +416,12 @@ class EdgeSession:
             self._move()
 
     def postponed(self, error: ApiError, now: float) -> None:
-        """The gateway does not open the request, since it is about to end: the next link's gateway will be asked.
+        """The gateway does not open the request, or not go on with it, since it ends: the next link's will be asked.
 
         error: what the client gets if there is none within the grace time."""
-        if not self.ended:
+        if self._answered:
+            self.ended = True
+        elif not self.ended:
             self._suspended_since = now
             self._suspended_by = error
 

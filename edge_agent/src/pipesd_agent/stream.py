@@ -151,7 +151,7 @@ class RequestStream:
         self._act()
 
     def postponed(self, failed: Failed) -> None:
-        """The gateway takes nothing new: another one will be asked."""
+        """The gateway ends: another one will be asked."""
         self.session.postponed(RemoteError(failed), time.monotonic())
         self._act()
 
