@@ -340,3 +340,43 @@ async def test_a_shutdown_is_told_in_mid_stream() -> None:
             await agent.aclose()
             assert "shutting down" in broke("".join([part async for part in parts]))
         assert "shutting down" in error_of(await client.post("/completions", json=UNDRAFTABLE), 503)["message"]
+
+
+async def test_a_request_goes_to_the_next_gateway_where_no_answer_begins(unused_tcp_port: int) -> None:
+    async with gateway() as draining, gateway() as broken, gateway() as good:
+        draining.script = whole(b'{"error":{"message":"shutting down"}}', "503 Service Unavailable", "retry-after: 5")
+        broken.script = nothing
+        good.script = whole(b'{"choices":[]}')
+        urls = (f"http://127.0.0.1:{unused_tcp_port}", draining.url, broken.url, good.url)
+        forwarder = Forwarder(gateways(*urls), None, None)
+        answer = await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")
+        assert (answer.status, answer.body) == (200, b'{"choices":[]}')
+        await forwarder.aclose()
+        assert [len(fake.bodies) for fake in (draining, broken, good)] == [1, 1, 1]
+        forwarder = Forwarder(gateways(*urls[:2]), None, None)
+        answer = await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")
+        assert answer.status == 503
+        assert answer.headers["retry-after"] == "5"
+        await forwarder.aclose()
+
+
+async def test_other_answers_are_the_client_s_and_asked_for_once() -> None:
+    async with gateway() as first, gateway() as second:
+        first.script = whole(b'{"error":{"message":"full"}}', "429 Too Many Requests")
+        forwarder = Forwarder(gateways(first.url, second.url), None, None)
+        assert (await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")).status == 429
+        await forwarder.aclose()
+        assert not second.bodies
+
+
+async def test_a_stream_that_has_begun_goes_nowhere_else() -> None:
+    async with gateway() as first, gateway() as second:
+        first.script = begins
+        forwarder = Forwarder(gateways(first.url, second.url), None, None)
+        answer = await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")
+        events = [event async for event in answer.events()]
+        assert events[0] == FIRST
+        assert b'"error"' in events[-1]
+        await answer.aclose()
+        await forwarder.aclose()
+        assert not second.bodies
