@@ -910,7 +910,7 @@ def test_a_request_that_is_put_off_and_refused_by_all_is_told(left: bool) -> Non
     bench = Bench(opened=False)
     bench.sent()
     bench.session.refused()
-    assert not bench.session.ended, "it was not put off"
+    assert bench.take() == [], "it was not put off"
     if left:
         bench.session.client_left()
     bench.session.postponed(LOST, bench.now)

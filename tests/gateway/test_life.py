@@ -27,14 +27,11 @@ async def test_requests_and_sessions_are_work_and_agents_are_told() -> None:
     life, agents = Life(), Agents()
     life.drain(1.0)
     await life.aclose()  # nobody to tell
-    assert life.idle
+    idle = [life.idle]
     life.host = agents
-    agents.running = 1
-    assert not life.idle
-    agents.running, life.requests = 0, 1
-    assert not life.idle
-    life.requests = 0
-    assert life.idle
+    for agents.running, life.requests in ((0, 0), (1, 0), (0, 1), (1, 1), (0, 0)):
+        idle.append(life.idle)
+    assert idle == [True, True, False, False, False, True]
     life.drain(7.0)
     assert agents.told == [7.0]
     await life.aclose()

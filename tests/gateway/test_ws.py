@@ -625,7 +625,8 @@ async def test_every_agent_is_told_of_a_drain_and_finishes_what_runs(engine: Scr
     async with serving(engine, life=life) as url, agent(url) as busy, agent(url) as idle:
         await say(busy, Open(0, VERSION, Endpoint.COMPLETIONS, b"1", None))
         assert isinstance(await hear(busy), Opened)
-        assert not life.idle
+        assert life.host is not None
+        assert life.host.sessions() == 1
         begin_drain(life, 29.2)
         assert await hear(busy) == Draining(30)
         assert await hear(idle) == Draining(30)
@@ -639,7 +640,7 @@ async def test_every_agent_is_told_of_a_drain_and_finishes_what_runs(engine: Scr
         assert handshake.value.response.status_code == 503
         engine.generations[0].go()
         assert [type(await hear(busy)) for _ in range(3)] == [Verdict, Event, End]
-        assert life.idle
+        assert life.host.sessions() == 0
         await life.aclose()
         for socket_ in (busy, idle):
             await asyncio.wait_for(socket_.wait_closed(), 5)

@@ -16,7 +16,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -45,6 +45,8 @@ from pipesd_gateway.protocol import (
 )
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PING_INTERVAL_S: Final = 6.0
 PING_TIMEOUT_S: Final = 6.0
@@ -234,8 +236,8 @@ class Link:
         self._streams = Streams(settings, worker)
         self._tls = tls
         self._connection: Connection | None = None
-        self._running: set[asyncio.Task[None]] = set()
-        """Of connections: the link's, and those that have been left."""
+        self._running: set[asyncio.Task[Any]] = set()
+        """The link's connection, those that have been left, and the search for the next one."""
         self._settled = asyncio.Event()
         """Set while it is known whether there is a connection: it is up, or nothing can be tried now."""
         self._wanted = asyncio.Event()
@@ -306,7 +308,7 @@ class Link:
         """Serve until the connection ends, and those that take its place because a gateway is about to end."""
         while True:
             connection = self._begin(gateway, websocket)
-            succession = asyncio.create_task(self._successor(gateway, connection))
+            succession = self._keep(self._successor(gateway, connection))
             found: object = None
             try:
                 await asyncio.wait((connection.over, succession), return_when=asyncio.FIRST_COMPLETED)
@@ -364,15 +366,16 @@ class Link:
         else:
             gateway.circuit.ended(time.monotonic(), self._longest_wait)
 
-    def _keep(self, work: Coroutine[None, None, None]) -> None:
+    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._done)
+        return task
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a connection failed", exc_info=error)
+            log.error("the link failed", exc_info=error)
 
     @property
     def _longest_wait(self) -> float:
