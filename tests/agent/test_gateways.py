@@ -48,7 +48,7 @@ def test_one_that_drains_comes_last_until_it_has_ended() -> None:
     assert names(of.order(NOW)) == "bca"
     open_circuit(b)
     assert names(of.order(NOW)) == "cab"
-    assert names(of.order(NOW + 30)) == "abc"
+    assert names(of.order(NOW + 30)) == "acb", "b has failed last"
 
 
 def test_requests_beside_the_link_go_where_it_is_up_to() -> None:
@@ -111,3 +111,5 @@ def test_every_gateway_has_its_turn_and_nobody_waits_needlessly(failures: list[i
     ready = [gateway for gateway in given_order if gateway.circuit.wait(NOW) == 0]
     if ready:
         assert order[0] is next((gateway for gateway in ready if not gateway.draining(NOW)), ready[0])
+        later = of.order(NOW + 10)
+        assert [gateway.circuit.failures > 0 for gateway in later] == sorted(times > 0 for times in failures)

@@ -531,7 +531,7 @@ async def test_a_gateway_that_hangs_up_at_once_is_left_for_the_next() -> None:
         await eventually(lambda: bool(second.connections))
         await eventually(lambda: link.connected)
         assert await payloads(await ask(link)) == [b"{}"]
-        assert len(first.connections) < 4
+        assert len(first.connections) == 1
 
 
 # A gateway that is about to end.
@@ -590,6 +590,43 @@ async def test_what_only_the_old_gateway_can_finish_stays_there_to_its_end() -> 
         await old.connections[0].wait_closed()
         assert old.connections[0].close_code == 1001
         assert link.connected
+
+
+async def test_what_stays_is_lost_with_the_old_gateway_and_told_so() -> None:
+    called = b'{"choices":[{"index":0,"delta":{"tool_calls":[{"id":"x"}]}}]}'
+    moved = asyncio.Event()
+
+    async def old(gateway: FakeGateway, connection: ServerConnection) -> None:
+        message = await gateway.read(connection)
+        await say(connection, *answer(message.channel)[:2], Event(message.channel, 2, 3, called), Draining(1))
+        await moved.wait()
+        await connection.close(1012)
+
+    async def new(gateway: FakeGateway, connection: ServerConnection) -> None:
+        while True:
+            message = await gateway.read(connection)
+            if isinstance(message, Resume):
+                await say(connection, Failed(message.channel, "session_unknown", 410, b"{}"))
+            elif isinstance(message, Open):
+                await say(connection, *answer(message.channel))
+
+    async with (
+        fake_gateway(old) as first,
+        fake_gateway(new) as second,
+        running_link(first.url, second.url, grace_s=10) as link,
+    ):
+        stays = await ask(link)
+        assert await stays.next() == called
+        await eventually(lambda: bool(second.connections))
+        await eventually(lambda: link.gateways.report(time.monotonic())[1]["connected"])
+        other = await ask(link)
+        assert await payloads(other) == [b"{}"]
+        assert other.session.channel != stays.session.channel
+        moved.set()
+        with pytest.raises(Unavailable, match="cannot be gone on with elsewhere"):
+            await stays.next()
+        assert link.connected
+        assert len(second.connections) == 1
 
 
 async def test_a_request_that_a_draining_gateway_refuses_goes_to_the_next() -> None:

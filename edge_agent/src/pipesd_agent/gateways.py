@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipesd_agent.address import Address
-from pipesd_agent.circuit import Circuit
+from pipesd_agent.circuit import Circuit, State
 from pipesd_gateway.exceptions import ApiError, Unauthorized, Unavailable
 
 
@@ -62,9 +62,16 @@ class Gateways:
         return (Unauthorized if refused else Unavailable)(f"none of {len(whys)} gateways: " + "; ".join(map(str, whys)))
 
     def order(self, now: float) -> list[Gateway]:
-        """To be tried in turn: those that may be tried now as they were given, draining ones last; then the others,
-        whichever is due first."""
-        return sorted(self._all, key=lambda gateway: (gateway.circuit.wait(now), gateway.draining(now)))
+        """To be tried in turn: those that may be tried now as they were given, but such as failed last come after the
+        others, and draining ones last; then the rest, whichever is due first.
+
+        So a link that was cut comes back where its sessions are, and the preferred gateway is tried when that fails.
+        """
+
+        def rank(gateway: Gateway) -> tuple[float, bool, bool]:
+            return gateway.circuit.wait(now), gateway.draining(now), gateway.circuit.state(now) is not State.CLOSED
+
+        return sorted(self._all, key=rank)
 
     def due_in(self, now: float) -> float:
         """Seconds until one of them may be tried."""

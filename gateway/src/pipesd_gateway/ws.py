@@ -101,7 +101,7 @@ class Agents:
                 raise InvalidRequest(
                     f"this gateway speaks the WebSocket subprotocol {SUBPROTOCOL}; the client offered {offered}"
                 )
-            if not self._registry.has(share.owner):  # nothing to resume
+            if not (self._life.draining and self._registry.has(share.owner)):  # it may want to resume
                 self._life.admit()
         except ApiError as error:
             await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
