@@ -11,6 +11,8 @@ from functools import partial
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
+from pipesd_agent.address import Address
+from pipesd_agent.gateways import Gateways
 from pipesd_agent.link import Link
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.streams import LinkSettings
@@ -107,15 +109,22 @@ async def fake_gateway(
         yield gateway
 
 
-def settings(url: str, **session: float) -> LinkSettings:
+def gateways(*urls: str) -> Gateways:
+    """In the order of preference."""
+    return Gateways([Address.parse(url) for url in urls])
+
+
+def settings(**session: float) -> LinkSettings:
     """Without a grace time, unless told otherwise: a lost link is an error at once."""
-    return LinkSettings(url, None, TriggerSettings(), "immediate", SessionSettings(**{"grace_s": 0.0} | session))  # type: ignore[arg-type]
+    return LinkSettings(None, TriggerSettings(), "immediate", SessionSettings(**{"grace_s": 0.0} | session))  # type: ignore[arg-type]
 
 
 @asynccontextmanager
-async def running_link(url: str, tls: ssl.SSLContext | None = None, **session: float) -> AsyncIterator[Link]:
+async def running_link(
+    url: str, *more: str, tls: ssl.SSLContext | None = None, **session: float
+) -> AsyncIterator[Link]:
     """A link without a drafter, and its task."""
-    link = Link(settings(url, **session), None, tls)
+    link = Link(gateways(url, *more), settings(**session), None, tls)
     task = asyncio.create_task(link.run())
     try:
         yield link

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from fake_gateway import answer, opened
+from fake_gateway import answer, gateways, opened
 from test_stream import make, sent
 
 from pipesd_agent.agent import Agent, make_agent
@@ -32,6 +32,7 @@ class FakeLink:
 
     state = "connected"
     connected = True
+    gateways = gateways("http://127.0.0.1:1")
     requests = 0
 
     def __init__(self, script: Script) -> None:
@@ -62,8 +63,8 @@ class FakeLink:
 
 def agent_over(script: Script, *, cloud_on_mismatch: bool = False) -> tuple[Agent, FakeLink]:
     link = FakeLink(script)
-    catalog = Catalog("http://127.0.0.1:1", None, None)
-    forwarder = Forwarder("http://127.0.0.1:1", None, None)
+    catalog = Catalog(gateways("http://127.0.0.1:1"), None, None)
+    forwarder = Forwarder(gateways("http://127.0.0.1:1"), None, None)
     return Agent(cast(Link, link), catalog, forwarder, None, cloud_on_mismatch=cloud_on_mismatch), link
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipesd_agent.address import Address
 from pipesd_agent.config import GATEWAY_KEY, AgentConfig, load
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
@@ -53,7 +54,7 @@ def test_a_flag_beats_the_environment_and_that_beats_the_file(tmp_path: Path) ->
 )
 def test_addresses(gateway: str, socket: str, http: str) -> None:
     config = AgentConfig(gateway=gateway)
-    assert (config.socket_url, config.http_url) == (socket, http)
+    assert config.addresses == (Address(socket, http),)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,31 @@ def test_addresses(gateway: str, socket: str, http: str) -> None:
 )
 def test_what_is_no_address(gateway: str) -> None:
     with pytest.raises(ConfigError, match=r"gateway must be an address such as .*but is " + re.escape(repr(gateway))):
+        AgentConfig(gateway=gateway)
+
+
+def test_a_list_of_gateways(tmp_path: Path) -> None:
+    listed = AgentConfig(gateway=("http://a:1", "wss://b"))
+    assert [address.http for address in listed.addresses] == ["http://a:1", "https://b"]
+    file = write(tmp_path / "a.toml", 'gateway = ["http://a:1", "wss://b"]')
+    assert load({}, {}, file) == listed
+    assert load({}, {"PIPESD_AGENT_GATEWAY": "http://a:1, wss://b"}, None) == listed
+    assert load({"gateway": ["http://a:1", "wss://b"]}, {"PIPESD_AGENT_GATEWAY": "http://c"}, file) == listed
+    assert listed.tls() is not None, "for the one that is secure"
+
+
+@pytest.mark.parametrize(
+    ("gateway", "message"),
+    [
+        ((), "number of gateways must lie between 1 and 8, but is 0"),
+        (tuple(f"http://h{n}" for n in range(9)), "between 1 and 8, but is 9"),
+        (("http://a", "http://b", "ws://a/v1"), "gateway has http://a twice"),
+        (("http://a", "b"), "gateway must be an address .* but is 'b'"),
+        ("https://user:secret@h", "without a user or password: set gateway_api_key_file$"),
+    ],
+)
+def test_lists_that_are_none(gateway: str | tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         AgentConfig(gateway=gateway)
 
 

@@ -179,6 +179,7 @@ async def test_models_health_and_unknown_routes() -> None:
         assert (await client.get("/v1/models")).json()["data"] == [{"id": "m"}]
         health = (await client.get("/health")).json()
         assert health.pop("load").keys() == {"sessions", "requests", "tasks"}
+        assert [gateway["url"] for gateway in health.pop("gateways")] == ["http://127.0.0.1:1"]
         assert health == {"status": "ok", "gateway": "connected", "drafter": None, "uptime_s": 0}
         error_of(await client.post("/v1/embeddings", json={}), 404)
         error_of(await client.get("/v1/completions"), 405)

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fake_gateway import gateways
 
 from pipesd_agent import catalog as catalog_module
 from pipesd_agent.catalog import Catalog
@@ -37,7 +38,7 @@ async def after(monkeypatch: pytest.MonkeyPatch, *answers: Callable[[httpx.Reque
         return real(transport=httpx.MockTransport(answer), **options)
 
     monkeypatch.setattr(httpx, "AsyncClient", client)
-    catalog = Catalog("http://gateway", "the-key", None)
+    catalog = Catalog(gateways("http://gateway"), "the-key", None)
     task = asyncio.create_task(catalog.run())
     await asyncio.wait((task, asyncio.create_task(done.wait())), timeout=5, return_when=asyncio.FIRST_COMPLETED)
     assert not task.done(), task
@@ -62,7 +63,7 @@ async def test_what_the_gateway_lists(monkeypatch: pytest.MonkeyPatch) -> None:
         return httpx.Response(200, json={"data": MODELS})
 
     assert (await after(monkeypatch, listed)).models == MODELS
-    assert Catalog("http://gateway", None, None).models == []
+    assert Catalog(gateways("http://gateway"), None, None).models == []
 
 
 @pytest.mark.usefixtures("fast")
@@ -89,3 +90,34 @@ async def test_it_remembers_through_all_trouble_and_goes_on(
     monkeypatch.setattr(catalog_module, "RETRY_S", 0.0)
     monkeypatch.setattr(catalog_module, "FRESH_S", 0.0)
     assert (await after(monkeypatch, trouble, says({"data": [*MODELS, "odd"]}))).models == MODELS
+
+
+async def test_the_gateway_that_the_link_is_up_to_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        if request.url.host == "a":
+            raise httpx.ConnectError("down")
+        return httpx.Response(200, json={"data": [{"id": request.url.host}]})
+
+    real = httpx.AsyncClient
+
+    def client(**options: Any) -> httpx.AsyncClient:
+        options.pop("verify")
+        return real(transport=httpx.MockTransport(answer), **options)
+
+    monkeypatch.setattr(httpx, "AsyncClient", client)
+    listed = gateways("http://a", "http://b", "http://c")
+    catalog = Catalog(listed, None, None)
+    task = asyncio.create_task(catalog.run())
+    async with asyncio.timeout(5):
+        while not catalog.models:  # noqa: ASYNC110 - of another task
+            await asyncio.sleep(0.01)
+        assert asked == ["a", "b"]
+        listed.serves(listed.order(0.0)[2])  # at once, and not a minute later
+        while catalog.models != [{"id": "c"}]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert asked == ["a", "b", "c"]

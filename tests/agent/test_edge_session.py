@@ -844,6 +844,82 @@ def test_a_gateway_that_does_not_know_the_session_is_asked_again(collaborative: 
     assert bench.receive(End(3, 3))[-1] == Complete()
 
 
+REFUSED = Failed(3, "unavailable", 503, b'{"error":{"message":"shutting down"}}')
+
+
+def test_a_session_whose_link_is_given_up_is_asked_again_at_once() -> None:
+    bench = Bench(window=2)
+    bench.verdict(10)
+    bench.event(chunk("a"))
+    assert bench.session.movable
+    bench.session.relocated()
+    assert bench.sent() == [Open(3, VERSION, Endpoint.COMPLETIONS, b'{"prompt":"x","seed":5}', b"", "req")]
+    bench.receive(msgspec.structs.replace(bench.opened, session=b"s" * 16))
+    (told,) = bench.sent()
+    assert isinstance(told, Draft)
+    assert (told.start, told.ids) == (BASE, (10,))
+
+
+def test_a_request_that_was_not_answered_yet_moves_as_it_is() -> None:
+    bench = Bench(opened=False)
+    bench.sent()
+    assert bench.session.movable
+    bench.session.relocated()
+    assert bench.sent() == [bench.request]
+
+
+def test_a_client_that_has_left_is_not_moved() -> None:
+    bench = Bench()
+    bench.session.client_left()
+    bench.session.relocated()
+    assert bench.session.ended
+    assert bench.sent() == []
+    bench.session.relocated()  # harmless
+
+
+def test_more_than_text_cannot_be_moved() -> None:
+    bench = Bench()
+    bench.verdict(10)
+    bench.event(b'{"id":"first","choices":[{"index":0,"text":"a","logprobs":{"tokens":["a"]}}]}')
+    assert not bench.session.movable
+
+
+def test_a_gateway_that_is_about_to_end_is_not_asked_again_but_the_next_one() -> None:
+    bench = Bench()
+    bench.verdict(10)
+    bench.session.suspended(LOST, bench.now)
+    bench.session.resumed()
+    bench.receive(unknown())
+    assert [type(message) for message in bench.sent()] == [Open]
+    assert bench.receive(REFUSED) == []
+    assert bench.sent() == []
+    bench.session.suspended(LOST, bench.now + 1)
+    bench.session.resumed()
+    assert [type(message) for message in bench.sent()] == [Open]
+    bench.receive(REFUSED)
+    due = bench.session.deadline()
+    assert due == bench.now + SessionSettings().grace_s
+    bench.session.tick(due)
+    (failure,) = [action for action in bench.take() if isinstance(action, Fail)]
+    assert failure.error.status == 503
+    assert failure.error.body() == {"error": {"message": "shutting down"}}
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_request_that_is_put_off_and_refused_by_all_is_told(left: bool) -> None:
+    bench = Bench(opened=False)
+    bench.sent()
+    bench.session.refused()
+    assert bench.take() == [], "it was not put off"
+    if left:
+        bench.session.client_left()
+    bench.session.postponed(LOST, bench.now)
+    assert bench.session.ended is left
+    bench.session.refused()
+    assert bench.session.ended
+    assert bench.take() == ([] if left else [Fail(LOST)])
+
+
 @pytest.mark.parametrize("change", [{"prompt_ids": (1, 2)}, {"params": SamplingParams(seed=6)}, {"max_tokens": 7}])
 def test_another_prompt_or_seed_ends_the_move(change: dict[str, object]) -> None:
     bench = Bench()

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from fake_gateway import gateways
 from test_agent import FakeLink
 from test_api import error_of
 from test_edge import LABEL, TEXT, Maker, session
@@ -58,8 +59,8 @@ async def client_of(
         edge.load()
     agent = Agent(
         cast(Link, link),
-        Catalog("http://127.0.0.1:1", None, None),
-        Forwarder("http://127.0.0.1:1", None, None),
+        Catalog(gateways("http://127.0.0.1:1"), None, None),
+        Forwarder(gateways("http://127.0.0.1:1"), None, None),
         None,
         edge=edge,
         fallback=policy,
@@ -266,7 +267,7 @@ async def test_mode_edge_asks_no_gateway() -> None:
 async def test_an_agent_that_stops_is_no_lost_cloud() -> None:
     maker = Maker()
     link = LinkToStreams()
-    agent = Agent(cast(Link, link), Catalog("http://h", None, None), Forwarder("http://h", None, None), None,
+    agent = Agent(cast(Link, link), Catalog(gateways("http://h"), None, None), Forwarder(gateways("http://h"), None, None), None,
                   edge=Edge(maker), fallback="edge")  # fmt: skip
     await agent.aclose()
     with pytest.raises(Unavailable, match="cannot reach"):
@@ -283,7 +284,13 @@ def test_policies_need_an_edge() -> None:
         policy_of("edge", "error", has_edge=False)
     for settings in ({"fallback": "edge"}, {"edge_only": True}):
         with pytest.raises(ValueError, match="no edge"):
-            Agent(cast(Link, LinkToStreams()), Catalog("", None, None), cast(Forwarder, None), None, **settings)
+            Agent(
+                cast(Link, LinkToStreams()),
+                Catalog(gateways("http://h"), None, None),
+                cast(Forwarder, None),
+                None,
+                **settings,
+            )
 
 
 def test_losses_and_what_was_said_of_them() -> None:

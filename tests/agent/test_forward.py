@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from fake_gateway import gateways
 from test_agent import FakeLink, completes
 
 from pipesd_agent import forward
@@ -116,7 +117,9 @@ async def gateway() -> AsyncIterator[FakeGateway]:
 async def agent_before(url: str, key: str | None = None) -> AsyncIterator[tuple[httpx.AsyncClient, Agent, FakeLink]]:
     """A real agent but for its link, which drafts for nothing; and a client of it."""
     link = FakeLink(completes)
-    agent = Agent(cast(Link, link), Catalog("http://127.0.0.1:1", None, None), Forwarder(url, key, None), None)
+    agent = Agent(
+        cast(Link, link), Catalog(gateways("http://127.0.0.1:1"), None, None), Forwarder(gateways(url), key, None), None
+    )
     listener = listen("127.0.0.1", 0)
     server = Server(create_app(agent), agent.aclose, log_level="warning")
     serving = asyncio.create_task(server._serve([listener]))
@@ -342,7 +345,7 @@ async def test_a_client_that_leaves_in_mid_stream_ends_the_request() -> None:
 async def test_a_stream_that_never_began_is_let_go_of() -> None:
     async with gateway() as fake, asyncio.timeout(10):
         fake.script, fake.holds = begins, True
-        forwarder = Forwarder(fake.url, None, None)
+        forwarder = Forwarder(gateways(fake.url), None, None)
         answer = await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")
 
         async def receive() -> dict[str, Any]:
@@ -365,3 +368,43 @@ async def test_a_shutdown_is_told_in_mid_stream() -> None:
             await agent.aclose()
             assert "shutting down" in broke("".join([part async for part in parts]))
         assert "shutting down" in error_of(await client.post("/completions", json=UNDRAFTABLE), 503)["message"]
+
+
+async def test_a_request_goes_to_the_next_gateway_where_no_answer_begins(unused_tcp_port: int) -> None:
+    async with gateway() as draining, gateway() as broken, gateway() as good:
+        draining.script = whole(b'{"error":{"message":"shutting down"}}', "503 Service Unavailable", "retry-after: 5")
+        broken.script = nothing
+        good.script = whole(b'{"choices":[]}')
+        urls = (f"http://127.0.0.1:{unused_tcp_port}", draining.url, broken.url, good.url)
+        forwarder = Forwarder(gateways(*urls), None, None)
+        answer = await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")
+        assert (answer.status, answer.body) == (200, b'{"choices":[]}')
+        await forwarder.aclose()
+        assert [len(fake.bodies) for fake in (draining, broken, good)] == [1, 1, 1]
+        forwarder = Forwarder(gateways(*urls[:2]), None, None)
+        answer = await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")
+        assert answer.status == 503
+        assert answer.headers["retry-after"] == "5"
+        await forwarder.aclose()
+
+
+async def test_other_answers_are_the_client_s_and_asked_for_once() -> None:
+    async with gateway() as first, gateway() as second:
+        first.script = whole(b'{"error":{"message":"full"}}', "429 Too Many Requests")
+        forwarder = Forwarder(gateways(first.url, second.url), None, None)
+        assert (await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")).status == 429
+        await forwarder.aclose()
+        assert not second.bodies
+
+
+async def test_a_stream_that_has_begun_goes_nowhere_else() -> None:
+    async with gateway() as first, gateway() as second:
+        first.script = begins
+        forwarder = Forwarder(gateways(first.url, second.url), None, None)
+        answer = await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")
+        events = [event async for event in answer.events()]
+        assert events[0] == FIRST
+        assert b'"error"' in events[-1]
+        await answer.aclose()
+        await forwarder.aclose()
+        assert not second.bodies

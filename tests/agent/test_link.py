@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_gateway import FakeGateway, answer, answers, fake_gateway, is_silent, opened, running_link, say
+from fake_gateway import FakeGateway, answer, answers, fake_gateway, is_silent, opened, running_link, say, verdict
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from pipesd_agent import circuit, streams
 from pipesd_agent import link as link_module
-from pipesd_agent import streams
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.link import Link
+from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
 from pipesd_gateway.exceptions import ApiError, Overloaded, Unauthorized, Unavailable
-from pipesd_gateway.protocol import Close, Endpoint, Event, Open, Rejected, Resume, encode
+from pipesd_gateway.protocol import Close, Draining, End, Endpoint, Event, Failed, Open, Rejected, Resume, encode
 
 BODY = b"{}"
 
@@ -160,7 +161,7 @@ async def test_attempts_back_off_and_a_request_does_not_wait_for_them(
         return connect(*args, **kwargs)
 
     monkeypatch.setattr("pipesd_agent.link.connect", counting)
-    monkeypatch.setattr(link_module, "BACKOFF_FIRST_S", 0.05)
+    monkeypatch.setattr(circuit, "BACKOFF_FIRST_S", 0.05)
     monkeypatch.setattr(link_module, "BACKOFF_MOST_S", 0.2)
     monkeypatch.setattr("random.uniform", lambda _, most: most)
     async with running_link(f"ws://127.0.0.1:{unused_tcp_port}/") as link:
@@ -210,10 +211,10 @@ async def test_a_secure_gateway(certificate: tuple[Path, Path]) -> None:
     server.load_cert_chain(*certificate)
     async with fake_gateway(answers, tls=server) as gateway:
         config = AgentConfig(gateway=gateway.url, ca_file=certificate[0])
-        assert config.socket_url == gateway.url
-        async with running_link(gateway.url, config.tls()) as link:
+        assert config.addresses[0].socket == gateway.url
+        async with running_link(gateway.url, tls=config.tls()) as link:
             assert await payloads(await ask(link)) == [b"{}"]
-        async with running_link(gateway.url, AgentConfig(gateway=gateway.url).tls()) as link:
+        async with running_link(gateway.url, tls=AgentConfig(gateway=gateway.url).tls()) as link:
             with pytest.raises(Unavailable, match=r"is not trusted \(self-signed certificate.*set ca_file"):
                 await ask(link)
         async with running_link(gateway.url.replace("wss", "ws")) as link:
@@ -463,3 +464,231 @@ async def test_an_agent_that_stops_says_that_it_will_resume_nothing() -> None:
             await eventually(lambda: bool(gateway.received))
         await gateway.connections[0].wait_closed()
         assert gateway.connections[0].close_code == 1001
+
+
+# Several gateways.
+
+
+async def test_the_first_gateway_that_takes_us_serves(unused_tcp_port: int) -> None:
+    async with fake_gateway(answers) as second, fake_gateway(answers) as third:
+        dead = f"ws://127.0.0.1:{unused_tcp_port}/"
+        async with running_link(dead, second.url, third.url) as link:
+            assert await payloads(await ask(link)) == [b"{}"]
+            assert (len(second.connections), len(third.connections)) == (1, 0)
+            circuits = [gateway["circuit"] for gateway in link.gateways.report(time.monotonic())]
+            assert circuits[0] in ("open", "half-open")
+            assert circuits[1:] == ["closed", "closed"]
+
+
+async def test_sessions_go_on_at_the_next_gateway_and_the_link_stays_there() -> None:
+    async def forgets(gateway: FakeGateway, connection: ServerConnection) -> None:
+        """Knows no session."""
+        while True:
+            message = await gateway.read(connection)
+            if isinstance(message, Resume):
+                await say(connection, Failed(message.channel, "session_unknown", 410, b"{}"))
+            elif isinstance(message, Open):
+                await say(connection, *answer(message.channel))
+
+    async def dies(gateway: FakeGateway, connection: ServerConnection) -> None:
+        await gateway.read(connection)
+        await say(connection, *answer(0)[:2])
+        gateway.stop()
+        connection.transport.abort()
+
+    async with fake_gateway(dies) as first, fake_gateway(forgets) as second:
+        port = int(first.url.split(":")[2].split("/")[0])
+        async with running_link(first.url, second.url, grace_s=10) as link:
+            assert await payloads(await ask(link)) == [b"{}"]
+            assert [type(m) for m in second.received[:2]] == [Resume, Open]
+            async with fake_gateway(answers, port=port) as back:
+                assert await payloads(await ask(link)) == [b"{}"]
+                assert not back.connections
+                second.connections[0].transport.abort()
+                second.stop()
+                await eventually(lambda: bool(back.connections))
+                assert await payloads(await ask(link)) == [b"{}"]
+
+
+async def test_none_of_the_gateways(unused_tcp_port_factory: Callable[[], int]) -> None:
+    urls = [f"ws://127.0.0.1:{unused_tcp_port_factory()}/" for _ in range(2)]
+    async with running_link(*urls) as link:
+        with pytest.raises(Unavailable, match=r"none of 2 gateways: cannot reach .*; cannot reach"):
+            await ask(link)
+        async with fake_gateway(answers, port=int(urls[1].split(":")[2].strip("/"))):
+            assert await payloads(await ask(link)) == [b"{}"], "a waiting client makes an attempt at each"
+
+
+async def test_a_gateway_that_hangs_up_at_once_is_left_for_the_next() -> None:
+    async def hangs_up(_: FakeGateway, connection: ServerConnection) -> None:
+        connection.transport.abort()
+
+    async with (
+        fake_gateway(hangs_up) as first,
+        fake_gateway(answers) as second,
+        running_link(first.url, second.url) as link,
+    ):
+        await eventually(lambda: bool(second.connections))
+        await eventually(lambda: link.connected)
+        assert await payloads(await ask(link)) == [b"{}"]
+        assert len(first.connections) == 1
+
+
+# A gateway that is about to end.
+
+
+async def drains(gateway: FakeGateway, connection: ServerConnection) -> None:
+    """Begins an answer, then says that it is about to end."""
+    message = await gateway.read(connection)
+    await say(connection, *answer(message.channel)[:2], Draining(30))
+    await gateway.read_all(connection)
+
+
+async def test_sessions_are_moved_before_a_gateway_ends() -> None:
+    async with (
+        fake_gateway(drains) as first,
+        fake_gateway(answers) as second,
+        running_link(first.url, second.url) as link,  # without a grace time: nothing is lost
+    ):
+        assert await payloads(await ask(link)) == [b"{}"]
+        assert type(second.received[0]) is Open
+        assert link.connected
+        await first.connections[0].wait_closed()
+        assert first.connections[0].close_code == 1001
+        report = link.gateways.report(time.monotonic())
+        assert [(gateway["connected"], gateway["draining"]) for gateway in report] == [(False, True), (True, False)]
+        assert await payloads(await ask(link)) == [b"{}"]
+        assert len({message.channel for message in first.received}) == 1
+
+
+async def test_what_only_the_old_gateway_can_finish_stays_there_to_its_end() -> None:
+    called = b'{"choices":[{"index":0,"delta":{"tool_calls":[{"id":"x"}]}}]}'
+    go_on = asyncio.Event()
+
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        first, second = await gateway.read(connection), await gateway.read(connection)
+        await say(connection, *answer(first.channel)[:2], Event(first.channel, 2, 3, called))
+        await say(connection, *answer(second.channel)[:2])
+        await go_on.wait()
+        await say(connection, Draining(30))
+        await gateway.read(connection)
+        await say(connection, verdict(second.channel, 2, 3, 6))  # on its way when the session was moved
+        await say(connection, Event(first.channel, 3, 3, b"{}"), End(first.channel, 4))
+        await gateway.read_all(connection)
+
+    async with fake_gateway(script) as old, fake_gateway(answers) as new, running_link(old.url, new.url) as link:
+        stays, moves = await ask(link), await ask(link)
+        assert await stays.next() == called
+        await moves.opened()
+        go_on.set()
+        assert await payloads(moves) == [b"{}"]
+        assert [stays.session.channel, moves.session.channel] == [0, 1]
+        stays.taken()
+        assert await payloads(stays) == [b"{}"]
+        assert old.received[2:] == [Close(1)]
+        assert {message.channel for message in new.received} == {1}
+        await old.connections[0].wait_closed()
+        assert old.connections[0].close_code == 1001
+        assert link.connected
+
+
+async def test_what_stays_is_lost_with_the_old_gateway_and_told_so() -> None:
+    called = b'{"choices":[{"index":0,"delta":{"tool_calls":[{"id":"x"}]}}]}'
+    moved = asyncio.Event()
+
+    async def old(gateway: FakeGateway, connection: ServerConnection) -> None:
+        message = await gateway.read(connection)
+        await say(connection, *answer(message.channel)[:2], Event(message.channel, 2, 3, called), Draining(1))
+        await moved.wait()
+        await connection.close(1012)
+
+    async def new(gateway: FakeGateway, connection: ServerConnection) -> None:
+        while True:
+            message = await gateway.read(connection)
+            if isinstance(message, Resume):
+                await say(connection, Failed(message.channel, "session_unknown", 410, b"{}"))
+            elif isinstance(message, Open):
+                await say(connection, *answer(message.channel))
+
+    async with (
+        fake_gateway(old) as first,
+        fake_gateway(new) as second,
+        running_link(first.url, second.url, grace_s=10) as link,
+    ):
+        stays = await ask(link)
+        assert await stays.next() == called
+        await eventually(lambda: bool(second.connections))
+        await eventually(lambda: link.gateways.report(time.monotonic())[1]["connected"])
+        other = await ask(link)
+        assert await payloads(other) == [b"{}"]
+        assert other.session.channel != stays.session.channel
+        moved.set()
+        with pytest.raises(Unavailable, match="cannot be gone on with elsewhere"):
+            await stays.next()
+        assert link.connected
+        assert len(second.connections) == 1
+
+
+async def test_a_request_that_a_draining_gateway_refuses_goes_to_the_next() -> None:
+    async def refuses(gateway: FakeGateway, connection: ServerConnection) -> None:
+        message = await gateway.read(connection)
+        await say(connection, Failed(message.channel, "unavailable", 503, b"{}"))
+        await gateway.read_all(connection)
+
+    async with fake_gateway(refuses) as first, fake_gateway(answers) as second:
+        async with running_link(first.url, second.url, grace_s=10) as link:
+            assert await payloads(await ask(link)) == [b"{}"]
+        async with running_link(first.url) as link:
+            with pytest.raises(RemoteError):
+                await payloads(await ask(link))
+
+
+async def test_a_gateway_whose_engine_ends_in_mid_answer_is_left_for_the_next() -> None:
+    async def breaks(gateway: FakeGateway, connection: ServerConnection) -> None:
+        message = await gateway.read(connection)
+        await say(connection, *answer(message.channel)[:2], Failed(message.channel, "unavailable", 503, b"{}"))
+        await gateway.read_all(connection)
+
+    async with fake_gateway(breaks) as first, fake_gateway(answers) as second:
+        async with running_link(first.url, second.url, grace_s=10) as link:
+            assert await payloads(await ask(link)) == [b"{}"]
+        async with running_link(first.url, grace_s=10) as link:
+            with pytest.raises(RemoteError):
+                await payloads(await ask(link))
+
+
+async def test_a_draining_gateway_without_another_refuses_and_finishes(unused_tcp_port: int) -> None:
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        first = await gateway.read(connection)
+        await say(connection, *answer(first.channel)[:2], Draining(30))
+        second = await gateway.read(connection)
+        await say(connection, Failed(second.channel, "unavailable", 503, b"{}"))
+        await say(connection, *answer(first.channel)[2:])
+        await gateway.read_all(connection)
+
+    async with fake_gateway(script) as gateway:
+        for others in ((), (f"ws://127.0.0.1:{unused_tcp_port}/",)):
+            async with running_link(gateway.url, *others, grace_s=10) as link:
+                running = await ask(link)
+                await running.opened()
+                with pytest.raises(RemoteError):
+                    await payloads(await ask(link))
+                assert await payloads(running) == [b"{}"]
+
+
+async def test_a_gateway_that_restarts_is_waited_for() -> None:
+    async def restarts(gateway: FakeGateway, connection: ServerConnection) -> None:
+        message = await gateway.read(connection)
+        if isinstance(message, Open) and len(gateway.connections) == 1:
+            await say(connection, *answer(0)[:2], Draining(0))
+            await connection.close(1012)
+        else:
+            await say(connection, Failed(0, "session_unknown", 410, b"{}"))
+            await answers(gateway, connection)
+
+    async with fake_gateway(restarts) as gateway, running_link(gateway.url, grace_s=10) as link:
+        assert await payloads(await ask(link)) == [b"{}"]
+        assert [type(message) for message in gateway.received[:3]] == [Open, Resume, Open]
+    async with fake_gateway(restarts) as gateway, running_link(gateway.url) as link:
+        with pytest.raises(Unavailable, match="gateway is shutting down"):
+            await payloads(await ask(link))

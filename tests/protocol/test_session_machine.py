@@ -1,5 +1,6 @@
 """Both ends of the protocol under a hostile pipe: delay, loss, duplication, stale epochs, slow readers, links that are
-cut (noticed by both ends or by one), reconnects, and gateways that forget everything.
+cut (noticed by both ends or by one), reconnects, gateways that forget everything, moves to another one, and gateways
+that are about to end and open nothing again.
 
 Whatever happens, the text that a client sees is the target's own and whole, nothing is retracted or said twice, no wish
 for verification stays unanswered and no state grows without bound (`World.check`, `World.settle`).
@@ -191,6 +192,18 @@ class HostilePipe(RuleBasedStateMachine):
     def restart(self) -> None:
         self.world.restart_gateway()
 
+    @precondition(lambda self: self.world.edge.opened is not None and not self.world.over)
+    @rule()
+    def move(self) -> None:
+        self.world.move()
+
+    @precondition(lambda self: self.world.edge.opened is not None and not self.world.over)
+    @rule()
+    def drains(self) -> None:
+        self.world.restart_gateway()
+        self.world.refusing = True
+        self.world.reconnect()
+
     @rule(rarely=st.integers(0, 9))
     def client_leaves(self, rarely: int) -> None:
         if rarely == 0:
@@ -246,7 +259,7 @@ def test_long_schedules_of_faults_end_with_the_whole_answer(collaborative: bool)
             move()
             world.check()
             if rng.random() < 0.003:
-                world.restart_gateway()
+                rng.choice((world.restart_gateway, world.move))()
         world.settle()
         assert world.complete, world.describe()
         assert world.now == 1000.0, "only a timeout got it moving again"

@@ -15,6 +15,7 @@ from pipesd_agent.session import (
     Deliver,
     EdgeSession,
     Fail,
+    RemoteError,
     SessionSettings,
     StartDrafting,
     StopDrafting,
@@ -36,6 +37,7 @@ from pipesd_gateway.protocol import (
     MAX_UNACKED,
     VERSION,
     Draft,
+    Draining,
     EdgeMessage,
     Endpoint,
     Open,
@@ -56,7 +58,7 @@ PRINT = b"pipesd-test-vocab"
 INFO = ModelInfo("toy", N_VOCAB, PRINT, max_context=4096, max_drafts=7)
 GRACE_S = 30.0
 STALL_S = 60.0
-HALF_OPEN_S = 10.0
+HALF_OPEN_S = 12.0
 """After so long a gateway notices by its pings that a link is dead."""
 
 
@@ -230,8 +232,10 @@ class World:
         self.cut_at = 0.0
         self.engines = 0
         self.restarts = 0
+        self.refusing = False
+        """The gateway is about to end, and opens nothing again."""
         self.away = False
-        """The link was gone for longer than the grace time."""
+        """The link was gone for longer than the grace time, or a gateway that opens the request."""
         self.taken_at = self.now
         self.asleep = False
         """The client took nothing for longer than a gateway stands that."""
@@ -301,7 +305,7 @@ class World:
     def deliver_down(self) -> bool:
         if self.down and self.connected:
             message = decode_gateway(self.down.popleft())
-            assert not isinstance(message, Rejected), message
+            assert not isinstance(message, Rejected | Draining), message
             self.edge.receive(message, self.now)
             self._edge_actions()
             return True
@@ -314,6 +318,10 @@ class World:
         if node.starting is None:
             return False
         body, node.starting = json.loads(node.starting.body), None
+        if self.refusing and self.edge.opened is not None:
+            node.connection.refused(0, Unavailable("shutting down"))
+            self._gateway_outputs(node)
+            return True
         self.engines += 1
         seed = body.get("seed", self.seed if self.engines == 1 else self.seed + self.engines)
         if self.edge.opened is None:
@@ -375,7 +383,8 @@ class World:
 
     def clock(self, seconds: float) -> None:
         self.now += seconds
-        self.away = self.away or (not self.connected and self.now >= self.cut_at + GRACE_S)
+        since = self.cut_at if not self.connected else self.edge._suspended_since
+        self.away = self.away or (since is not None and self.now >= since + GRACE_S)
         self.asleep = self.asleep or (bool(self.untaken) and self.now >= self.taken_at + STALL_S)
         self.edge.tick(self.now)
         self._edge_actions()
@@ -451,6 +460,20 @@ class World:
         self._start_gateway()
         self.node = self._connect()
         self.restarts += 1
+        self.refusing = False
+
+    def move(self) -> None:
+        """The link is given up for one to another gateway, which knows nothing; what is under way is lost."""
+        if self.connected:
+            self.node.connection.disconnected(self.now, for_good=True)
+            self._gateway_outputs(self.node)
+            self.old.clear()
+            self._start_gateway()
+            self.node = self._connect()
+            self.restarts += 1
+            self.refusing = False
+            self.edge.relocated()
+            self._edge_actions()
 
     def client_leaves(self) -> None:
         self.edge.client_left()
@@ -475,6 +498,8 @@ class World:
 
     def settle(self) -> None:
         """No more faults: everything that can move moves, in fair turns, and the clock runs when nothing else does."""
+        if self.refusing:
+            self.restart_gateway()
         for _ in range(4000):
             reconnected = self.reconnect()
             if not self.turn() and not reconnected:
@@ -494,7 +519,9 @@ class World:
         """With the whole answer, or with an error that the link or the client earned."""
         if self.error is None:
             return self.complete
-        return (self.away and self.error is self.lost) or (self.asleep and "too slowly" in str(self.error.body()))
+        if self.asleep and "too slowly" in str(self.error.body()):
+            return True
+        return self.away and (self.error is self.lost or isinstance(self.error, RemoteError))
 
     def drain(self) -> None:
         """Deliver what is under way, and nothing else."""

@@ -16,6 +16,7 @@ from pipesd_agent.edge import IDLE_S, Edge
 from pipesd_agent.edge_answer import EdgeAnswer
 from pipesd_agent.fallback import CloudAnswer, Policy, begin, is_loss, policy_of, said
 from pipesd_agent.forward import Answer, Forwarder
+from pipesd_agent.gateways import Gateways
 from pipesd_agent.link import Link
 from pipesd_agent.records import Records
 from pipesd_agent.session import RemoteError
@@ -174,7 +175,8 @@ def _log_death(task: asyncio.Task[None]) -> None:
 def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     """An agent as configured, or with another drafter. Blocks while models load. Raises ModelLoadError, ConfigError."""
     tls = config.tls()
-    settings = LinkSettings(config.socket_url, config.gateway_api_key, config.trigger, config.batcher, config.session)
+    gateways = Gateways(config.addresses)
+    settings = LinkSettings(config.gateway_api_key, config.trigger, config.batcher, config.session)
     worker = None
     if config.mode not in ("cloud", "edge"):
         worker = DraftWorker(drafter or _make_drafter(config))
@@ -186,9 +188,9 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
         if edge_only:
             edge.load()
     return Agent(
-        Link(settings, worker, tls),
-        Catalog(config.http_url, config.gateway_api_key, tls),
-        Forwarder(config.http_url, config.gateway_api_key, tls),
+        Link(gateways, settings, worker, tls),
+        Catalog(gateways, config.gateway_api_key, tls),
+        Forwarder(gateways, config.gateway_api_key, tls),
         worker,
         cloud_on_mismatch=config.mode == "auto",
         edge=edge,

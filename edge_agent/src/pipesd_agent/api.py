@@ -87,8 +87,8 @@ def create_app(
         load = {"sessions": agent.link.requests, "requests": life.requests, "tasks": len(asyncio.all_tasks())}
         state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime, "load": load}
         if agent.edge_only:
-            state |= {"mode": "edge", "gateway": None}
-        return json_response(state)
+            return json_response(state | {"mode": "edge", "gateway": None, "gateways": []})
+        return json_response(state | {"gateways": agent.link.gateways.report(time.monotonic())})
 
     async def ready(_: Request) -> Response:
         life.admit()

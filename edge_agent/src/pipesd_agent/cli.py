@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=help_format,
     )
     add = start.add_argument
-    add("--gateway", metavar="URL", help="http(s):// or ws(s):// (http://127.0.0.1:8100)")
+    add("--gateway", action="append", metavar="URL", help="repeated: failover, in order (http://127.0.0.1:8100)")
     add("--draft-model", metavar="FILE", help="GGUF file of the drafter; none: prompt lookup drafts")
     add("--config", metavar="FILE", type=Path, help="of configuration, TOML; also [trigger], [session]")
     add(

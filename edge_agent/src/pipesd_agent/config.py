@@ -6,10 +6,11 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
+from pipesd_agent.address import Address
 from pipesd_agent.batcher import make_batcher
 from pipesd_agent.fallback import Policy
 from pipesd_agent.session import SessionSettings
@@ -23,24 +24,26 @@ GATEWAY_KEY: Final = KeySource("gateway_api_keys", "gateway_api_key_file", "PIPE
 """The variable is the gateway's own: there it holds the keys that are accepted, here the one that is sent."""
 KEYS: Final = KeySource("api_keys", "api_key_file", "PIPESD_AGENT_API_KEY")
 PROGRAM: Final = Program("PIPESD_AGENT_", (GATEWAY_KEY, KEYS))
-AGENTS_SOCKET: Final = "/v1/pipesd/ws"
+MAX_GATEWAYS: Final = 8
+"""A client may have to wait for an attempt at each."""
 
 
 class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the agent runs with. Raises ConfigError where a value cannot work.
 
-    gateway: its address, http(s):// or ws(s)://. draft_model: GGUF file of the drafter; none: prompt lookup drafts.
+    gateway: its address, http(s):// or ws(s)://, or a list of them, the preferred one first.
+    draft_model: GGUF file of the drafter; none: prompt lookup drafts.
     mode: "collaborative"; "auto": cloud-only where the drafter's vocabulary does not fit; "cloud": never draft; "edge":
-    never ask the gateway, the draft model alone. fallback: when the cloud is gone, an error or the draft model alone.
+    never ask a gateway, the draft model alone. fallback: when the cloud is gone, an error or the draft model alone.
     capacity: clients drafted for at once, others are served cloud-only. context: tokens of each that can be drafted
     within. threads: of llama.cpp. gpu_layers: of the draft model, on a GPU; -1: all. ca_file: certificate authority
-    of a wss:// gateway. api_keys: of the agent's own API, empty means open; api_key_file: where they come from, None
+    of wss:// gateways. api_keys: of the agent's own API, empty means open; api_key_file: where they come from, None
     for the environment. cors_origin: of web pages that may use the API.
     drain_timeout: seconds that what runs has after SIGTERM.
     trigger, session: see there.
     """
 
-    gateway: str = "http://127.0.0.1:8100"
+    gateway: str | tuple[str, ...] = "http://127.0.0.1:8100"
     gateway_api_keys: frozenset[str] = frozenset()
     gateway_api_key_file: Path | None = None
     api_keys: frozenset[str] = frozenset()
@@ -64,7 +67,13 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     log_format: LogFormat = "text"
 
     def __post_init__(self) -> None:
-        _check_address(self.gateway)
+        if isinstance(self.gateway, str):
+            force_setattr(self, "gateway", (self.gateway,))
+        addresses = self.addresses
+        within("the number of gateways", len(addresses), 1, MAX_GATEWAYS)
+        for address in addresses:
+            if addresses.count(address) > 1:
+                raise ConfigError(f"gateway has {address.http} twice; leave one out")
         within("port", self.port, 0, 65535)
         within("capacity", self.capacity, 1, 64)
         within("context", self.context, 64, 2**20)
@@ -83,26 +92,21 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             raise ConfigError("the gateway's key must be printable ASCII: it travels in an HTTP header")
 
         if self.ca_file is not None and not self._secure:
-            raise ConfigError(
-                f"ca_file is of use for https:// and wss:// gateways only, but the gateway is {self.gateway}"
-            )
+            given = ", ".join(address.http for address in addresses)
+            raise ConfigError(f"ca_file is of use for https:// and wss:// gateways only, but the gateway is {given}")
 
     @property
     def gateway_api_key(self) -> str | None:
         return next(iter(self.gateway_api_keys), None)
 
     @property
-    def socket_url(self) -> str:
-        """The agents' WebSocket of the gateway."""
-        return self._url("wss" if self._secure else "ws", AGENTS_SOCKET)
-
-    @property
-    def http_url(self) -> str:
-        """The gateway's HTTP root, without /v1."""
-        return self._url("https" if self._secure else "http", "")
+    def addresses(self) -> tuple[Address, ...]:
+        """Of the gateways, the preferred one first."""
+        given = (self.gateway,) if isinstance(self.gateway, str) else self.gateway
+        return tuple(map(Address.parse, given))
 
     def tls(self) -> ssl.SSLContext | None:
-        """How to verify a secure gateway; None for a plain one. Raises ConfigError."""
+        """How to verify secure gateways; None where there are none. Raises ConfigError."""
         if not self._secure:
             return None
         try:
@@ -112,24 +116,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def _secure(self) -> bool:
-        return urlsplit(self.gateway).scheme in ("https", "wss")
-
-    def _url(self, scheme: str, path: str) -> str:
-        parts = urlsplit(self.gateway)
-        root = parts.path.rstrip("/").removesuffix(AGENTS_SOCKET).removesuffix("/v1")
-        return urlunsplit((scheme, parts.netloc, root + path, "", ""))
-
-
-def _check_address(gateway: str) -> None:
-    try:
-        parts = urlsplit(gateway)
-        host, _ = parts.hostname or "", parts.port  # ValueError when it is no port
-        host.encode("idna")  # ValueError when it is no name, as whoever connects would find
-        usable = parts.scheme in ("http", "https", "ws", "wss") and bool(host) and " " not in host
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ConfigError(f"gateway must be an address such as http://127.0.0.1:8100 or wss://host, but is {gateway!r}")
+        return any(address.secure for address in self.addresses)
 
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None) -> AgentConfig:

@@ -6,6 +6,7 @@ the answer, an error event within it, and a refused key is the agent's, not the 
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from typing import Final
@@ -14,12 +15,15 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from pipesd_agent.gateways import Gateways
 from pipesd_agent.link import CONNECT_TIMEOUT_S, untrusted
 from pipesd_agent.streams import MAX_STREAMS
 from pipesd_gateway import sockets
 from pipesd_gateway.exceptions import ApiError, Overloaded, Unauthorized, Unavailable
 from pipesd_gateway.http import error_event
 from pipesd_gateway.protocol import Endpoint
+
+log = logging.getLogger(__name__)
 
 SILENCE_S: Final = 600.0
 """Longest wait for the next bytes of an answer. A whole one comes at once at its end; OpenAI's SDK waits as long. A
@@ -38,8 +42,9 @@ class Answer:
     body: None for a stream of events; else all of it, and the connection is free.
     """
 
-    def __init__(self, forwarder: Forwarder, response: httpx.Response) -> None:
+    def __init__(self, forwarder: Forwarder, url: str, response: httpx.Response) -> None:
         self._forwarder = forwarder
+        self._url = url
         self._response = response
         self.status = response.status_code
         self.headers = {name: value for name in _PASSED_ON if (value := response.headers.get(name)) is not None}
@@ -59,7 +64,7 @@ class Answer:
                     raise Unavailable(f"the gateway's answer is larger than {MAX_ANSWER_BYTES} bytes; ask for less")
                 parts.append(part)
         except httpx.HTTPError as error:
-            raise self._forwarder.failure(error) from error
+            raise self._forwarder.failure(error, self._url) from error
         self.body = b"".join(parts)
 
     async def events(self) -> AsyncIterator[bytes]:
@@ -77,7 +82,7 @@ class Answer:
                 raise Unavailable("the gateway ended its answer too early; try again")
         except httpx.HTTPError as error:
             if not ended:
-                yield error_event(self._forwarder.failure(error))
+                yield error_event(self._forwarder.failure(error, self._url))
         except ApiError as error:
             yield error_event(error)
 
@@ -87,14 +92,13 @@ class Answer:
 
 
 class Forwarder:
-    """Asks the gateway's OpenAI API. A connection serves one request: few are made, and none meets a stale one.
+    """Asks the OpenAI API of the gateway that the link is up to, or of the next one if no answer begins there.
 
-    Args:
-        url: http(s):// of the gateway, without /v1.
+    A connection serves one request: few are made, and none meets a stale one.
     """
 
-    def __init__(self, url: str, api_key: str | None, tls: ssl.SSLContext | None) -> None:
-        self._url = url
+    def __init__(self, gateways: Gateways, api_key: str | None, tls: ssl.SSLContext | None) -> None:
+        self._gateways = gateways
         verify = tls if tls is not None else True
         limits = httpx.Limits(max_connections=MAX_STREAMS, max_keepalive_connections=0)
         noticing = httpx.AsyncHTTPTransport(
@@ -106,15 +110,31 @@ class Forwarder:
             timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S),
             verify=verify,
             limits=limits,
-            transport=None if _by_proxy(url) else noticing,
+            transport=None if any(_by_proxy(each.address.http) for each in gateways.to_ask()) else noticing,
         )
 
     async def ask(self, endpoint: Endpoint, body: bytes, request_id: str) -> Answer:
         """The answer to an OpenAI request, whatever its status. Raises ApiError; cancelling takes the request back."""
+        *first, last = [gateway.address.http for gateway in self._gateways.to_ask()]
+        for url in first:
+            try:
+                answer = await self._ask(url, endpoint, body, request_id)
+            except (Unauthorized, Unavailable) as error:
+                # After ten minutes of silence nobody waits for another ten.
+                if self._client.is_closed or isinstance(error.__cause__, httpx.ReadTimeout):
+                    raise
+                log.warning("request %s goes to another gateway: %s", request_id, error)
+                continue
+            if answer.status != Unavailable.status:
+                return answer
+            await answer.aclose()
+        return await self._ask(last, endpoint, body, request_id)
+
+    async def _ask(self, url: str, endpoint: Endpoint, body: bytes, request_id: str) -> Answer:
         if self._client.is_closed:
-            raise self.failure(httpx.HTTPError("closed"))
+            raise self.failure(httpx.HTTPError("closed"), url)
         headers = {"content-type": "application/json", "x-request-id": request_id}
-        request = self._client.build_request("POST", self._url + _PATHS[endpoint], content=body, headers=headers)
+        request = self._client.build_request("POST", url + _PATHS[endpoint], content=body, headers=headers)
         try:
             response = await self._client.send(request, stream=True)
         except httpx.PoolTimeout as error:
@@ -122,16 +142,16 @@ class Forwarder:
                 f"{MAX_STREAMS} requests that cannot be drafted for are open at this agent, its limit; try again"
             ) from error
         except httpx.HTTPError as error:
-            raise self.failure(error) from error
-        answer = Answer(self, response)
+            raise self.failure(error, url) from error
+        answer = Answer(self, url, response)
         if answer.streams:
             return answer
         try:
             if answer.status == 401:
-                raise Unauthorized(f"the gateway {self._url} refuses this agent's key: set gateway_api_key_file")
+                raise Unauthorized(f"the gateway {url} refuses this agent's key: set gateway_api_key_file")
             if answer.status < 400 and answer.status != 200:
                 raise Unavailable(
-                    f"there is no OpenAI API at {self._url} (it answered {answer.status}): check the setting gateway, "
+                    f"there is no OpenAI API at {url} (it answered {answer.status}): check the setting gateway, "
                     "and any proxy in between"
                 )
             await answer.read()
@@ -139,21 +159,19 @@ class Forwarder:
             await answer.aclose()
         return answer
 
-    def failure(self, error: httpx.HTTPError) -> ApiError:
+    def failure(self, error: httpx.HTTPError, url: str) -> ApiError:
         """What a client is told of it."""
         if self._client.is_closed:
             return Unavailable("the agent is shutting down; try again later")
         if isinstance(error, httpx.ConnectTimeout):
-            return Unavailable(f"the gateway {self._url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
+            return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
         if isinstance(error, httpx.TimeoutException):
-            return Unavailable(f"nothing came from the gateway {self._url} for {SILENCE_S:g} s; try again")
-        if (distrust := untrusted(error, self._url)) is not None:
+            return Unavailable(f"nothing came from the gateway {url} for {SILENCE_S:g} s; try again")
+        if (distrust := untrusted(error, url)) is not None:
             return distrust
         if isinstance(error, httpx.ConnectError):
-            return Unavailable(f"cannot reach the gateway {self._url}: {error}")
-        return Unavailable(
-            f"the connection to the gateway {self._url} was lost: {error or type(error).__name__}; try again"
-        )
+            return Unavailable(f"cannot reach the gateway {url}: {error}")
+        return Unavailable(f"the connection to the gateway {url} was lost: {error or type(error).__name__}; try again")
 
     async def aclose(self) -> None:
         """Ends every answer with an error. Harmless when repeated."""

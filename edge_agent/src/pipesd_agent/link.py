@@ -1,7 +1,9 @@
 """The link: one WebSocket to a gateway, kept up, carrying the sessions of all clients.
 
-`Link` connects, reconnects with backoff and knows why there is no connection; `Connection` is one WebSocket's life. The
-sessions (`streams`) outlive it: they are resumed on the next one, unless the two ends do not understand each other.
+`Link` connects, reconnects with backoff, to the next gateway of the list where one fails, and knows why there is no
+connection; `Connection` is one WebSocket's life. The sessions (`streams`) outlive it: they are resumed on the next one,
+unless the two ends do not understand each other. From a gateway that is about to end they go to another one as soon as
+that has been connected to, but for those that only the first one can finish.
 """
 
 from __future__ import annotations
@@ -12,42 +14,53 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
+from pipesd_agent.circuit import BACKOFF_FIRST_S
 from pipesd_agent.drafting.worker import DraftWorker
+from pipesd_agent.gateways import Gateway, Gateways
 from pipesd_agent.stream import RequestStream
 from pipesd_agent.streams import LinkSettings, Streams
 from pipesd_gateway.exceptions import ApiError, ProtocolError, Unauthorized, Unavailable
 from pipesd_gateway.protocol import (
     MAX_FRAME_BYTES,
     SUBPROTOCOL,
+    Close,
+    Draining,
     EdgeMessage,
     Endpoint,
+    Failed,
+    Open,
     Rejected,
+    Resume,
     decode_gateway,
     encode,
 )
 
 log = logging.getLogger(__name__)
 
-PING_INTERVAL_S: Final = 2.5
+T = TypeVar("T")
+
+PING_INTERVAL_S: Final = 6.0
 PING_TIMEOUT_S: Final = 6.0
-"""Together the longest that a dead link goes unnoticed: 8.5 s, long enough for a busy machine to answer."""
+"""Together the longest that a dead link goes unnoticed: twice the interval. A busy machine needs the timeout."""
 CONNECT_TIMEOUT_S: Final = 5.0
-BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MOST_S: Final = 10.0
 BACKOFF_WAITED_FOR_S: Final = 2.0
 """The most while clients wait for the link to come back."""
-STABLE_S: Final = 5.0
-"""A connection that lasted less does not make the next attempt come sooner."""
+DRAINS_FOR_S: Final = 5.0
+"""So long a gateway that refuses new requests is taken for one that drains, if it has not said how long."""
 CLOSE_LEAVING: Final = 1001
 """Tells the gateway that nothing of this connection will be resumed."""
+CLOSE_RESTARTING: Final = 1012
+"""From a gateway: it ends, and may come back."""
 CLOSE_RESUMING: Final = 4000
 """Tells it that the sessions will be, on another connection."""
 SOCKET_BUFFER_BYTES: Final = 4096
@@ -65,54 +78,105 @@ class NotUnderstood(Unavailable):
 
 
 class Connection:
-    """One WebSocket: pulls messages out of the sessions as fast as the socket takes them, and no faster."""
+    """One WebSocket: pulls messages out of the sessions as fast as the socket takes them, and no faster.
 
-    def __init__(self, websocket: ClientConnection, streams: Streams) -> None:
+    Args:
+        others: there are other gateways: what this one does not begin, or does not go on with, waits for them.
+
+    Attributes:
+        draining: the gateway is about to end; its result: in how many seconds.
+        over: the connection has ended; its result: why.
+    """
+
+    def __init__(self, websocket: ClientConnection, streams: Streams, *, others: bool) -> None:
         self._websocket = websocket
         self._streams = streams
+        loop = asyncio.get_running_loop()
+        self.draining: asyncio.Future[float] = loop.create_future()
+        self.over: asyncio.Future[ApiError] = loop.create_future()
+        self.others = others
+        self._left = False
+        self._told: set[int] = set()
+        self._farewells: deque[Close] = deque()
 
-    async def run(self) -> ApiError:
-        """Carry the sessions until the connection ends; returns why it did. Raises nothing but CancelledError."""
+    async def run(self) -> None:
+        """Carry the sessions until the connection ends, or has been left and what it kept is done; then hang up."""
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
         self._streams.back()
+        code = CLOSE_LEAVING
+        why: ApiError = Unavailable("the link was closed; try again")
         try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                reader.cancel()
+                writer.cancel()
+                results = await asyncio.gather(reader, writer, return_exceptions=True)
+            why = _why_lost(results)
+            if self._left:
+                self._streams.join(self, why)
+            elif isinstance(why, NotUnderstood):
+                self._streams.lost(why, for_good=True)
+            else:
+                self._streams.lost(why)
+                code = CLOSE_RESUMING
         finally:
-            reader.cancel()
-            writer.cancel()
-            results = await asyncio.gather(reader, writer, return_exceptions=True)
-        why = _why_lost(results)
-        if isinstance(why, NotUnderstood):
-            self._streams.over(why)
-        else:
-            self._streams.lost(why)
-        return why
+            self.over.set_result(why)
+            await _hang_up(self._websocket, code)
+
+    def leave(self) -> None:
+        """Another connection takes over: keep the sessions that only this gateway can finish, close the others."""
+        moved = self._streams.move(self)
+        self._left = True
+        self._farewells.extend(Close(channel) for channel in moved & self._told)
 
     async def _read(self) -> None:
         async for frame in self._websocket:
             message = decode_gateway(frame if isinstance(frame, bytes) else frame.encode())
             if isinstance(message, Rejected):
                 raise ProtocolError(message.message)
+            if isinstance(message, Draining):
+                self._drains(message.deadline_s)
+                continue
             stream = self._streams.get(message.channel)
-            if stream is None:
+            if stream is None or stream.kept_by is not (self if self._left else None):
+                if self._left:
+                    continue
                 raise ProtocolError(f"{type(message).__name__} for channel {message.channel}, which is not open")
+            if isinstance(message, Failed) and message.code == Unavailable.code and self.others:
+                self._drains(DRAINS_FOR_S)
+                if stream.session.movable:
+                    stream.postponed(message)
+                    self._streams.sweep()
+                    continue
             stream.receive(message)
             if stream.session.ended:
                 self._streams.sweep()
 
+    def _drains(self, seconds: float) -> None:
+        if not self.draining.done():
+            self.draining.set_result(seconds)
+
     async def _write(self) -> None:
-        while True:
-            await self._streams.sendable.wait()
-            self._streams.sendable.clear()
-            while await self._write_round():
-                pass
+        while self._needed:
+            if not await self._write_round():
+                await self._streams.sendable.wait()
+                self._streams.sendable.clear()
+
+    @property
+    def _needed(self) -> bool:
+        return not self._left or bool(self._streams.carried(self))
 
     async def _write_round(self) -> bool:
         """One message of each session that has one, in turn, so that none starves the others."""
         wrote = False
-        for stream in self._streams.all():
+        while self._farewells:
+            await self._send(self._farewells.popleft())
+        for stream in self._streams.carried(self if self._left else None):
             if (message := stream.session.next_message(time.monotonic())) is not None:
+                if isinstance(message, Open | Resume):
+                    self._told.add(message.channel)
                 stream.sent(message, await self._send(message))
                 wrote = True
         if wrote:
@@ -141,6 +205,8 @@ def _why_lost(results: Sequence[BaseException | None]) -> ApiError:
         match result:
             case ProtocolError():
                 why = NotUnderstood(f"the gateway and this agent do not understand each other: {result}")
+            case ConnectionClosed(rcvd=rcvd) if rcvd is not None and rcvd.code == CLOSE_RESTARTING:
+                why = Unavailable("the gateway is shutting down; try again")
             case ConnectionClosed() | TimeoutError():
                 log.info("the link ended: %s", result)
             case Exception():
@@ -155,26 +221,35 @@ async def _fragments(frame: bytes, patience: asyncio.Timeout) -> AsyncIterator[b
 
 
 class Link:
-    """Keeps a `Connection` up. `run` is its one task; whoever starts it cancels it."""
+    """Keeps a `Connection` up, to the first gateway of the list that takes it. `run` is its one task; whoever starts it
+    cancels it."""
 
-    def __init__(self, settings: LinkSettings, worker: DraftWorker | None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        gateways: Gateways,
+        settings: LinkSettings,
+        worker: DraftWorker | None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.gateways = gateways
         self._settings = settings
         self._streams = Streams(settings, worker)
         self._tls = tls
         self._connection: Connection | None = None
+        self._running: set[asyncio.Task[Any]] = set()
+        """The link's connection, those that have been left, and the search for the next one."""
         self._settled = asyncio.Event()
-        """Set while it is known whether there is a connection: it is up, or the last attempt failed."""
+        """Set while it is known whether there is a connection: it is up, or nothing can be tried now."""
         self._wanted = asyncio.Event()
-        self._why: ApiError = Unavailable("not connected to the gateway yet; try again")
 
     @property
     def connected(self) -> bool:
-        return self._connection is not None
+        return self._connection is not None and not self._connection.over.done()
 
     @property
     def state(self) -> str:
         """For `/health`: "connected", or why not."""
-        return "connected" if self.connected else str(self._why)
+        return "connected" if self.connected else str(self.gateways.why)
 
     @property
     def requests(self) -> int:
@@ -184,17 +259,18 @@ class Link:
     async def request(
         self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool = True
     ) -> RequestStream:
-        """Open a session, connecting first where that is needed. Raises ApiError within `CONNECT_TIMEOUT_S`."""
-        if self._connection is None:
+        """Open a session, connecting first where that is needed. Raises ApiError, within `CONNECT_TIMEOUT_S` for each
+        gateway."""
+        if not self.connected:
             self._settled.clear()
             self._wanted.set()
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S + 1):
+                async with asyncio.timeout(CONNECT_TIMEOUT_S * len(self.gateways) + 1):
                     await self._settled.wait()
             except TimeoutError:
-                raise Unavailable(f"the gateway {self._settings.url} does not answer; try again") from None
-        if self._connection is None:
-            raise self._why
+                raise Unavailable(f"the gateway {self.gateways} does not answer; try again") from None
+        if not self.connected:
+            raise self.gateways.why
         return self._streams.request(endpoint, body, request_id, collaborative=collaborative)
 
     async def run(self) -> None:
@@ -202,39 +278,138 @@ class Link:
         try:
             await self._keep_up()
         finally:
+            self._connection = None
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
             self._streams.over(Unavailable("the agent is shutting down; try again later"))
 
     async def _keep_up(self) -> None:
-        delay = BACKOFF_FIRST_S
         while True:
-            self._wanted.clear()
-            began = time.monotonic()
+            served = await self._round()
+            if not served or not self._wanted.is_set():
+                self._settled.set()
+            # The agents of a gateway that went down do not all come back, or go to the next one, at once.
+            pause = max(self.gateways.due_in(time.monotonic()), random.uniform(0.0, BACKOFF_FIRST_S) if served else 0.0)
             try:
-                connected = await self._connect_once()
-            except Exception as error:
-                # A bug, or a setting that nobody thought of. Requests are told; without this task they would only wait.
-                log.exception("the attempt to connect failed")
-                self._why = Unavailable(f"cannot connect to the gateway: {error!r}; see the agent's log")
-                connected = False
-            if connected and time.monotonic() - began > STABLE_S:
-                delay = BACKOFF_FIRST_S
-            self._settled.set()
-            try:
-                # Full jitter: the agents of a gateway that went down do not come back all at once.
-                async with asyncio.timeout(random.uniform(0.0, delay)):
+                async with asyncio.timeout(pause):
                     await self._wanted.wait()
             except TimeoutError:
-                delay = min(BACKOFF_WAITED_FOR_S if len(self._streams) else BACKOFF_MOST_S, delay * 2)
+                pass
 
-    async def _connect_once(self) -> bool:
-        """Connect and serve until the connection ends. False: there was none."""
-        key = self._settings.api_key
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async def _round(self) -> bool:
+        """Try the gateways in turn, all of them if a client waits; True: one took us, and was served to its end."""
+        waited_for = self._wanted.is_set()
+        self._wanted.clear()
+        for gateway in self.gateways.order(time.monotonic()):
+            if gateway.circuit.wait(time.monotonic()) and not (waited_for or self._wanted.is_set()):
+                break
+            if (websocket := await self._dial(gateway)) is not None:
+                await self._serve(gateway, websocket)
+                return True
+        return False
+
+    async def _serve(self, gateway: Gateway, websocket: ClientConnection) -> None:
+        """Serve until the connection ends, and those that take its place because a gateway is about to end."""
+        while True:
+            connection = self._begin(gateway, websocket)
+            succession = self._keep(self._successor(gateway, connection))
+            found: object = None
+            try:
+                await asyncio.wait((connection.over, succession), return_when=asyncio.FIRST_COMPLETED)
+                succession.cancel()
+                (found,) = await asyncio.gather(succession, return_exceptions=True)
+            finally:
+                succession.cancel()
+                if found is None and succession.done() and not succession.cancelled() and not succession.exception():
+                    self._keep(_hang_up(succession.result()[1], CLOSE_LEAVING))
+            if isinstance(found, Exception):
+                raise found
+            if connection.over.done():
+                self._ended(gateway, connection.over.result())
+            else:
+                connection.leave()
+                gateway.circuit.left(time.monotonic())
+            if not isinstance(found, tuple):
+                return
+            gateway, websocket = found
+
+    async def _successor(self, gateway: Gateway, connection: Connection) -> tuple[Gateway, ClientConnection]:
+        """A connection to another gateway, once this one is about to end."""
+        gateway.drains(time.monotonic(), await asyncio.shield(connection.draining))
+        log.info("the gateway %s is about to end", gateway.address.http)
+        patient = False
+        while True:
+            for other in self.gateways.order(time.monotonic()):
+                now = time.monotonic()
+                if other is gateway or other.draining(now) or (patient and other.circuit.wait(now)):
+                    continue
+                if (websocket := await self._dial(other)) is not None:
+                    return other, websocket
+            patient = True
+            connection.others = False
+            self._streams.refuse()
+            await asyncio.sleep(BACKOFF_FIRST_S)
+
+    def _begin(self, gateway: Gateway, websocket: ClientConnection) -> Connection:
+        connection = self._connection = Connection(websocket, self._streams, others=len(self.gateways) > 1)
+        self._keep(connection.run())
+        gateway.circuit.connected(time.monotonic())
+        gateway.drains(time.monotonic(), 0.0)
+        self.gateways.serves(gateway)
+        self._settled.set()
+        log.info("connected to %s", gateway.address.socket)
+        return connection
+
+    def _ended(self, gateway: Gateway, why: ApiError) -> None:
+        self._connection = None
+        self.gateways.serves(None)
+        gateway.why = why
+        log.warning("%s", why)
+        if isinstance(why, NotUnderstood):
+            gateway.circuit.failed(time.monotonic(), self._longest_wait)
+        else:
+            gateway.circuit.ended(time.monotonic(), self._longest_wait)
+
+    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the link failed", exc_info=error)
+
+    @property
+    def _longest_wait(self) -> float:
+        return BACKOFF_WAITED_FOR_S if len(self._streams) else BACKOFF_MOST_S
+
+    async def _dial(self, gateway: Gateway) -> ClientConnection | None:
+        """A connection to this gateway; None: there is none, and it is noted why."""
+        gateway.circuit.begin(time.monotonic())
+        try:
+            return await self._connect(gateway)
+        except ApiError as error:
+            if str(error) != str(gateway.why):
+                log.warning("%s", error)
+            gateway.why = error
+        except Exception as error:
+            # A bug, or a setting that nobody thought of. Requests are told; without this task they would only wait.
+            log.exception("the attempt to connect failed")
+            gateway.why = Unavailable(f"cannot connect to the gateway: {error!r}; see the agent's log")
+        gateway.circuit.failed(time.monotonic(), self._longest_wait)
+        return None
+
+    async def _connect(self, gateway: Gateway) -> ClientConnection:
+        """Raises ApiError."""
+        key, url = self._settings.api_key, gateway.address.socket
         try:
             websocket = await connect(
-                self._settings.url,
+                url,
                 subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
-                additional_headers=headers,
+                additional_headers={"Authorization": f"Bearer {key}"} if key else {},
                 compression=None,
                 open_timeout=CONNECT_TIMEOUT_S,
                 ping_interval=PING_INTERVAL_S,
@@ -242,29 +417,15 @@ class Link:
                 close_timeout=CLOSE_TIMEOUT_S,
                 max_size=MAX_FRAME_BYTES,
                 write_limit=SOCKET_BUFFER_BYTES,
-                ssl=self._tls,
+                ssl=self._tls if gateway.address.secure else None,
             )
         except (OSError, InvalidHandshake, InvalidURI, ssl.SSLError) as error:
-            self._note(_why_not(error, self._settings.url))
-            return False
-        leaving = True
-        try:
-            if websocket.subprotocol != SUBPROTOCOL:
-                self._note(
-                    Unavailable(f"{self._settings.url} does not speak {SUBPROTOCOL}: is it a PipeSD gateway's address?")
-                )
-                return False
-            self._bound_kernel_buffer(websocket)
-            self._connection = Connection(websocket, self._streams)
-            self._settled.set()
-            log.info("connected to %s", self._settings.url)
-            self._why = await self._connection.run()
-            leaving = isinstance(self._why, NotUnderstood)
-            log.warning("%s", self._why)
-        finally:
-            self._connection = None
-            await _hang_up(websocket, CLOSE_LEAVING if leaving else CLOSE_RESUMING)
-        return True
+            raise _why_not(error, url) from error
+        if websocket.subprotocol != SUBPROTOCOL:
+            await _hang_up(websocket, CLOSE_LEAVING)
+            raise Unavailable(f"{url} does not speak {SUBPROTOCOL}: is it a PipeSD gateway's address?")
+        self._bound_kernel_buffer(websocket)
+        return websocket
 
     def _bound_kernel_buffer(self, websocket: ClientConnection) -> None:
         raw = websocket.transport.get_extra_info("socket")
@@ -273,11 +434,6 @@ class Link:
                 raw.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, SOCKET_BUFFER_BYTES)
             except OSError as error:  # not on this system: the buffer is the kernel's then
                 log.debug("TCP_NOTSENT_LOWAT: %s", error)
-
-    def _note(self, why: ApiError) -> None:
-        if str(why) != str(self._why):
-            log.warning("%s", why)
-        self._why = why
 
 
 async def _hang_up(websocket: ClientConnection, code: int) -> None:

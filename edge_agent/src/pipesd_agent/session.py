@@ -318,6 +318,11 @@ class EdgeSession:
                 self._receive_end()
             case Failed(code=SessionUnknown.code) if self._session is not None and not self._answered:
                 self._move()
+            case Failed(code=Unavailable.code) if (
+                self.opened is not None and self._session is None and not self._answered
+            ):
+                # Asked again, and the gateway is about to end: perhaps the next one goes on.
+                self.postponed(RemoteError(message), now)
             case Failed():
                 self.ended = True
                 self._answer(Fail(RemoteError(message)))
@@ -404,6 +409,38 @@ class EdgeSession:
         self._ack_again = self._acked > 0  # the last one may be lost, and a gateway that has stalled waits for it
         self._close_pending = self._answered
         self._begin_anew()
+
+    @property
+    def movable(self) -> bool:
+        """Can another gateway go on with the answer?"""
+        return self.ended or self._answered or self._session is None or self._shown.plain
+
+    def relocated(self) -> None:
+        """The link was given up for one to another gateway, where nobody knows the session."""
+        if self.ended:
+            return
+        self._suspended_since = None
+        if self._answered:
+            self.ended = True  # the gateway was told so with the goodbye
+        elif self._session is None:
+            self._open_pending = True
+        else:
+            self._move()
+
+    def postponed(self, error: ApiError, now: float) -> None:
+        """The gateway does not open the request, or not go on with it, since it ends: the next link's will be asked.
+
+        error: what the client gets if there is none within the grace time."""
+        if self._answered:
+            self.ended = True
+        elif not self.ended:
+            self._suspended_since = now
+            self._suspended_by = error
+
+    def refused(self) -> None:
+        """No gateway opens the request that was `postponed`."""
+        if self._suspended_since is not None and self.opened is None:
+            self.link_lost(self._suspended_by)
 
     def link_lost(self, error: ApiError) -> None:
         """The link is gone for good, and with it the session."""

@@ -27,12 +27,12 @@ class Shown:
         self.finished = False
         self.usage = False
         self._text: list[str] = []
-        self._plain = True
+        self.plain = True
 
     @property
     def text(self) -> str:
         """All of it. Raises CannotSplice where there was more than text."""
-        if not self._plain:
+        if not self.plain:
             raise CannotSplice("the answer has more in it than text")
         return "".join(self._text)
 
@@ -48,7 +48,7 @@ class Shown:
         self.finished = self.finished or choice.get("finish_reason") is not None
         text = _text(choice)
         if text is None:
-            self._plain = False
+            self.plain = False
         elif text:
             self._text.append(text)
 

@@ -19,6 +19,7 @@ from pipesd_agent.session import (
     Deliver,
     EdgeSession,
     Fail,
+    RemoteError,
     StartDrafting,
     StopDrafting,
     usage_payload,
@@ -71,6 +72,8 @@ class RequestStream:
         self.session = session
         self.upload = Upload()
         self.started = time.monotonic()
+        self.kept_by: object | None = None
+        """The connection that it stays on while the link goes to another gateway; None: it goes with the link."""
         self._worker = worker
         self._lane: DraftLane | None = None
         self._changed = changed
@@ -152,6 +155,21 @@ class RequestStream:
     def resumed(self) -> None:
         """It is back."""
         self.session.resumed()
+        self._act()
+
+    def relocated(self) -> None:
+        """The link has been given up for one to another gateway."""
+        self.session.relocated()
+        self._act()
+
+    def postponed(self, failed: Failed) -> None:
+        """The gateway ends: another one will be asked."""
+        self.session.postponed(RemoteError(failed), time.monotonic())
+        self._act()
+
+    def refused(self) -> None:
+        """There is no other one."""
+        self.session.refused()
         self._act()
 
     def link_lost(self, error: ApiError) -> None:

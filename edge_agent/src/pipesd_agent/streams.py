@@ -25,9 +25,8 @@ MAX_STREAMS: Final = 64
 
 
 class LinkSettings(Struct, frozen=True):
-    """Where the gateway is and how sessions behave. url: ws:// or wss:// of the gateway's agents' socket."""
+    """The key for the gateways, and how sessions behave."""
 
-    url: str
     api_key: str | None
     trigger: TriggerSettings
     batcher: str
@@ -56,6 +55,10 @@ class Streams:
     def all(self) -> list[RequestStream]:
         return list(self._streams.values())
 
+    def carried(self, by: object | None) -> list[RequestStream]:
+        """Those that a connection which is being left has kept; None: those that go with the link."""
+        return [stream for stream in self._streams.values() if stream.kept_by is by]
+
     def get(self, channel: int) -> RequestStream | None:
         return self._streams.get(channel)
 
@@ -80,21 +83,53 @@ class Streams:
         self.changed()
         return self._streams[channel]
 
-    def lost(self, error: ApiError) -> None:
-        """There is no link. error: what clients are told if none comes back in time, and new ones now."""
+    def lost(self, error: ApiError, *, for_good: bool = False) -> None:
+        """There is no link. error: what clients are told if none comes back in time (for_good: at once), and new ones
+        now."""
         self._lost = error
-        self._each(lambda stream: stream.suspended(error))
+        self._each(lambda s: s.link_lost(error) if for_good else s.suspended(error), self.carried(None))
 
     def back(self) -> None:
         """There is a link again."""
         self._lost = None
-        self._each(lambda stream: stream.resumed())
+        self._each(lambda stream: stream.resumed(), self.carried(None))
         self.changed()
+
+    def move(self, before: object) -> set[int]:
+        """The link is up to another gateway; what that cannot go on with stays on the connection `before`.
+
+        Returns the channels of the others.
+        """
+        moved = set()
+        for stream in self.carried(None):
+            if stream.session.movable:
+                moved.add(stream.session.channel)
+                stream.relocated()
+            else:
+                stream.kept_by = before
+        self.sweep()
+        self.changed()
+        return moved
+
+    def join(self, before: object, error: ApiError) -> None:
+        """The connection `before` is gone too: what it had kept goes with the link, if there is one."""
+        kept = self.carried(before)
+        for stream in kept:
+            stream.kept_by = None
+            stream.suspended(error)
+            if self._lost is None:
+                stream.resumed()
+        self.sweep()
+        self.changed()
+
+    def refuse(self) -> None:
+        """No other gateway takes what this one has refused to begin."""
+        self._each(lambda stream: stream.refused(), self.carried(None))
 
     def over(self, error: ApiError) -> None:
         """There will be no link."""
         self._lost = error
-        self._each(lambda stream: stream.link_lost(error))
+        self._each(lambda stream: stream.link_lost(error), self.all())
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -123,10 +158,10 @@ class Streams:
 
     def _tick(self) -> None:
         self._timer = None
-        self._each(lambda stream: stream.tick(time.monotonic()))
+        self._each(lambda stream: stream.tick(time.monotonic()), self.all())
         self.rearm()
 
-    def _each(self, do: Callable[[RequestStream], None]) -> None:
-        for stream in self.all():
+    def _each(self, do: Callable[[RequestStream], None], streams: list[RequestStream]) -> None:
+        for stream in streams:
             do(stream)
         self.sweep()

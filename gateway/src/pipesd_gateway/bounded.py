@@ -17,12 +17,12 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame
 
 from pipesd_gateway.exceptions import ApiError, InvalidRequest, Unavailable
 from pipesd_gateway.http import BODY_TIMEOUT_S, HANG_UP, SEND_TIMEOUT_S, json_response
+from pipesd_gateway.keepalive import KeptAlive
 
 MAX_CONNECTIONS: Final = 512
 """At a time, WebSockets included; what is asked on more gets a 503. Below the usual limit of 1024 open files."""
@@ -176,7 +176,7 @@ class BoundedHttp(H11Protocol):
         return self.transport.is_closing() or self.cycle is None or self.cycle.response_complete
 
 
-class BoundedWebSocket(WebSocketsSansIOProtocol):
+class BoundedWebSocket(KeptAlive):
     """One agent's WebSocket. Messages in it are bounded by `Config.ws_max_size`, unread ones to one."""
 
     def handle_cont(self, event: Frame) -> None:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starlette.requests import HTTPConnection
-
 from pipesd_gateway import ws
 from pipesd_gateway.config import PROGRAM, GatewayConfig, load
 from pipesd_gateway.exceptions import ConfigError
@@ -91,20 +89,15 @@ async def _serve(config: GatewayConfig) -> None:
     try:
         keys = Keys(config.api_keys, config.api_key_file)
         quota = Quota(config.max_sessions_per_key)
-        life = Life(lambda: quota.taken)
+        life = Life()
 
         def held() -> dict[str, int]:
             counts = {"sessions": quota.taken, "resumable": len(registry), "requests": life.requests}
             return counts | engine.load | {"tasks": len(asyncio.all_tasks())}
 
         app = create_app(engine, keys=keys, life=life, cors_origins=config.cors_origin, load=held)
-
-        def admit(connection: HTTPConnection) -> str | None:
-            life.admit()
-            return keys.authorize(connection)
-
         limits = SessionLimits(park_timeout_s=config.park_timeout, grace_s=config.grace)
-        registry = ws.attach(app, engine, limits, admit, quota)
+        registry = ws.attach(app, engine, limits, keys.authorize, quota, life)
         if not keys.required and config.host not in LOOPBACK:
             logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
         server = Server(

@@ -6,6 +6,7 @@ session, only an unattributable one ends the connection) and leaves sockets, eng
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator
 
@@ -27,6 +28,7 @@ from pipesd_gateway.protocol import (
     Ack,
     Close,
     Draft,
+    Draining,
     End,
     GatewayMessage,
     Open,
@@ -192,6 +194,10 @@ class GatewayConnection:
             session.tick(now)
             if session.gone:
                 self._forget_ended(channel)
+
+    def drain(self, deadline_s: float) -> None:
+        """The gateway ends when nothing runs any more, or after so many seconds."""
+        self._outputs.append(Draining(math.ceil(max(0.0, deadline_s))))
 
     def disconnected(self, now: float, *, for_good: bool = False) -> None:
         """The WebSocket is gone. What waits for the engine is cancelled; what runs can be resumed on another one for

@@ -208,8 +208,15 @@ class Rejected(Struct, frozen=True, array_like=True, tag=38):
     message: str
 
 
+class Draining(Struct, frozen=True, array_like=True, tag=39):
+    """Of the connection: the gateway is about to end. Nothing new is opened; what runs goes on until its end, or until
+    the connection is closed (1012) after `deadline_s` seconds at the latest."""
+
+    deadline_s: Count
+
+
 EdgeMessage = Open | Draft | Run | Ack | Close | Resume
-GatewayMessage = Opened | Verdict | Event | End | Failed | Desync | Rejected
+GatewayMessage = Opened | Verdict | Event | End | Failed | Desync | Rejected | Draining
 
 _encoder = msgspec.msgpack.Encoder()
 _edge_decoder: Decoder[EdgeMessage] = Decoder(EdgeMessage)

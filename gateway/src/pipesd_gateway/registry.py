@@ -55,6 +55,10 @@ class Registry:
         place = self._places.get(session_id)
         return place if place is not None and hmac.compare_digest(place.owner, owner) else None
 
+    def has(self, owner: bytes) -> bool:
+        """Is there a session of this owner?"""
+        return any(hmac.compare_digest(place.owner, owner) for place in self._places.values())
+
     def drop(self, session: GatewaySession) -> None:
         """The session cannot be resumed any more. Harmless when repeated."""
         self._places.pop(session.session_id, None)

@@ -19,6 +19,7 @@ from typing import Any, Final
 import uvicorn
 
 from pipesd_gateway.exceptions import ConfigError, PipeSDError
+from pipesd_gateway.keepalive import PING_INTERVAL_S, PING_TIMEOUT_S
 from pipesd_gateway.life import Life
 from pipesd_gateway.logs import LogFormat, library_level, set_up
 from pipesd_gateway.protocol import MAX_FRAME_BYTES
@@ -28,8 +29,6 @@ log = logging.getLogger(__name__)
 
 GRACE_S: Final = 5
 """At shutdown: longest wait for connections to end, after all their requests were told so."""
-WS_PING_S: Final = 5.0
-"""A dead link is noticed within twice this."""
 
 
 class CannotServe(PipeSDError):
@@ -76,7 +75,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn with our settings, and an orderly end: first the drain, then `on_stop`, then connections are cut.
+    """uvicorn with our settings, and an orderly end: first the drain, then agents are let go of (they may find
+    us again, or another gateway), then `on_stop`, then connections are cut.
 
     Args:
         on_stop: tells every request that still runs.
@@ -108,8 +108,8 @@ class Server(uvicorn.Server):
                 ws=BoundedWebSocket,
                 ws_per_message_deflate=False,
                 ws_max_size=MAX_FRAME_BYTES,
-                ws_ping_interval=WS_PING_S,
-                ws_ping_timeout=WS_PING_S,
+                ws_ping_interval=PING_INTERVAL_S,
+                ws_ping_timeout=PING_TIMEOUT_S,
                 timeout_graceful_shutdown=GRACE_S,
                 server_header=False,
             )
@@ -151,9 +151,11 @@ class Server(uvicorn.Server):
             if self._drain_until is None:
                 self._drain_until = time.monotonic() + self._drain_timeout_s
                 log.info("SIGTERM: nothing new is begun; what runs has %g s", self._drain_timeout_s)
+                self._life.drain(self._drain_timeout_s)
             self.should_exit = self.should_exit or self._life.idle or time.monotonic() >= self._drain_until
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._life.aclose()
         await self._on_stop()
         await super().shutdown(sockets)

@@ -310,6 +310,11 @@ class GatewaySession:
             if not self._limits.grace_s:
                 self.abandoned()
 
+    @property
+    def detached_since(self) -> float | None:
+        """When its link was lost; None: it has one."""
+        return self._detached_since
+
     def can_resume(self, seq: int) -> bool:
         """Is everything after `seq` still here?"""
         return not self.gone and self._acked <= seq <= self._seq

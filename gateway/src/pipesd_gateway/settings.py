@@ -11,7 +11,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_origin
+from typing import Any, Final, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
@@ -128,7 +128,8 @@ def _of_environment(settings: Mapping[str, Any], program: Program, environ: Mapp
     values = {}
     for name in known.keys() & environ.keys():
         setting, text = known[name], environ[name]
-        listed = get_origin(settings[setting]) is tuple
+        kinds = (settings[setting], *get_args(settings[setting]))
+        listed = any(get_origin(kind) is tuple for kind in kinds)
         try:
             values[setting] = msgspec.convert(
                 text.replace(",", " ").split() if listed else text, settings[setting], strict=False, dec_hook=_path

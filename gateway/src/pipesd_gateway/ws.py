@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,11 +26,12 @@ from pipesd_gateway.connection import (
 )
 from pipesd_gateway.engine import Broken, Engine, EngineOutput, Finished, Generation, Opening, Payload, StepDone
 from pipesd_gateway.exceptions import ApiError, ContextLengthExceeded, EngineFailed, InvalidRequest
+from pipesd_gateway.life import Life
 from pipesd_gateway.logs import request_id, session_name
 from pipesd_gateway.protocol import MAX_FRAME_BYTES, MAX_UNACKED, SUBPROTOCOL, Open, Rejected, encode
 from pipesd_gateway.quota import Quota, Share
 from pipesd_gateway.registry import Registry
-from pipesd_gateway.session import MAX_AHEAD, SessionLimits
+from pipesd_gateway.session import MAX_AHEAD, GatewaySession, SessionLimits
 
 log = logging.getLogger(__name__)
 
@@ -44,36 +46,109 @@ _ID_BYTES: Final = 5
 CLOSE_PROTOCOL_ERROR: Final = 1002
 CLOSE_TOO_SLOW: Final = 1008
 CLOSE_INTERNAL_ERROR: Final = 1011
+CLOSE_RESTARTING: Final = 1012
+"""The server ends: the agent may find it again, or another one."""
 CLOSE_SUPERSEDED: Final = 4001
 """The agent has resumed its sessions on a newer connection."""
 GOODBYES: Final = (1000, 1001)
 """Close codes of an agent that has ended on purpose: it will resume nothing."""
 FAREWELL_S: Final = 5.0
 """After a hang-up: time for the agent to take what is left for it."""
+RESTART_S: Final = 2.0
+"""The same when the server ends."""
+RETURN_S: Final = 15.0
+"""So long a drain waits for a session whose link is lost: the agent notices within 12 s."""
 
 Authorize = Callable[[WebSocket], str | None]
 """The API key that a connection came with, None where the server has no keys. Raises `Unauthorized`."""
 
 
-def attach(app: FastAPI, engine: Engine, limits: SessionLimits, authorize: Authorize, quota: Quota) -> Registry:
-    """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application. Returns the sessions that it will have."""
-    registry = Registry()
-    hosted: dict[bytes, Hosted] = {}
+def attach(
+    app: FastAPI,
+    engine: Engine,
+    limits: SessionLimits,
+    authorize: Authorize,
+    quota: Quota,
+    life: Life | None = None,
+) -> Registry:
+    """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application. `life` says when it ends.
+
+    Returns the sessions that it will have.
+    """
+    agents = Agents(engine, limits, authorize, quota, life or Life())
 
     @app.websocket("/v1/pipesd/ws")
-    async def agents(websocket: WebSocket) -> None:
+    async def connected(websocket: WebSocket) -> None:
+        await agents.serve(websocket)
+
+    return agents.registry
+
+
+class Agents:
+    """All agents of a server. The `Host` of its `Life`."""
+
+    def __init__(self, engine: Engine, limits: SessionLimits, authorize: Authorize, quota: Quota, life: Life) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._authorize = authorize
+        self._quota = quota
+        self._life = life
+        self.registry = Registry()
+        self._hosted: dict[bytes, Hosted] = {}
+        self._sockets: dict[AgentSocket, asyncio.Task[None]] = {}
+        self._drain_began = math.inf
+        self._drain_until = math.inf
+        life.host = self
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """One agent, from its handshake to its end."""
         with ExitStack() as stack:
             try:
-                share = quota.share(authorize(websocket))
+                share = self._quota.share(self._authorize(websocket))
                 _check_subprotocol(websocket)
+                if not (self._life.draining and self.registry.has(share.owner)):  # it may want to resume
+                    self._life.admit()
                 stack.enter_context(share.connection())
             except ApiError as error:
                 await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
                 return
             await websocket.accept(subprotocol=SUBPROTOCOL)
-            await AgentSocket(websocket, engine, limits, share, authorize, registry, hosted).serve()
+            socket = AgentSocket(websocket, self._engine, self._limits, share, self._admit, self.registry, self._hosted)
+            task = asyncio.current_task()
+            assert task is not None
+            self._sockets[socket] = task
+            try:
+                if math.isfinite(self._drain_until):
+                    socket.drain(self._drain_until - time.monotonic())
+                await socket.serve()
+            finally:
+                del self._sockets[socket]
 
-    return registry
+    def _admit(self, websocket: WebSocket) -> None:
+        """May it open a session? The key may have been removed since the handshake."""
+        self._authorize(websocket)
+        self._life.admit()
+
+    def sessions(self) -> int:
+        """See `Host`. Those of agents that are lost, and do not come back, hold nothing up."""
+        since = time.monotonic() - RETURN_S
+        gone = sum(hosted.lost_before(since) for hosted in self._hosted.values()) if since > self._drain_began else 0
+        return self._quota.taken - gone
+
+    def drain(self, deadline_s: float) -> None:
+        """See `Host`."""
+        self._drain_began = time.monotonic()
+        self._drain_until = self._drain_began + deadline_s
+        for socket in self._sockets:
+            socket.drain(deadline_s)
+
+    async def aclose(self) -> None:
+        """See `Host`. What runs is not told that it failed: its agent may have it finished elsewhere."""
+        tasks = list(self._sockets.values())
+        for socket in list(self._sockets):
+            socket.restart()
+        if tasks:
+            await asyncio.wait(tasks, timeout=RESTART_S)
 
 
 def _check_subprotocol(websocket: WebSocket) -> None:
@@ -103,6 +178,11 @@ class Hosted:
         self.session_id = b""
         self.generation: Generation
 
+    def lost_before(self, moment: float) -> bool:
+        """Has its link been lost at that time, and not come back?"""
+        session = self.socket.session(self.channel)
+        return session is not None and session.detached_since is not None and session.detached_since < moment
+
     def deliver(self, output: EngineOutput) -> None:
         """What the engine calls."""
         self.socket.deliver(self.channel, output)
@@ -115,6 +195,7 @@ class AgentSocket:
     is over: a timer, and no task, sees to that.
 
     Args:
+        admit: may a session begin on this socket? Raises ApiError.
         hosted: of all sockets, by session id.
     """
 
@@ -124,13 +205,13 @@ class AgentSocket:
         engine: Engine,
         limits: SessionLimits,
         share: Share,
-        authorize: Authorize,
+        admit: Callable[[WebSocket], None],
         registry: Registry,
         hosted: dict[bytes, Hosted],
     ) -> None:
         self._websocket = websocket
         self._engine = engine
-        self._authorize = authorize
+        self._admit = admit
         self._connection = GatewayConnection(engine.info, limits, share, registry, max_sessions=MAX_SESSIONS)
         self._loop = asyncio.get_running_loop()
         self._all_hosted = hosted
@@ -164,6 +245,21 @@ class AgentSocket:
             for result in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
                     log.error("agent connection failed", exc_info=result)
+
+    def session(self, channel: int) -> GatewaySession | None:
+        """The running session of a channel."""
+        return self._connection.session(channel)
+
+    def drain(self, deadline_s: float) -> None:
+        """Tell the agent that the server is about to end."""
+        self._connection.drain(deadline_s)
+        self._pump()
+
+    def restart(self) -> None:
+        """The server ends: hang up. The sessions are over, and their agent has not been told that they failed."""
+        self._hang_up(CLOSE_RESTARTING)
+        self._connection.disconnected(time.monotonic(), for_good=True)
+        self._pump()
 
     async def _read(self) -> None:
         while self._hangup is None:  # `cancel` alone does not stop a task that finds the next frame waiting each time
@@ -236,8 +332,8 @@ class AgentSocket:
         if self._hangup is None:
             self._hangup = code
             self._outbox_filled.set()
-            assert self._reader is not None
-            self._reader.cancel()
+            if self._reader is not None:
+                self._reader.cancel()
 
     def _rearm(self) -> None:
         due = self._connection.deadline()
@@ -256,7 +352,7 @@ class AgentSocket:
         answer: Generation | ApiError
         hosted = Hosted(self, channel)
         try:
-            self._authorize(self._websocket)  # the key may have been removed since the handshake
+            self._admit(self._websocket)
             answer = await self._engine.open(request.endpoint, request.body, hosted.deliver)
             if (too_long := _too_long(answer.opening)) is not None:
                 answer.abort()

@@ -16,10 +16,12 @@ from pipesd_gateway import verify, ws
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.http import json_response
 from pipesd_gateway.keys import bearer
+from pipesd_gateway.life import Life
 from pipesd_gateway.protocol import SUBPROTOCOL
 from pipesd_gateway.quota import Quota
 from pipesd_gateway.session import SessionLimits
 from pipesd_vllm.compat.core import Core
+from pipesd_vllm.compat.server import keep_alive
 from pipesd_vllm.compat.serving import Serving
 from pipesd_vllm.engine import VllmEngine
 from pipesd_vllm.limits import GRACE, SESSIONS
@@ -36,12 +38,14 @@ class PipesdEndpoint:
     def __init__(self) -> None:
         self._engine = VllmEngine()
         self._quota = Quota(SESSIONS.of(os.environ))
+        self._life = Life()
+        """Ends with vLLM's, and is not told of its drain."""
         self._has_keys = False
 
     def attach_router(self, app: FastAPI) -> None:
         app.router.lifespan_context = self._closing(app.router.lifespan_context)
         limits = SessionLimits(grace_s=GRACE.of(os.environ))
-        ws.attach(app, self._engine, limits, self._key, self._quota)
+        ws.attach(app, self._engine, limits, self._key, self._quota, self._life)
         app.add_api_route("/v1/pipesd/info", self._info, methods=["GET"])
         app.add_api_route("/v1/pipesd/verify", self._verify, methods=["POST"])
 
@@ -56,14 +60,16 @@ class PipesdEndpoint:
         self._engine.start(Serving(engine_client, state), core)
 
     def _closing(self, of_vllm: Lifespan) -> Lifespan:
-        """vLLM's own lifespan, and the end of every session with it."""
+        """vLLM's own lifespan, with our keepalive, and the end of every session with it."""
 
         @asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
+            keep_alive(app.state)
             async with of_vllm(app) as state:
                 try:
                     yield state
                 finally:
+                    await self._life.aclose()
                     await self._engine.aclose()
 
         return lifespan

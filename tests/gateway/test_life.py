@@ -1,0 +1,47 @@
+"""Whether a program takes on work, and has any."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipesd_gateway.life import Draining, Life
+
+
+class Agents:
+    def __init__(self) -> None:
+        self.running = 0
+        self.told: list[float] = []
+        self.closed = 0
+
+    def sessions(self) -> int:
+        return self.running
+
+    def drain(self, deadline_s: float) -> None:
+        self.told.append(deadline_s)
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+async def test_requests_and_sessions_are_work_and_agents_are_told() -> None:
+    life, agents = Life(), Agents()
+    life.drain(1.0)
+    await life.aclose()  # nobody to tell
+    idle = [life.idle]
+    life.host = agents
+    for agents.running, life.requests in ((0, 0), (1, 0), (0, 1), (1, 1), (0, 0)):
+        idle.append(life.idle)
+    assert idle == [True, True, False, False, False, True]
+    life.drain(7.0)
+    assert agents.told == [7.0]
+    await life.aclose()
+    assert agents.closed == 1
+
+
+def test_nothing_new_in_a_drain() -> None:
+    life = Life()
+    life.admit()
+    life.draining = True
+    with pytest.raises(Draining, match="shutting down") as refused:
+        life.admit()
+    assert refused.value.headers() == {"retry-after": "5"}
