@@ -166,7 +166,7 @@ async def test_keys() -> None:
 async def test_a_broken_drafter_is_told_in_health() -> None:
     async with client_of(completes) as (client, agent, _):
         worker = agent.worker = DraftWorker(LookupDrafter(capacity=2, max_context=100))
-        assert (await client.get("/health")).json()["drafter"] == {"capacity": 2, "max_context": 100}
+        assert (await client.get("/health")).json()["drafter"] == {"capacity": 2, "max_context": 100, "free": 2}
         worker.broken = "MemoryError"
         assert (await client.get("/health")).json()["drafter"]["broken"] == "MemoryError"
         await worker.aclose()

@@ -267,8 +267,9 @@ async def test_mode_edge_asks_no_gateway() -> None:
 async def test_an_agent_that_stops_is_no_lost_cloud() -> None:
     maker = Maker()
     link = LinkToStreams()
-    agent = Agent(cast(Link, link), Catalog(gateways("http://h"), None, None), Forwarder(gateways("http://h"), None, None), None,
-                  edge=Edge(maker), fallback="edge")  # fmt: skip
+    there = gateways("http://h")
+    catalog, forwarder = Catalog(there, None, None), Forwarder(there, None, None)
+    agent = Agent(cast(Link, link), catalog, forwarder, None, edge=Edge(maker), fallback="edge")
     await agent.aclose()
     with pytest.raises(Unavailable, match="cannot reach"):
         await agent.answer(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "id", agent.edge_for(None))
