@@ -629,6 +629,25 @@ async def test_what_stays_is_lost_with_the_old_gateway_and_told_so() -> None:
         assert len(second.connections) == 1
 
 
+async def test_gateways_that_end_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one's next instance is there when the second one drains, long before the first one's deadline."""
+    monkeypatch.setattr(link_module, "DRAINS_FOR_S", 0.3)
+
+    async def restarted(gateway: FakeGateway, connection: ServerConnection) -> None:
+        if len(gateway.connections) == 1:
+            await drains(gateway, connection)
+        await answers(gateway, connection)
+
+    async with (
+        fake_gateway(restarted) as first,
+        fake_gateway(drains) as second,
+        running_link(first.url, second.url, grace_s=10) as link,
+    ):
+        assert await payloads(await ask(link)) == [b"{}"]
+        assert len(first.connections) == 2
+        assert len(second.connections) == 1
+
+
 async def test_a_request_that_a_draining_gateway_refuses_goes_to_the_next() -> None:
     async def refuses(gateway: FakeGateway, connection: ServerConnection) -> None:
         message = await gateway.read(connection)

@@ -14,7 +14,7 @@ from websockets.typing import Subprotocol
 from pipesd_gateway.keepalive import PING_INTERVAL_S, PING_TIMEOUT_S
 from pipesd_gateway.protocol import SUBPROTOCOL
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 
 
 async def test_a_frozen_agent_is_let_go_of(server: VllmServer) -> None:

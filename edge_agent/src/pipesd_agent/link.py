@@ -56,7 +56,7 @@ BACKOFF_MOST_S: Final = 10.0
 BACKOFF_WAITED_FOR_S: Final = 2.0
 """The most while clients wait for the link to come back."""
 DRAINS_FOR_S: Final = 5.0
-"""So long a gateway that refuses new requests is taken for one that drains, if it has not said how long."""
+"""So long a gateway that was about to end is not gone back to: by then it refuses us, is gone, or is another one."""
 CLOSE_LEAVING: Final = 1001
 """Tells the gateway that nothing of this connection will be resumed."""
 CLOSE_RESTARTING: Final = 1012
@@ -336,10 +336,11 @@ class Link:
 
     async def _successor(self, gateway: Gateway, connection: Connection) -> tuple[Gateway, ClientConnection]:
         """A connection to another gateway, once this one is about to end."""
-        gateway.drains(time.monotonic(), await asyncio.shield(connection.draining))
-        log.info("the gateway %s is about to end", gateway.address.http)
+        seconds = await asyncio.shield(connection.draining)
+        log.info("the gateway %s is about to end, in %g s at the latest", gateway.address.http, seconds)
         patient = False
         while True:
+            gateway.drains(time.monotonic(), DRAINS_FOR_S)
             for other in self.gateways.order(time.monotonic()):
                 now = time.monotonic()
                 if other is gateway or other.draining(now) or (patient and other.circuit.wait(now)):
