@@ -28,7 +28,9 @@ pytestmark = pytest.mark.e2e
 CI, FULL = 120.0, 900.0
 WARM_UP_S = 30.0
 RSS_KIB = 4 * 1024
-"""Tolerance of the last third's median over the first third's: malloc's and the prefix cache's own growth."""
+"""Tolerance of the last third's median over the first third's. Measured: 0.5 to 1.2 MiB for the gateway and 0.3 to 0.8
+for an agent in 2 minutes, 2.4 and 0.8 in 7: malloc's arenas fill up. 8,500 short sessions cost 0.2 MiB, 14,500 refusals
+0.7, in the end none; 2,500 answers by a schema 2.4 with one arena (MALLOC_ARENA_MAX=1), ever more slowly."""
 DESCRIPTORS = 4
 """The same. Each client has one or none at a time, by chance."""
 REQUEST_S = 60.0

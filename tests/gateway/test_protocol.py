@@ -21,6 +21,7 @@ from pipesd_gateway.protocol import (
     Close,
     Desync,
     Draft,
+    Draining,
     EdgeMessage,
     End,
     Endpoint,
@@ -64,6 +65,7 @@ GATEWAY: list[GatewayMessage] = [
     Failed(0, "overloaded", 429, b"{}", 7),
     Desync(0, 2, 9, "a hole"),
     Rejected("malformed_message", "what to do"),
+    Draining(30),
 ]
 Decode = Callable[[bytes], Any]
 BOTH: list[tuple[Decode, Any]] = [*((decode_edge, m) for m in EDGE), *((decode_gateway, m) for m in GATEWAY)]
@@ -99,6 +101,7 @@ def test_numbers_of_the_messages_are_fixed() -> None:
     assert tags == {
         "Open": 1, "Draft": 2, "Run": 3, "Ack": 4, "Close": 5, "Resume": 6,
         "Opened": 32, "Verdict": 33, "Event": 34, "End": 35, "Failed": 36, "Desync": 37, "Rejected": 38,
+        "Draining": 39,
     }  # fmt: skip
 
 
