@@ -183,3 +183,13 @@ async def test_models_health_and_unknown_routes() -> None:
         assert health == {"status": "ok", "gateway": "connected", "drafter": None, "uptime_s": 0}
         error_of(await client.post("/v1/embeddings", json={}), 404)
         error_of(await client.get("/v1/completions"), 405)
+
+
+@pytest.mark.parametrize(
+    ("body", "match"), [(b'{"stream": 1}', "stream must be true or false"), (b'{"x": NaN}', "not JSON")]
+)
+async def test_what_an_engine_reads_more_leniently_is_a_400(body: bytes, match: str) -> None:
+    async with client_of(completes) as (client, _, link):
+        answer = await client.post("/v1/completions", content=body)
+        assert match in error_of(answer, 400)["message"]
+        assert all(stream.session.ended or stream.session._answered for stream in link.streams)

@@ -528,6 +528,8 @@ def test_a_gateway_that_stays_silent_fails_the_request(opened: bool) -> None:
     assert isinstance(fail.error, Unavailable)
     assert "silent for 30 s" in str(fail.error)
     assert actions[:-1] == ([StopDrafting()] if opened else [])
+    assert bench.tick(0.0) == []
+    assert not bench.session.ended, "the gateway's End has yet to come"
     assert bench.sent() == [Close(3)]
     ended = [bench.session.ended, bench.tick(30.0), bench.session.ended]
     assert ended == [False, [], True], "the channel is the gateway's to give back, but not for ever"

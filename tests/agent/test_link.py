@@ -711,3 +711,25 @@ async def test_a_gateway_that_restarts_is_waited_for() -> None:
     async with fake_gateway(restarts) as gateway, running_link(gateway.url) as link:
         with pytest.raises(Unavailable, match="gateway is shutting down"):
             await payloads(await ask(link))
+
+
+async def test_silence_about_one_request_leaves_the_others_alone() -> None:
+    """A queue, a long prompt: its client is told; the End that its Close is answered with comes for a known channel."""
+
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        for _ in range(2):
+            await gateway.read(connection)
+        await say(connection, opened(1))
+        close = await gateway.read(connection)
+        assert isinstance(close, Close)
+        await say(connection, End(close.channel, 1), *answer(1)[1:])
+        await gateway.read_all(connection)
+
+    async with fake_gateway(script) as gateway, running_link(gateway.url, silence_timeout_s=0.5) as link:
+        silent, other = await ask(link), await ask(link)
+        await other.opened()
+        other.session._last_heard += 60
+        with pytest.raises(Unavailable, match=r"silent for 0\.5 s"):
+            await silent.opened()
+        assert await payloads(other) == [b"{}"]
+        assert len(gateway.connections) == 1

@@ -277,6 +277,7 @@ class EdgeSession:
             return Resume(self.channel, self._session, self._seq)
         if self._close_pending:
             self._close_pending = False
+            self._last_heard = now  # the gateway has as long for its End as for anything else
             return Close(self.channel)
         if self._answered or self._session is None:
             return None
@@ -457,6 +458,7 @@ class EdgeSession:
         elif now >= self._last_heard + self._settings.silence_timeout_s:
             silence = self._settings.silence_timeout_s
             self.ended = self._answered  # a gateway that does not even answer Close
+            self._last_heard = now
             self.fail(Unavailable(f"the gateway has been silent for {silence:g} s; try again"))
         else:
             self._nav_out = None

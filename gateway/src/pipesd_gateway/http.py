@@ -132,8 +132,13 @@ class _Peek(Struct):
 
 
 def wants_stream(body: bytes) -> bool:
-    """Of a body that the engine has accepted."""
-    return bool(msgspec.json.decode(body, type=_Peek).stream)
+    """Of a body that the engine has accepted. Raises InvalidRequest: some engines read more into one than we do."""
+    try:
+        return bool(msgspec.json.decode(body, type=_Peek).stream)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"stream must be true or false: {error}", param="stream") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
 
 
 async def read_body(request: Request) -> bytes:
