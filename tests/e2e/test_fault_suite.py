@@ -92,7 +92,8 @@ def suffer(log_dir: Path, seed: int, kill_cycles: int, link_cycles: int) -> None
     assert set(happened) == set(Kind)
     assert uploads.resumed > 20
     assert uploads.reopened > 5
-    assert story.count(End.RIGHT) > 2 * story.count(End.ERROR) > 0, "mostly errors, or none: this proves little"
+    assert story.count(End.RIGHT) > 2 * story.count(End.ERROR), "mostly errors: this proves little"
+    assert any(judged.end is End.ERROR and judged.request.text for judged in story.judged), "none in mid-answer"
     assert after[0].load["places_free"] == N_SEQ
     assert after[0].load["queued"] == 0
     assert after[1].load["lanes_free"] == after[2].load["lanes_free"] == 8
