@@ -22,7 +22,8 @@ from bench.emulator import Emulator, rate
 from bench.link_model import Step, Way, redrawn
 
 WITHIN = 0.03
-MEASURE_S = 5.0
+MEASURE_S = 30.0
+"""Longest wait for a moment in which the machine is not busy with something else."""
 
 
 class Echo:
