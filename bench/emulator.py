@@ -143,7 +143,7 @@ class _Flow:
             if (left := arrives - loop.time()) > early:
                 await asyncio.sleep(left - early)
             while loop.time() < arrives:
-                time.sleep(0)  # lets other threads run
+                time.sleep(0)  # noqa: ASYNC251  lets other threads run
             await self._flowing.wait()
             if data is None:
                 raise _Reset
