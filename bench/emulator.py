@@ -21,6 +21,7 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
@@ -35,6 +36,8 @@ T = TypeVar("T")
 
 SLACK_S: Final = 0.0002
 """A wait shorter than this is not worth a timer: the departure counts, not the moment of waking up."""
+EARLY_S: Final = 0.0005
+"""Before the arrival of a message the timer ends and a busy wait begins: timers fire late. (Not for whole packets.)"""
 CONNECT_S: Final = 5.0
 COMMAND_S: Final = 10.0
 FIN_S: Final = 2.0
@@ -136,8 +139,11 @@ class _Flow:
             while not self._air:
                 await self._move()
             arrives, data = self._air.popleft()
-            if (left := arrives - loop.time()) > 0:
-                await asyncio.sleep(left)
+            early = EARLY_S if len(data or b"") < PACKET else 0.0
+            if (left := arrives - loop.time()) > early:
+                await asyncio.sleep(left - early)
+            while loop.time() < arrives:
+                time.sleep(0)  # noqa: ASYNC251  lets other threads run
             await self._flowing.wait()
             if data is None:
                 raise _Reset

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     REFUSE = "reset, then refused"
     THROTTLE = "throttled to 1 kbit/s"
     HANG = "hang"
+    GONE = "reset, then refused for longer than the grace time"
     HALF_OPEN_AGENT = "half-open, the agent's end stays"
     KILL_GATEWAY = "gateway killed (-9)"
     KILL_AGENT = "agent killed (-9)"
@@ -37,9 +38,9 @@ class Kind(StrEnum):
 
 
 SHORT: Final = (Kind.RESET, Kind.CUT, Kind.SLICE)
-LONG: Final = (Kind.HANG, Kind.HALF_OPEN_AGENT, Kind.HALF_OPEN_GATEWAY, Kind.THROTTLE, Kind.REFUSE)
+LONG: Final = (Kind.HANG, Kind.HALF_OPEN_AGENT, Kind.HALF_OPEN_GATEWAY, Kind.THROTTLE, Kind.REFUSE, Kind.GONE)
 OF_CLIENTS: Final = (Kind.VANISH, Kind.SLOW)
-SECONDS: Final = {Kind.SLICE: 1.0, Kind.HANG: 5.0, Kind.THROTTLE: 6.0, Kind.REFUSE: 3.0}
+SECONDS: Final = {Kind.SLICE: 0.8, Kind.HANG: 5.0, Kind.THROTTLE: 6.0, Kind.REFUSE: 3.0, Kind.GONE: GRACE_S + 1.5}
 """How long the link stays so."""
 KILL_CYCLE_S: Final = 14.0
 LINK_CYCLE_S: Final = 14.0
@@ -100,7 +101,7 @@ def links(seed: int, agents: int, cycles: int) -> list[Fault]:
         for cycle in range(cycles):
             begin = 4.0 * agent + cycle * LINK_CYCLE_S
             faults.append(Fault(begin + 0.5, troubles.pop(), agent))
-            faults += _spread(source, begin + 9.5, begin + 13.5, _drawn(source, SHORT, 3), agent)
+            faults += _spread(source, begin + 10.5, begin + 14.0, _drawn(source, SHORT, 3), agent)
             faults.append(Fault(begin + source.uniform(0.0, 12.0), Kind.VANISH, agent))
             if cycle % 2 == 0:
                 faults.append(Fault(begin + source.uniform(0.0, 4.0), Kind.SLOW, agent))
@@ -111,9 +112,9 @@ def one_by_one(seed: int) -> list[Fault]:
     """For one agent: every fault that its link, its process and its clients can have, with time to get over it."""
     source = random.Random(seed)
     faults, at = [], 2.0
-    for kind in _drawn(source, (*SHORT, *LONG, Kind.KILL_AGENT, Kind.RESET, Kind.CUT), 11):
+    for kind in _drawn(source, (*SHORT, *LONG, Kind.KILL_AGENT, Kind.RESET, Kind.CUT), 12):
         faults.append(Fault(at, kind, 0))
-        at += 4.0 if kind in SHORT else 10.0
+        at += 4.0 if kind in SHORT else 11.0
     faults += [Fault(source.uniform(0.0, at), kind, 0) for kind in (*OF_CLIENTS, *OF_CLIENTS)]
     return sorted(faults, key=lambda fault: fault.at)
 

@@ -189,7 +189,7 @@ def _begin(agent: Agent, kind: Kind) -> Callable[[], object]:
             return lambda: link.half_open("server")
         case Kind.THROTTLE:
             return lambda: link.throttle(KBIT)
-        case Kind.REFUSE:
+        case Kind.REFUSE | Kind.GONE:
             return lambda: [do() for do in (link.refuse, link.reset)]
         case Kind.KILL_AGENT:
             return agent.kill

@@ -92,7 +92,9 @@ def suffer(log_dir: Path, seed: int, kill_cycles: int, link_cycles: int) -> None
     assert set(happened) == set(Kind)
     assert uploads.resumed > 20
     assert uploads.reopened > 5
-    assert story.count(End.RIGHT) > 2 * story.count(End.ERROR) > 0, "mostly errors, or none: this proves little"
+    # Not a share: how many errors clients fetch while a process starts depends on the machine.
+    assert sum(judged.end is End.RIGHT and bool(judged.met) for judged in story.judged) > 80, "this proves little"
+    assert any(judged.end is End.ERROR and judged.request.text for judged in story.judged), "none in mid-answer"
     assert after[0].load["places_free"] == N_SEQ
     assert after[0].load["queued"] == 0
     assert after[1].load["lanes_free"] == after[2].load["lanes_free"] == 8

@@ -67,4 +67,4 @@ def test_faults_of_links_agents_and_clients(tmp_path: Path) -> None:
     assert happened.total() >= 10
     assert set(happened) == set(Kind) - {Kind.KILL_GATEWAY}
     assert uploads.resumed > 10
-    assert story.count(End.RIGHT) > 2 * story.count(End.ERROR), "mostly errors: this proves little"
+    assert sum(judged.end is End.RIGHT and bool(judged.met) for judged in story.judged) > 30, "this proves little"
