@@ -71,7 +71,7 @@ def test_all_is_as_described(
 
 def test_an_agent_without_its_cloud(keys: Path, tmp_path: Path) -> None:
     flags = ("--api-key-file", str(keys))
-    with agent_process(tmp_path, f"http://127.0.0.1:{free_port()}", *flags, draft=None) as alone:
+    with agent_process(tmp_path, f"http://127.0.0.1:{free_port()}", *flags) as alone:
         run_schemathesis(alone, tmp_path, 10, CI[1], down=True)
         served = statuses(alone)
         print(f"agent without its cloud: {dict(sorted(served.items()))}")
