@@ -19,6 +19,7 @@ CHUNK_S: Final = 0.001
 MOST_AT_ONCE: Final = 65536
 KERNEL_S: Final = 0.02
 LEAST_KERNEL_BYTES: Final = 2048
+MOST_KERNEL_BYTES: Final = 2**20
 QUEUE_BYTES: Final = 256 * 1024
 MOST_IN_THE_AIR: Final = 8 * 2**20
 
@@ -55,7 +56,8 @@ class Way:
     def kernel_bytes(self) -> int:
         """Of a socket's receive buffer: what a sender takes for sent while it waits for the link. As on a real link,
         that is some packets on a slow one, and no more than some milliseconds' worth on a fast one."""
-        return int(min(MOST_AT_ONCE, max(LEAST_KERNEL_BYTES, self.rate / 8 * KERNEL_S)))
+        most = MOST_AT_ONCE if math.isinf(self.rate) else MOST_KERNEL_BYTES
+        return int(min(most, max(LEAST_KERNEL_BYTES, self.rate / 8 * KERNEL_S)))
 
     def room(self) -> int:
         """Bytes that may be between the two sockets: what is in the air at the full rate, and a queue."""

@@ -113,7 +113,7 @@ def test_rates(server: Echo, up: float, down: float) -> None:
     with Emulator(server.address, Way(up), Way(down)) as emulator, connected(server, emulator) as (client, far):
         for sender, receiver, bits in ((client, far, up), (far, client, down)):
             if bits < math.inf:
-                size = int(max(bits * 0.2 / 8, 1024)) // 256 * 256
+                size = int(bits * 0.5 / 8) // 256 * 256
                 took = best(partial(transfer, sender, receiver, size), size * 8 / bits)
                 assert took == pytest.approx(size * 8 / bits, rel=WITHIN)
 
