@@ -37,6 +37,7 @@ check: $(READY)  ## lint, types and fast tests; needs no compiled llama.cpp
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m mypy scripts tests
+	$(PY) -m mypy -p bench.proving
 	$(PY) -m pytest -m "not e2e and not full"
 
 test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of vLLM
