@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from bench.proving.trace import DEPTH, Table, Trace, load, save
 
 
