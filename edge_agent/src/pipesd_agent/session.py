@@ -452,6 +452,8 @@ class EdgeSession:
             raise ProtocolError(f"verdict from {verdict.start}, but {self._base} ids are committed")
         self.counts.forwards += 1
         self.counts.navs += verdict.reason is Reason.NAV
+        if verdict.verified:
+            self._trigger.verified(verdict.verified, verdict.accepted)
         known = self._committed[self._base : self._base + len(verdict.tokens)]
         if list(verdict.tokens[: len(known)]) != known:
             self._fail_move("its tokens are not the same")
