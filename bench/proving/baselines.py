@@ -93,15 +93,6 @@ def ablations(r1: float, r2: float) -> tuple[Method, ...]:
     )
 
 
-def cloud_only(script: Script, scenario: Scenario) -> Figures:
-    """The target alone, its tokens sent down as they come."""
-    n, step = len(script), scenario.forward.seconds(1)
-    opening = 2 * scenario.delay_s + scenario.queue_s
-    return Figures(
-        answers=1, tokens=n, seconds=opening + n * step, ttft=opening + step, forwards=n, busy_s=n * step, messages=1
-    )
-
-
 def edge_only(script: Script, scenario: Scenario) -> Figures:
     """The drafter alone: other text, as good as the drafter is."""
     n = len(script)

@@ -14,7 +14,6 @@ from bench.proving.baselines import (
     Play,
     System,
     ablations,
-    cloud_only,
     edge_only,
     edgellm,
     hsl,
@@ -129,7 +128,5 @@ def test_a_drafted_end_of_text_is_verified_at_once() -> None:
     assert run.rounds[0] == (3, 3)
 
 
-def test_cloud_only_and_edge_only() -> None:
-    script = scripted("." * 10)
-    assert cloud_only(script, TEN).seconds == pytest.approx(0.010 + 10 * 0.003)
-    assert edge_only(script, TEN).seconds == pytest.approx(0.1)
+def test_edge_only() -> None:
+    assert edge_only(scripted("." * 10), TEN).seconds == pytest.approx(0.1)
