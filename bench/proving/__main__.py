@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench.proving.cells import QUICK, Budget, Workload, names, run_all
-from bench.proving.scenario import LONG, NARROW, PAPER, SCENARIOS, VARYING_SEED, Scenario
+from bench.proving.scenario import LONG, NARROW, PAPER, SCENARIOS, SWEEP, VARYING_SEED, Scenario
 from bench.proving.stochastic import FITTED, make_table
 from bench.proving.trace import Table, load
 
@@ -44,7 +44,7 @@ def manifest(budget: Budget, seconds: float) -> dict[str, Any]:
         "budget": asdict(budget),
         "seeds": {"made-up": MADE_SEED, "varying link": VARYING_SEED},
         "made-up text": asdict(FITTED),
-        "scenarios": {scenario.name: _short(scenario) for scenario in SCENARIOS},
+        "scenarios": {scenario.name: _short(scenario) for scenario in (*SCENARIOS, *SWEEP)},
         "tpt": "from the request until the last token is at the edge, over output tokens, the target's own included",
     }
 
@@ -73,7 +73,7 @@ def main() -> None:
     began = time.monotonic()
     budget = QUICK if args.quick else Budget()
     all_tables = tables()[:1] if args.quick else tables()
-    scenarios = (*PAPER, NARROW[0], LONG[1], SCENARIOS[-1]) if args.quick else SCENARIOS
+    scenarios = (*PAPER, NARROW[0], LONG[1], SCENARIOS[-1]) if args.quick else (*SCENARIOS, *SWEEP)
     parts = args.cell.split("/")
     if len(parts) != 3:
         raise SystemExit(f"--cell wants WORKLOAD/SCENARIO/METHOD, with parts left empty for all, but got {args.cell!r}")
@@ -90,6 +90,8 @@ def main() -> None:
                 continue
             workload = Workload.of(table, budget)
             wanted = [scenario for scenario in scenarios if scenario.name in scenario_names]
+            if table is not all_tables[0]:
+                wanted = [scenario for scenario in wanted if scenario not in SWEEP]
             for row in run_all(workload, wanted, budget, methods):
                 print(json.dumps(row), file=rows, flush=True)
         if args.out:

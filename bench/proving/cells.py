@@ -24,13 +24,13 @@ class Budget:
     """trials: of each method's tuning. tokens: of each trial. report_tokens: of the answers reported. search: trials of
     the best causal policy."""
 
-    trials: int = 16
+    trials: int = 20
     tokens: int = 1024
     report_tokens: int = 4096
     search: int = 48
 
 
-QUICK: Final = Budget(trials=8, tokens=512, report_tokens=1024, search=12)
+QUICK: Final = Budget(trials=12, tokens=512, report_tokens=1024, search=12)
 
 
 @dataclass

@@ -74,7 +74,7 @@ def _tuned(name: str, system: System, make: Callable[..., Method], axes: Axes, f
 
 
 def _ours(*, free_start: bool = False, stop_on_bonus: bool = False, padding: int = 0) -> Callable[..., Runner]:
-    def make(r1: Any, r2: Any, window: Any, batcher: Any = "immediate") -> Runner:
+    def make(r1: Any, r2: Any, batcher: Any, window: Any) -> Runner:
         ours = Ours(
             trigger=TriggerSettings(r1=r1, r2=r2),
             session=SessionSettings(window=window, free_start=free_start),
@@ -101,8 +101,8 @@ def _published(suffix: str, system: System) -> list[Contender]:
 
 
 PUBLISHED: Final = "pipesd+payload"
-OURS_AXES: Final = (R1, R2, WINDOWS)
-OURS_FIRST: Final = (0.1, 0.2, 16)
+OURS_AXES: Final = (R1, R2, BATCHERS, WINDOWS)
+OURS_FIRST: Final = (0.1, 0.2, "immediate", 16)
 """The agent's defaults."""
 CONTENDERS: Final = (
     Contender("cloud-only", lambda: lambda *where: Simulation(where[0], Ours(drafts=False), *where[1:]).run()),
@@ -116,7 +116,7 @@ CONTENDERS: Final = (
     Contender("ours+payload", _ours(padding=PAPER_PAYLOAD), OURS_AXES, OURS_FIRST, "navs", "paper"),
     Contender("ours-fastest", _ours(free_start=True), OURS_AXES, OURS_FIRST),
 )
-BEST_CAUSAL: Final = Contender("best-causal", _ours(), (*OURS_AXES, BATCHERS), (*OURS_FIRST, "immediate"), "forwards")
+BEST_CAUSAL: Final = Contender("best-causal", _ours(), OURS_AXES, OURS_FIRST, "forwards")
 """Searched for on the very answers that it is reported on: a bound for whatever a tuner could find of ours."""
 
 

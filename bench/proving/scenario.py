@@ -94,6 +94,8 @@ NARROW: Final = tuple(
 LONG: Final = tuple(Scenario(f"rtt-{ms}ms", 0.036, delay_s=ms / 2000) for ms in (100, 300, 600))
 FAST_EDGE: Final = Scenario("fast-edge", 0.008, forward=Forward(0.05, 0.0))
 SCENARIOS: Final = (*PAPER, *NARROW, *LONG, FAST_EDGE)
+SWEEP: Final = tuple(LAPTOP.uplink(mbit) for mbit in (10, 40, 80))
+"""Of the paper's figure 5, with scenario 1."""
 
 AUTHORS: Final = tuple(
     replace(scenario, draft_s=draft_s) for scenario, draft_s in zip(PAPER, (0.042, 0.083, 0.158, 0.042), strict=True)

@@ -13,8 +13,9 @@ Point = tuple[object, ...]
 def search(cost: Callable[[Point], float], axes: Axes, trials: int, first: Point | None = None) -> tuple[Point, float]:
     """The point (a value of each axis) of least cost found, and its cost. Deterministic; at most `trials` >= 2 calls.
 
-    axes: ordered values. The grid takes two of each axis (three of two axes, four of a single one), the refinement
-    tries neighbours of the best point, two steps away and then one. first: a point to begin with, on the axes or not.
+    axes: ordered values. The grid takes three of each of the first two axes (six of a single one), and the middle one
+    of the others; the refinement tries neighbours of the best point, two steps away and then one. first: a point to
+    begin with, on the axes or not.
     """
     start = math.inf
     if first is not None:
@@ -27,8 +28,8 @@ def search(cost: Callable[[Point], float], axes: Axes, trials: int, first: Point
             known[index] = cost(tuple(axis[i] for axis, i in zip(axes, index, strict=True)))
         return known[index]
 
-    coarse = {1: 4, 2: 3}.get(len(axes), 2)
-    for index in itertools.product(*(_spread(len(axis), coarse) for axis in axes)):
+    counts = (6,) if len(axes) == 1 else (3, 3, *[1] * (len(axes) - 2))
+    for index in itertools.product(*(_spread(len(axis), n) for axis, n in zip(axes, counts, strict=True))):
         if len(known) < trials:
             look(index)
     stride = 2
@@ -56,6 +57,6 @@ def _neighbours(index: tuple[int, ...], axes: Axes, stride: int) -> list[tuple[i
     return [
         (*index[:which], moved, *index[which + 1 :])
         for which, axis in enumerate(axes)
-        for moved in (index[which] - stride, index[which] + stride)
-        if 0 <= moved < len(axis)
+        for moved in (index[which] - min(stride, len(axis) - 1), index[which] + min(stride, len(axis) - 1))
+        if moved != index[which] and 0 <= moved < len(axis)
     ]

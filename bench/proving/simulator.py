@@ -37,8 +37,8 @@ FOREVER_CONTEXT: Final = 10**6
 @dataclass(frozen=True)
 class Ours:
     """The agent's settings. drafts: False is cloud-only. padding: bytes that travel with each drafted token besides
-    (the paper's payload, for comparison only). stop_on_bonus: a forward whose token the target has just decided is aborted,
-    which drafting/worker.py does only where it contradicts; what that would gain is measured with this."""
+    (the paper's payload, for comparison only). stop_on_bonus: a forward whose token the target has just decided is
+    aborted; drafting/worker.py aborts only what is contradicted. What more would gain is measured with this."""
 
     trigger: TriggerSettings = field(default_factory=TriggerSettings)
     session: SessionSettings = field(default_factory=SessionSettings)

@@ -1,74 +1,45 @@
-"""Do the models give the authors' figures? (issue "proving ground", first line of "It is done when")
-
-Nothing is tuned to times here: the text's parameters come from draft lengths and acceptances (bench/proving/fit.py),
-the times of drafting and verifying and of a request from papers/pipesd.md §9.2 to §9.4, the link from its rate. One
-thing was changed after times had been seen: EdgeLLM uploads what it drafts during a NAV at once, as the authors' code
-does for all methods that draft then; with everything held back to its NAV it was at +12.6 % in scenario 1.
-"""
+"""Do the models give the authors' figures? (issue "proving ground", first line of "It is done when")"""
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 
-from bench.proving.baselines import AUTHORS_SYSTEM, Method, Play, ablations, edgellm, hsl, pipesd, vanilla
+from bench.proving.baselines import AUTHORS_SYSTEM, ablations, vanilla
+from bench.proving.calibration import (
+    BUG_13,
+    DIAGNOSTIC_MS,
+    DIAGNOSTIC_ROUNDS,
+    METHODS,
+    SWEEP_MS,
+    TABLE_1_MS,
+    TABLE_METHODS,
+    lines,
+    measured,
+    scripts,
+)
 from bench.proving.figures import Figures
-from bench.proving.scenario import AUTHORS, Scenario
-from bench.proving.script import Script
-from bench.proving.stochastic import make_table
-
-METHODS = {"vanilla": vanilla(8), "hsl": hsl(0.99), "edgellm": edgellm(0.92, 0.95), "pipesd": pipesd(0.95, 0.9)}
-"""With the parameters of the authors' diagnostic run."""
-
-
-@cache
-def scripts() -> list[Script]:
-    """Answers as long as the authors'."""
-    return [Script(trace) for trace in make_table("calibration", 40, 130, seed=5).traces]
+from bench.proving.methods import SPACING_S
+from bench.proving.scenario import AUTHORS, PAPER
+from bench.proving.simulator import Ours, Simulation
+from pipesd_agent.session import SessionSettings
+from pipesd_agent.trigger import TriggerSettings
 
 
-@cache
-def measured(method: Method, scenario: Scenario) -> Figures:
-    total = Figures()
-    for number, script in enumerate(scripts()):
-        total.add(Play(script, method, scenario, AUTHORS_SYSTEM, start=40.0 * number).run())
-    return total
+@pytest.mark.parametrize("name", METHODS)
+def test_scenario_1(name: str) -> None:
+    assert measured(METHODS[name], AUTHORS[0]).tpt_ms == pytest.approx(DIAGNOSTIC_MS[name], rel=0.10)
 
 
-@pytest.mark.parametrize(("name", "paper_ms"), [("vanilla", 188), ("hsl", 150), ("edgellm", 139), ("pipesd", 125)])
-def test_scenario_1(name: str, paper_ms: float) -> None:
-    assert measured(METHODS[name], AUTHORS[0]).tpt_ms == pytest.approx(paper_ms, rel=0.10)
+@pytest.mark.parametrize("mbit", [10, 40])
+@pytest.mark.parametrize("name", METHODS)
+def test_uplinks_that_nothing_was_fitted_to(mbit: int, name: str) -> None:
+    assert measured(METHODS[name], AUTHORS[0].uplink(mbit)).tpt_ms == pytest.approx(SWEEP_MS[mbit][name], rel=0.20)
 
 
-@pytest.mark.parametrize(
-    ("mbit", "name", "paper_ms"),
-    [
-        (10, "vanilla", 306.6),
-        (10, "hsl", 243.7),
-        (10, "edgellm", 252.0),
-        (10, "pipesd", 232.0),
-        (40, "vanilla", 115.6),
-        (40, "hsl", 100.8),
-        (40, "edgellm", 89.8),
-        (40, "pipesd", 79.7),
-    ],
-)
-def test_uplinks_that_nothing_was_fitted_to(mbit: int, name: str, paper_ms: float) -> None:
-    assert measured(METHODS[name], AUTHORS[0].uplink(mbit)).tpt_ms == pytest.approx(paper_ms, rel=0.20)
-
-
-@pytest.mark.parametrize(
-    ("name", "navs", "draft", "acceptance"),
-    [
-        ("vanilla", 0.1396, 8.00, 0.7704),
-        ("hsl", 0.2558, 3.18, 0.9148),
-        ("edgellm", 0.1912, 4.74, 0.8917),
-        ("pipesd", 0.1733, 4.96, 0.9616),
-    ],
-)
-def test_rounds_are_the_paper_s(name: str, navs: float, draft: float, acceptance: float) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_rounds_are_the_paper_s(name: str) -> None:
     """Within the sampling error of the authors' five answers (fit.ERRORS): about a tenth."""
+    navs, draft, acceptance = DIAGNOSTIC_ROUNDS[name]
     row = measured(METHODS[name], AUTHORS[0]).row()
     assert row["navs_per_token"] == pytest.approx(navs, rel=0.12)
     assert row["mean_draft"] == pytest.approx(draft, rel=0.12)
@@ -84,9 +55,45 @@ def test_the_paper_s_order(number: int) -> None:
     assert vanilla_ms > max(hsl_ms, edgellm_ms)
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("name", TABLE_METHODS)
+def test_table_1(number: int, name: str) -> None:
+    """Within 15 % with the authors' bug 13. (Scenario 4's rates cannot have been as described: our link is faster.)"""
+    paper_ms = TABLE_1_MS[number][name]
+    assert measured(TABLE_METHODS[name], AUTHORS[number], BUG_13).tpt_ms == pytest.approx(paper_ms, rel=0.15)
+
+
+def test_bug_13_flatters_pipesd_on_slow_edges() -> None:
+    fair, flattered = (measured(METHODS["pipesd"], AUTHORS[2], system).tpt_ms for system in (AUTHORS_SYSTEM, BUG_13))
+    assert flattered == pytest.approx(TABLE_1_MS[2]["pipesd"], rel=0.05)
+    assert fair > 1.2 * flattered
+
+
 def test_what_the_ablations_lose() -> None:
     """Table 6: all lie between Vanilla and the whole, but for the token threshold, which the model finds as good."""
     whole, vanilla_6 = (measured(method, AUTHORS[0]).tpt_ms for method in (METHODS["pipesd"], vanilla(6)))
     no_pipeline, fixed, token, sequence = (measured(method, AUTHORS[0]).tpt_ms for method in ablations(0.95, 0.9))
     assert whole < sequence < no_pipeline < fixed < vanilla_6
     assert token == pytest.approx(whole, rel=0.05)
+
+
+@pytest.mark.parametrize(("number", "ratio"), [(0, 0.31), (1, 0.57), (2, 0.90), (3, 0.46)])
+def test_ours_with_fixed_thresholds_against_pipesd_as_published(number: int, ratio: float) -> None:
+    """At no more steps of the target for a token than it takes NAVs, with one and the same floor for all drafting."""
+    ours = Ours(
+        trigger=TriggerSettings(r1=0.85, r2=0.8),
+        session=SessionSettings(window=12, free_start=False),
+        batcher="immediate",
+    )
+    total = Figures()
+    for place, script in enumerate(scripts()):
+        total.add(Simulation(script, ours, PAPER[number], start=SPACING_S * place).run())
+    published = measured(METHODS["pipesd"], PAPER[number])
+    assert total.forwards <= published.navs
+    assert total.tpt_ms / published.tpt_ms == pytest.approx(ratio, abs=0.02)
+
+
+def test_the_comparison_can_be_printed() -> None:
+    text = list(lines())
+    assert len(text) == 4 + 12 + 32 + 4
+    assert any("table 1, 3-iot, bug 13" in line for line in text)

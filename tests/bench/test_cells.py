@@ -70,7 +70,7 @@ def test_the_command_writes_rows_and_a_manifest(tmp_path: Path, monkeypatch: pyt
     [row] = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
     assert (row["scenario"], row["method"], row["payload"]) == ("1-laptop", "pipesd", "ids")
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["budget"]["trials"] == 8
+    assert manifest["budget"]["trials"] == 12
     assert manifest["seeds"]["varying link"] == 20
 
 

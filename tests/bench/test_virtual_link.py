@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.proving.link import Link, begin, finish
-from bench.proving.scenario import MBIT, PAPER, SCENARIOS, Rate
+from bench.proving.scenario import MBIT, PAPER, SCENARIOS, SWEEP, Rate
 
 
 def test_messages_keep_their_order_and_share_the_rate() -> None:
@@ -48,7 +48,7 @@ def test_scenario_4_is_redrawn_and_always_the_same() -> None:
 
 
 def test_names_are_unique() -> None:
-    assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS) == 11
+    assert len({scenario.name for scenario in (*SCENARIOS, *SWEEP)}) == len(SCENARIOS) + len(SWEEP) == 14
 
 
 def test_a_rate_of_nothing_is_refused() -> None:
