@@ -24,7 +24,7 @@ CODE := gateway edge_agent vllm_plugin
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check test test-full bench bench-quick bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
+.PHONY: help demo check test test-full bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,7 @@ test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of 
 test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## all tests, long forms and vLLM's too
 	$(PY) -m pytest -m "vllm or not vllm"
 
+.PHONY: bench bench-quick
 bench: $(READY)  ## all methods in all scenarios in virtual time, to .build/bench (minutes)
 	$(PY) -m bench.proving --out .build/bench
 
