@@ -311,6 +311,12 @@ def test_the_start_run_can_be_ended_before_there_is_a_draft() -> None:
     assert bench.sent()[1:] == [Run(3, 0)], "the first one may be lost"
 
 
+def test_a_drafter_that_is_dry_before_the_start_run_is_ended_gets_one_of_its_own() -> None:
+    bench = Bench(free_start=False)
+    bench.session.drafted(bench.commits, None)
+    assert bench.sent() == [Run(3, 0), Run(3, BASE + DRY_RUN - 1)]
+
+
 def test_without_a_drafter_the_start_run_goes_on() -> None:
     assert Bench(free_start=False, collaborative=False).sent() == []
     bench = Bench(free_start=False)

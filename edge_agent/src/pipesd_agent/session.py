@@ -277,6 +277,7 @@ class EdgeSession:
         if self._stop_pending and self._drafting:
             self._stop_pending = False
             self._end_start_run()
+            self._go_on_dry()
             return Run(self.channel, NEVER)
         if (told := self._next_told(now)) is not None:
             return told
