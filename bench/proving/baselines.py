@@ -23,6 +23,8 @@ from pipesd_agent.trigger import TriggerSettings
 PAPER_PAYLOAD: Final = 290_308
 """Bytes that the authors send for each drafted token: its whole probability vector."""
 ID_BYTES: Final = 4
+PROMPT_BYTES: Final = 4
+"""Text of a prompt's token, in the request that opens an answer."""
 BODY: Final = 10
 """Bytes of a request's fields."""
 MAX_DRAFT: Final = 40
@@ -136,7 +138,9 @@ class Play:
 
     def run(self) -> Figures:
         figures, total = self.figures, len(self._script)
-        now = self._start + 2 * self._scenario.delay_s
+        prompt = self._script.prompt_length * PROMPT_BYTES + self._scenario.overhead_up
+        now = self._up.send(self._start, prompt) + 2 * self._scenario.delay_s
+        self.figures.bytes_up += prompt
         this = self._begin(0, now)
         while True:
             if not this.waiting:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from bench.proving.baselines import PROMPT_BYTES
 from bench.proving.figures import Figures
 from bench.proving.link import Link
 from bench.proving.scenario import Scenario
@@ -28,7 +29,7 @@ from pipesd_gateway.session import Abort, GatewaySession, SessionLimits, Step
 
 CHUNK_BYTES: Final = 220
 TOKEN_TEXT_BYTES: Final = 4
-"""Of an SSE chunk of chat completions, and of the text of a token in it or in the request."""
+"""Of an SSE chunk of chat completions, and of the text of a token in it."""
 MAX_DRAFTS: Final = 61
 """Drafts that a step verifies at most: the embedded engine's default."""
 FOREVER_CONTEXT: Final = 10**6
@@ -65,7 +66,7 @@ class Simulation:
         self._up.free_at = self._down.free_at = start
         self._room_awaited = False
         self._gateway: GatewaySession | None = None
-        body = bytes(script.prompt_length * TOKEN_TEXT_BYTES)
+        body = bytes(script.prompt_length * PROMPT_BYTES)
         self._edge = EdgeSession(
             Open(0, VERSION, Endpoint.CHAT_COMPLETIONS, body, b"" if ours.drafts else None),
             ours.trigger.make(),
