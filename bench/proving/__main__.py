@@ -34,7 +34,7 @@ def tables() -> list[Table]:
     return [made, *(load(path) for path in sorted(TABLES.glob("*.npz")))]
 
 
-def manifest(budget: Budget, seconds: float) -> dict[str, Any]:
+def manifest(budget: Budget, workloads: list[Table], seconds: float) -> dict[str, Any]:
     """What is needed to get the same rows again."""
     return {
         "command": sys.argv,
@@ -42,6 +42,7 @@ def manifest(budget: Budget, seconds: float) -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "budget": asdict(budget),
+        "workloads": {table.name: [len(trace.tokens) for trace in table.traces] for table in workloads},
         "seeds": {"made-up": MADE_SEED, "varying link": VARYING_SEED},
         "made-up text": asdict(FITTED),
         "scenarios": {scenario.name: _short(scenario) for scenario in (*SCENARIOS, *SWEEP)},
@@ -95,7 +96,7 @@ def main() -> None:
             for row in run_all(workload, wanted, budget, methods):
                 print(json.dumps(row), file=rows, flush=True)
         if args.out:
-            text = json.dumps(manifest(budget, time.monotonic() - began), indent=1)
+            text = json.dumps(manifest(budget, all_tables, time.monotonic() - began), indent=1)
             (args.out / "manifest.json").write_text(text + "\n")
 
 
