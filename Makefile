@@ -24,7 +24,7 @@ CODE := gateway edge_agent vllm_plugin
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check lint test test-full reliability bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
+.PHONY: help demo check lint test test-full reliability bench bench-quick bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,7 @@ lint: $(READY)  ## lint and types
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m mypy scripts tests
+	$(PY) -m mypy -p bench.proving
 
 test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of vLLM
 	$(PY) -m pytest -m "not full"
@@ -50,6 +51,12 @@ test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## all tests, long forms a
 reliability: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the fault suites, their figures into docs/reliability.md
 	WRITE_REPORT=1 $(PY) -m pytest -m "not full" tests/e2e/test_fault_suite.py
 	WRITE_REPORT=1 $(PY) -m pytest -m "vllm and not full" tests/vllm/test_vllm_faults.py
+
+bench: $(READY)  ## all methods in all scenarios in virtual time, to .build/bench (minutes)
+	$(PY) -m bench.proving --out .build/bench
+
+bench-quick: $(READY)  ## some of it, with few trials, to .build/bench-quick (under a minute)
+	$(PY) -m bench.proving --quick --out .build/bench-quick
 
 bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp loop
 	$(PY) bench/agent.py

@@ -69,13 +69,14 @@ class Bench:
         max_context: int = 5000,
         collaborative: bool = True,
         opened: bool = True,
+        free_start: bool = True,
     ) -> None:
         self.now = 50.0
         self.session = EdgeSession(
             Open(3, VERSION, Endpoint.COMPLETIONS, BODY, b"" if collaborative else None, "req"),
             trigger.make(),
             make_batcher(batcher),
-            SessionSettings(window=window, nav_timeout_s=4, silence_timeout_s=30),
+            SessionSettings(window=window, nav_timeout_s=4, silence_timeout_s=30, free_start=free_start),
             max_context=max_context,
             now=self.now,
         )
@@ -289,6 +290,38 @@ def test_a_rejection_discards_the_window_and_raises_the_epoch() -> None:
     assert bench.sent() == [], "the wish and the unsent drafts are gone"
     bench.drafted(BASE + 2, 51)
     assert bench.sent() == [Draft(3, 1, BASE + 2, (51,), None)]
+
+
+def test_the_trigger_learns_what_verifications_accepted() -> None:
+    bench = Bench(trigger=TriggerSettings(kind="adaptive", r1=0.6, decay=0.5))
+    bench.drafted(BASE, 10)  # confidence 0.5
+    assert bench.sent() == [Draft.wishing(3, 0, BASE, (10,), BASE)]
+    bench.verdict(10, 11, accepted=1)
+    bench.drafted(BASE + 2, 12, 13)  # r1 is 0.3 now
+    assert [message.verify_through for message in bench.sent()] == [BASE + 3]  # type: ignore[union-attr]
+
+
+def test_the_start_run_can_be_ended_before_there_is_a_draft() -> None:
+    bench = Bench(free_start=False)
+    assert bench.sent() == [Run(3, 0)]
+    bench.verdict(10, reason=Reason.RUN)
+    assert bench.sent() == []
+    bench.session.suspended(Unavailable("gone"), bench.now)
+    bench.session.resumed()
+    assert bench.sent()[1:] == [Run(3, 0)], "the first one may be lost"
+
+
+def test_a_drafter_that_is_dry_before_the_start_run_is_ended_gets_one_of_its_own() -> None:
+    bench = Bench(free_start=False)
+    bench.session.drafted(bench.commits, None)
+    assert bench.sent() == [Run(3, 0), Run(3, BASE + DRY_RUN - 1)]
+
+
+def test_without_a_drafter_the_start_run_goes_on() -> None:
+    assert Bench(free_start=False, collaborative=False).sent() == []
+    bench = Bench(free_start=False)
+    bench.session.drafting_ended()
+    assert bench.sent() == [Run(3, FOREVER)]
 
 
 def test_a_rejection_starts_the_trigger_anew() -> None:

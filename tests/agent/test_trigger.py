@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.trigger import DualThreshold, FixedLength, Trigger, TriggerSettings
+from pipesd_agent.trigger import AdaptiveSequence, DualThreshold, FixedLength, Trigger, TriggerSettings
 from pipesd_gateway.exceptions import ConfigError
 
 
@@ -41,12 +41,39 @@ def test_fixed_length() -> None:
     assert feed(trigger, 1.0, 1.0, 1.0) == [False, False, True]
 
 
+def test_adaptive_asks_for_longer_drafts_while_all_is_accepted() -> None:
+    trigger = AdaptiveSequence(r1=0.5, decay=0.5)
+    assert feed(trigger, 0.8, 0.6) == [False, True]
+    trigger.reset()
+    trigger.verified(2, 2)
+    assert trigger.r1 == 0.25
+    assert feed(trigger, 0.8, 0.6, 0.5) == [False, False, True]
+
+
+def test_adaptive_rises_by_the_share_that_was_rejected() -> None:
+    trigger = AdaptiveSequence(r1=0.2, decay=0.5)
+    feed(trigger, 0.5, 0.32)
+    trigger.reset()
+    trigger.verified(2, 1)
+    assert trigger.r1 == pytest.approx(0.2 / 0.16**0.5)
+
+
+def test_adaptive_is_bounded() -> None:
+    trigger = AdaptiveSequence(r1=0.9, decay=0.5)
+    for accepted in [0] * 3 + [1] * 40:
+        feed(trigger, 1e-30)
+        trigger.reset()
+        trigger.verified(1, accepted)
+        assert 1e-9 <= trigger.r1 <= 1.99
+
+
 def test_settings_make_a_new_trigger_each_time() -> None:
     settings = TriggerSettings(kind="fixed", length=2)
     one, two = settings.make(), settings.make()
     assert feed(one, 1.0, 1.0) == [False, True]
     assert feed(two, 1.0) == [False]
     assert isinstance(TriggerSettings().make(), DualThreshold)
+    assert isinstance(TriggerSettings(kind="adaptive").make(), AdaptiveSequence)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +85,7 @@ def test_settings_make_a_new_trigger_each_time() -> None:
         ({"length": 0}, "trigger.length .* 0"),
         ({"length": 257}, "256"),
         ({"kind": "triple"}, "'triple'"),
+        ({"decay": 0.0}, "trigger.decay .* 0.0"),
     ],
 )
 def test_settings_check_themselves(fields: dict[str, float], named: str) -> None:

@@ -24,6 +24,7 @@ from pipesd_gateway.protocol import MAX_UNACKED
 TRIGGERS = st.one_of(
     st.builds(TriggerSettings, kind=st.just("fixed"), length=st.sampled_from([1, 3, 8, 32])),
     st.builds(TriggerSettings, kind=st.just("dual"), r1=st.floats(0, 1), r2=st.floats(0, 1)),
+    st.builds(TriggerSettings, kind=st.just("adaptive"), r1=st.floats(0, 1), decay=st.sampled_from([0.1, 0.9])),
 )
 
 
@@ -39,6 +40,7 @@ class HostilePipe(RuleBasedStateMachine):
         context=st.sampled_from([3, 20, 10_000]),
         collaborative=st.sampled_from([True, True, True, False]),
         lead=st.sampled_from([12, 5, 30, 0]),
+        free_start=st.booleans(),
     )
     def open(
         self,
@@ -52,6 +54,7 @@ class HostilePipe(RuleBasedStateMachine):
         context: int,
         collaborative: bool,
         lead: int,
+        free_start: bool,
     ) -> None:
         self.world = World(
             seed,
@@ -63,6 +66,7 @@ class HostilePipe(RuleBasedStateMachine):
             window=window,
             drafter_context=context,
             collaborative=collaborative,
+            free_start=free_start,
         )
         self.left = False
         for _ in range(lead):
@@ -228,7 +232,7 @@ TestLongHostilePipe.settings = settings(max_examples=10_000, stateful_step_count
 def test_without_loss_no_timeout_is_needed(trigger: TriggerSettings, batcher: str, wrong: float, dry: float) -> None:
     """Under any order of moves every wish is answered by a verdict, not by a clock."""
     for seed in range(40):
-        world = World(seed, wrong=wrong, dry=dry, trigger=trigger, batcher=batcher)
+        world = World(seed, wrong=wrong, dry=dry, trigger=trigger, batcher=batcher, free_start=seed % 2 == 0)
         rng = random.Random(seed)
         weights = [rng.random() for _ in world.moves]
         start = world.now

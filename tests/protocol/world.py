@@ -200,6 +200,7 @@ class World:
         window: int = 12,
         drafter_context: int = 10_000,
         collaborative: bool = True,
+        free_start: bool = True,
     ) -> None:
         self.rng = random.Random(seed)
         self.seed = seed
@@ -216,7 +217,9 @@ class World:
             Open(0, VERSION, Endpoint.COMPLETIONS, b"{}", PRINT if collaborative else None),
             (trigger or TriggerSettings()).make(),
             make_batcher(batcher),
-            SessionSettings(window=window, nav_timeout_s=4, silence_timeout_s=10_000, grace_s=GRACE_S),
+            SessionSettings(
+                window=window, nav_timeout_s=4, silence_timeout_s=10_000, grace_s=GRACE_S, free_start=free_start
+            ),
             max_context=drafter_context if collaborative else 0,
             now=self.now,
         )

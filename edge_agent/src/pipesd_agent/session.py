@@ -52,6 +52,8 @@ from pipesd_gateway.protocol import (
 )
 from pipesd_gateway.sampling import SamplingParams
 
+NEVER: Final = 0
+"""`Run.until` that ends a free run: no position of an answer is less."""
 DRY_RUN: Final = 8
 """Tokens that the target goes on by itself when the drafter has nothing to propose."""
 ACK_EVERY: Final = 16
@@ -67,12 +69,14 @@ class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     forwards and doubled the rejected drafts. nav_timeout_s: how long a verification may stay
     without any verdict before the session goes cloud-only. silence_timeout_s: how long the gateway may say nothing at
     all (waiting in its queue included) before the request fails. grace_s: how long a lost link may stay away before
-    the request fails; 0: not at all."""
+    the request fails; 0: not at all. free_start: the target goes on by itself until the first draft is there; one that
+    is faster than the drafter then writes all of the answer. False: only until the edge knows the prompt."""
 
     window: int = 16
     nav_timeout_s: float = 4.0
     silence_timeout_s: float = 120.0
     grace_s: float = 30.0
+    free_start: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.window <= 1024:
@@ -225,6 +229,7 @@ class EdgeSession:
         self._run_pending: int | None = None
         self._run_until = FOREVER
         self._in_start_run = True
+        self._stop_pending = False
         self._close_pending = False
         self._last_heard = now
         self._seq = 0
@@ -281,6 +286,11 @@ class EdgeSession:
             return Close(self.channel)
         if self._answered or self._session is None:
             return None
+        if self._stop_pending and self._drafting:
+            self._stop_pending = False
+            self._end_start_run()
+            self._go_on_dry()
+            return Run(self.channel, NEVER)
         if (told := self._next_told(now)) is not None:
             return told
         until, self._run_pending = self._run_pending, None
@@ -483,6 +493,7 @@ class EdgeSession:
         if self._session is not None:
             raise ProtocolError("the gateway opened a session twice")
         self._session = opened.session
+        self._stop_pending = not self._settings.free_start
         if self.opened is not None:
             if msgspec.structs.replace(opened, session=self.opened.session) != self.opened:
                 self._fail_move("prompt, parameters or limits are not the same there")
@@ -503,6 +514,8 @@ class EdgeSession:
             raise ProtocolError(f"verdict from {verdict.start}, but {self._base} ids are committed")
         self.counts.forwards += 1
         self.counts.navs += verdict.reason is Reason.NAV
+        if verdict.verified:
+            self._trigger.verified(verdict.verified, verdict.accepted)
         known = self._committed[self._base : self._base + len(verdict.tokens)]
         if list(verdict.tokens[: len(known)]) != known:
             self._fail_move("its tokens are not the same")
@@ -598,6 +611,7 @@ class EdgeSession:
     def _begin_anew(self) -> None:
         """What was said and not answered may be lost, drafts and runs alike."""
         self._send_again()
+        self._stop_pending = not self._settings.free_start
         if not self._in_start_run and self._run_until >= len(self._committed):
             self._run_pending = max(self._run_until, self._run_pending or 0)
         if self._drafting:

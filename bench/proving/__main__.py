@@ -1,0 +1,104 @@
+"""`python -m bench.proving [--quick] [--cell WORKLOAD/SCENARIO/METHOD] [--out DIR]`: all cells, as JSONL.
+
+Without `--out`, rows go to standard output. With it, DIR/rows.jsonl and DIR/manifest.json (seeds, versions, settings).
+A part of `--cell` may be empty: `//ours` is ours in all scenarios and workloads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.proving.cells import QUICK, Budget, Workload, names, run_all
+from bench.proving.scenario import LONG, NARROW, PAPER, SCENARIOS, SWEEP, VARYING_SEED, Scenario
+from bench.proving.stochastic import FITTED, make_table
+from bench.proving.trace import Table, load
+
+TABLES = Path(__file__).parent / "tables"
+MADE_SEED = 11
+MADE_ANSWERS, MADE_TOKENS = 40, 256
+
+
+def tables() -> list[Table]:
+    """The made-up workload, and those recorded with real models."""
+    made = make_table("made-up", MADE_ANSWERS, MADE_TOKENS, seed=MADE_SEED)
+    return [made, *(load(path) for path in sorted(TABLES.glob("*.npz")))]
+
+
+def manifest(budget: Budget, workloads: list[Table], seconds: float) -> dict[str, Any]:
+    """What is needed to get the same rows again."""
+    return {
+        "command": sys.argv,
+        "seconds": round(seconds, 1),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "budget": asdict(budget),
+        "workloads": {table.name: [len(trace.tokens) for trace in table.traces] for table in workloads},
+        "seeds": {"made-up": MADE_SEED, "varying link": VARYING_SEED},
+        "made-up text": asdict(FITTED),
+        "scenarios": {scenario.name: _short(scenario) for scenario in (*SCENARIOS, *SWEEP)},
+        "tpt": "from the request until the last token is at the edge, over output tokens, the target's own included",
+    }
+
+
+def _short(scenario: Scenario) -> dict[str, Any]:
+    fields = asdict(scenario)
+    for link in ("up", "down"):
+        fields[link]["steps"] = [round(step) for step in fields[link]["steps"][:3]]
+    return fields
+
+
+def choose(what: str, have: list[str], wanted: str) -> list[str]:
+    if wanted and wanted not in have:
+        raise SystemExit(f"--cell: there is no {what} {wanted!r}; there are {', '.join(have)}")
+    return [wanted] if wanted else have
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help="made-up workload, scenarios 1-4 and three more, few trials"
+    )
+    parser.add_argument("--cell", default="//", metavar="WORKLOAD/SCENARIO/METHOD")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    began = time.monotonic()
+    budget = QUICK if args.quick else Budget()
+    all_tables = tables()[:1] if args.quick else tables()
+    scenarios = (*PAPER, NARROW[0], LONG[1], SCENARIOS[-1]) if args.quick else (*SCENARIOS, *SWEEP)
+    parts = args.cell.split("/")
+    if len(parts) != 3:
+        raise SystemExit(f"--cell wants WORKLOAD/SCENARIO/METHOD, with parts left empty for all, but got {args.cell!r}")
+    workload_names = choose("workload", [table.name for table in all_tables], parts[0])
+    scenario_names = choose("scenario", [scenario.name for scenario in scenarios], parts[1])
+    methods = choose("method", names(), parts[2]) if parts[2] else None
+    with ExitStack() as stack:
+        rows = sys.stdout
+        if args.out:
+            args.out.mkdir(parents=True, exist_ok=True)
+            rows = stack.enter_context((args.out / "rows.jsonl").open("w"))
+        for table in all_tables:
+            if table.name not in workload_names:
+                continue
+            workload = Workload.of(table, budget)
+            wanted = [scenario for scenario in scenarios if scenario.name in scenario_names]
+            if table is not all_tables[0]:
+                wanted = [scenario for scenario in wanted if scenario not in SWEEP]
+            for row in run_all(workload, wanted, budget, methods):
+                print(json.dumps(row), file=rows, flush=True)
+        if args.out:
+            text = json.dumps(manifest(budget, all_tables, time.monotonic() - began), indent=1)
+            (args.out / "manifest.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

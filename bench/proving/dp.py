@@ -1,0 +1,40 @@
+"""The paper's token-batch scheduling: the plan with the least makespan for `n` tokens (papers/pipesd.md §2).
+
+Pure, in integer microseconds: many plans share the optimum, and floating point would pick among them at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+
+def makespan(plan: Sequence[int], alpha: int, beta: int, gamma: int) -> int:
+    """From the first token's start of drafting to the last batch's arrival, in µs.
+
+    plan: batch sizes. A batch leaves when its last token is drafted and the link is free, and takes alpha + beta·size.
+    """
+    drafted = sent = 0
+    for size in plan:
+        drafted += gamma * size
+        sent = max(sent, drafted) + alpha + beta * size
+    return sent
+
+
+@lru_cache(maxsize=4096)
+def optimal_plan(n: int, alpha: int, beta: int, gamma: int) -> tuple[int, ...]:
+    """Batch sizes for `n` >= 1 tokens, in order. Of the best, the one whose last batch is largest, and so on forward.
+
+    alpha: µs a batch; beta: µs a token sent; gamma: µs a token drafted. O(n²).
+    """
+    if n < 1 or min(alpha, beta, gamma) < 0:
+        raise ValueError(f"need n >= 1 and no negative cost, but got n {n}, alpha {alpha}, beta {beta}, gamma {gamma}")
+    best = [0] * (n + 1)
+    cut = [0] * (n + 1)
+    for j in range(1, n + 1):
+        best[j], cut[j] = min((max(best[i], gamma * j) + alpha + beta * (j - i), i) for i in range(j))
+    plan: list[int] = []
+    while n:
+        plan.append(n - cut[n])
+        n = cut[n]
+    return tuple(reversed(plan))

@@ -1,0 +1,47 @@
+"""A trace, read the way a run in virtual time reads it: what is drafted next, and is it right?"""
+
+from __future__ import annotations
+
+from bench.proving.trace import DEPTH, Trace
+from pipesd_agent.drafting.types import DraftToken
+
+
+class Script:
+    """A trace as plain Python objects, made when first asked for: tuning plays the same one many times."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.name = trace.name
+        self.prompt_length = trace.prompt_length
+        self.temperature = trace.temperature
+        self.eos = frozenset(trace.eos)
+        self.truth: list[int] = trace.tokens.tolist()
+        self.right: list[bool] = (trace.drafts[:, 0] == trace.tokens).tolist()
+        """right[p]: does the drafter propose the target's token after the first p?"""
+        self._trace = trace
+        self._tokens: dict[tuple[int, int], DraftToken | None] = {}
+
+    def __len__(self) -> int:
+        """Output tokens."""
+        return len(self.truth)
+
+    def draft(self, agreed: int, length: int) -> DraftToken | None:
+        """The next token of a path of `length` output tokens, of which the first `agreed` are the target's.
+
+        None: the drafter has nothing to propose (its end of text, or more than DEPTH tokens astray).
+        """
+        key = agreed, length - agreed
+        if key not in self._tokens:
+            self._tokens[key] = self._make(*key)
+        return self._tokens[key]
+
+    def _make(self, row: int, column: int) -> DraftToken | None:
+        trace = self._trace
+        if column >= DEPTH or (token := int(trace.drafts[row, column])) < 0:
+            return None
+        return DraftToken(
+            self.prompt_length + row + column,
+            token,
+            float(trace.confidence[row, column]),
+            float(trace.margin[row, column]),
+            float(trace.entropy[row, column]),
+        )

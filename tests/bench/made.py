@@ -1,0 +1,30 @@
+"""Traces for the proving ground's tests, written down by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.proving.script import Script
+from bench.proving.trace import DEPTH, Trace
+
+
+def scripted(pattern: str, confidence: dict[int, float] | None = None, *, eos_at: int | None = None) -> Script:
+    """pattern: a character for each output token, "." where the drafter is right and "x" where it is wrong.
+
+    confidence: at given positions of the right path; elsewhere 1. The tokens are 100, 101, ...; wrong ones 1.
+    """
+    n = len(pattern)
+    tokens = np.arange(100, 100 + n, dtype=np.int32)
+    drafts = np.ones((n, DEPTH), np.int32)
+    sure = np.ones((n, DEPTH), np.float32)
+    for row in range(n):
+        for column in range(DEPTH):
+            at = row + column
+            if at < n:
+                sure[row, column] = (confidence or {}).get(at, 1.0)
+            if at >= n or pattern[at] == "x":
+                break
+            drafts[row, column] = tokens[at]
+    blank = np.zeros((n, DEPTH), np.float32)
+    eos = () if eos_at is None else (int(tokens[eos_at]),)
+    return Script(Trace("made", 10, 0.0, tokens, drafts, sure, blank, blank, eos))

@@ -1,0 +1,100 @@
+"""Ours in virtual time: the real sessions, against times reckoned by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from made import scripted
+
+from bench.proving.figures import Figures
+from bench.proving.scenario import Forward, Rate, Scenario
+from bench.proving.simulator import Ours, Simulation
+from pipesd_agent.session import SessionSettings
+from pipesd_agent.trigger import TriggerSettings
+
+FAST = Rate((8e9,))
+SLOW_TARGET = Scenario("slow target", 0.010, FAST, FAST, 0.005, Forward(0.030, 0.0), overhead_up=0, overhead_down=0)
+"""10 ms a draft, 40 ms from a NAV to its verdict."""
+FAST_TARGET = replace(SLOW_TARGET, forward=Forward(0.003, 0.0))
+FOUR = Ours(trigger=TriggerSettings(kind="fixed", length=4), session=SessionSettings(free_start=False))
+
+
+def play(pattern: str, ours: Ours = FOUR, scenario: Scenario = SLOW_TARGET, **more: float) -> Figures:
+    return Simulation(scripted(pattern, {int(k[1:]): v for k, v in more.items()}), ours, scenario).run()
+
+
+def test_drafting_goes_on_during_a_verification() -> None:
+    """Opened at 10 ms; the target's own first step ends at 35. Then NAVs at 50, 90, 130 and 170 ms, each overlapping
+    the next drafts; the last verdict is there at 210, the last token is left to the target: 5 + 30 + 5 ms."""
+    figures = play("." * 18)
+    assert (figures.navs, figures.forwards, figures.rollbacks, figures.drafted) == (4, 6, 0, 17)
+    assert figures.seconds == pytest.approx(0.250, abs=0.001)
+
+
+def test_the_target_s_token_is_where_the_drafter_goes_on_from() -> None:
+    figures = play("..x.......")
+    assert figures.rollbacks == 1
+    assert figures.tokens == 10
+    assert figures.sent > figures.accepted
+
+
+def test_a_faster_target_writes_all_if_it_is_let() -> None:
+    free = play("." * 40, replace(FOUR, session=SessionSettings()), FAST_TARGET)
+    assert (free.forwards, free.drafted, free.navs) == (40, 0, 0)
+    assert free.seconds == pytest.approx(0.010 + 40 * 0.003, abs=0.002)
+    held = play("." * 40, FOUR, FAST_TARGET)
+    assert held.forwards < 20
+    assert held.seconds > free.seconds
+
+
+def test_cloud_only() -> None:
+    figures = play("." * 40, Ours(drafts=False))
+    assert (figures.forwards, figures.drafted, figures.navs) == (40, 0, 0)
+    assert figures.seconds == pytest.approx(0.010 + 40 * 0.030, abs=0.001)
+
+
+def test_padding_is_charged_and_paced() -> None:
+    """A message at a time leaves the session while the link is busy: the others gather in the window."""
+    scenario = replace(SLOW_TARGET, up=Rate((20e6,)))
+    plain = play("." * 40, FOUR, scenario)
+    padded = play("." * 40, replace(FOUR, padding=290_308), scenario)
+    assert padded.bytes_up == pytest.approx(padded.sent * 290_308, rel=0.01)
+    assert padded.seconds > padded.sent * 0.116
+    assert padded.messages < plain.messages
+
+
+def test_a_rejected_forward_is_aborted_and_a_useless_one_is_not() -> None:
+    """Opened at 10 ms; at 22 the target's own first token makes the forward for it useless, yet it ends, at 110. The
+    wrong draft is there at 210, its verdict at 232; the forward astray is aborted: draft at 332, verdict at 354."""
+    slow = replace(SLOW_TARGET, draft_s=0.1, forward=Forward(0.012, 0.0))
+    one = Ours(trigger=TriggerSettings(r1=0.0, r2=0.5), session=SessionSettings(free_start=False))
+    assert play(".x..", one, slow, p1=0.4).seconds == pytest.approx(0.354, abs=0.001)
+
+
+def test_stopping_on_a_bonus_saves_the_rest_of_a_useless_forward() -> None:
+    slow = replace(FAST_TARGET, draft_s=0.1)
+    one = Ours(trigger=TriggerSettings(kind="fixed", length=1), session=SessionSettings(free_start=False))
+    waits = play("." * 20, one, slow).seconds
+    stops = play("." * 20, replace(one, stop_on_bonus=True), slow).seconds
+    assert stops < 0.8 * waits
+
+
+def test_equal_runs_are_equal() -> None:
+    assert play("..x..x...", p2=0.3) == play("..x..x...", p2=0.3)
+
+
+@pytest.mark.parametrize("pattern", [".", "x", "x" * 9, "..x.x......" * 3, "." * 90])
+@pytest.mark.parametrize("window", [1, 4, 40])
+@pytest.mark.parametrize("batcher", ["immediate", "single"])
+def test_every_answer_ends(pattern: str, window: int, batcher: str) -> None:
+    ours = Ours(session=SessionSettings(window=window, free_start=False), batcher=batcher)
+    figures = play(pattern, ours)
+    assert figures.accepted <= figures.sent <= figures.drafted
+    assert figures.forwards <= len(pattern) <= figures.accepted + figures.forwards
+    assert 0 < figures.ttft <= figures.seconds
+
+
+def test_a_drafted_end_of_text_ends_the_drafting() -> None:
+    figures = Simulation(scripted("." * 9, eos_at=8), FOUR, SLOW_TARGET).run()
+    assert figures.tokens == 9
