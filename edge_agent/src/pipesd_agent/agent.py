@@ -15,6 +15,7 @@ from pipesd_agent.records import Records
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
 from pipesd_agent.streams import LinkSettings
+from pipesd_agent.tracing import TraceFiles
 from pipesd_gateway.exceptions import VocabularyMismatch
 from pipesd_gateway.logs import session_name
 from pipesd_gateway.protocol import Endpoint, Opened
@@ -27,6 +28,7 @@ class Agent:
 
     Args:
         cloud_on_mismatch: serve cloud-only when the drafter's vocabulary is not the target's, instead of refusing.
+        traces: where finished requests are recorded.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Agent:
         worker: DraftWorker | None,
         *,
         cloud_on_mismatch: bool = False,
+        traces: TraceFiles | None = None,
     ) -> None:
         self.link = link
         self.catalog = catalog
@@ -44,6 +47,7 @@ class Agent:
         self.worker = worker
         self.records = Records()
         self._cloud_on_mismatch = cloud_on_mismatch
+        self._traces = traces
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -59,6 +63,8 @@ class Agent:
         await self.forwarder.aclose()
         if self.worker is not None:
             await self.worker.aclose()
+        if self._traces is not None:
+            await self._traces.aclose()
 
     async def open(self, endpoint: Endpoint, body: bytes, request_id: str) -> tuple[RequestStream, Opened]:
         """Have the gateway accept a request. Raises ApiError; cancelling takes the request back."""
@@ -77,6 +83,8 @@ class Agent:
         self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool
     ) -> tuple[RequestStream, Opened]:
         stream = await self.link.request(endpoint, body, request_id, collaborative=collaborative)
+        if self._traces is not None and collaborative:
+            stream.tracer = self._traces.begin()
         try:
             return stream, await stream.opened()
         except BaseException:
@@ -87,6 +95,8 @@ class Agent:
         """The client has its answer, or is gone. Harmless when repeated."""
         stream.client_left()
         self.records.add(stream)
+        if self._traces is not None:
+            self._traces.add(stream)
 
 
 def _log_death(task: asyncio.Task[None]) -> None:
@@ -97,6 +107,7 @@ def _log_death(task: asyncio.Task[None]) -> None:
 
 def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     """An agent as configured, or with another drafter. Raises ModelLoadError, ConfigError."""
+    traces = TraceFiles(config.trace) if config.trace else None
     tls = config.tls()
     settings = LinkSettings(config.socket_url, config.gateway_api_key, config.trigger, config.batcher, config.session)
     worker = None
@@ -108,6 +119,7 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
         Forwarder(config.http_url, config.gateway_api_key, tls),
         worker,
         cloud_on_mismatch=config.mode == "auto",
+        traces=traces,
     )
 
 

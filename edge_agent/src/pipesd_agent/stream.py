@@ -22,6 +22,7 @@ from pipesd_agent.session import (
     StopDrafting,
     usage_payload,
 )
+from pipesd_agent.tracing import Tracer
 from pipesd_gateway.exceptions import ApiError, ProtocolError, Unavailable
 from pipesd_gateway.protocol import (
     Ack,
@@ -63,6 +64,8 @@ class RequestStream:
         self.session = session
         self.upload = Upload()
         self.started = time.monotonic()
+        self.tracer: Tracer | None = None
+        """Set by who wants a trace of this request."""
         self._worker = worker
         self._lane: DraftLane | None = None
         self._changed = changed
@@ -111,6 +114,8 @@ class RequestStream:
         """A message of the gateway for this request."""
         try:
             self.session.receive(message, time.monotonic())
+            if self.tracer is not None and isinstance(message, Verdict):
+                self.tracer.decided(message)
         except ProtocolError as error:
             log.error("request %s: the gateway broke the protocol: %s", self.request_id, error)
             self.session.fail(Unavailable(f"the gateway broke the session protocol: {error}"))
@@ -123,6 +128,8 @@ class RequestStream:
                 self.upload.open += size
             case Draft():
                 self.upload.drafts += size
+                if self.tracer is not None:
+                    self.tracer.sent(message, size)
             case Ack():
                 self.upload.acks += size
             case _:
@@ -186,7 +193,10 @@ class RequestStream:
             self.session.drafting_ended()
 
     def _drafted(self, commit: int, token: DraftToken | None) -> None:
+        before = self.session.counts.drafted
         self.session.drafted(commit, token)
+        if self.tracer is not None and token is not None and self.session.counts.drafted > before:
+            self.tracer.drafted(token)
         self._act()
 
     def _drafter_failed(self, error: Exception) -> None:
