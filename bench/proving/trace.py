@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 DEPTH: Final = 40
 """Drafted ids kept for each position."""
+NOTHING: Final = -1
+UNKNOWN: Final = -2
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class Trace:
     """One answer of the target, and all that the drafter would have proposed on the way.
 
     name: workload and number. prompt_length: tokens. temperature: of both. tokens: int32[n], the target's output.
-    drafts: int32[n, DEPTH], row p: what the drafter proposes after prompt + tokens[:p]; -1 after its end of text.
-    confidence, margin, entropy: float32[n, DEPTH], see `DraftToken`. eos: ids that end the text.
+    drafts: int32[n, DEPTH], row p: what the drafter proposes after prompt + tokens[:p]; `NOTHING` after its end of
+    text, `UNKNOWN` where a live agent never drafted. confidence, margin, entropy: float32[n, DEPTH], see `DraftToken`;
+    0.0 where there is no draft. eos: ids that end the text.
     """
 
     name: str
@@ -65,7 +68,7 @@ class Table:
 
 
 def save(table: Table, path: Path) -> None:
-    """Write a table, compressed (.npz)."""
+    """Write a table, compressed (.npz). Numbers take the smaller type where it holds all of them exactly."""
     arrays: dict[str, NDArray[np.generic]] = {
         "name": np.array(table.name),
         "names": np.array([trace.name for trace in table.traces]),
@@ -75,7 +78,7 @@ def save(table: Table, path: Path) -> None:
         "eos": np.array(table.traces[0].eos if table.traces else (), np.int32),
     }
     for field in _COLUMNS:
-        arrays[field] = np.concatenate([getattr(trace, field) for trace in table.traces])
+        arrays[field] = _smallest(np.concatenate([getattr(trace, field) for trace in table.traces]))
     with path.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
@@ -85,7 +88,10 @@ def load(path: Path) -> Table:
     with np.load(path, allow_pickle=False) as data:
         ends = np.cumsum(data["lengths"])
         eos = tuple(int(token) for token in data["eos"])
-        columns = {field: np.split(data[field], ends[:-1]) for field in _COLUMNS}
+        columns = {
+            field: np.split(data[field].astype(np.int32 if field in _IDS else np.float32), ends[:-1])
+            for field in _COLUMNS
+        }
         traces = tuple(
             Trace(
                 name=str(name),
@@ -101,4 +107,11 @@ def load(path: Path) -> Table:
         return Table(str(data["name"]), traces)
 
 
-_COLUMNS: Final = ("tokens", "drafts", "confidence", "margin", "entropy")
+_IDS: Final = ("tokens", "drafts")
+_COLUMNS: Final = (*_IDS, "confidence", "margin", "entropy")
+
+
+def _smallest(column: NDArray[np.generic]) -> NDArray[np.generic]:
+    with np.errstate(over="ignore"):
+        smaller = column.astype(np.int16 if column.dtype == np.int32 else np.float16)
+    return smaller if np.array_equal(smaller, column) else column

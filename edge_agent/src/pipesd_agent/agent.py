@@ -22,6 +22,7 @@ from pipesd_agent.records import Records
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
 from pipesd_agent.streams import LinkSettings
+from pipesd_agent.tracing import TraceFiles
 from pipesd_agent.undraftable import with_noise
 from pipesd_gateway.exceptions import ApiError, ModelLoadError, Unavailable, VocabularyMismatch
 from pipesd_gateway.logs import session_name
@@ -40,6 +41,7 @@ class Agent:
         cloud_on_mismatch: serve cloud-only when the drafter's vocabulary is not the target's, instead of refusing.
         edge: the draft model alone; None: there is none. fallback: to it or not, where a request does not say.
         edge_only: never ask a gateway for anything.
+        traces: where finished requests are recorded.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Agent:
         edge: Edge | None = None,
         fallback: Policy = "error",
         edge_only: bool = False,
+        traces: TraceFiles | None = None,
     ) -> None:
         if edge is None and (edge_only or fallback == "edge"):
             raise ValueError("there is no edge to fall back to")
@@ -65,6 +68,7 @@ class Agent:
         self.records = Records()
         self._fallback: Policy = fallback
         self._cloud_on_mismatch = cloud_on_mismatch
+        self._traces = traces
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -136,6 +140,8 @@ class Agent:
         if answer.rest is not None:
             answer.rest.finish()
         self.finish(answer.stream, answer.rest)
+        if self._traces is not None:
+            await self._traces.aclose()
 
     async def open(self, endpoint: Endpoint, body: bytes, request_id: str) -> tuple[RequestStream, Opened]:
         """Have the gateway accept a request. Raises ApiError; cancelling takes the request back."""
@@ -151,6 +157,8 @@ class Agent:
         self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool
     ) -> tuple[RequestStream, Opened]:
         stream = await self.link.request(endpoint, body, request_id, collaborative=collaborative)
+        if self._traces is not None and collaborative:
+            stream.tracer = self._traces.begin()
         try:
             opened = await stream.opened()
             name = session_name(opened.session)
@@ -164,6 +172,8 @@ class Agent:
         """The client has its answer, or is gone. rest: what the draft model wrote of it. Harmless when repeated."""
         stream.client_left()
         self.records.add(stream, rest)
+        if self._traces is not None:
+            self._traces.add(stream)
 
 
 def _log_death(task: asyncio.Task[None]) -> None:
@@ -174,6 +184,7 @@ def _log_death(task: asyncio.Task[None]) -> None:
 
 def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     """An agent as configured, or with another drafter. Blocks while models load. Raises ModelLoadError, ConfigError."""
+    traces = TraceFiles(config.trace) if config.trace else None
     tls = config.tls()
     gateways = Gateways(config.addresses)
     settings = LinkSettings(config.gateway_api_key, config.trigger, config.batcher, config.session)
@@ -196,6 +207,7 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
         edge=edge,
         fallback=config.fallback,
         edge_only=edge_only,
+        traces=traces,
     )
 
 

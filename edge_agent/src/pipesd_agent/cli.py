@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--gpu-layers", type=int, metavar="N", help="layers of the draft model on a GPU; -1: all (0)")
     add("--cors-origin", action="append", metavar="URL", help="of web pages that may use the API (none)")
     add("--drain-timeout", type=float, metavar="S", help="after SIGTERM, time for what runs (30)")
+    add("--trace", metavar="DIR", help="record requests there, token ids of answers included (off)")
     add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
     add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or a line of JSON an event (text)")
     talk = commands.add_parser("chat", help="talk to a running agent")

@@ -39,7 +39,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     within. threads: of llama.cpp. gpu_layers: of the draft model, on a GPU; -1: all. ca_file: certificate authority
     of wss:// gateways. api_keys: of the agent's own API, empty means open; api_key_file: where they come from, None
     for the environment. cors_origin: of web pages that may use the API.
-    drain_timeout: seconds that what runs has after SIGTERM.
+    drain_timeout: seconds that what runs has after SIGTERM. trace: folder for traces of finished requests.
     trigger, session: see there.
     """
 
@@ -63,6 +63,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     session: SessionSettings = SessionSettings()
     cors_origin: tuple[str, ...] = ()
     drain_timeout: float = 30.0
+    trace: Path | None = None
     log_level: str = "info"
     log_format: LogFormat = "text"
 

@@ -24,6 +24,7 @@ from pipesd_agent.session import (
     StopDrafting,
     usage_payload,
 )
+from pipesd_agent.tracing import Tracer
 from pipesd_gateway.exceptions import ApiError, OutOfState, ProtocolError, Unavailable
 from pipesd_gateway.protocol import (
     MAX_UNACKED,
@@ -74,6 +75,8 @@ class RequestStream:
         self.started = time.monotonic()
         self.kept_by: object | None = None
         """The connection that it stays on while the link goes to another gateway; None: it goes with the link."""
+        self.tracer: Tracer | None = None
+        """Set by who wants a trace of this request."""
         self._worker = worker
         self._lane: DraftLane | None = None
         self._changed = changed
@@ -124,6 +127,8 @@ class RequestStream:
         """A message of the gateway for this request."""
         try:
             self.session.receive(message, time.monotonic())
+            if self.tracer is not None and isinstance(message, Verdict):
+                self.tracer.decided(message)
             self._act()
             self._check_untaken()
         except ProtocolError as error:
@@ -138,6 +143,8 @@ class RequestStream:
                 self.upload.open += size
             case Draft():
                 self.upload.drafts += size
+                if self.tracer is not None:
+                    self.tracer.sent(message, size)
             case Ack():
                 self.upload.acks += size
             case _:
@@ -228,7 +235,10 @@ class RequestStream:
             self.session.drafting_ended()
 
     def _drafted(self, commit: int, token: DraftToken | None) -> None:
+        before = self.session.counts.drafted
         self.session.drafted(commit, token)
+        if self.tracer is not None and token is not None and self.session.counts.drafted > before:
+            self.tracer.drafted(token)
         self._act()
 
     def _drafter_failed(self, error: Exception) -> None:

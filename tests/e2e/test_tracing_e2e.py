@@ -1,0 +1,48 @@
+"""`pipesd-agent start --trace DIR`: what a live agent recorded is in the tables of the same requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from harness import agent_process, gateway
+
+from bench.proving.live import figures, read_all, rows
+from bench.proving.recorded import recorded
+from bench.proving.trace import NOTHING, UNKNOWN
+from bench.proving.workloads import workload
+
+pytestmark = pytest.mark.e2e
+
+FIRST_SEED = 1000
+SOME = (0, 1, 2)
+
+
+@pytest.mark.parametrize(("name", "temperature"), [("humaneval", 0.0), ("chat", 1.0)])
+def test_live_rows_are_those_of_the_tables(tmp_path: Path, name: str, temperature: float) -> None:
+    folder = tmp_path / "traces"
+    works = workload(name)
+    with gateway(tmp_path) as target, agent_process(tmp_path, target.root, "--trace", str(folder)) as agent:
+        for number in SOME:
+            work = works[number]
+            body = work.body(temperature=temperature, seed=FIRST_SEED + number, max_tokens=96, stream=number == 1)
+            url = f"{agent.root}{'/v1/completions' if 'prompt' in work.ask else '/v1/chat/completions'}"
+            httpx.post(url, content=body, timeout=60).raise_for_status()
+    found = read_all(folder)
+    assert len(found) == len(SOME), "written by the time that the agent has ended"
+    for number, live in zip(SOME, found, strict=True):
+        table, trace = recorded(name, temperature).traces[number], rows(live)
+        assert live.whole
+        assert live.seed == FIRST_SEED + number
+        assert trace.prompt_length == table.prompt_length
+        assert trace.tokens.tolist() == table.tokens.tolist()
+        known = (trace.drafts != UNKNOWN) & (trace.drafts != NOTHING)
+        assert known[:, 0].mean() > 0.5
+        # Chunks of the prompt, and catching up, differ from the table's: so do confidences a little, and a close call
+        # of the drafter's, with what follows it in its rows.
+        assert (trace.drafts == table.drafts)[known].mean() > 0.9
+        same = known & np.logical_and.accumulate((trace.drafts == table.drafts) | ~known, axis=1)
+        assert float(np.abs(trace.confidence - table.confidence)[same].max()) < 0.05
+        assert figures(live)["tokens"] == len(table.tokens)
