@@ -95,6 +95,8 @@ class Agent:
             await self.worker.aclose()
         if self.edge is not None:
             await self.edge.aclose()
+        if self._traces is not None:
+            await self._traces.aclose()
 
     def edge_for(self, header: str | None) -> Edge | None:
         """What answers a request with this `x-pipesd-fallback` when the cloud is gone. Raises InvalidRequest."""
@@ -140,8 +142,6 @@ class Agent:
         if answer.rest is not None:
             answer.rest.finish()
         self.finish(answer.stream, answer.rest)
-        if self._traces is not None:
-            await self._traces.aclose()
 
     async def open(self, endpoint: Endpoint, body: bytes, request_id: str) -> tuple[RequestStream, Opened]:
         """Have the gateway accept a request. Raises ApiError; cancelling takes the request back."""
