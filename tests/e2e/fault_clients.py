@@ -7,7 +7,7 @@ import json
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -42,6 +42,8 @@ class End(StrEnum):
 
     RIGHT = "right"
     ERROR = "error"
+    FALLBACK = "fallback"
+    """Labelled: the draft model went on alone."""
     BROKEN = "broken"
     """With its agent, which was killed."""
     LEFT = "left"
@@ -82,7 +84,8 @@ def answered_by(url: str, case: Case, headers: dict[str, str] | None = None, **e
 class Request:
     """One request and its end. Times are clock readings.
 
-    pause_s: longest silence between two pieces of a stream. idle_s: for how long its client did not read.
+    text: that of the target's chunks; others: there was text of another model. label: what an answer says that is not
+    the target's. pause_s: longest silence between two pieces of a stream. idle_s: for how long its client did not read.
     """
 
     agent: int
@@ -92,6 +95,8 @@ class Request:
     began: float = field(default_factory=time.monotonic)
     ended: float = 0.0
     text: str = ""
+    others: bool = False
+    label: dict[str, Any] | None = None
     reason: str | None = None
     complete: bool = False
     error: dict[str, Any] | None = None
@@ -107,13 +112,23 @@ class Request:
     def seconds(self) -> float:
         return self.ended - self.began
 
-    def piece(self, text: str | None, reason: str | None) -> None:
-        """Of a stream, or the whole answer."""
+    def take(self, answer: dict[str, Any]) -> None:
+        """A chunk of a stream, or the whole answer."""
+        self.label = answer.get("pipesd") or self.label
+        for choice in answer.get("choices", ()):
+            said = choice.get("delta") or choice.get("message")
+            text = (said.get("content") if said else choice.get("text")) or ""
+            self._piece(text, choice["finish_reason"], answer["model"])
+
+    def _piece(self, text: str, reason: str | None, model: str) -> None:
         now = time.monotonic()
         if self.heard:
             self.pause_s = max(self.pause_s, now - self.heard)
         self.heard = now
-        self.text += text or ""
+        if model == MODEL:
+            assert not self.others, "the target goes on after the draft model"
+            self.text += text
+        self.others = self.others or model != MODEL
         self.reason = reason or self.reason
 
     def judge(self, killed: Callable[[int, float, float], bool]) -> End:
@@ -125,6 +140,13 @@ class Request:
         assert self.case.text.startswith(self.text), "shows what the target does not write"
         if self.left:
             return End.LEFT
+        if self.complete and (self.others or self.label):
+            assert self.error is None
+            assert self.label is not None, "another model's answer, and nobody says so"
+            assert self.label["mode"] == "edge"
+            assert self.reason is not None
+            assert not self.text or self.label["from_token"] > 0
+            return End.FALLBACK
         if self.complete:
             assert (self.text, self.reason) == (self.case.text, self.case.reason), "a wrong answer that looks whole"
             assert self.error is None
@@ -185,7 +207,7 @@ class Client:
             if not response.headers["content-type"].startswith("text/event-stream"):
                 answer = json.loads(await response.aread())
                 request.error = answer.get("error")
-                _take(request, answer.get("choices", ()))
+                request.take(answer)
                 request.complete = request.error is None
                 return
             async for line in _events(response):
@@ -194,7 +216,7 @@ class Client:
                     continue
                 event = json.loads(line)
                 request.error = event.get("error")
-                _take(request, event.get("choices", ()))
+                request.take(event)
                 if self._slow:
                     pause = 3.0 if request.idle_s == 0.0 else 0.02
                     request.idle_s += pause
@@ -207,12 +229,12 @@ class Client:
         api: Any = self._sdk.chat.completions if "messages" in known else self._sdk.completions
         answer = await api.create(**asked)
         if not request.stream:
-            _take(request, answer.model_dump()["choices"])
+            request.take(answer.model_dump())
             request.complete = True
             return
         async with answer:
             async for chunk in answer:
-                _take(request, chunk.model_dump()["choices"])
+                request.take(chunk.model_dump())
         # The SDK takes a stream that just ends for a whole one: so the reason is what tells.
         request.complete = True
 
@@ -220,12 +242,6 @@ class Client:
 def _body_of(error: openai.APIError) -> dict[str, Any]:
     assert isinstance(error.body, dict), f"not OpenAI-shaped: {error!r}"
     return error.body
-
-
-def _take(request: Request, choices: Iterable[dict[str, Any]]) -> None:
-    for choice in choices:
-        said = choice.get("delta") or choice.get("message")
-        request.piece(said.get("content") if said else choice.get("text"), choice["finish_reason"])
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[str]:

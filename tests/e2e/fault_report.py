@@ -15,6 +15,7 @@ from harness import ROOT
 from relay import Sent
 
 REPORT: Final = ROOT / "docs" / "reliability.md"
+SHOWN_ENDS: Final = (End.RIGHT, End.ERROR, End.FALLBACK, End.BROKEN)
 SHOWN: Final = 5
 """Failures that are told in full."""
 
@@ -91,28 +92,27 @@ class Run:
 def outcomes(run: Run) -> str:
     """As a table: by kind of fault, and all together."""
     rows = [
-        "| fault | times | requests that met it | right | error | broken off with their agent | longest pause in a "
-        "stream that was right, s |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| fault | times | requests that met it | right | error | draft model, labelled | broken off with their agent "
+        "| longest pause in a stream that was right, s |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     times = Counter(fault.kind for fault in run.happened)
     for kind in (kind for kind in Kind if times[kind]):
         if kind in OF_CLIENTS:
-            rows.append(f"| {kind} | {times[kind]} | | | | | |")
+            rows.append(f"| {kind} | {times[kind]} | | | | | | |")
             continue
         met = [judged for judged in run.judged if kind in judged.met and judged.end is not End.LEFT]
-        ends = [sum(judged.end is end for judged in met) for end in (End.RIGHT, End.ERROR, End.BROKEN)]
+        ends = " | ".join(str(sum(judged.end is end for judged in met)) for end in SHOWN_ENDS)
         gravest = [judged for judged in met if judged.end is End.RIGHT and judged.gravest is kind]
         pause = f"{max(judged.request.pause_s for judged in gravest):.1f}" if gravest else ""
-        rows.append(f"| {kind} | {times[kind]} | {len(met)} | {ends[0]} | {ends[1]} | {ends[2]} | {pause} |")
+        rows.append(f"| {kind} | {times[kind]} | {len(met)} | {ends} | {pause} |")
     stayed = [judged for judged in run.judged if judged.end is not End.LEFT]
-    untouched = sum(not judged.met for judged in stayed)
-    ends = [sum(judged.end is end for judged in stayed) for end in (End.RIGHT, End.ERROR, End.BROKEN)]
-    rows.append(
-        f"| none | | {untouched} | {sum(not j.met and j.end is End.RIGHT for j in stayed)} | "
-        f"{sum(not j.met and j.end is End.ERROR for j in stayed)} | 0 | |"
-    )
-    rows.append(f"| **all** | **{times.total()}** | **{len(stayed)}** | {ends[0]} | {ends[1]} | {ends[2]} | |")
+    for name, count, met in (
+        ("none", "", [judged for judged in stayed if not judged.met]),
+        ("**all**", f"**{times.total()}**", stayed),
+    ):
+        ends = " | ".join(str(sum(judged.end is end for judged in met)) for end in SHOWN_ENDS)
+        rows.append(f"| {name} | {count} | {len(met)} | {ends} | |")
     return "\n".join(rows)
 
 

@@ -198,8 +198,9 @@ def _begin(agent: Agent, kind: Kind) -> Callable[[], object]:
 
 @contextmanager
 def world(log_dir: Path, seed: int) -> Iterator[tuple[World, Gateway]]:
-    """A gateway and three agents: two that draft, by a model and by prompt lookup, and one that is cloud-only."""
-    drafting = ("--draft-model", str(DRAFT), "--capacity", "8", "--context", "1024")
+    """A gateway and three agents: two that draft, by a model, which goes on alone when the cloud is gone, and by prompt
+    lookup, and one that is cloud-only."""
+    drafting = ("--draft-model", str(DRAFT), "--capacity", "8", "--context", "1024", "--fallback", "edge")
     kinds: tuple[tuple[str, ...], ...] = (drafting, ("--capacity", "8"), ("--mode", "cloud"))
     with ExitStack() as stack:
         gateway = Gateway(log_dir)

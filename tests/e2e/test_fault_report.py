@@ -27,6 +27,7 @@ def run(*requests: Request, dead: bool = False) -> Run:
 
 
 RIGHT = request(text="right text", reason="length", complete=True)
+LABEL = {"mode": "edge", "model": "small", "from_token": 2}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,7 @@ RIGHT = request(text="right text", reason="length", complete=True)
         (request(text="right", error=ERROR), End.ERROR),
         (request(status=503, error=ERROR), End.ERROR),
         (request(text="rig", left=True), End.LEFT),
+        (request(text="rig", others=True, label=LABEL, reason="stop", complete=True), End.FALLBACK),
     ],
 )
 def test_how_a_request_may_end(ended: Request, end: End) -> None:
@@ -53,6 +55,8 @@ def test_how_a_request_may_end(ended: Request, end: End) -> None:
         (request(text="right", reason="length", complete=True), "looks whole"),
         (request(text="right text", complete=True), "looks whole"),
         (request(text="right"), "nobody says so"),
+        (request(text="rig", others=True, reason="stop", complete=True), "nobody says so"),
+        (request(text="wro", others=True, label=LABEL, reason="stop", complete=True), "does not write"),
         (request(hung=True), "no end"),
         (request(broken="ReadError()"), "the connection broke"),
         (request(status=500, error=ERROR), "status 500"),
@@ -74,8 +78,8 @@ def test_a_connection_may_break_with_its_agent() -> None:
 def test_what_is_told() -> None:
     story = run(RIGHT, request(text="", error=ERROR), request(left=True))
     table = outcomes(story).splitlines()
-    assert table[2] == "| cut (FIN) | 1 | 2 | 1 | 1 | 0 | 0.0 |"
-    assert table[-1] == "| **all** | **1** | **2** | 1 | 1 | 0 | |"
+    assert table[2] == "| cut (FIN) | 1 | 2 | 1 | 1 | 0 | 0 | 0.0 |"
+    assert table[-1] == "| **all** | **1** | 2 | 1 | 1 | 0 | 0 | |"
     assert "1 clients left" in ends(story, Uploads(3, 4))
     assert "resumed: 3" in ends(story, Uploads(3, 4))
     assert "was lost: 4" in ends(story, Uploads(3, 4))

@@ -1,6 +1,8 @@
 """Over a hundred faults of every kind while a dozen clients ask all the time: each request ends within its bound, with
-the right text, an error that says so, or - where its own agent was killed - a broken connection. Afterwards nothing is
-left. With WRITE_REPORT=1 the figures go to docs/reliability.md.
+the right text, an error that says so, the draft model's labelled text at the agent that is told to fall back to it,
+or - where its own agent was killed - a broken connection. Afterwards nothing is left.
+
+With WRITE_REPORT=1 the figures go to docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -94,7 +96,9 @@ def suffer(log_dir: Path, seed: int, kill_cycles: int, link_cycles: int) -> None
     assert uploads.reopened > 5
     # Not a share: how many errors clients fetch while a process starts depends on the machine.
     assert sum(judged.end is End.RIGHT and bool(judged.met) for judged in story.judged) > 80, "this proves little"
-    assert any(judged.end is End.ERROR and judged.request.text for judged in story.judged), "none in mid-answer"
+    for end in (End.ERROR, End.FALLBACK):
+        assert any(judged.end is end and judged.request.text for judged in story.judged), f"no {end} in mid-answer"
+    assert all(judged.request.agent == 0 for judged in story.judged if judged.end is End.FALLBACK)
     assert after[0].load["places_free"] == N_SEQ
     assert after[0].load["queued"] == 0
     assert after[1].load["lanes_free"] == after[2].load["lanes_free"] == 8
