@@ -521,6 +521,7 @@ class EdgeSession:
             self._fail_move("its tokens are not the same")
             return
         self._base += len(verdict.tokens)
+        self._told_upto = max(self._told_upto, self._base)  # what the gateway has decided need not be told
         if self._nav_out is not None and self._base > self._nav_out:
             self._nav_out = None
         tokens = verdict.tokens[len(known) :]
