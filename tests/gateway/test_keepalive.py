@@ -21,7 +21,7 @@ from pipesd_gateway.serve import Server
 def test_both_ends_find_a_dead_link_within_twice_the_interval() -> None:
     assert keepalive.PING_TIMEOUT_S <= keepalive.PING_INTERVAL_S
     assert (link.PING_INTERVAL_S, link.PING_TIMEOUT_S) == (keepalive.PING_INTERVAL_S, keepalive.PING_TIMEOUT_S)
-    assert keepalive.PING_TIMEOUT_S >= 6, "a busy machine needs so long"
+    assert keepalive.PING_TIMEOUT_S >= 4, "a busy machine needs so long"
 
 
 @pytest.fixture

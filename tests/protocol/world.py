@@ -58,7 +58,7 @@ PRINT = b"pipesd-test-vocab"
 INFO = ModelInfo("toy", N_VOCAB, PRINT, max_context=4096, max_drafts=7)
 GRACE_S = 30.0
 STALL_S = 60.0
-HALF_OPEN_S = 12.0
+HALF_OPEN_S = 9.0
 """After so long a gateway notices by its pings that a link is dead."""
 
 

@@ -48,9 +48,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PING_INTERVAL_S: Final = 6.0
-PING_TIMEOUT_S: Final = 6.0
-"""Together the longest that a dead link goes unnoticed: twice the interval. A busy machine needs the timeout."""
+PING_INTERVAL_S: Final = 4.5
+PING_TIMEOUT_S: Final = 4.5
+"""Together the longest that a dead link goes unnoticed: twice the interval. A busy machine needs the timeout; where
+even that is not enough, the link's sessions are resumed on the next one."""
 CONNECT_TIMEOUT_S: Final = 5.0
 BACKOFF_MOST_S: Final = 10.0
 BACKOFF_WAITED_FOR_S: Final = 2.0

@@ -11,8 +11,8 @@ from typing import Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-PING_INTERVAL_S: Final = 6.0
-PING_TIMEOUT_S: Final = 6.0
+PING_INTERVAL_S: Final = 4.5
+PING_TIMEOUT_S: Final = 4.5
 CLOSE_S: Final = 3.0
 """Longest time for the other end to take what is left for it, after the last was said."""
 

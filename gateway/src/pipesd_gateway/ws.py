@@ -57,7 +57,7 @@ FAREWELL_S: Final = 5.0
 RESTART_S: Final = 2.0
 """The same when the server ends."""
 RETURN_S: Final = 15.0
-"""So long a drain waits for a session whose link is lost: the agent notices within 12 s."""
+"""So long a drain waits for a session whose link is lost: the agent notices within 9 s."""
 
 Authorize = Callable[[WebSocket], str | None]
 """The API key that a connection came with, None where the server has no keys. Raises `Unauthorized`."""
