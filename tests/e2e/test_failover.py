@@ -33,7 +33,8 @@ DRAIN = ("--drain-timeout", "60")
 SAMPLED: dict[str, Any] = {"max_tokens": 150, "temperature": 0.8, "seed": 7}
 GREEDY: dict[str, Any] = {"max_tokens": 150, "temperature": 0}
 
-modes = pytest.mark.parametrize("mode", ["collaborative", "cloud"])
+modes = pytest.mark.parametrize("mode", ["collaborative", pytest.param("cloud", marks=pytest.mark.full)])
+"""Agents that never draft meet the same, in less time, in the fault suite."""
 
 
 def truth(target: Process) -> list[str]:

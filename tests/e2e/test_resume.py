@@ -23,7 +23,8 @@ SAMPLED: dict[str, Any] = {"max_tokens": 200, "temperature": 0.8, "seed": 7}
 GREEDY: dict[str, Any] = {"max_tokens": 200, "temperature": 0}
 
 
-modes = pytest.mark.parametrize("mode", ["collaborative", "cloud"])
+modes = pytest.mark.parametrize("mode", ["collaborative", pytest.param("cloud", marks=pytest.mark.full)])
+"""Agents that never draft meet the same, in less time, in the fault suite."""
 
 
 def asked(url: str) -> list[Asking]:
