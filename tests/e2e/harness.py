@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -205,10 +207,12 @@ def run_to_end(module: str, *arguments: str, **environ: str) -> subprocess.Compl
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that was free a moment ago, and that no connection gets by itself while a test's server is away: one of an
+    agent that tries to reach it would else, sooner or later, be its own other end, and keep the server out."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # below Linux's ephemeral ports
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
