@@ -18,7 +18,7 @@ from pipesd_agent.trigger import TriggerSettings
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 GRACE_S = 4
-CUTS = 10
+CUTS = 5
 KINDS: tuple[dict[str, Any], ...] = (
     {"temperature": 0},
     {"temperature": 1.0, "seed": 3},
@@ -29,7 +29,7 @@ KINDS: tuple[dict[str, Any], ...] = (
 
 def test_links_that_are_cut_in_mid_answer(tmp_path_factory: pytest.TempPathFactory) -> None:
     with VllmServer(tmp_path_factory.mktemp("vllm"), "--grace", str(GRACE_S)) as server:
-        asked: dict[str, Any] = {"max_tokens": 800, "ignore_eos": True}
+        asked: dict[str, Any] = {"max_tokens": 400, "ignore_eos": True}
         expected = [alone(server.url, LONG, **asked, **kind)[0] for kind in KINDS]
         relay = Relay(urlsplit(server.root).port or 0)
         # One draft a time, so that answers last.
