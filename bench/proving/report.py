@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from bench.proving import sections
+from bench.proving import compared, sections
 from bench.proving.sections import MADE, Row, Rows
 
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
@@ -72,11 +72,11 @@ def of_rows(rows: Rows, run: dict[str, Any]) -> dict[str, str]:
 def of_models() -> dict[str, str]:
     """And what is played now, within seconds."""
     return {
-        "calibration": sections.calibrated(),
-        "paper": sections.papers_tables(),
-        "uplinks": sections.uplinks(),
-        "fixed": sections.fixed_thresholds(),
-        "links": sections.links(),
+        "calibration": compared.calibrated(),
+        "paper": compared.papers_tables(),
+        "uplinks": compared.uplinks(),
+        "fixed": compared.fixed_thresholds(),
+        "links": compared.links(),
     }
 
 

@@ -1,25 +1,16 @@
-"""The tables of docs/benchmarks.md, from the rows of a run; and of what needs no run: the models beside the authors."""
+"""The tables of docs/benchmarks.md from the rows of a run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Final
 
-from bench.proving.calibration import (
-    DIAGNOSTIC_ROUNDS,
-    SWEEP_MS,
-    TABLE_1_MS,
-    TABLE_6_MS,
-    diagnostic,
-    sweep,
-    table_1,
-    table_6,
-)
+from bench.proving.calibration import SWEEP_MS, TABLE_1_MS, TABLE_6_MS
 from bench.proving.cells import names
-from bench.proving.fixed import compare, lean, ours
+from bench.proving.markdown import markdown, ms
 from bench.proving.methods import PUBLISHED
-from bench.proving.scenario import LONG, NARROW, PAPER, SWEEP
+from bench.proving.scenario import PAPER, SWEEP
 
 Row = dict[str, Any]
 MADE: Final = "made-up"
@@ -81,16 +72,6 @@ def paper_ms(scenario: str, method: str) -> float | None:
     return None
 
 
-def _markdown(head: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -> str:
-    """A table; its first `left` columns are text."""
-    marks = ["---"] * left + ["--:"] * (len(head) - left)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, marks, *body))
-
-
-def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
-
-
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
@@ -106,8 +87,8 @@ def matrix(rows: Rows, workload: str) -> str:
     for name in names():
         cells = [rows.cells.get((workload, scenario, name)) for scenario in scenarios]
         if any(cells):
-            body.append([name, *("" if row is None else _ms(row["tpt_ms"]) + _over(row) for row in cells)])
-    return _markdown(["TPT, ms", *scenarios], body)
+            body.append([name, *("" if row is None else ms(row["tpt_ms"]) + _over(row) for row in cells)])
+    return markdown(["TPT, ms", *scenarios], body)
 
 
 def page(rows: Rows, workload: str) -> str:
@@ -126,7 +107,7 @@ def page(rows: Rows, workload: str) -> str:
             body.append(
                 [
                     row["method"] + _over(row),
-                    _ms(row["tpt_ms"]),
+                    ms(row["tpt_ms"]),
                     "" if paper is None else f"{paper:g}",
                     f"{row['tpt_ms'] / published:.2f}" if published else "",
                     *(_number(row.get(key)) for key in COLUMNS.values()),
@@ -134,7 +115,7 @@ def page(rows: Rows, workload: str) -> str:
                 ]
             )
         head = ["method", "TPT ms", "paper", "ratio", *COLUMNS, "parameters"]
-        parts += [f"## {scenario}", _markdown(head, body)]
+        parts += [f"## {scenario}", markdown(head, body)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -153,12 +134,12 @@ def cloud_only(rows: Rows) -> str:
                 continue
             best = min(split, key=lambda row: float(row["tpt_ms"]))
             two = [rows.cells.get((workload, scenario, name)) for name in ("pipesd", "ours-forwards")]
-            cells = [f"{workload}, {scenario}", _faster(cloud, best), _ms(cloud), best["method"]]
+            cells = [f"{workload}, {scenario}", _faster(cloud, best), ms(cloud), best["method"]]
             for row in (best, *two):
-                cells += ["", ""] if row is None else [_ms(row["tpt_ms"]) + _over(row), _forwards(row)]
+                cells += ["", ""] if row is None else [ms(row["tpt_ms"]) + _over(row), _forwards(row)]
             body.append(cells)
     head = ["workload, scenario", "faster", "cloud-only, ms", "fastest with drafts", "ms", "forwards", "pipesd, ms"]
-    return _markdown([*head, "forwards", "ours-forwards, ms", "forwards"], body, left=2)
+    return markdown([*head, "forwards", "ours-forwards, ms", "forwards"], body, left=2)
 
 
 def _forwards(row: Row) -> str:
@@ -171,104 +152,6 @@ def _faster(cloud_ms: float, best: Row) -> str:
     if abs(best["tpt_ms"] / cloud_ms - 1) < EQUAL:
         return "equal"
     return "**cloud-only**" if cloud_ms < best["tpt_ms"] else "drafting"
-
-
-def calibrated() -> str:
-    """Scenario 1 and the sweep: times, then rounds."""
-    body = [
-        [line.what, line.method, _ms(line.figures.tpt_ms), f"{line.paper_ms:g}", f"{line.deviation:+.1%}"]
-        for line in (*diagnostic(), *sweep())
-    ]
-    times = _markdown(["", "method", "model, ms", "authors, ms", "deviation"], body, left=2)
-    rounds = []
-    for line in diagnostic():
-        row = line.figures.row()
-        pairs = zip(("navs_per_token", "mean_draft", "acceptance"), DIAGNOSTIC_ROUNDS[line.method], strict=True)
-        rounds.append([line.method, *(f"{row[key]:.3f} ({theirs:g})" for key, theirs in pairs)])
-    return times + "\n\n" + _markdown(["model (authors)", "NAVs per token", "mean draft", "acceptance"], rounds)
-
-
-def papers_tables() -> str:
-    """Table 1 line by line, then table 6."""
-    body = []
-    for line in table_1():
-        model, theirs = line.speedups or (0.0, 0.0)
-        times = [_ms(line.figures.tpt_ms), f"{line.paper_ms:g}", f"{line.deviation:+.1%}"]
-        body.append([line.what.removeprefix("table 1, "), line.method, *times, f"{model:.2f}", f"{theirs:.2f}"])
-    head = ["table 1", "method", "model, ms", "authors, ms", "deviation", "speed-up over Vanilla", "authors'"]
-    ablated = [
-        [line.method, _ms(line.figures.tpt_ms), f"{line.paper_ms:g}", f"{line.deviation:+.1%}"] for line in table_6()
-    ]
-    return (
-        _markdown(head, body, left=2)
-        + "\n\n"
-        + _markdown(["table 6", "model, ms", "authors, ms", "deviation"], ablated)
-    )
-
-
-def uplinks() -> str:
-    """The paper's figure 5 as speed-ups of PipeSD, the model's beside the authors'."""
-    lines = [*diagnostic(), *sweep()]
-    body = []
-    for what in dict.fromkeys(line.what for line in lines):
-        four = {line.method: line for line in lines if line.what == what}
-        whole = four["pipesd"]
-        cells = [
-            f"{four[name].figures.tpt_ms / whole.figures.tpt_ms:.2f} ({four[name].paper_ms / whole.paper_ms:.2f})"
-            for name in four
-            if name != "pipesd"
-        ]
-        body.append([what.replace("diagnostic", "uplink 20 Mbit/s"), *cells])
-    body.sort(key=lambda line: float(line[0].split()[1]))
-    return _markdown(["PipeSD's speed-up (authors')", "over Vanilla", "over HSL", "over EdgeLLM"], body)
-
-
-def fixed_thresholds() -> str:
-    """Ours with fixed thresholds against PipeSD as published, and what bounds both."""
-    body = []
-    for scenario in PAPER:
-        one = compare(scenario)
-        mine, published = one.ours.row(), one.published.row()
-        uplink = 8000 * published["bytes_up_per_token"] / scenario.up.at(0) if len(scenario.up.steps) == 1 else None
-        body.append(
-            [
-                scenario.name,
-                f"**{one.ratio:.2f}**",
-                _ms(one.ours.tpt_ms),
-                _ms(one.published.tpt_ms),
-                f"{mine['navs_per_token']:.3f} / {mine['forwards_per_token']:.3f}",
-                f"{published['navs_per_token']:.3f}",
-                _ms(uplink),
-                _ms(one.drafting_ms),
-                _ms(one.bound_ms),
-                f"{one.ours.tpt_ms / one.bound_ms:.2f}",
-                _ms(one.lean.tpt_ms),
-            ]
-        )
-    head = ["scenario", "ratio", "ours, ms", "published, ms", "our NAVs / forwards", "its NAVs", "its uplink, ms"]
-    head += ["our drafting, ms", "clairvoyant, ms", "ours over it", "PipeSD with ids, ms"]
-    return _markdown(head, body)
-
-
-def links() -> str:
-    """The same fixed thresholds on narrow and on long links."""
-    body = []
-    for scenario in (*NARROW, *LONG):
-        immediate, single, theirs = ours(scenario), ours(scenario, "single"), lean(scenario)
-        free = (immediate.forwards - immediate.navs) / immediate.answers
-        body.append(
-            [
-                scenario.name,
-                *(_ms(figures.tpt_ms) for figures in (immediate, single, theirs)),
-                *(f"{figures.bytes_up / figures.tokens:.0f}" for figures in (immediate, single, theirs)),
-                f"{2000 * scenario.delay_s:g}",
-                f"{free:.0f} of {immediate.tokens / immediate.answers:.0f}",
-                f"{immediate.navs / immediate.tokens:.3f} / {immediate.forwards / immediate.tokens:.3f}",
-                f"{theirs.navs / theirs.tokens:.3f}",
-            ]
-        )
-    head = ["", "immediate, ms", "single, ms", "PipeSD's DP, ms", "bytes up: immediate", "single", "DP", "trip, ms"]
-    return _markdown([*head, "tokens of free runs", "our NAVs / forwards", "PipeSD's NAVs"], body)
 
 
 def tuned(rows: Rows) -> str:
@@ -290,7 +173,7 @@ def tuned(rows: Rows) -> str:
     head = ["TPT ms (ratio to pipesd+payload)"]
     for scenario in PAPER:
         head += [scenario.name, "forwards"]
-    return _markdown(head, body)
+    return markdown(head, body)
 
 
 def manifest(run: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from made import scripted
 from bench.proving import plots
 from bench.proving.frontier import Spot, frontier
 from bench.proving.report import FOLDER, read
+from bench.proving.scenario import LAPTOP
 from bench.proving.sections import Rows
 
 SCRIPT = scripted("....x.....x...........xx......." * 4)
@@ -33,5 +34,5 @@ def test_the_figures_are_the_same_every_time(tmp_path: Path) -> None:
 
 
 def test_the_timeline_has_all_lanes_of_all_three() -> None:
-    for title, timeline in plots.timelines_of(SCRIPT, plots.LAPTOP).items():
+    for title, timeline in plots.timelines_of(SCRIPT, LAPTOP).items():
         assert {span.lane for span in timeline.spans} == set(plots.LANES), title

@@ -5,20 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from made import table_lines as lines
 
 from bench.proving.sections import (
     Rows,
-    calibrated,
     cloud_only,
-    fixed_thresholds,
-    links,
     manifest,
     matrix,
     page,
     paper_ms,
-    papers_tables,
     tuned,
-    uplinks,
 )
 
 
@@ -38,13 +34,6 @@ def rows(*more: dict[str, Any], cloud_ms: float = 5.0) -> Rows:
             *more,
         ]
     )
-
-
-def lines(table: str) -> dict[str, list[str]]:
-    """Cells of each line, by the first; all lines must have as many as the head."""
-    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line]
-    assert len({len(cells) for cells in split}) == 1
-    return {cells[0]: cells[1:] for cells in split}
 
 
 def test_the_matrix() -> None:
@@ -108,27 +97,6 @@ def test_tuned_methods_have_ratios_to_pipesd_as_published() -> None:
     table = lines(tuned(rows()))
     assert table["ours-forwards"][:3] == ["50.0* (0.50)", "0.250", ""]
     assert table["clairvoyant"][:2] == ["30.0 (0.30)", ""]
-
-
-def test_what_needs_no_rows() -> None:
-    first, second = calibrated().split("\n\n")
-    assert len(first.splitlines()) == 2 + 4 + 12
-    assert len(lines(second)) == 2 + 4
-    first, second = papers_tables().split("\n\n")
-    assert len(first.splitlines()) == 2 + 32
-    assert first.count("3-iot, bug 13") == 4
-    assert len(lines(second)) == 2 + 4
-    assert list(lines(uplinks()))[2:] == [f"uplink {mbit} Mbit/s" for mbit in (10, 20, 40, 80)]
-    assert [cells[0] for cells in lines(fixed_thresholds()).values()][2:] == [
-        "**0.31**",
-        "**0.57**",
-        "**0.90**",
-        "**0.46**",
-    ]
-    assert list(lines(links()))[2:] == [
-        *("narrow-10k", "narrow-30k", "narrow-100k"),
-        *("rtt-100ms", "rtt-300ms", "rtt-600ms"),
-    ]
 
 
 def test_the_manifest_leaves_out_what_differs_from_run_to_run() -> None:
