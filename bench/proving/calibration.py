@@ -33,6 +33,8 @@ DIAGNOSTIC_ROUNDS: Final = {
     "pipesd": (0.1733, 4.96, 0.9616),
 }
 """NAVs per token, mean draft, acceptance (§6.8)."""
+DIAGNOSTIC_ROLLBACKS: Final = {"vanilla": 0.370, "hsl": 0.139, "edgellm": 0.176, "pipesd": 0.167}
+"""Share of NAVs that did not accept all (§6.8; for the first three it is what §9.2's full-accept rates leave)."""
 SWEEP_MS: Final = {
     10: {"vanilla": 306.6, "hsl": 243.7, "edgellm": 252.0, "pipesd": 232.0},
     40: {"vanilla": 115.6, "hsl": 100.8, "edgellm": 89.8, "pipesd": 79.7},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.proving.calibration import DIAGNOSTIC_ROUNDS, diagnostic, sweep, table_1, table_6
+from bench.proving.calibration import DIAGNOSTIC_ROLLBACKS, DIAGNOSTIC_ROUNDS, diagnostic, sweep, table_1, table_6
 from bench.proving.fixed import compare, lean, ours
 from bench.proving.markdown import markdown, ms
 from bench.proving.scenario import LONG, NARROW, PAPER
@@ -19,8 +19,10 @@ def calibrated() -> str:
     for line in diagnostic():
         row = line.figures.row()
         pairs = zip(("navs_per_token", "mean_draft", "acceptance"), DIAGNOSTIC_ROUNDS[line.method], strict=True)
-        rounds.append([line.method, *(f"{row[key]:.3f} ({theirs:g})" for key, theirs in pairs)])
-    return times + "\n\n" + markdown(["model (authors)", "NAVs per token", "mean draft", "acceptance"], rounds)
+        cells = [f"{row[key]:.3f} ({theirs:g})" for key, theirs in pairs]
+        rounds.append([line.method, *cells, f"{1 - row['full_accept']:.3f} ({DIAGNOSTIC_ROLLBACKS[line.method]:g})"])
+    head = ["model (authors)", "NAVs per token", "mean draft", "acceptance", "rollback rate"]
+    return times + "\n\n" + markdown(head, rounds)
 
 
 def papers_tables() -> str:

@@ -16,8 +16,7 @@ from bench.proving.calibration import (
     lines,
     measured,
 )
-from bench.proving.fixed import compare
-from bench.proving.scenario import AUTHORS, PAPER
+from bench.proving.scenario import AUTHORS
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -70,14 +69,6 @@ def test_what_the_ablations_lose() -> None:
     no_pipeline, fixed, token, sequence = (measured(method, AUTHORS[0]).tpt_ms for method in ablations(0.95, 0.9))
     assert whole < sequence < no_pipeline < fixed < vanilla_6
     assert token == pytest.approx(whole, rel=0.05)
-
-
-@pytest.mark.parametrize(("number", "ratio"), [(0, 0.31), (1, 0.57), (2, 0.90), (3, 0.46)])
-def test_ours_with_fixed_thresholds_against_pipesd_as_published(number: int, ratio: float) -> None:
-    """At no more steps of the target for a token than it takes NAVs, with one and the same floor for all drafting."""
-    one = compare(PAPER[number])
-    assert one.ours.forwards <= one.published.navs
-    assert one.ratio == pytest.approx(ratio, abs=0.02)
 
 
 def test_the_comparison_can_be_printed() -> None:
