@@ -24,7 +24,7 @@ CODE := gateway edge_agent vllm_plugin
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check lint test test-full reliability bench bench-quick bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
+.PHONY: help demo check lint test test-full reliability bench bench-quick bench-report bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ bench: $(READY)  ## all methods in all scenarios in virtual time, to .build/benc
 
 bench-quick: $(READY)  ## some of it, with few trials, to .build/bench-quick (under a minute)
 	$(PY) -m bench.proving --quick --out .build/bench-quick
+
+bench-report: $(READY)  ## docs/benchmarks.md and its figures from what `make bench` left in .build/bench
+	$(PY) -m bench.proving.report .build/bench
 
 bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp loop
 	$(PY) bench/agent.py

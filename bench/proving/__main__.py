@@ -37,7 +37,7 @@ def tables() -> list[Table]:
 def manifest(budget: Budget, workloads: list[Table], seconds: float) -> dict[str, Any]:
     """What is needed to get the same rows again."""
     return {
-        "command": sys.argv,
+        "command": ["python", "-m", "bench.proving", *sys.argv[1:]],
         "seconds": round(seconds, 1),
         "python": platform.python_version(),
         "numpy": np.__version__,

@@ -17,6 +17,7 @@ from bench.proving.figures import Figures
 from bench.proving.link import Link
 from bench.proving.scenario import Scenario
 from bench.proving.script import Script
+from bench.proving.timeline import Timeline
 from pipesd_agent.drafting.types import DraftToken
 from pipesd_agent.trigger import TriggerSettings
 
@@ -114,14 +115,23 @@ class _Round:
 
 
 class Play:
-    """One answer. `start` places it on a varying link."""
+    """One answer. `start` places it on a varying link. timeline: filled in, if there is one."""
 
-    def __init__(self, script: Script, method: Method, scenario: Scenario, system: System, start: float = 0.0) -> None:
+    def __init__(
+        self,
+        script: Script,
+        method: Method,
+        scenario: Scenario,
+        system: System,
+        start: float = 0.0,
+        timeline: Timeline | None = None,
+    ) -> None:
         self._script = script
         self._method = method
         self._scenario = scenario
         self._system = system
         self._start = start
+        self._timeline = timeline
         self._trigger = method.trigger.make()
         self._up = Link(scenario.up, 0.0)
         self._up.free_at = start
@@ -165,6 +175,8 @@ class Play:
             self._trigger.reset()
             self._agreed = self._length = committed
             now = verdict + (self._scenario.draft_s if self._system.last_eval else 0.0)
+            if self._timeline and now > verdict:
+                self._timeline.add("drafting", verdict, now, 0)
             this = self._begin(committed, now)
         figures.seconds = verdict - self._start
         return figures
@@ -183,7 +195,7 @@ class Play:
         """Draft until the NAV, uploading what the plan says; returns when."""
         while self._can_draft(this):
             now += self._scenario.draft_s
-            if self._draft(this):
+            if self._draft(this, now, self._scenario.draft_s):
                 break
             if self._due(this.drafted - this.sent, this.batches):
                 self._send(this, now)
@@ -194,19 +206,21 @@ class Play:
         last = this.base + this.drafted >= len(self._script) - 1 or this.drafted >= MAX_DRAFT
         return not last and self._script.draft(self._agreed, self._length) is not None
 
-    def _draft(self, this: _Round) -> bool:
-        """One more token. Does it want a NAV?"""
+    def _draft(self, this: _Round, now: float, took_s: float) -> bool:
+        """One more token, done `now`. Does it want a NAV?"""
         this.drafted += 1
-        token = self._extend()
+        token = self._extend(now, took_s)
         return self._trigger.drafted(token) or token.token in self._script.eos
 
-    def _extend(self) -> DraftToken:
+    def _extend(self, now: float, took_s: float) -> DraftToken:
         token = self._script.draft(self._agreed, self._length)
         assert token is not None
         if self._agreed == self._length and self._script.right[self._length]:
             self._agreed += 1
         self._length += 1
         self.figures.drafted += 1
+        if self._timeline:
+            self._timeline.add("drafting", now - took_s, now, 1, useful=self._agreed == self._length)
         return token
 
     def _due(self, unsent: int, batches: int, *, waiting: bool = False) -> bool:
@@ -222,7 +236,10 @@ class Play:
             this.sent += tokens
         this.batches += 1
         size = self._scenario.overhead_up + BODY + tokens * self._system.token_bytes
-        self._up.send(now, size)
+        sent_at = self._up.send(now, size)
+        if self._timeline:
+            bits_s = 8 * size / self._scenario.up.at(sent_at)
+            self._timeline.add("sending", sent_at - bits_s, sent_at, tokens)
         self._up.free_at += self._alpha_s
         self.figures.sent += tokens
         self.figures.bytes_up += size
@@ -237,6 +254,8 @@ class Play:
         self.figures.bytes_down += size
         delay_s = 0.0 if self._system.blocking else scenario.delay_s
         self._verified_at = max(self._up.free_at + delay_s, self._verified_at) + scenario.queue_s + forward
+        if self._timeline:
+            self._timeline.add("verifying", self._verified_at - forward, self._verified_at, this.drafted)
         return self._verified_at + 8 * size / scenario.down.at(self._verified_at) + delay_s
 
     def _proactive(
@@ -254,13 +273,13 @@ class Play:
         now += self._wish_s
         if now > verdict:
             return None, queue, now
-        self._extend()
+        self._extend(now, self._wish_s)
         after = self._begin(this.base + this.drafted + 1, now)
         unsent = 0
         while not after.waiting and now + self._wish_s <= verdict and self._can_draft(after):
             now += self._wish_s
             unsent += 1
-            after.waiting = self._draft(after)
+            after.waiting = self._draft(after, now, self._wish_s)
             if after.waiting or self._due(unsent, len(queue), waiting=True):
                 queue.append((now, unsent))
                 unsent = 0

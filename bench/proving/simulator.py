@@ -18,6 +18,7 @@ from bench.proving.figures import Figures
 from bench.proving.link import Link
 from bench.proving.scenario import Scenario
 from bench.proving.script import Script
+from bench.proving.timeline import Timeline
 from pipesd_agent.batcher import make_batcher
 from pipesd_agent.link import SOCKET_BUFFER_BYTES
 from pipesd_agent.session import Commit, Complete, Deliver, EdgeSession, Fail, SessionSettings
@@ -50,15 +51,18 @@ class Ours:
 
 
 class Simulation:
-    """One answer. `start` places it on a varying link."""
+    """One answer. `start` places it on a varying link. timeline: filled in, if there is one."""
 
-    def __init__(self, script: Script, ours: Ours, scenario: Scenario, start: float = 0.0) -> None:
+    def __init__(
+        self, script: Script, ours: Ours, scenario: Scenario, start: float = 0.0, timeline: Timeline | None = None
+    ) -> None:
         self.now = start
         self.figures = Figures(answers=1, tokens=len(script))
         self._script = script
         self._ours = ours
         self._scenario = scenario
         self._start = start
+        self._timeline = timeline
         self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._numbers = itertools.count()
         self._up = Link(scenario.up, scenario.delay_s)
@@ -82,6 +86,7 @@ class Simulation:
         self._forward: int | None = None
         """Version of the path that a forward is under way for."""
         self._forward_number = 0
+        self._forward_began = start
         self._ended_by_eos = False
 
     def run(self) -> Figures:
@@ -133,7 +138,12 @@ class Simulation:
                 size += self._ours.padding * len(message.ids)
             self.figures.messages += 1
             self.figures.bytes_up += size
-            self._at(self._up.send(self.now, size), self._arrived_up, message)
+            arrives = self._up.send(self.now, size)
+            if self._timeline:
+                sent_at = arrives - self._scenario.delay_s
+                tokens = len(message.ids) if isinstance(message, Draft) else 0
+                self._timeline.add("sending", sent_at - 8 * size / self._scenario.up.at(sent_at), sent_at, tokens)
+            self._at(arrives, self._arrived_up, message)
         self._room_awaited = True
         self._at(room, self._room)
 
@@ -158,6 +168,8 @@ class Simulation:
         self._version += 1
         self._ended_by_eos = False
         if contradicted or self._ours.stop_on_bonus:
+            if self._timeline and self._forward is not None:
+                self._timeline.add("drafting", self._forward_began, self.now, 1, useful=False)
             self._forward = None
 
     def _begin_forward(self) -> None:
@@ -167,6 +179,7 @@ class Simulation:
             return
         self._forward = self._version
         self._forward_number += 1
+        self._forward_began = self.now
         self._at(self.now + self._scenario.draft_s, self._drafted, self._forward_number)
 
     def _drafted(self, number: int) -> None:
@@ -175,6 +188,7 @@ class Simulation:
             return
         self._forward = None
         if version != self._version or self._length >= self._limit:
+            self._draft_done(useful=False)
             return
         token = self._script.draft(self._agreed, self._length)
         assert token is not None
@@ -182,8 +196,13 @@ class Simulation:
             self._agreed += 1
         self._length += 1
         self._version += 1
+        self._draft_done(useful=self._agreed == self._length)
         self._ended_by_eos = token.token in self._script.eos
         self._edge.drafted(self._commits, token)
+
+    def _draft_done(self, *, useful: bool) -> None:
+        if self._timeline:
+            self._timeline.add("drafting", self._forward_began, self.now, 1, useful=useful)
 
     # The gateway and its target.
 
@@ -229,6 +248,8 @@ class Simulation:
             forward = self._scenario.forward.seconds(len(drafts) + 1)
             self.figures.busy_s += forward
             at += forward
+            if self._timeline:
+                self._timeline.add("verifying", at - forward, at, len(drafts))
             self._at(at, self._stepped, drafts)
 
     def _stepped(self, drafts: tuple[int, ...]) -> None:

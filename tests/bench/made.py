@@ -28,3 +28,10 @@ def scripted(pattern: str, confidence: dict[int, float] | None = None, *, eos_at
     blank = np.zeros((n, DEPTH), np.float32)
     eos = () if eos_at is None else (int(tokens[eos_at]),)
     return Script(Trace("made", 10, 0.0, tokens, drafts, sure, blank, blank, eos))
+
+
+def table_lines(table: str) -> dict[str, list[str]]:
+    """Cells of each line, by the first; all lines must have as many as the head."""
+    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line]
+    assert len({len(cells) for cells in split}) == 1
+    return {cells[0]: cells[1:] for cells in split}

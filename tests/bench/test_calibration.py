@@ -15,14 +15,8 @@ from bench.proving.calibration import (
     TABLE_METHODS,
     lines,
     measured,
-    scripts,
 )
-from bench.proving.figures import Figures
-from bench.proving.methods import SPACING_S
-from bench.proving.scenario import AUTHORS, PAPER
-from bench.proving.simulator import Ours, Simulation
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
+from bench.proving.scenario import AUTHORS
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -75,22 +69,6 @@ def test_what_the_ablations_lose() -> None:
     no_pipeline, fixed, token, sequence = (measured(method, AUTHORS[0]).tpt_ms for method in ablations(0.95, 0.9))
     assert whole < sequence < no_pipeline < fixed < vanilla_6
     assert token == pytest.approx(whole, rel=0.05)
-
-
-@pytest.mark.parametrize(("number", "ratio"), [(0, 0.31), (1, 0.57), (2, 0.90), (3, 0.46)])
-def test_ours_with_fixed_thresholds_against_pipesd_as_published(number: int, ratio: float) -> None:
-    """At no more steps of the target for a token than it takes NAVs, with one and the same floor for all drafting."""
-    ours = Ours(
-        trigger=TriggerSettings(r1=0.85, r2=0.8),
-        session=SessionSettings(window=12, free_start=False),
-        batcher="immediate",
-    )
-    total = Figures()
-    for place, script in enumerate(scripts()):
-        total.add(Simulation(script, ours, PAPER[number], start=SPACING_S * place).run())
-    published = measured(METHODS["pipesd"], PAPER[number])
-    assert total.forwards <= published.navs
-    assert total.tpt_ms / published.tpt_ms == pytest.approx(ratio, abs=0.02)
 
 
 def test_the_comparison_can_be_printed() -> None:

@@ -65,12 +65,12 @@ CATCH_UP: Final = 1024
 
 
 class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """window: drafted tokens after the committed ones, at most; in bench/thresholds.py more than 16 saved few target
-    forwards and doubled the rejected drafts. nav_timeout_s: how long a verification may stay
-    without any verdict before the session goes cloud-only. silence_timeout_s: how long the gateway may say nothing at
-    all (waiting in its queue included) before the request fails. grace_s: how long a lost link may stay away before
-    the request fails; 0: not at all. free_start: the target goes on by itself until the first draft is there; one that
-    is faster than the drafter then writes all of the answer. False: only until the edge knows the prompt."""
+    """window: drafted tokens after the committed ones, at most; in bench/proving/defaults.py more than 16 saved few
+    target forwards and doubled the rejected drafts. nav_timeout_s: how long a verification may stay without any
+    verdict before the session goes cloud-only. silence_timeout_s: how long the gateway may say nothing at all (waiting
+    in its queue included) before the request fails. grace_s: how long a lost link may stay away before the request
+    fails; 0: not at all. free_start: the target goes on by itself until the first draft is there; one that is faster
+    than the drafter then writes all of the answer. False: only until the edge knows the prompt."""
 
     window: int = 16
     nav_timeout_s: float = 4.0

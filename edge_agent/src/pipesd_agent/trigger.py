@@ -103,7 +103,7 @@ class TriggerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which trigger, and its figures: `dual`, `fixed` or `adaptive`.
 
     r1, r2: sequence and token threshold of `dual`, 0..1 (the token's matters only above the sequence's). The defaults
-    are from bench/thresholds.py on the demo pair: few target forwards, while drafting costs far less than they do.
+    are from bench/proving/defaults.py on the demo pair: few target forwards, where drafting costs far less than they.
     length: drafts per verification of `fixed`. decay: of `adaptive`, whose r1 is where it starts.
     """
 
