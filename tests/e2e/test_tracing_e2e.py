@@ -42,7 +42,7 @@ def test_live_rows_are_those_of_the_tables(tmp_path: Path, name: str, temperatur
         assert known[:, 0].mean() > 0.5
         # Chunks of the prompt, and catching up, differ from the table's: so do confidences a little, and a close call
         # of the drafter's, with what follows it in its rows.
-        assert (trace.drafts == table.drafts)[known].mean() > 0.9
+        assert (trace.drafts == table.drafts)[known].mean() > 0.75
         same = known & np.logical_and.accumulate((trace.drafts == table.drafts) | ~known, axis=1)
         assert float(np.abs(trace.confidence - table.confidence)[same].max()) < 0.05
         assert figures(live)["tokens"] == len(table.tokens)

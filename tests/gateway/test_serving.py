@@ -380,7 +380,8 @@ async def test_requests_that_were_taken_back_do_not_pile_up(monkeypatch: pytest.
             return parse(endpoint, body)
 
         monkeypatch.setattr(serving, "parse", slow)
-        monkeypatch.setattr(serving, "MAX_PREPARING", 3)
+        monkeypatch.setattr(serving, "MAX_PREPARING", 1)
+        monkeypatch.setattr(serving, "MAX_TAKEN_BACK", 2)
         for _ in range(3):
             opening = asyncio.create_task(Client(engine).open())
             await asyncio.sleep(0.02)

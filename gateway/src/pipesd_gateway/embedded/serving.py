@@ -26,6 +26,8 @@ QUEUE_WAIT_S: Final = 100.0
 """Longest wait for a free sequence; below the time that an agent waits for a silent gateway (120 s)."""
 MAX_PREPARING: Final = 64
 """Most requests whose bodies and prompts may wait to be read."""
+MAX_TAKEN_BACK: Final = 4096
+"""Most that wait with them though nobody wants them any more; their turn costs next to nothing."""
 
 
 Begun = tuple[Opening, Grammar | None]
@@ -80,6 +82,9 @@ class EmbeddedEngine:
         # A body of megabytes must not stop the event loop; one thread, so that the model outlives every use of it.
         self._preparer = ThreadPoolExecutor(1, "pipesd-prompt")
         self._preparing = 0
+        """On their way to the preparer's thread."""
+        self._wanted = 0
+        """Of those, such as somebody waits for."""
         self._live: set[EmbeddedGeneration] = set()
         self._closed = False
 
@@ -176,15 +181,17 @@ class EmbeddedEngine:
         self, endpoint: Endpoint, body: bytes, make: Callable[[Request], Begun]
     ) -> tuple[Request, Begun]:
         """The request, and what `make` gives for it on the preparer's thread."""
-        if self._preparing >= MAX_PREPARING:
-            raise Overloaded(f"{MAX_PREPARING} requests are waiting to be read already; try again later")
+        if self._wanted >= MAX_PREPARING or self._preparing >= MAX_PREPARING + MAX_TAKEN_BACK:
+            raise Overloaded(f"{self._preparing} requests are waiting to be read already; try again later")
         wanted = [body]
         future = asyncio.get_running_loop().run_in_executor(self._preparer, self._prepared, endpoint, wanted, make)
         self._preparing += 1
+        self._wanted += 1
         future.add_done_callback(self._on_prepared)
         try:
             return await asyncio.shield(future)
         finally:
+            self._wanted -= 1
             wanted.clear()  # whoever opens and closes faster than prompts are read must not have them pile up
 
     def _on_prepared(self, future: asyncio.Future[tuple[Request, Begun]]) -> None:
