@@ -32,6 +32,7 @@ def play(stack: Stack, cell: Cell, asked: Sequence[Question], costs: Costs, repe
     real, virtual, bare = Figures(), Figures(), Figures()
     same = True
     for question in asked:
+        stack.ask(question.endpoint, question.warming)  # now: others of the same beginning would take its cache
         start = stack.now
         figures, tokens = stack.ask(question.endpoint, question.body)
         same = same and tokens == question.script.truth
@@ -51,23 +52,17 @@ def measure(gateway_url: str, folder: Path, step_s: float, count: int) -> Costs:
     asked = questions(PROBE.workload, PROBE.temperature, count)
     short, long = Figures(), Figures()
     with stack(folder, gateway_url, scenario, CLOUD) as parts:
-        warm(parts, asked)
         for question in asked:
+            parts.ask(question.endpoint, question.warming)
             short.add(parts.ask(question.endpoint, question.warming)[0])
             long.add(parts.ask(question.endpoint, question.body)[0])
     traces = folder / "traces"
     with stack(folder, gateway_url, scenario, PROBING, traces) as parts:
-        warm(parts, asked)
         for question in asked:
+            parts.ask(question.endpoint, question.warming)
             parts.ask(question.endpoint, question.body)
     whole = [trace for trace in read_all(traces) if len(trace.tokens) > WARMING_TOKENS]
     return costs_of(short, long, whole, scenario)
-
-
-def warm(parts: Stack, asked: Sequence[Question]) -> None:
-    """Bring the prompts into the caches of both ends."""
-    for question in asked:
-        parts.ask(question.endpoint, question.warming)
 
 
 def play_all(cells: Sequence[Cell], repeats: int, count: int, folder: Path) -> Iterator[Costs | Run]:
@@ -81,7 +76,6 @@ def play_all(cells: Sequence[Cell], repeats: int, count: int, folder: Path) -> I
             for cell in group:
                 asked = questions(cell.workload, cell.temperature, count)
                 with stack(folder, url, cell.scenario, cell.ours) as parts:
-                    warm(parts, asked)
                     for repeat in range(repeats):
                         yield play(parts, cell, asked, costs, repeat)
 

@@ -16,10 +16,10 @@ from bench.proving.simulator import Ours
 from bench.proving.workloads import COUNT, workload
 from pipesd_gateway.protocol import Endpoint
 
-PLACES: Final = 8
-"""Prompts that gateway and drafter keep in their caches: one that has been asked before is not computed again."""
+PLACES: Final = 2
+"""Of gateway and drafter. A prompt that has just been asked is in their caches, and not computed again."""
 WARMING_TOKENS: Final = 4
-"""Of the answers that bring the prompts into the caches."""
+"""Of the answer that brings a prompt into the caches."""
 
 
 @dataclass(frozen=True)

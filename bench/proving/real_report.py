@@ -47,7 +47,7 @@ TCP on the loopback. Floors are slept: the agent's drafter takes the scenario's 
   a step (from one to the next when the target goes on alone), {handling_ms:.2f} ms from a message to its verdict beyond
   such a step (half each way). *Without costs*: the bare floors and delays.
 * **Not charged**: {opening_ms:.1f} ms a request (HTTP, chat template, tokens), and the prompts' prefill: both ends have
-  each prompt in their caches before.
+  the prompt in their caches, from the same request for four tokens just before.
 * **Other than in `make bench`**: a step takes one time whatever its rows (20 ms; 50 on the fast edge), and messages
   have their WebSocket headers but none of TCP and IP, since the emulator carries bytes.
 * {cores} cores, {minutes:.0f} minutes.
