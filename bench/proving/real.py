@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -114,8 +115,14 @@ def main() -> int:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "rows.jsonl").write_text("\n".join(lines) + "\n")
     if args.page:
-        minutes = (time.monotonic() - began) / 60
-        args.page.write_text(page(found, costs, {"answers": args.answers, "cores": os.cpu_count(), "minutes": minutes}))
+        facts = {
+            "answers": args.answers,
+            "command": " ".join(("python -m bench.proving.real", *sys.argv[1:])),
+            "cores": os.cpu_count(),
+            "minutes": (time.monotonic() - began) / 60,
+            "load": os.getloadavg()[0],
+        }
+        args.page.write_text(page(found, costs, facts))
     return 0 if enough(found) else 1
 
 

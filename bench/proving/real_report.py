@@ -50,7 +50,7 @@ TCP on the loopback. Floors are slept: the agent's drafter takes the scenario's 
   the prompt in their caches, from the same request for four tokens just before.
 * **Other than in `make bench`**: a step takes one time whatever its rows (20 ms; 50 on the fast edge), and messages
   have their WebSocket headers but none of TCP and IP, since the emulator carries bytes.
-* {cores} cores, {minutes:.0f} minutes.
+* `{command}`: {cores} cores, {minutes:.0f} minutes, load average {load:.1f} at the end.
 """
 
 
@@ -162,7 +162,7 @@ def table(found: Sequence[Agreement]) -> list[str]:
 
 
 def page(found: Sequence[Agreement], costs: Costs, facts: dict[str, Any]) -> str:
-    """docs/benchmarks_real.md. facts: answers (of each cell), cores, minutes."""
+    """docs/benchmarks_real.md. facts: answers (of each cell), command, cores, minutes, load."""
     agree = sum(cell.agrees for cell in found)
     worst = max(found, key=lambda cell: abs(cell.ratio - 1))
     charged = costs.row()

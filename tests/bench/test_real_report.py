@@ -53,7 +53,7 @@ def test_a_row_has_all_three_times() -> None:
 
 def test_the_page_names_every_cell_and_what_is_off() -> None:
     found = agreements([run(cell, real=10.1) for cell in range(6)] + [run(6, real=12.0)])
-    text = page(found, COSTS, {"answers": 2, "cores": 2, "minutes": 5.0})
+    text = page(found, COSTS, {"answers": 2, "command": "made up", "cores": 2, "minutes": 5.0, "load": 1.0})
     assert "**6 of 7 cells agree within 5 %**" in text
     assert "+20.0 %" in text
     assert all(each.cell.name in text for each in found)
