@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.proving.figures import Figures
-from bench.proving.real_cells import Cell, Costs
+from bench.proving.real_cells import CELLS, Cell, Costs
 
 AGREES: Final = 0.05
 """Share of the virtual time that the real one may be off by."""
@@ -28,7 +28,7 @@ COMPARED: Final = (
 PAGE: Final = """\
 # Virtual against real time
 
-Made by `make bench-real`; do not edit. What the proving ground says in virtual time is here played once more by the
+Made by `make bench-real`, or by the command at the end; do not edit. What the proving ground says in virtual time is here played once more by the
 real parts: the gateway with the demo target (F32), the link emulator and the agent with the demo drafter (F16), over
 TCP on the loopback. Floors are slept: the agent's drafter takes the scenario's time for each token
 (`bench/proving/slow_agent.py`), the gateway's step that of the target (`--step-floor-ms`).
@@ -50,6 +50,7 @@ TCP on the loopback. Floors are slept: the agent's drafter takes the scenario's 
   the prompt in their caches, from the same request for four tokens just before.
 * **Other than in `make bench`**: a step takes one time whatever its rows (20 ms; 50 on the fast edge), and messages
   have their WebSocket headers but none of TCP and IP, since the emulator carries bytes.
+* Cells of the bench that were not played in this run: {missing}.
 * `{command}`: {cores} cores, {minutes:.0f} minutes, load average {load:.1f} at the end.
 """
 
@@ -165,6 +166,8 @@ def page(found: Sequence[Agreement], costs: Costs, facts: dict[str, Any]) -> str
     """docs/benchmarks_real.md. facts: answers (of each cell), command, cores, minutes, load."""
     agree = sum(cell.agrees for cell in found)
     worst = max(found, key=lambda cell: abs(cell.ratio - 1))
+    played = {cell.cell for cell in found}
+    missing = ", ".join(cell.name for cell in CELLS if cell not in played) or "none"
     charged = costs.row()
     texts = "all" if all(cell.same_text for cell in found) else "NOT all"
     return PAGE.format(
@@ -175,6 +178,7 @@ def page(found: Sequence[Agreement], costs: Costs, facts: dict[str, Any]) -> str
         worst=worst.cell.name,
         repeats=found[0].repeats,
         texts=texts,
+        missing=missing,
         table="\n".join(table(found)),
         **charged,
         **facts,
