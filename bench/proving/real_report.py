@@ -28,7 +28,9 @@ COMPARED: Final = (
 PAGE: Final = """\
 # Virtual against real time
 
-Made by `make bench-real`, or by the command at the end; do not edit. What the proving ground says in virtual time is here played once more by the
+Made by `make bench-real`, or by the command at the end; do not edit.
+
+What the proving ground says in virtual time is here played once more by the
 real parts: the gateway with the demo target (F32), the link emulator and the agent with the demo drafter (F16), over
 TCP on the loopback. Floors are slept: the agent's drafter takes the scenario's time for each token
 (`bench/proving/slow_agent.py`), the gateway's step that of the target (`--step-floor-ms`).
