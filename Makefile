@@ -67,6 +67,10 @@ bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp 
 bench-vllm: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the vLLM plugin against stock vLLM on the CPU
 	$(PY) bench/vllm.py
 
+.PHONY: bench-real
+bench-real: $(READY) $(LLAMA) $(MODELS)  ## virtual against real time, to docs/benchmarks_real.md (20 minutes, nothing beside)
+	$(PY) -m bench.proving.real --out .build/bench-real --page docs/benchmarks_real.md
+
 models: $(MODELS)  ## the demo pair as GGUF files in .build/
 
 llama:  ## install llama.cpp anew, compiled once per machine and CMAKE_ARGS (docs/real_pair.md: GPUs)

@@ -23,7 +23,18 @@ from typing import Any, Final
 import msgspec
 
 from bench.proving.drafting import rows_along, trace_of
-from bench.proving.recorded import TABLES, TEMPERATURES, figures, table_name
+from bench.proving.recorded import (
+    CONTEXT,
+    DRAFT,
+    FIRST_SEED,
+    ROOT,
+    TABLES,
+    TARGET,
+    TEMPERATURES,
+    TOKENS,
+    figures,
+    table_name,
+)
 from bench.proving.trace import DEPTH, Table, save
 from bench.proving.workloads import COUNT, NAMES, workload
 from pipesd_agent.drafting.llama import LlamaDrafter
@@ -35,14 +46,6 @@ from pipesd_gateway.embedded.request import parse
 from pipesd_gateway.engine import ModelInfo, Opening
 from pipesd_gateway.exceptions import ApiError
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-BUILD: Final = ROOT / ".build"
-TARGET: Final = BUILD / "demo-target-F32.gguf"
-DRAFT: Final = BUILD / "demo-draft-F16.gguf"
-FIRST_SEED: Final = 1000
-"""Of a workload's first sequence; the next ones count up."""
-TOKENS: Final = 96
-CONTEXT: Final = 1024
 ANSWERS_AT_ONCE: Final = 20
 ANSWERS_S: Final = 600.0
 

@@ -9,6 +9,15 @@ from bench.proving.trace import DEPTH, Table, load
 
 TABLES: Final = Path(__file__).parent / "tables"
 TEMPERATURES: Final = (0.0, 1.0)
+FIRST_SEED: Final = 1000
+"""Of a workload's first sequence; the next ones count up."""
+TOKENS: Final = 96
+CONTEXT: Final = 1024
+"""Of both models, for prompt, answer and drafts."""
+ROOT: Final = Path(__file__).resolve().parents[2]
+BUILD: Final = ROOT / ".build"
+TARGET: Final = BUILD / "demo-target-F32.gguf"
+DRAFT: Final = BUILD / "demo-draft-F16.gguf"
 
 
 def table_name(workload: str, temperature: float) -> str:

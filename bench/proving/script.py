@@ -7,10 +7,13 @@ from pipesd_agent.drafting.types import DraftToken
 
 
 class Script:
-    """A trace as plain Python objects, made when first asked for: tuning plays the same one many times."""
+    """A trace as plain Python objects, made when first asked for: tuning plays the same one many times.
 
-    def __init__(self, trace: Trace) -> None:
+    body: of the request; empty: not known, and taken to be of its usual size."""
+
+    def __init__(self, trace: Trace, body: bytes = b"") -> None:
         self.name = trace.name
+        self.body = body
         self.prompt_length = trace.prompt_length
         self.temperature = trace.temperature
         self.eos = frozenset(trace.eos)

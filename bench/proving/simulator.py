@@ -70,7 +70,7 @@ class Simulation:
         self._up.free_at = self._down.free_at = start
         self._room_awaited = False
         self._gateway: GatewaySession | None = None
-        body = bytes(script.prompt_length * PROMPT_BYTES)
+        body = script.body or bytes(script.prompt_length * PROMPT_BYTES)
         self._edge = EdgeSession(
             Open(0, VERSION, Endpoint.CHAT_COMPLETIONS, body, b"" if ours.drafts else None),
             ours.trigger.make(),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from made import scripted
 
+from bench.proving.baselines import PROMPT_BYTES
 from bench.proving.figures import Figures
 from bench.proving.scenario import Forward, Rate, Scenario
 from bench.proving.simulator import Ours, Simulation
@@ -78,6 +79,13 @@ def test_stopping_on_a_bonus_saves_the_rest_of_a_useless_forward() -> None:
     waits = play("." * 20, one, slow).seconds
     stops = play("." * 20, replace(one, stop_on_bonus=True), slow).seconds
     assert stops < 0.8 * waits
+
+
+def test_the_request_s_body_goes_up() -> None:
+    script = scripted("." * 20)
+    usual = Simulation(script, FOUR, SLOW_TARGET).run()
+    script.body = bytes(script.prompt_length * PROMPT_BYTES + 100)
+    assert Simulation(script, FOUR, SLOW_TARGET).run().bytes_up == usual.bytes_up + 100
 
 
 def test_equal_runs_are_equal() -> None:
