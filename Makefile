@@ -24,7 +24,7 @@ CODE := gateway edge_agent vllm_plugin
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check lint test test-full reliability bench bench-quick bench-report bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
+.PHONY: help demo check lint test test-full reliability bench bench-quick bench-report bench-real bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -67,7 +67,6 @@ bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp 
 bench-vllm: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the vLLM plugin against stock vLLM on the CPU
 	$(PY) bench/vllm.py
 
-.PHONY: bench-real
 bench-real: $(READY) $(LLAMA) $(MODELS)  ## virtual against real time, to docs/benchmarks_real.md (20 minutes, nothing beside)
 	$(PY) -m bench.proving.real --out .build/bench-real --page docs/benchmarks_real.md
 
