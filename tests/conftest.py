@@ -1,4 +1,4 @@
-"""Which test modules are collected."""
+"""Which test modules are collected, and what holds for all tests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No deadline for an example: it would say how busy the machine is.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 E2E_MODULE = re.compile(r"^pytestmark = .*\bpytest\.mark\.e2e\b", re.MULTILINE)
 

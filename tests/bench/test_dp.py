@@ -22,7 +22,7 @@ def partitions(n: int) -> Iterator[tuple[int, ...]]:
 costs = st.integers(0, 300_000)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(1, 10), alpha=costs, beta=costs, gamma=costs)
 def test_no_partition_is_better(n: int, alpha: int, beta: int, gamma: int) -> None:
     plan = optimal_plan(n, alpha, beta, gamma)
