@@ -19,8 +19,8 @@ from bench.proving.link import Link
 from bench.proving.scenario import Scenario
 from bench.proving.script import Script
 from bench.proving.timeline import Timeline
-from pipesd_agent.batcher import make_batcher
 from pipesd_agent.link import SOCKET_BUFFER_BYTES
+from pipesd_agent.policies import Policies, fixed
 from pipesd_agent.session import Commit, Complete, Deliver, EdgeSession, Fail, SessionSettings
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway.engine import Opening, Payload, StepDone
@@ -51,10 +51,17 @@ class Ours:
 
 
 class Simulation:
-    """One answer. `start` places it on a varying link. timeline: filled in, if there is one."""
+    """One answer. `start` places it on a varying link. timeline: filled in, if there is one.
+    policies: instead of the trigger and the batcher of `ours`, which nothing changes."""
 
     def __init__(
-        self, script: Script, ours: Ours, scenario: Scenario, start: float = 0.0, timeline: Timeline | None = None
+        self,
+        script: Script,
+        ours: Ours,
+        scenario: Scenario,
+        start: float = 0.0,
+        timeline: Timeline | None = None,
+        policies: Policies | None = None,
     ) -> None:
         self.now = start
         self.figures = Figures(answers=1, tokens=len(script))
@@ -73,8 +80,7 @@ class Simulation:
         body = script.body or bytes(script.prompt_length * PROMPT_BYTES)
         self._edge = EdgeSession(
             Open(0, VERSION, Endpoint.CHAT_COMPLETIONS, body, b"" if ours.drafts else None),
-            ours.trigger.make(),
-            make_batcher(ours.batcher),
+            policies or fixed(ours.trigger, ours.batcher)(),
             ours.session,
             max_context=FOREVER_CONTEXT,
             now=start,
@@ -99,6 +105,7 @@ class Simulation:
                 self._edge.tick(self.now)
             handle(what)
             self._act()
+        self._edge.watch.ended(self.now)
         figures, counts = self.figures, self._edge.counts
         figures.seconds = self.now - self._start
         figures.navs, figures.forwards = counts.navs, counts.forwards
@@ -139,6 +146,7 @@ class Simulation:
             self.figures.messages += 1
             self.figures.bytes_up += size
             arrives = self._up.send(self.now, size)
+            self._edge.watch.sent(message, size, self.now)
             if self._timeline:
                 sent_at = arrives - self._scenario.delay_s
                 tokens = len(message.ids) if isinstance(message, Draft) else 0
@@ -198,7 +206,7 @@ class Simulation:
         self._version += 1
         self._draft_done(useful=self._agreed == self._length)
         self._ended_by_eos = token.token in self._script.eos
-        self._edge.drafted(self._commits, token)
+        self._edge.drafted(self._commits, token, self.now)
 
     def _draft_done(self, *, useful: bool) -> None:
         if self._timeline:

@@ -7,8 +7,8 @@ import random
 from collections import deque
 from collections.abc import Callable
 
-from pipesd_agent.batcher import make_batcher
 from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.policies import fixed
 from pipesd_agent.session import (
     Commit,
     Complete,
@@ -215,8 +215,7 @@ class World:
         self.old: list[Node] = []
         self.edge = EdgeSession(
             Open(0, VERSION, Endpoint.COMPLETIONS, b"{}", PRINT if collaborative else None),
-            (trigger or TriggerSettings()).make(),
-            make_batcher(batcher),
+            fixed(trigger or TriggerSettings(), batcher)(),
             SessionSettings(
                 window=window, nav_timeout_s=4, silence_timeout_s=10_000, grace_s=GRACE_S, free_start=free_start
             ),
@@ -370,7 +369,7 @@ class World:
 
     def lane_reports(self) -> bool:
         if self.lane is not None and self.lane.reports:
-            self.edge.drafted(*self.lane.reports.popleft())
+            self.edge.drafted(*self.lane.reports.popleft(), self.now)
             self._edge_actions()
             return True
         return False

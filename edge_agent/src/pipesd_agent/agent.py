@@ -18,6 +18,7 @@ from pipesd_agent.fallback import CloudAnswer, Policy, begin, is_loss, policy_of
 from pipesd_agent.forward import Answer, Forwarder
 from pipesd_agent.gateways import Gateways
 from pipesd_agent.link import Link
+from pipesd_agent.policies import fixed
 from pipesd_agent.records import Records
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
@@ -187,7 +188,7 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     traces = TraceFiles(config.trace) if config.trace else None
     tls = config.tls()
     gateways = Gateways(config.addresses)
-    settings = LinkSettings(config.gateway_api_key, config.trigger, config.batcher, config.session)
+    settings = LinkSettings(config.gateway_api_key, fixed(config.trigger, config.batcher), config.session)
     worker = None
     if config.mode not in ("cloud", "edge"):
         worker = DraftWorker(drafter or _make_drafter(config))

@@ -25,10 +25,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from pipesd_agent.batcher import Batcher
 from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.policies import Policies
 from pipesd_agent.splice import CannotSplice, Shown, Splice
-from pipesd_agent.trigger import Trigger
 from pipesd_gateway.exceptions import ApiError, ConfigError, ProtocolError, SessionUnknown, Unavailable
 from pipesd_gateway.protocol import (
     FOREVER,
@@ -180,8 +179,7 @@ class EdgeSession:
     def __init__(
         self,
         request: Open,
-        trigger: Trigger,
-        batcher: Batcher,
+        policies: Policies,
         settings: SessionSettings,
         *,
         max_context: int,
@@ -194,8 +192,10 @@ class EdgeSession:
         """Nothing more will come from the gateway: the channel is free."""
         self.origins: list[bool] = []
         """For each output token: was it drafted, sent and accepted?"""
-        self._trigger = trigger
-        self._batcher = batcher
+        self._trigger = policies.trigger
+        self._batcher = policies.batcher
+        self.watch = policies.watch
+        """Shells tell it what was `sent`, and that the session has `ended`."""
         self._settings = settings
         self._request = request
         self._open_pending = True
@@ -219,6 +219,7 @@ class EdgeSession:
         self._window: deque[DraftToken] = deque()
         self._sent_upto = 0
         self._epoch = 0
+        self._wished_upto = 0
         self._commits = 0
         self._commit_ends: list[int] = []
         self._valid_from = 0
@@ -340,15 +341,15 @@ class EdgeSession:
             case _ if self._answered:
                 pass  # on its way when the client left
             case Opened():
-                self._receive_opened(message)
+                self._receive_opened(message, now)
             case Verdict():
-                self._receive_verdict(message)
+                self._receive_verdict(message, now)
             case Event():
                 self._receive_event(message)
             case Desync():
                 self._receive_desync(message)
 
-    def drafted(self, commit: int, token: DraftToken | None) -> None:
+    def drafted(self, commit: int, token: DraftToken | None, now: float) -> None:
         """The lane drafted a token after `commit` commits; None: it has nothing to propose at the end of its path."""
         if not self._drafting or commit < self._valid_from:
             return
@@ -367,6 +368,7 @@ class EdgeSession:
         assert self.opened is not None
         self._window.append(token)
         self.counts.drafted += 1
+        self.watch.drafted(token, now)
         full = len(self._window) >= self._settings.window or token.position + 1 >= self._hard_limit
         if self._trigger.drafted(token) or full or token.token in self.opened.eos_ids:
             self._want_nav()
@@ -489,7 +491,7 @@ class EdgeSession:
         first = next((seq for seq in self._untaken if seq > self._offset), None)
         return self._seq if first is None else first - 1 - self._offset
 
-    def _receive_opened(self, opened: Opened) -> None:
+    def _receive_opened(self, opened: Opened, now: float) -> None:
         if self._session is not None:
             raise ProtocolError("the gateway opened a session twice")
         self._session = opened.session
@@ -501,6 +503,7 @@ class EdgeSession:
         self.opened = opened
         self._committed = list(opened.prompt_ids)
         self._base = self._told_upto = len(self._committed)
+        self.watch.opened(opened, now)
         self._sent_upto = len(self._committed)
         self._last_draftable = len(opened.prompt_ids) + opened.max_tokens - 2
         self._hard_limit = min(self._last_draftable + 1, self._max_context)
@@ -509,7 +512,7 @@ class EdgeSession:
             self._actions.append(StartDrafting(opened.prompt_ids, opened.params, frozenset(opened.eos_ids)))
             self._commit(())
 
-    def _receive_verdict(self, verdict: Verdict) -> None:
+    def _receive_verdict(self, verdict: Verdict, now: float) -> None:
         if self._session is None or verdict.start != self._base:
             raise ProtocolError(f"verdict from {verdict.start}, but {self._base} ids are committed")
         self.counts.forwards += 1
@@ -536,14 +539,18 @@ class EdgeSession:
             accepted = right and len(self._committed) < self._sent_upto
             wrong = wrong or (drafted is not None and not right)
             self._dry = self._dry and drafted is not None
+            if drafted is not None:
+                self.watch.judged(drafted, right, now)
             self.counts.accepted += accepted
             self.origins.append(accepted)
             self._committed.append(token)
         base = len(self._committed)
         if wrong:
-            self._discard_window()
+            self._discard_window(now)
         self._sent_upto = max(self._sent_upto, base)
         self._told_upto = base
+        self._wished_upto = max(self._wished_upto, base)
+        self.watch.decided(verdict, now)
         if self._nav_pending is not None and base > self._nav_pending:
             self._nav_pending = None
         if not self._drafting:
@@ -562,15 +569,17 @@ class EdgeSession:
         self._commit_ends.append(base)
         self._actions.append(Commit(tokens, min(base + self._settings.window, self._hard_limit)))
 
-    def _discard_window(self) -> None:
+    def _discard_window(self, now: float) -> None:
         self._epoch += 1
         self.counts.rollbacks += 1
         self._window.clear()
         self._dry = False
         self._sent_upto = len(self._committed)
         self._nav_pending = self._nav_out = None
+        self._wished_upto = self._sent_upto
         self._trigger.reset()
         self._batcher.reset()
+        self.watch.discarded(now)
 
     def _receive_desync(self, desync: Desync) -> None:
         """The gateway holds none of our drafts: send the window again under a new epoch."""
@@ -698,6 +707,9 @@ class EdgeSession:
             wish, self._nav_pending = self._nav_pending, None
             self._nav_out, self._nav_since = wish, now
             self.counts.wishes += 1
+            if wish >= self._wished_upto:
+                self.watch.wished(wish + 1 - self._wished_upto, now)
+                self._wished_upto = wish + 1
             self._batcher.reset()
         return Draft.wishing(self.channel, self._epoch, start, ids, wish)
 

@@ -138,6 +138,7 @@ class RequestStream:
 
     def sent(self, message: EdgeMessage, size: int) -> None:
         """Count a message that went out as `size` bytes."""
+        self.session.watch.sent(message, size, time.monotonic())
         match message:
             case Open():
                 self.upload.open += size
@@ -236,7 +237,7 @@ class RequestStream:
 
     def _drafted(self, commit: int, token: DraftToken | None) -> None:
         before = self.session.counts.drafted
-        self.session.drafted(commit, token)
+        self.session.drafted(commit, token, time.monotonic())
         if self.tracer is not None and token is not None and self.session.counts.drafted > before:
             self.tracer.drafted(token)
         self._act()

@@ -1,0 +1,90 @@
+"""What steers one session, and what it tells of itself: the seam between `session` and everything that decides and
+measures (architecture §6). The same objects run in real and in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipesd_agent.batcher import Batcher, make_batcher
+from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.trigger import Trigger, TriggerSettings
+from pipesd_gateway.protocol import EdgeMessage, Opened, Verdict
+
+
+class Watch(Protocol):
+    """Is told what one session does as it does it. `now`: the session's clock, in seconds. Must be cheap."""
+
+    def opened(self, opened: Opened, now: float) -> None:
+        """The gateway has accepted the request; once a session."""
+
+    def drafted(self, token: DraftToken, now: float) -> None:
+        """The token joined the window."""
+
+    def wished(self, drafts: int, now: float) -> None:
+        """A NAV was sent, `drafts` tokens after the one before or after the last rollback."""
+
+    def sent(self, message: EdgeMessage, size: int, now: float) -> None:
+        """The message was handed to the socket as `size` bytes, headers included. Called by the link, not the session.
+
+        What lies in the socket's buffer before it is not known.
+        """
+
+    def judged(self, token: DraftToken, right: bool, now: float) -> None:
+        """The target has decided the position of a drafted token; tokens after the first wrong one are not judged."""
+
+    def decided(self, verdict: Verdict, now: float) -> None:
+        """A verdict came, after the `judged` calls that it causes; repeated ones are not told."""
+
+    def discarded(self, now: float) -> None:
+        """The target contradicted the window: it is empty, and the epoch is a new one."""
+
+    def ended(self, now: float) -> None:
+        """Nothing more will come; once a session, also where it was never opened."""
+
+
+class Unwatched:
+    """Nobody is told."""
+
+    def opened(self, opened: Opened, now: float) -> None:
+        pass
+
+    def drafted(self, token: DraftToken, now: float) -> None:
+        pass
+
+    def wished(self, drafts: int, now: float) -> None:
+        pass
+
+    def sent(self, message: EdgeMessage, size: int, now: float) -> None:
+        pass
+
+    def judged(self, token: DraftToken, right: bool, now: float) -> None:
+        pass
+
+    def decided(self, verdict: Verdict, now: float) -> None:
+        pass
+
+    def discarded(self, now: float) -> None:
+        pass
+
+    def ended(self, now: float) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Policies:
+    """Of one session."""
+
+    trigger: Trigger
+    batcher: Batcher
+    watch: Watch = field(default_factory=Unwatched)
+
+
+MakePolicies = Callable[[], Policies]
+
+
+def fixed(trigger: TriggerSettings, batcher: str) -> MakePolicies:
+    """Policies that nothing changes. Raises ConfigError for an unknown batcher."""
+    make_batcher(batcher)
+    return lambda: Policies(trigger.make(), make_batcher(batcher))
