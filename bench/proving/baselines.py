@@ -12,13 +12,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from bench.proving.dp import optimal_plan
 from bench.proving.figures import Figures
 from bench.proving.link import Link
 from bench.proving.scenario import Scenario
 from bench.proving.script import Script
 from bench.proving.timeline import Timeline
 from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.plan import optimal_plan
 from pipesd_agent.trigger import TriggerSettings
 
 PAPER_PAYLOAD: Final = 290_308

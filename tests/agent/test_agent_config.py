@@ -103,7 +103,7 @@ def test_lists_that_are_none(gateway: str | tuple[str, ...], message: str) -> No
         ("threads = 0", "threads must lie between 1"),
         ("gpu_layers = -2", "gpu_layers must lie between -1 and 10000, but is -2"),
         ('gpu_layers = "all"', r"a\.toml.*gpu_layers"),
-        ('batcher = "dp"', "batcher must be one of immediate, single, but is 'dp'"),
+        ('batcher = "greedy"', "batcher must be one of immediate, single, dp, expected, but is 'greedy'"),
         ('log_level = "loud"', "log_level must be one of"),
         ('mode = "edge"', 'mode = "edge" needs a model that can answer alone: set draft_model'),
         ('fallback = "edge"', 'fallback = "edge" needs a model that can answer alone: set draft_model'),

@@ -11,8 +11,8 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from pipesd_agent.address import Address
-from pipesd_agent.batcher import make_batcher
 from pipesd_agent.fallback import Policy
+from pipesd_agent.planner import check_batcher
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway import settings
@@ -80,7 +80,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         within("context", self.context, 64, 2**20)
         within("threads", self.threads, 1, 256)
         within("gpu_layers", self.gpu_layers, -1, 10_000)
-        make_batcher(self.batcher)
+        check_batcher(self.batcher)
         within("drain_timeout", self.drain_timeout, 0, 86_400)
         check_origins(self.cors_origin)
         check_log_level(self.log_level)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipesd_agent.batcher import Batcher, make_batcher
+from pipesd_agent.batcher import Batcher
 from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.planner import Planner
 from pipesd_agent.trigger import Trigger, TriggerSettings
 from pipesd_gateway.protocol import EdgeMessage, Opened, Verdict
 
@@ -85,6 +86,6 @@ MakePolicies = Callable[[], Policies]
 
 
 def fixed(trigger: TriggerSettings, batcher: str) -> MakePolicies:
-    """Policies that nothing changes. Raises ConfigError for an unknown batcher."""
-    make_batcher(batcher)
-    return lambda: Policies(trigger.make(), make_batcher(batcher))
+    """Policies that nothing changes, and that know no costs. Raises ConfigError for an unknown batcher."""
+    planner = Planner(batcher)
+    return lambda: Policies(trigger.make(), planner.batcher())

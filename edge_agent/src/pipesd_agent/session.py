@@ -693,7 +693,7 @@ class EdgeSession:
         unsent = base + len(self._window) - self._sent_upto
         if self._told_upto < base:
             return None  # a hole
-        if self._nav_pending is None and not (unsent and self._batcher.due(unsent)):
+        if self._nav_pending is None and not (unsent and self._batcher.due(unsent, now)):
             return None
         start = self._sent_upto
         offset = start - base
