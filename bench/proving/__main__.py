@@ -13,11 +13,13 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.proving import schedules
 from bench.proving.cells import QUICK, Budget, Workload, names, run_all
 from bench.proving.scenario import LONG, NARROW, PAPER, SCENARIOS, SWEEP, VARYING_SEED, Scenario
 from bench.proving.stochastic import FITTED, make_table
@@ -80,7 +82,7 @@ def main() -> None:
         raise SystemExit(f"--cell wants WORKLOAD/SCENARIO/METHOD, with parts left empty for all, but got {args.cell!r}")
     workload_names = choose("workload", [table.name for table in all_tables], parts[0])
     scenario_names = choose("scenario", [scenario.name for scenario in scenarios], parts[1])
-    methods = choose("method", names(), parts[2]) if parts[2] else None
+    methods = choose("method", [*names(), schedules.NAME], parts[2]) if parts[2] else None
     with ExitStack() as stack:
         rows = sys.stdout
         if args.out:
@@ -93,7 +95,11 @@ def main() -> None:
             wanted = [scenario for scenario in scenarios if scenario.name in scenario_names]
             if table is not all_tables[0]:
                 wanted = [scenario for scenario in wanted if scenario not in SWEEP]
-            for row in run_all(workload, wanted, budget, methods):
+            found = run_all(workload, wanted, budget, methods)
+            if table.name in schedules.WORKLOADS and parts[2] in ("", schedules.NAME):
+                links = [link for link in schedules.LINKS if parts[1] in ("", link.name)]
+                found = chain(found, schedules.rows(table.name, workload.report, links))
+            for row in found:
                 print(json.dumps(row), file=rows, flush=True)
         if args.out:
             text = json.dumps(manifest(budget, all_tables, time.monotonic() - began), indent=1)

@@ -65,6 +65,7 @@ def of_rows(rows: Rows, run: dict[str, Any]) -> dict[str, str]:
         "cloud-only": sections.cloud_only(rows),
         "tuned": sections.tuned(rows),
         "matrix": sections.matrix(rows, MADE),
+        "schedules": sections.schedules(rows),
         "manifest": sections.manifest(run),
     }
 

@@ -11,6 +11,8 @@ from bench.proving.cells import names
 from bench.proving.markdown import markdown, ms
 from bench.proving.methods import PUBLISHED
 from bench.proving.scenario import PAPER, SWEEP
+from bench.proving.schedules import NAME as SCHEDULES
+from pipesd_agent.planner import BATCHERS
 
 Row = dict[str, Any]
 MADE: Final = "made-up"
@@ -40,9 +42,12 @@ class Rows:
     """rows: as `python -m bench.proving` writes them."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
+        rows = list(rows)
         self.cells: dict[tuple[str, str, str], Row] = {
-            (row["workload"], row["scenario"], row["method"]): row for row in rows
+            (row["workload"], row["scenario"], row["method"]): row for row in rows if "table" not in row
         }
+        self.others = [row for row in rows if "table" in row]
+        """Of comparisons with a table of their own."""
         self.workloads = list(dict.fromkeys(key[0] for key in self.cells))
 
     def scenarios(self, workload: str) -> list[str]:
@@ -180,3 +185,23 @@ def manifest(run: dict[str, Any]) -> str:
     """Seeds, versions, budgets and the text's parameters; the scenarios are in the file itself."""
     short = {key: value for key, value in run.items() if key not in ("scenarios", "workloads", "command", "seconds")}
     return "```json\n" + json.dumps(short, indent=1) + "\n```"
+
+
+def schedules(rows: Rows) -> str:
+    """The batchers on each uplink: TPT, ratio to sending each token at once, NAVs and messages per output token."""
+    lines: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in rows.others:
+        if row["table"] == SCHEDULES:
+            lines.setdefault((row["workload"], row["thresholds"], row["scenario"]), {})[row["method"]] = row
+    body = []
+    for (workload, thresholds, scenario), by in lines.items():
+        alpha, beta, gamma = (cost / 1000 for cost in by["dp"]["costs_us"])
+        cells = [f"{workload}, {thresholds}", scenario, f"{alpha:.3g}, {beta:.2g}, {gamma:g}"]
+        cells += [f"{by['immediate']['tpt_ms']:.1f}"]
+        cells += [f"{by[name]['tpt_ms'] / by['immediate']['tpt_ms']:.3f}" for name in BATCHERS if name != "immediate"]
+        cells += [" / ".join(f"{by[name]['navs_per_token']:.3f}" for name in BATCHERS)]
+        cells += [" / ".join(f"{by[name]['messages_per_token']:.2f}" for name in BATCHERS)]
+        body.append([*cells, str(by["dp"]["n_hat"])])
+    head = ["workload, thresholds", "uplink", "alpha, beta, gamma, ms", "immediate, ms", *BATCHERS[1:]]
+    order = ", ".join(BATCHERS)
+    return markdown([*head, f"NAVs: {order}", "messages", "N-hat"], body, left=3)

@@ -28,7 +28,8 @@ def expected(cuts: NDArray[np.bool_], chances: FloatArray, costs: tuple[int, int
 
 
 def everything(n: int) -> NDArray[np.bool_]:
-    return (np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1 == 1
+    cuts: NDArray[np.bool_] = (np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1 == 1
+    return cuts
 
 
 def follows(plan: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -40,7 +41,8 @@ def follows(plan: tuple[int, ...]) -> NDArray[np.bool_]:
 def some_chances(rng: np.random.Generator, n: int) -> FloatArray:
     chances = np.zeros(n + 1)
     chances[1:] = rng.random(n) ** rng.choice([1, 4]) if rng.random() < 0.5 else rng.uniform(0.3, 1) ** np.arange(n)
-    return chances / chances.sum()
+    chances /= chances.sum()
+    return chances
 
 
 def test_no_schedule_is_much_better() -> None:

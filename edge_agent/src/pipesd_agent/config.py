@@ -40,7 +40,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     of wss:// gateways. api_keys: of the agent's own API, empty means open; api_key_file: where they come from, None
     for the environment. cors_origin: of web pages that may use the API.
     drain_timeout: seconds that what runs has after SIGTERM. trace: folder for traces of finished requests.
-    trigger, session: see there.
+    batcher: when drafts leave before a verification takes them (planner.BATCHERS). trigger, session: see there.
     """
 
     gateway: str | tuple[str, ...] = "http://127.0.0.1:8100"
@@ -58,7 +58,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     context: int = 2048
     threads: int = 1
     gpu_layers: int = 0
-    batcher: str = "immediate"
+    batcher: str = "expected"
     trigger: TriggerSettings = TriggerSettings()
     session: SessionSettings = SessionSettings()
     cors_origin: tuple[str, ...] = ()
