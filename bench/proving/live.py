@@ -41,16 +41,20 @@ def rows(live: LiveTrace) -> Trace:
     """As a table's trace, up to the last verdict: `UNKNOWN` where nothing was drafted from the target's own tokens.
 
     A draft belongs to the row of the position where its path leaves the target's, and to the rows before it as long as
-    the drafter itself drafted the tokens in between, and drafted them right.
+    the drafter itself drafted the tokens in between, and drafted them right. What an agent drafts behind the target's
+    end of text, until it is told that the answer is over, belongs to none.
     """
     start, decided = live.prompt_length, _decided(live)
     tokens = live.tokens[: decided[-1] if decided else 0]
     shape = (len(tokens), DEPTH)
     drafts = np.full(shape, UNKNOWN, np.int32)
     figures = {field: np.zeros(shape, np.float32) for field in _FIGURES}
+    ended = bool(tokens) and tokens[-1] in live.eos
     for drafted, path in _paths(live, decided):
         own = drafted.position - start
         branch = next((at for at, token in path if at >= len(tokens) or tokens[at] != token), own)
+        if ended and branch >= len(tokens):
+            continue
         first = branch = min(branch, len(tokens))
         while first > 0 and drafts[first - 1, 0] == tokens[first - 1]:
             first -= 1

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from bench.page import between
 from bench.proving import compared, sections
 from bench.proving.sections import MADE, Row, Rows
 
@@ -47,16 +48,6 @@ def keep(rows: list[Row], run: dict[str, Any], folder: Path) -> None:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rows.jsonl.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     (folder / "manifest.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-
-
-def between(page: str, name: str, text: str) -> str:
-    """A page with other text between the markers of this name. Raises ValueError where they are not there."""
-    begin, end = f"<!-- begin: {name} -->\n", f"<!-- end: {name} -->"
-    head, found, rest = page.partition(begin)
-    _, closed, tail = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"the page needs the markers {begin.strip()} and {end}: put them where the part belongs")
-    return f"{head}{begin}{text.strip()}\n{end}{tail}"
 
 
 def of_rows(rows: Rows, run: dict[str, Any]) -> dict[str, str]:

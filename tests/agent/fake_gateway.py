@@ -23,9 +23,12 @@ from pipesd_gateway.protocol import (
     EdgeMessage,
     End,
     Event,
+    Failed,
     GatewayMessage,
+    Open,
     Opened,
     Reason,
+    Resume,
     Verdict,
     decode_edge,
     encode,
@@ -67,6 +70,16 @@ async def answers(gateway: FakeGateway, connection: ServerConnection) -> None:
     while True:
         message = await gateway.read(connection)
         if type(message).__name__ == "Open":
+            await say(connection, *answer(message.channel))
+
+
+async def forgets(gateway: FakeGateway, connection: ServerConnection) -> None:
+    """Knows no session that it is to resume; else as `answers`."""
+    while True:
+        message = await gateway.read(connection)
+        if isinstance(message, Resume):
+            await say(connection, Failed(message.channel, "session_unknown", 410, b"{}"))
+        elif isinstance(message, Open):
             await say(connection, *answer(message.channel))
 
 

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_gateway import FakeGateway, answer, answers, fake_gateway, is_silent, opened, running_link, say, verdict
+from fake_gateway import (
+    FakeGateway,
+    answer,
+    answers,
+    fake_gateway,
+    forgets,
+    is_silent,
+    opened,
+    running_link,
+    say,
+    verdict,
+)
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
@@ -481,15 +492,6 @@ async def test_the_first_gateway_that_takes_us_serves(unused_tcp_port: int) -> N
 
 
 async def test_sessions_go_on_at_the_next_gateway_and_the_link_stays_there() -> None:
-    async def forgets(gateway: FakeGateway, connection: ServerConnection) -> None:
-        """Knows no session."""
-        while True:
-            message = await gateway.read(connection)
-            if isinstance(message, Resume):
-                await say(connection, Failed(message.channel, "session_unknown", 410, b"{}"))
-            elif isinstance(message, Open):
-                await say(connection, *answer(message.channel))
-
     async def dies(gateway: FakeGateway, connection: ServerConnection) -> None:
         await gateway.read(connection)
         await say(connection, *answer(0)[:2])
@@ -602,17 +604,9 @@ async def test_what_stays_is_lost_with_the_old_gateway_and_told_so() -> None:
         await moved.wait()
         await connection.close(1012)
 
-    async def new(gateway: FakeGateway, connection: ServerConnection) -> None:
-        while True:
-            message = await gateway.read(connection)
-            if isinstance(message, Resume):
-                await say(connection, Failed(message.channel, "session_unknown", 410, b"{}"))
-            elif isinstance(message, Open):
-                await say(connection, *answer(message.channel))
-
     async with (
         fake_gateway(old) as first,
-        fake_gateway(new) as second,
+        fake_gateway(forgets) as second,
         running_link(first.url, second.url, grace_s=10) as link,
     ):
         stays = await ask(link)

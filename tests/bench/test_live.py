@@ -82,6 +82,15 @@ def test_what_is_known_is_what_the_drafter_proposes(seed: int) -> None:
     assert known >= len(live.drafted), "each draft is in one row at least, and in the rows before it that agree"
 
 
+def test_what_is_drafted_behind_the_end_of_text_is_in_no_row() -> None:
+    """The verdict with the target's end of text is there; that the answer is over, is not."""
+    ids = (7, EOS, 8, 9)
+    drafted = tuple(Drafted(float(n), n // 2, PROMPT + n, token, 0.5, 0.5, 0.5) for n, token in enumerate(ids))
+    decided = (Decided(1.5, PROMPT, 2, 2, 2, Reason.NAV, 1000, 3000),)
+    trace = rows(LiveTrace(1, "r", PROMPT, 0.0, 7, (EOS,), ids[:2], drafted, (), decided, True))
+    assert trace.drafts[:, :3].tolist() == [[7, EOS, NOTHING], [EOS, NOTHING, NOTHING]]
+
+
 def test_a_verdict_that_another_gateway_says_again_changes_nothing() -> None:
     live = lived(1)
     again = [msgspec.structs.replace(v, start=PROMPT, count=2) for v in live.decided[:1]]

@@ -6,19 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from bench.proving import report
 from bench.proving.cells import names
 from bench.proving.scenario import SCENARIOS, SWEEP
 from bench.proving.sections import Rows
-
-
-def test_markers() -> None:
-    page = "a\n<!-- begin: x -->\nold\n<!-- end: x -->\nz\n"
-    assert report.between(page, "x", "\nnew\n\n") == "a\n<!-- begin: x -->\nnew\n<!-- end: x -->\nz\n"
-    with pytest.raises(ValueError, match="begin: y"):
-        report.between(page, "y", "")
 
 
 def test_rows_are_kept_rounded_and_read_again(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from fault_plan import ANSWER_S, DETECTION_S, GRACE_S, OF_CLIENTS, Happened, Kin
 from harness import ROOT
 from relay import Sent
 
+from bench.page import between
+
 REPORT: Final = ROOT / "docs" / "reliability.md"
 SHOWN_ENDS: Final = (End.RIGHT, End.ERROR, End.FALLBACK, End.BROKEN)
 SHOWN: Final = 5
@@ -145,13 +147,3 @@ def write(name: str, text: str) -> None:
     print(text)
     if os.environ.get("WRITE_REPORT") == "1":
         REPORT.write_text(between(REPORT.read_text(encoding="utf-8"), name, text), encoding="utf-8")
-
-
-def between(page: str, name: str, text: str) -> str:
-    """A page with other text between the markers of this name. Raises ValueError where they are not there."""
-    begin, end = f"<!-- figures: {name} -->\n", f"<!-- end: {name} -->"
-    head, found, rest = page.partition(begin)
-    _, closed, tail = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"no markers {begin.strip()} and {end} in the page")
-    return f"{head}{begin}{text.strip()}\n{end}{tail}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from four_answers import FLOOR, asked, assert_right, modes, parameters, truth
 from harness import (
     DRAFT,
     LONG,
@@ -28,35 +29,9 @@ from harness import (
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
-FLOOR = ("--step-floor-ms", "30")
 DRAIN = ("--drain-timeout", "60")
-SAMPLED: dict[str, Any] = {"max_tokens": 150, "temperature": 0.8, "seed": 7}
-GREEDY: dict[str, Any] = {"max_tokens": 150, "temperature": 0}
-
-modes = pytest.mark.parametrize("mode", ["collaborative", pytest.param("cloud", marks=pytest.mark.full)])
-"""Agents that never draft meet the same, in less time, in the fault suite."""
-
-
-def truth(target: Process) -> list[str]:
-    return [complete(target.url, LONG, **parameters)[0] for parameters in (GREEDY, SAMPLED)]
-
-
-def asked(url: str) -> list[Asking]:
-    """Four answers in the making: streams and not, greedy and sampled."""
-    kinds = [(stream, parameters) for stream in (True, False) for parameters in (GREEDY, SAMPLED)]
-    askings = [Asking(url, LONG, stream=stream, **parameters) for stream, parameters in kinds]
-    for asking in askings[:2]:
-        assert asking.first.wait(20)
-    time.sleep(0.5)
-    assert all(asking.running for asking in askings)
-    return askings
-
-
-def assert_right(askings: list[Asking], expected: list[str]) -> None:
-    for asking, text in zip(askings, expected * 2, strict=True):
-        outcome = asking.wait(60)
-        assert outcome.complete, outcome
-        assert outcome.text == text
+TOKENS = 150
+GREEDY, SAMPLED = parameters(TOKENS)
 
 
 def gateways(agent: Process) -> list[dict[str, Any]]:
@@ -84,9 +59,9 @@ def pair(directory: Path) -> Iterator[tuple[Process, Process, int]]:
 @modes
 def test_a_gateway_that_is_killed_has_its_answers_finished_by_the_next(mode: str, tmp_path: Path) -> None:
     with pair(tmp_path) as (first, second, port):
-        expected = truth(second)
+        expected = truth(second, TOKENS)
         with slow_agent(tmp_path, first.root, "--gateway", second.root, "--mode", mode, grace_s=30) as agent:
-            askings = asked(agent.url)
+            askings = asked(agent.url, TOKENS)
             assert connected_to(agent) == [True, False]
             killed = time.monotonic()
             first.kill()
@@ -104,7 +79,7 @@ def test_a_gateway_that_is_killed_has_its_answers_finished_by_the_next(mode: str
             with gateway(tmp_path, "--port", str(port), *FLOOR) as back:
                 assert complete(agent.url, LONG, **GREEDY)[0] == expected[0]
                 assert connected_to(agent) == [False, True]
-                askings = asked(agent.url)
+                askings = asked(agent.url, TOKENS)
                 second.kill()
                 assert_right(askings, expected)
                 assert connected_to(agent) == [True, False]
@@ -114,10 +89,10 @@ def test_a_gateway_that_is_killed_has_its_answers_finished_by_the_next(mode: str
 @modes
 def test_a_gateway_that_drains_has_its_answers_moved(mode: str, tmp_path: Path) -> None:
     with pair(tmp_path) as (first, second, _):
-        expected = truth(second)
+        expected = truth(second, TOKENS)
         # Without a grace time: the link is never away.
         with slow_agent(tmp_path, first.root, "--gateway", second.root, "--mode", mode) as agent:
-            askings = asked(agent.url)
+            askings = asked(agent.url, TOKENS)
             began = time.monotonic()
             assert first.stop() == 0
             assert time.monotonic() - began < 8
@@ -132,7 +107,7 @@ def test_a_gateway_that_drains_has_its_answers_moved(mode: str, tmp_path: Path) 
 
 def test_requests_never_stop_while_one_gateway_after_the_other_is_restarted(tmp_path: Path) -> None:
     with pair(tmp_path) as (first, second, port), contextlib.ExitStack() as stack:
-        expected = truth(second)[0]
+        expected = truth(second, TOKENS)[0]
         agent = stack.enter_context(slow_agent(tmp_path, first.root, "--gateway", second.root, grace_s=30))
         askings = [Asking(agent.url, LONG, **GREEDY)]
         for round_ in range(2):
@@ -159,9 +134,9 @@ def test_a_gateway_that_restarts_is_a_pause(mode: str, tmp_path: Path) -> None:
     port = free_port()
     short = ("--port", str(port), *FLOOR, "--drain-timeout", "0.5")
     with gateway(tmp_path, *short) as target:
-        expected = truth(target)
+        expected = truth(target, TOKENS)
         with slow_agent(tmp_path, target.root, "--mode", mode, grace_s=60) as agent:
-            askings = asked(agent.url)
+            askings = asked(agent.url, TOKENS)
             assert target.stop() == 0
             assert all(asking.running for asking in askings)
             with gateway(tmp_path, *short):
@@ -200,10 +175,10 @@ def test_another_model_ends_the_answers_with_an_error_and_never_changes_them(tmp
         gateway(tmp_path / "a", *FLOOR) as first,
         gateway(tmp_path / "b", *FLOOR, "--name", MODEL, model=DRAFT) as second,
     ):
-        expected = truth(first)
-        assert truth(second) != expected
+        expected = truth(first, TOKENS)
+        assert truth(second, TOKENS) != expected
         with slow_agent(tmp_path, first.root, "--gateway", second.root, "--mode", "cloud", grace_s=20) as agent:
-            streams = [Asking(agent.url, LONG, **parameters) for parameters in (GREEDY, SAMPLED)]
+            streams = [Asking(agent.url, LONG, **asked_for) for asked_for in (GREEDY, SAMPLED)]
             for asking in streams:
                 assert asking.first.wait(20)
             time.sleep(1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fault_clients import Case, End, Request, Way
 from fault_plan import Happened, Kind
-from fault_report import Run, Uploads, between, ends, outcomes
+from fault_report import Run, Uploads, ends, outcomes
 from relay import Sent
 
 from pipesd_gateway.protocol import VERSION, Endpoint, Open, Resume
@@ -92,10 +92,3 @@ def test_resumed_and_reopened() -> None:
         Sent("ping", 2),
     ]
     assert Uploads.of(sent) == Uploads(resumed=1, reopened=1)
-
-
-def test_figures_go_between_their_markers() -> None:
-    page = "a\n<!-- figures: x -->\nold\n<!-- end: x -->\nb\n"
-    assert between(page, "x", "\nnew\n") == "a\n<!-- figures: x -->\nnew\n<!-- end: x -->\nb\n"
-    with pytest.raises(ValueError, match="no markers"):
-        between(page, "y", "new")

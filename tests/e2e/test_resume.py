@@ -13,50 +13,23 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import LONG, MODEL, Asking, Process, complete, free_port, gateway, slow_agent, wait_until
+from four_answers import FLOOR, asked, assert_right, modes, truth
+from harness import MODEL, free_port, gateway, slow_agent, wait_until
 from relay import Relay
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-FLOOR = ("--step-floor-ms", "30")
-SAMPLED: dict[str, Any] = {"max_tokens": 200, "temperature": 0.8, "seed": 7}
-GREEDY: dict[str, Any] = {"max_tokens": 200, "temperature": 0}
-
-
-modes = pytest.mark.parametrize("mode", ["collaborative", pytest.param("cloud", marks=pytest.mark.full)])
-"""Agents that never draft meet the same, in less time, in the fault suite."""
-
-
-def asked(url: str) -> list[Asking]:
-    """Four answers in the making: streams and not, greedy and sampled."""
-    kinds = [(stream, parameters) for stream in (True, False) for parameters in (GREEDY, SAMPLED)]
-    askings = [Asking(url, LONG, stream=stream, **parameters) for stream, parameters in kinds]
-    for asking in askings[:2]:
-        assert asking.first.wait(20)
-    time.sleep(0.5)
-    assert all(asking.running for asking in askings)
-    return askings
-
-
-def assert_right(askings: list[Asking], expected: list[str]) -> None:
-    for asking, text in zip(askings, expected * 2, strict=True):
-        outcome = asking.wait(60)
-        assert outcome.complete, outcome
-        assert outcome.text == text
-
-
-def truth(target: Process) -> list[str]:
-    return [complete(target.url, LONG, **parameters)[0] for parameters in (GREEDY, SAMPLED)]
+TOKENS = 200
 
 
 @modes
 def test_a_link_that_is_cut_again_and_again(mode: str, tmp_path: Path) -> None:
     with gateway(tmp_path, *FLOOR) as target:
-        expected = truth(target)
+        expected = truth(target, TOKENS)
         relay = Relay(int(target.url.split(":")[2].split("/")[0]))
         try:
             with slow_agent(tmp_path, relay.url, "--mode", mode, grace_s=30) as agent:
-                askings = asked(agent.url)
+                askings = asked(agent.url, TOKENS)
                 # Opened, all four: the agent says more of them than that it wants them.
                 wait_until(
                     lambda: len({s.message.channel for s in relay.sent() if s.message and s.kind != "open"}) == 4
@@ -77,9 +50,9 @@ def test_a_link_that_is_cut_again_and_again(mode: str, tmp_path: Path) -> None:
 def test_a_gateway_that_is_killed_and_comes_back(mode: str, tmp_path: Path) -> None:
     port = free_port()
     with gateway(tmp_path, "--port", str(port), *FLOOR) as target:
-        expected = truth(target)
+        expected = truth(target, TOKENS)
         with slow_agent(tmp_path, f"http://127.0.0.1:{port}", "--mode", mode, grace_s=60) as agent:
-            askings = asked(agent.url)
+            askings = asked(agent.url, TOKENS)
             target.kill()
             with gateway(tmp_path, "--port", str(port), *FLOOR):
                 assert_right(askings, expected)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
+from agreeing import differing
 from harness import agent_process, gateway
 
 from bench.proving.live import figures, read_all, rows
 from bench.proving.recorded import recorded
-from bench.proving.trace import NOTHING, UNKNOWN
+from bench.proving.trace import UNKNOWN
 from bench.proving.workloads import workload
 
 pytestmark = pytest.mark.e2e
@@ -38,11 +38,6 @@ def test_live_rows_are_those_of_the_tables(tmp_path: Path, name: str, temperatur
         assert live.seed == FIRST_SEED + number
         assert trace.prompt_length == table.prompt_length
         assert trace.tokens.tolist() == table.tokens.tolist()
-        known = (trace.drafts != UNKNOWN) & (trace.drafts != NOTHING)
-        assert known[:, 0].mean() > 0.5
-        # Chunks of the prompt, and catching up, differ from the table's: so do confidences a little, and a close call
-        # of the drafter's, with what follows it in its rows.
-        assert (trace.drafts == table.drafts)[known].mean() > 0.75
-        same = known & np.logical_and.accumulate((trace.drafts == table.drafts) | ~known, axis=1)
-        assert float(np.abs(trace.confidence - table.confidence)[same].max()) < 0.05
+        assert (trace.drafts[:, 0] != UNKNOWN).mean() > 0.5
+        assert differing(trace, table) < 0.5
         assert figures(live)["tokens"] == len(table.tokens)
