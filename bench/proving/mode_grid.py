@@ -110,7 +110,7 @@ def play(place: Place, objective: Objective = "latency", answers: int = ANSWERS)
     mixed = [Simulation(text, ours, scenario, SPACING_S * i, policies=policies()).run() for i, text in enumerate(texts)]
 
     def ms(some: Sequence[Any]) -> float:
-        return 1000 * sum(x.seconds for x in some) / sum(x.tokens for x in some)
+        return float(1000 * sum(x.seconds for x in some) / sum(x.tokens for x in some))
 
     def forwards(some: Sequence[Any]) -> float:
         return float(sum(x.forwards for x in some) / sum(x.tokens for x in some))
@@ -180,7 +180,7 @@ def section(some: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objective", choices=("latency", "offload"), default="latency")
-    parser.add_argument("--every", type=int, default=1, help="only every so manieth point")
+    parser.add_argument("--every", type=int, default=1, help="one point of so many (%(default)s)")
     parser.add_argument("--rows", action="store_true", help="JSON lines instead of the section")
     args = parser.parse_args()
     some = list(rows(GRID[:: args.every], args.objective))

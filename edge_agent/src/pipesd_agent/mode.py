@@ -29,10 +29,10 @@ WINDOW: Final = 16
 """Tokens of a measurement."""
 MEMORY: Final = 48
 """Measurements that count; older ones fade."""
-RECENT: Final = 4
+RECENT: Final = 6
 """Measurements that tell that conditions moved,"""
 MOVED: Final = 0.3
-"""if they differ from the mean by this share of it, and by three of their standard errors."""
+"""if they differ from the mean by this share of it, and by four of their standard errors."""
 KNOWN: Final = 32
 """Tokens after which what was measured is believed."""
 RUN: Final = 10
@@ -50,9 +50,12 @@ GAP_S: Final = 2.0
 
 
 class Cost:
-    """Seconds per token of one side, over its last measurements."""
+    """Seconds per token of one side, over its last measurements.
 
-    def __init__(self) -> None:
+    spread: what a text alone may make of a measurement, as a share of the mean: no sign that conditions moved."""
+
+    def __init__(self, spread: float = 0.0) -> None:
+        self._spread = spread
         self.seconds = 0.0
         self.tokens = 0.0
         self.squares = 0.0
@@ -75,10 +78,9 @@ class Cost:
     def _count_in(self, sample: float, seconds: float, tokens: float) -> bool:
         self.recent.append(sample)
         now = sum(self.recent) / len(self.recent)
-        moved = self.count > 2 * RECENT and abs(now - self.mean) > max(
-            MOVED * self.mean, 3 * self.deviation / math.sqrt(RECENT)
-        )
-        if moved:
+        usual = max(self.deviation, self._spread * self.mean)
+        far = max(MOVED * self.mean, 4 * usual / math.sqrt(RECENT))
+        if self.count > 2 * RECENT and abs(now - self.mean) > far:
             self.seconds, self.tokens = now * RECENT * WINDOW, float(RECENT * WINDOW)
             self.squares, self.count = sum(x * x for x in self.recent), float(len(self.recent))
             return True
@@ -144,13 +146,15 @@ class AutoMode:
         self.collaborative = True
         self.reason = "nothing is measured yet"
         self.cloud = Cost()
-        self.drafted = Cost()
+        self.drafted = Cost(spread=0.5)
         self.tokens = 0
         """Of all sessions."""
         self.seconds = 0.0
         """Between verdicts, of all sessions."""
         self.spent = 0.0
-        """Seconds that trying the other side has cost."""
+        """Seconds that trying the other side has cost, on the way there and back included."""
+        self._last_try = {True: 0.0, False: 0.0}
+        """What the last one cost while collaborative, and while not."""
         self._switched = switched
         self._tried_at = 0
         """`tokens` when the side that is not in use was last measured, or began to be."""
@@ -212,12 +216,19 @@ class AutoMode:
         open_question = abs(self.drafted.mean - self.factor * self.cloud.mean) < doubt
         wait = SOON if open_question and not self.collaborative else self._patience
         length = RUN if self.collaborative else DRAFT
-        expected = max(2 * LEAD * used.mean, min((other.mean - used.mean) * length, LOSS * used.mean))
+        least = min((other.mean - used.mean) * length, LOSS * used.mean)
+        expected = max(2 * LEAD * used.mean, least, self._last_try[self.collaborative])
         if self.tokens - self._tried_at < wait or self.spent + expected > EXPLORE * self.seconds:
             return False
         self._tried_at = self.tokens
         self._patience = min(LATE, 2 * self._patience)
         return True
+
+    def tried(self, seconds: float, tokens: int, *, from_collaborative: bool) -> None:
+        """A try is over; seconds, tokens: until the side in use was back at work."""
+        used = self.drafted if from_collaborative else self.cloud
+        self._last_try[from_collaborative] = cost = max(0.0, seconds - tokens * used.mean)
+        self.spent += cost
 
 
 class SessionMode:
@@ -233,13 +244,15 @@ class SessionMode:
         self._state: Literal["drafting", "resting", "trying to run", "trying to draft"] = "drafting"
         self._counting = False
         """Has a verification come since drafting began?"""
-        self._try_tokens = 0
+        self._trying = False
+        """A try of drafting has not ended, or its way back."""
+        self._try_tokens = self._try_drafted = 0
         self._try_seconds = 0.0
 
     def opened(self, opened: Opened, now: float) -> int:  # noqa: ARG002
         auto = self._auto
         if auto.collaborative:
-            return self._try_running() if auto.may_try() else 0
+            return self._try_running() if auto.cloud.known and auto.may_try() else 0
         if auto.may_try():
             self._begin_try("trying to draft")
             return 0
@@ -247,7 +260,15 @@ class SessionMode:
         return FOREVER
 
     def drafted(self, token: DraftToken, now: float) -> int:  # noqa: ARG002
-        return 0
+        """A round that has taken too long already is cut short: what it costs is known then."""
+        auto = self._auto
+        trying = self._state == "trying to draft" or (self._state == "drafting" and auto.drafted.known < KNOWN)
+        if not trying or self._last is None or auto.cloud.known < RUN - 2:
+            return 0
+        if now - self._last < LOSS * auto.factor * auto.cloud.mean:
+            return 0
+        self._state = "resting"
+        return FOREVER
 
     def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:  # noqa: ARG002
         self._measure(verdict, now)
@@ -258,12 +279,16 @@ class SessionMode:
             case "trying to run" if self._try_tokens < RUN or not self._counting:
                 return None
             case "trying to run":
-                auto.spent += max(0.0, self._try_seconds - self._try_tokens * auto.drafted.mean)
+                auto.tried(self._try_seconds, self._try_tokens, from_collaborative=True)
                 self._state = "drafting"
                 return self._rest() if not auto.collaborative else None
             case "resting":
+                if self._trying and self._last_ran:
+                    self._trying = False
+                    auto.tried(self._try_seconds, self._try_tokens, from_collaborative=False)
                 if auto.collaborative:
                     self._state = "drafting"
+                    self._counting = False
                     return 0
                 if auto.may_try():
                     self._begin_try("trying to draft")
@@ -272,23 +297,29 @@ class SessionMode:
             case _:
                 if not auto.collaborative:
                     return self._rest()
-                return self._try_running() if auto.may_try() else None
+                return self._try_running() if self._counting and auto.may_try() else None
 
     def _measure(self, verdict: Verdict, now: float) -> None:
         auto, tokens = self._auto, len(verdict.tokens)
         ran = verdict.reason is not Reason.NAV and not verdict.verified
+        if not ran and (self._state in ("drafting", "trying to draft") or auto.drafted.known < KNOWN):
+            self._counting = True  # what it took since the last step of the run before is a sample as well
         if self._last is not None:
             seconds = now - self._last
-            side = auto.cloud if ran and self._last_ran else auto.drafted if self._counting else None
+            alone = ran and self._last_ran and not self._trying  # on the way to a try and back there are pauses
+            side = auto.cloud if alone else auto.drafted if self._counting else None
             self._try_tokens += tokens
+            self._try_drafted += tokens if self._counting else 0
             self._try_seconds += seconds
             auto.measured(now, seconds, tokens, side)
         self._last, self._last_ran = now, ran
-        self._counting = self._counting or (not ran and self._state != "resting")
+        self._counting = (self._counting and self._state != "resting") or (not ran and self._state == "trying to run")
 
     def _begin_try(self, state: Literal["trying to run", "trying to draft"]) -> None:
         self._state = state
-        self._try_tokens, self._try_seconds = 0, 0.0
+        self._trying = state == "trying to draft"
+        self._try_tokens = self._try_drafted = 0
+        self._try_seconds = 0.0
         self._counting = False
 
     def _try_running(self) -> int:
@@ -303,9 +334,8 @@ class SessionMode:
     def _drafting_tried(self) -> int | None:
         auto = self._auto
         loss = self._try_seconds - self._try_tokens * auto.cloud.mean
-        if self._try_tokens < DRAFT and loss < LOSS * auto.cloud.mean:
+        if self._try_drafted < DRAFT and loss < LOSS * auto.cloud.mean:
             return None
-        auto.spent += max(0.0, loss)
         if auto.collaborative:
             self._state = "drafting"
             return None

@@ -123,7 +123,7 @@ class Policies:
 MakePolicies = Callable[[], Policies]
 
 
-def fixed(trigger: TriggerSettings, batcher: str) -> MakePolicies:
-    """Policies that nothing changes. Raises ConfigError for an unknown batcher."""
+def fixed(trigger: TriggerSettings, batcher: str, mode: Callable[[], Mode] = Collaborative) -> MakePolicies:
+    """Trigger and batcher that nothing changes. Raises ConfigError for an unknown batcher."""
     make_batcher(batcher)
-    return lambda: Policies(trigger.make(), make_batcher(batcher))
+    return lambda: Policies(trigger.make(), make_batcher(batcher), mode=mode())
