@@ -21,7 +21,7 @@ from bench.proving.script import Script
 from bench.proving.timeline import Timeline
 from pipesd_agent.link import SOCKET_BUFFER_BYTES
 from pipesd_agent.policies import Policies, fixed
-from pipesd_agent.session import Commit, Complete, Deliver, EdgeSession, Fail, SessionSettings
+from pipesd_agent.session import Commit, Complete, Deliver, EdgeSession, Fail, SessionSettings, StartDrafting
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway.engine import Opening, Payload, StepDone
 from pipesd_gateway.protocol import VERSION, Draft, EdgeMessage, Endpoint, Open, Verdict, encode
@@ -121,6 +121,9 @@ class Simulation:
     def _act(self) -> None:
         for action in self._edge.take_actions():
             match action:
+                case StartDrafting():
+                    self._committed = self._length = len(action.prompt_ids) - self._script.prompt_length
+                    self._agreed = self._length
                 case Commit():
                     self._commit(action)
                 case Deliver():

@@ -41,6 +41,7 @@ class HostilePipe(RuleBasedStateMachine):
         collaborative=st.sampled_from([True, True, True, False]),
         lead=st.sampled_from([12, 5, 30, 0]),
         free_start=st.booleans(),
+        restless=st.sampled_from([0.0, 0.1, 0.5]),
     )
     def open(
         self,
@@ -55,6 +56,7 @@ class HostilePipe(RuleBasedStateMachine):
         collaborative: bool,
         lead: int,
         free_start: bool,
+        restless: float,
     ) -> None:
         self.world = World(
             seed,
@@ -67,6 +69,7 @@ class HostilePipe(RuleBasedStateMachine):
             drafter_context=context,
             collaborative=collaborative,
             free_start=free_start,
+            restless=restless,
         )
         self.left = False
         for _ in range(lead):
@@ -232,7 +235,10 @@ TestLongHostilePipe.settings = settings(max_examples=10_000, stateful_step_count
 def test_without_loss_no_timeout_is_needed(trigger: TriggerSettings, batcher: str, wrong: float, dry: float) -> None:
     """Under any order of moves every wish is answered by a verdict, not by a clock."""
     for seed in range(40):
-        world = World(seed, wrong=wrong, dry=dry, trigger=trigger, batcher=batcher, free_start=seed % 2 == 0)
+        free_start, restless = seed % 2 == 0, (0.0, 0.05, 0.4)[seed % 3]
+        world = World(
+            seed, wrong=wrong, dry=dry, trigger=trigger, batcher=batcher, free_start=free_start, restless=restless
+        )
         rng = random.Random(seed)
         weights = [rng.random() for _ in world.moves]
         start = world.now
@@ -249,7 +255,7 @@ def test_long_schedules_of_faults_end_with_the_whole_answer(collaborative: bool)
     """What short ones seldom reach: the third link of the second gateway, in mid-answer."""
     moved = 0
     for seed in range(100):
-        world = World(seed, collaborative=collaborative, wrong=0.2)
+        world = World(seed, collaborative=collaborative, wrong=0.2, restless=(0.0, 0.1)[seed % 2])
         rng = random.Random(seed)
         moves: list[Callable[[], object]] = [
             *6 * world.moves,

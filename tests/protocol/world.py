@@ -7,8 +7,9 @@ import random
 from collections import deque
 from collections.abc import Callable
 
+from pipesd_agent.planner import Planner
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.policies import fixed
+from pipesd_agent.policies import Mode, Policies
 from pipesd_agent.session import (
     Commit,
     Complete,
@@ -41,8 +42,10 @@ from pipesd_gateway.protocol import (
     EdgeMessage,
     Endpoint,
     Open,
+    Opened,
     Rejected,
     Run,
+    Verdict,
     decode_edge,
     decode_gateway,
     encode,
@@ -171,6 +174,35 @@ class ToyLane:
         self.version += 1
 
 
+class Whims(Mode):
+    """A mode that changes its mind at random, `restless` of the times that it is asked."""
+
+    def __init__(self, seed: int, restless: float) -> None:
+        self._rng = random.Random(seed)
+        self._restless = restless
+        self.changes = 0
+
+    @property
+    def lead(self) -> int:
+        return self._rng.choice((0, 0, 2, 9))
+
+    def _say(self, *answers: int) -> int:
+        self.changes += 1
+        return self._rng.choice(answers)
+
+    def _wants(self) -> bool:
+        return self._rng.random() < self._restless
+
+    def opened(self, opened: Opened, now: float) -> int:  # noqa: ARG002
+        return self._say(0, 1, 7, FOREVER) if self._wants() else 0
+
+    def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:  # noqa: ARG002
+        return self._say(0, 0, 1, 3, 20, FOREVER) if self._wants() else None
+
+    def drafted(self, token: DraftToken, now: float) -> int:  # noqa: ARG002
+        return self._say(1, 4, 40, FOREVER) if self._wants() else 0
+
+
 class Node:
     """One connection, as the gateway sees it, and what is under way on it."""
 
@@ -201,6 +233,7 @@ class World:
         drafter_context: int = 10_000,
         collaborative: bool = True,
         free_start: bool = True,
+        restless: float = 0.0,
     ) -> None:
         self.rng = random.Random(seed)
         self.seed = seed
@@ -213,9 +246,10 @@ class World:
         self._start_gateway()
         self.node = self._connect()
         self.old: list[Node] = []
+        self.mode = Whims(seed, restless)
         self.edge = EdgeSession(
             Open(0, VERSION, Endpoint.COMPLETIONS, b"{}", PRINT if collaborative else None),
-            fixed(trigger or TriggerSettings(), batcher)(),
+            Policies((trigger or TriggerSettings()).make(), Planner(batcher).batcher(), mode=self.mode),
             SessionSettings(
                 window=window, nav_timeout_s=4, silence_timeout_s=10_000, grace_s=GRACE_S, free_start=free_start
             ),
@@ -385,7 +419,8 @@ class World:
 
     def clock(self, seconds: float) -> None:
         self.now += seconds
-        since = self.cut_at if not self.connected else self.edge._suspended_since
+        since = self.edge._suspended_since  # earlier than the cut where a gateway had refused before
+        since = self.cut_at if since is None and not self.connected else since
         self.away = self.away or (since is not None and self.now >= since + GRACE_S)
         self.asleep = self.asleep or (bool(self.untaken) and self.now >= self.taken_at + STALL_S)
         self.edge.tick(self.now)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from pipesd_agent.catalog import Catalog
 from pipesd_agent.config import AgentConfig
@@ -18,7 +21,8 @@ from pipesd_agent.fallback import CloudAnswer, Policy, begin, is_loss, policy_of
 from pipesd_agent.forward import Answer, Forwarder
 from pipesd_agent.gateways import Gateways
 from pipesd_agent.link import Link
-from pipesd_agent.policies import fixed
+from pipesd_agent.mode import AutoMode, Switch
+from pipesd_agent.policies import Collaborative, Mode, fixed
 from pipesd_agent.records import Records
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
@@ -183,12 +187,22 @@ def _log_death(task: asyncio.Task[None]) -> None:
         log.critical("a task of the agent died", exc_info=error)
 
 
+def _log_switch(switch: Switch) -> None:
+    log.info("requests go on %s: %s", "collaborative" if switch.collaborative else "cloud-only", switch.reason)
+
+
 def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     """An agent as configured, or with another drafter. Blocks while models load. Raises ModelLoadError, ConfigError."""
     traces = TraceFiles(config.trace) if config.trace else None
     tls = config.tls()
     gateways = Gateways(config.addresses)
-    settings = LinkSettings(config.gateway_api_key, fixed(config.trigger, config.batcher), config.session)
+    session = config.session
+    mode: Callable[[], Mode] = Collaborative
+    if config.mode == "auto":
+        mode = AutoMode(config.objective, switched=_log_switch).session
+        if config.objective == "offload":  # its steps would be the target's
+            session = msgspec.structs.replace(session, free_start=False)
+    settings = LinkSettings(config.gateway_api_key, fixed(config.trigger, config.batcher, mode), session)
     worker = None
     if config.mode not in ("cloud", "edge"):
         worker = DraftWorker(drafter or _make_drafter(config))

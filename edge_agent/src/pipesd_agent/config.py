@@ -12,6 +12,7 @@ from msgspec.structs import force_setattr
 
 from pipesd_agent.address import Address
 from pipesd_agent.fallback import Policy
+from pipesd_agent.mode import Objective
 from pipesd_agent.planner import check_batcher
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
@@ -33,8 +34,10 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     gateway: its address, http(s):// or ws(s)://, or a list of them, the preferred one first.
     draft_model: GGUF file of the drafter; none: prompt lookup drafts.
-    mode: "collaborative"; "auto": cloud-only where the drafter's vocabulary does not fit; "cloud": never draft; "edge":
-    never ask a gateway, the draft model alone. fallback: when the cloud is gone, an error or the draft model alone.
+    mode: "auto": collaborative or cloud-only, whichever serves the objective, and cloud-only where the drafter's
+    vocabulary does not fit; "collaborative": always; "cloud": never draft; "edge": never ask a gateway, the draft
+    model alone. objective: of `auto`, see `mode.AutoMode`. fallback: when the cloud is gone, an error or the draft
+    model alone.
     capacity: clients drafted for at once, others are served cloud-only. context: tokens of each that can be drafted
     within. threads: of llama.cpp. gpu_layers: of the draft model, on a GPU; -1: all. ca_file: certificate authority
     of wss:// gateways. api_keys: of the agent's own API, empty means open; api_key_file: where they come from, None
@@ -50,7 +53,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     api_key_file: Path | None = None
     ca_file: Path | None = None
     draft_model: Path | None = None
-    mode: Literal["collaborative", "auto", "cloud", "edge"] = "collaborative"
+    mode: Literal["auto", "collaborative", "cloud", "edge"] = "auto"
+    objective: Objective = "latency"
     fallback: Policy = "error"
     host: str = "127.0.0.1"
     port: int = 8101

@@ -73,6 +73,44 @@ class Unwatched:
         pass
 
 
+class Mode(Protocol):
+    """Decides where the target goes on by itself, undrafted: a *rest* of the drafter. The session asks it and obeys.
+
+    An answer is a number of tokens from where the question says; FOREVER: until further notice, which is cloud-only.
+    During a rest nothing is drafted or sent; the drafter learns what the target decides in batches. It begins again
+    `lead` tokens before the end of a bounded rest, and at once when a later answer is 0: then the target goes on until
+    the first draft is on its way. The last answer counts. Not asked where nothing could be drafted.
+    """
+
+    @property
+    def lead(self) -> int:
+        """0 or more."""
+
+    def opened(self, opened: Opened, now: float) -> int:
+        """From the prompt on; 0: draft. Once a session. (It starts in a free run that the first draft ends.)"""
+
+    def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:
+        """From the end of what is committed now; 0: draft; None: as before. rejected: the window was discarded."""
+
+    def drafted(self, token: DraftToken, now: float) -> int:
+        """After this one, which joined the window and is verified first, with all before it; 0: go on drafting."""
+
+
+class Collaborative:
+    """Always."""
+
+    lead = 0
+
+    def opened(self, opened: Opened, now: float) -> int:  # noqa: ARG002
+        return 0
+
+    def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:  # noqa: ARG002
+        return None
+
+    def drafted(self, token: DraftToken, now: float) -> int:  # noqa: ARG002
+        return 0
+
+
 @dataclass(frozen=True)
 class Policies:
     """Of one session."""
@@ -80,12 +118,13 @@ class Policies:
     trigger: Trigger
     batcher: Batcher
     watch: Watch = field(default_factory=Unwatched)
+    mode: Mode = field(default_factory=Collaborative)
 
 
 MakePolicies = Callable[[], Policies]
 
 
-def fixed(trigger: TriggerSettings, batcher: str) -> MakePolicies:
-    """Policies that nothing changes, and that know no costs. Raises ConfigError for an unknown batcher."""
+def fixed(trigger: TriggerSettings, batcher: str, mode: Callable[[], Mode] = Collaborative) -> MakePolicies:
+    """Trigger and batcher that nothing changes, and that know no costs. Raises ConfigError for an unknown batcher."""
     planner = Planner(batcher)
-    return lambda: Policies(trigger.make(), planner.batcher())
+    return lambda: Policies(trigger.make(), planner.batcher(), mode=mode())
