@@ -63,9 +63,7 @@ def _nats(r: float) -> float:
     return -math.log(r) if r > 0 else MOST_NATS
 
 
-GRID: Final = tuple(
-    Pair(math.exp(-nats), math.exp(-nats * share)) for nats in GRID_NATS for share in GRID_SHARES
-)
+GRID: Final = tuple(Pair(math.exp(-nats), math.exp(-nats * share)) for nats in GRID_NATS for share in GRID_SHARES)
 
 
 class Task(Struct, frozen=True):
