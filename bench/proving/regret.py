@@ -21,13 +21,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from bench.proving.cells import take
 from bench.proving.figures import Figures
 from bench.proving.methods import R1, R2, SPACING_S
 from bench.proving.scenario import FAST_EDGE, LAPTOP, PAPER, Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.trace import Table
-from pipesd_agent.policies import Policies, make_batcher
+from pipesd_agent.batcher import make_batcher
+from pipesd_agent.policies import Policies
 from pipesd_agent.proposer import Inline, Skopt, make_skopt
 from pipesd_agent.rehearsal import Costs, Pair
 from pipesd_agent.session import SessionSettings
@@ -43,6 +45,8 @@ BUDGET: Final = 5_000
 LONG: Final = 50_000
 """Of the tuner only: what exploring has cost by then."""
 CHECKS: Final = (250, 500, 1_000, 1_500, 2_000, 3_000, 4_000, 5_000, 10_000, 20_000, 50_000)
+TOKENS: Final = 4_096
+"""Of different answers, at most."""
 TRIALS: Final = 16
 """Pairs that grid, random and plain Bayesian optimisation try: the paper's number."""
 PUBLISHED_TOKENS: Final = 20
@@ -67,9 +71,9 @@ class Setting:
 class Ground:
     """A setting, with what fixed pairs cost on each answer played once only."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, tokens: int = TOKENS) -> None:
         self.setting = setting
-        self.scripts = [Script(trace) for trace in setting.table.traces if len(trace.tokens) > 1]
+        self.scripts = take(setting.table, tokens)
         self._played: dict[Pair, list[float | None]] = {}
         grid = (Pair(r1, r2) for r1 in R1 for r2 in R2 if r2 > r1 or r2 == 0)
         self.best = min(grid, key=self.whole)
@@ -134,10 +138,10 @@ class Curve:
 
 
 def tuned(ground: Ground, seed: int, tokens: int, make: MakeOptimizer = make_skopt) -> tuple[Curve, dict[str, Any]]:
-    """Ours. Also: what exploring cost beyond the incumbent, of all that was spent: as the tuner has it, and in truth."""
+    """Ours. Also: what trials cost beyond the incumbent, of all that was spent: as the tuner has it, and in truth."""
     scenario = ground.setting.scenario
     rng = np.random.default_rng((seed, 1))
-    off = np.exp(OFF * rng.standard_normal(4))
+    off = np.exp(OFF * rng.standard_normal(4)).tolist()
     rate = scenario.up.at(0)
     costs = Costs(
         scenario.draft_s * off[0],

@@ -25,7 +25,7 @@ class Pair(Struct, frozen=True, order=True):
 
 
 class Judged(Struct, frozen=True):
-    """A drafted token that the target has decided. astray: confidences of what was drafted after it, if it was wrong."""
+    """A drafted token that the target has decided. astray: confidences of what was drafted after it, where wrong."""
 
     confidence: float
     right: bool

@@ -151,6 +151,12 @@ class Tuner:
         measured = self._measured.get(self.incumbent)
         return self.incumbent if measured and measured.weight >= TRIAL else None
 
+    def begin_with(self, pair: Pair) -> None:
+        """Put a pair in force that was good before."""
+        self._end_trial()
+        self.incumbent = pair
+        self.thresholds.put(pair)
+
     def costs(self, costs: Costs) -> None:
         """As measured now; cheap."""
         self._costs = costs
