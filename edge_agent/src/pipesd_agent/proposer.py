@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 XI: Final = 0.1
 """Of expected improvement, the paper's; in standard deviations of the objective."""
+RESTARTS: Final = 0
+"""Of the fit; skopt's two triple its time and find nothing better."""
 POINTS: Final = 1000
 """At which the acquisition function is looked at."""
 
@@ -38,6 +40,9 @@ class Proposer(Protocol):
     def result(self) -> Studied | None:
         """The study that was done since the last call; None: there is none."""
 
+    def close(self) -> None:
+        """No more studies."""
+
 
 class Inline:
     """Done at once, by whoever submits it."""
@@ -48,14 +53,17 @@ class Inline:
         self._done: Studied | None = None
 
     def submit(self, task: Task) -> bool:
-        began = time.thread_time()
-        done = study(task, self._make(task.seed))
-        self._done = replace(done, cpu_s=time.thread_time() - began)
+        if self._done is not None or self.failed:
+            return False
+        self._done = _timed(task, self._make(task.seed))
         return True
 
     def result(self) -> Studied | None:
         done, self._done = self._done, None
         return done
+
+    def close(self) -> None:
+        self.failed = self.failed or "closed"
 
 
 class InThread:
@@ -100,13 +108,17 @@ class InThread:
     def _run(self) -> None:
         try:
             while (task := self._tasks.get()) is not None:
-                began = time.thread_time()
-                done = study(task, self._make(task.seed))
-                self._results.put_nowait(replace(done, cpu_s=time.thread_time() - began))
+                self._results.put_nowait(_timed(task, self._make(task.seed)))
         except Exception as error:
             # Whatever broke it (a library that does not fit included), sessions go on without it.
             self.failed = f"{type(error).__name__}: {error}"
             log.exception("the tuner's thread died: thresholds stay as they are")
+
+
+def _timed(task: Task, optimizer: Optimizer) -> Studied:
+    began = time.thread_time()
+    done = study(task, optimizer)
+    return replace(done, cpu_s=time.thread_time() - began)
 
 
 class Skopt:
@@ -115,6 +127,7 @@ class Skopt:
     def __init__(self, seed: int) -> None:
         import skopt
         from sklearn.exceptions import ConvergenceWarning
+        from skopt.utils import cook_estimator, normalize_dimensions
         from threadpoolctl import threadpool_limits
 
         # Nothing is wrong with a length scale at its bound, or with a point that is the best one once more. Once and
@@ -123,9 +136,10 @@ class Skopt:
         warnings.filterwarnings("ignore", "The objective has been evaluated", UserWarning)
         # For some 25 points several BLAS threads take seven times the CPU of one.
         self._limits = threadpool_limits
+        space = normalize_dimensions([(0.0, 1.0), (0.0, 1.0)])
         self._skopt = skopt.Optimizer(
-            [(0.0, 1.0), (0.0, 1.0)],
-            base_estimator="GP",
+            space,
+            base_estimator=cook_estimator("GP", space=space, random_state=seed, n_restarts_optimizer=RESTARTS),
             n_initial_points=1,
             acq_func="EI",
             acq_func_kwargs={"xi": XI},

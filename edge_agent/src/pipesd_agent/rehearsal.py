@@ -11,10 +11,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from typing import Literal
 
 from msgspec import Struct
 
 _BLOCKED = math.inf
+
+Upload = Literal["immediate", "single", "planned"]
+"""How drafts leave before a NAV takes them all: each by itself, not at all, or as many as the link has room for."""
 
 
 class Pair(Struct, frozen=True, order=True):
@@ -60,7 +64,7 @@ class Spent(Struct, frozen=True):
         return (self.seconds + price_s * self.navs) / self.tokens
 
 
-def rehearse(text: Sequence[Judged], pair: Pair, costs: Costs, window: int) -> Spent:
+def rehearse(text: Sequence[Judged], pair: Pair, costs: Costs, window: int, upload: Upload = "planned") -> Spent:
     """Go through `text` (at least one judged draft) with these thresholds. Some 2 µs per token."""
     r1, r2 = pair.r1, pair.r2
     draft_s, up_s, down_s = costs.draft_s, costs.trip_s / 2, costs.trip_s / 2
@@ -76,7 +80,7 @@ def rehearse(text: Sequence[Judged], pair: Pair, costs: Costs, window: int) -> S
     wasted = False
     strays = 0
     link_free = 0.0
-    leaves, in_message = -1.0, 0
+    leaves, in_message, unsent = -1.0, 0, 0
     # The gateway: what it has decided; when it can begin the next step; what the edge wishes.
     decided = 0
     free_at = 0.0
@@ -102,23 +106,25 @@ def rehearse(text: Sequence[Judged], pair: Pair, costs: Costs, window: int) -> S
             free_at = step_at + step_s + row_s * (held + 1)
             verdicts.append((free_at + down_s, decided + accepted, decided + accepted + 1))
             decided += accepted + 1
-            navs += 1
         elif verdict_at <= drafting_until:
             now, bonus, end = verdicts.popleft()
+            navs += 1
             if end >= size:
                 return Spent(end, now, navs)
             have = len(arrivals)
             if wrong_at <= bonus:  # contradicted: the next draft starts anew
                 arrivals.clear()
-                wrong_at, product = math.inf, 1.0
+                wrong_at, product, unsent = math.inf, 1.0, 0
                 drafting_until, wasted = now + draft_s, False
             elif base + have <= bonus:  # the forward under way is for the position that was decided just now
                 arrivals.clear()
+                unsent = 0
                 wasted = drafting_until < _BLOCKED
                 if not wasted:
                     drafting_until = now + draft_s
             else:
                 del arrivals[: end - base]
+                unsent = min(unsent, len(arrivals))
                 if drafting_until == _BLOCKED:
                     drafting_until = now + draft_s
             base = end
@@ -142,16 +148,26 @@ def rehearse(text: Sequence[Judged], pair: Pair, costs: Costs, window: int) -> S
                 else:
                     confidence = pool[strays % len(pool)]
                     strays += 1
-            # Tokens gather while the link is busy, and leave together when it is free.
-            if now >= leaves:
-                leaves, in_message = max(now, link_free), 0
-            in_message += 1
-            link_free = leaves + message_s + token_s * in_message
-            arrivals.append(link_free + up_s)
+            if upload == "immediate":
+                link_free = max(now, link_free) + message_s + token_s
+                arrivals.append(link_free + up_s)
+            elif upload == "planned":  # tokens gather while the link is busy, and leave together when it is free
+                if now >= leaves:
+                    leaves, in_message = max(now, link_free), 0
+                in_message += 1
+                link_free = leaves + message_s + token_s * in_message
+                arrivals.append(link_free + up_s)
+            else:
+                unsent += 1
+                arrivals.append(_BLOCKED)
             product *= confidence
             full = len(arrivals) >= window
             if product <= r1 or confidence <= r2 or full:
                 product = 1.0
+                if unsent:
+                    link_free = max(now, link_free) + message_s + token_s * unsent
+                    arrivals[-unsent:] = [link_free + up_s] * unsent
+                    unsent = 0
                 wishes.append((at, arrivals[-1], wrong_at))
             if full:
                 drafting_until = _BLOCKED

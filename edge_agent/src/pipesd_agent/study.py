@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from pipesd_agent.rehearsal import Costs, Judged, Pair, rehearse
+from pipesd_agent.rehearsal import Costs, Judged, Pair, Upload, rehearse
 
 CHUNK: Final = 128
 """Judged drafts that are rehearsed by themselves: how much the chunks differ says how sure their mean is."""
@@ -73,6 +73,7 @@ class Task(Struct, frozen=True):
     text: tuple[Judged, ...]
     costs: Costs
     window: int
+    upload: Upload
     price_s: float
     pairs: tuple[Pair, ...]
     biases: dict[Pair, float]
@@ -95,7 +96,8 @@ def study(task: Task, optimizer: Optimizer) -> Studied:
 
     def look(pair: Pair) -> float:
         if pair not in found:
-            found[pair] = tuple(rehearse(chunk, pair, task.costs, task.window).each(task.price_s) for chunk in chunks)
+            spent = (rehearse(chunk, pair, task.costs, task.window, task.upload) for chunk in chunks)
+            found[pair] = tuple(one.each(task.price_s) for one in spent)
         return math.log(statistics.fmean(found[pair])) + task.biases.get(pair, 0.0)
 
     known = dict.fromkeys((*task.pairs, *GRID))

@@ -20,7 +20,7 @@ from typing import Final
 from msgspec import Struct
 
 from pipesd_agent.proposer import Proposer
-from pipesd_agent.rehearsal import Costs, Judged, Pair, rehearse
+from pipesd_agent.rehearsal import Costs, Judged, Pair, Upload, rehearse
 from pipesd_agent.study import Studied, Task
 from pipesd_agent.thresholds import Thresholds
 
@@ -34,11 +34,11 @@ STRETCH: Final = 64
 """Output tokens that make one measurement; fewer count for less."""
 LEAST: Final = 16
 """Output tokens below which a stretch measures nothing."""
-FIRST_STUDY: Final = 192
+FIRST_STUDY: Final = 128
 """Judged drafts before the first study; each one waits for GROWTH times as many as the one before."""
 GROWTH: Final = 2.2
 CPU_SHARE: Final = 0.005
-"""CPU time of studies after the first, of the time that collaborative decoding took."""
+"""CPU time of studies after the first, of what drafting takes."""
 TRUST: Final = 0.03
 """Standard deviation of what is wrong about the rehearsal of one pair and not about another, in natural logarithms."""
 NOISE: Final = 0.05
@@ -118,14 +118,25 @@ class Tuner:
     Args:
         first: in force until there is a better one.
         window: `SessionSettings.window`.
+        upload: what the sessions' batcher does.
         price_s: what a NAV is worth, in seconds: the objective is seconds per token + price_s · NAVs per token.
     """
 
-    def __init__(self, first: Pair, proposer: Proposer, *, window: int, price_s: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        first: Pair,
+        proposer: Proposer,
+        *,
+        window: int,
+        upload: Upload = "planned",
+        price_s: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         self.thresholds = Thresholds(first)
         self.incumbent = first
         self._proposer = proposer
         self._window = window
+        self._upload: Upload = upload
         self._price_s = price_s
         self._seed = seed
         self._costs: Costs | None = None
@@ -139,7 +150,7 @@ class Tuner:
         self._dropped: set[Pair] = set()
         self._trial_cost_s = self._trial_weight = 0.0
         self._tokens = self._studies = self._trials = self._changes = 0
-        self._seconds = self._spent_s = self._explored_s = self._cpu_s = 0.0
+        self._drafting_s = self._spent_s = self._explored_s = self._cpu_s = 0.0
 
     @property
     def trying(self) -> bool:
@@ -179,8 +190,10 @@ class Tuner:
         """A part of an answer is done. Takes some hundred microseconds; studies are the proposer's."""
         self._text.extend(stretch.text)
         self._judged += len(stretch.text)
-        if self._costs is not None and stretch.tokens >= LEAST and stretch.text and stretch.seconds > 0:
-            self._measure(stretch, self._costs)
+        if self._costs is not None:
+            self._drafting_s += self._costs.draft_s * len(stretch.text)
+            if stretch.tokens >= LEAST and stretch.text and stretch.seconds > 0:
+                self._measure(stretch, self._costs)
         self._take_study()
         self._decide()
         self._ask()
@@ -208,14 +221,16 @@ class Tuner:
 
     def _measure(self, stretch: Stretch, costs: Costs) -> None:
         each = (stretch.seconds + self._price_s * stretch.navs) / stretch.tokens
-        rehearsed = rehearse(stretch.text, stretch.pair, costs, self._window).each(self._price_s)
+        rehearsed = self._rehearsed(stretch, stretch.pair, costs)
         self._tokens += stretch.tokens
-        self._seconds += stretch.seconds
         self._spent_s += each * stretch.tokens
         weight = stretch.tokens / STRETCH
         value = math.log(each / rehearsed)
-        if any(measured.weight for measured in self._measured.values()):
-            middle, far = self._bias(stretch.pair)[0], FAR * math.hypot(self._noise() / math.sqrt(weight), TRUST)
+        if self._measured:
+            middle, far = (
+                self._bias(stretch.pair)[0],
+                FAR * math.hypot(self._noise() / math.sqrt(weight), self._trust()),
+            )
             value = min(max(value, middle - far), middle + far)
         measured = self._measured.pop(stretch.pair, None) or _Measured()
         measured.add(value, weight)
@@ -223,10 +238,12 @@ class Tuner:
         if len(self._measured) > PAIRS:
             del self._measured[next(pair for pair in self._measured if pair != self.incumbent)]
         if stretch.pair != self.incumbent and stretch.pair == self.thresholds.pair:
-            instead = rehearse(stretch.text, self.incumbent, costs, self._window).each(self._price_s)
-            instead *= math.exp(self._bias(self.incumbent)[0])
+            instead = self._rehearsed(stretch, self.incumbent, costs) * math.exp(self._bias(self.incumbent)[0])
             self._trial_cost_s += (each - instead) * stretch.tokens
             self._trial_weight += weight
+
+    def _rehearsed(self, stretch: Stretch, pair: Pair, costs: Costs) -> float:
+        return rehearse(stretch.text, pair, costs, self._window, self._upload).each(self._price_s)
 
     def _noise(self) -> float:
         """Standard deviation of a measurement of weight 1, over all pairs."""
@@ -234,20 +251,27 @@ class Tuner:
         squares = sum(measured.squares for measured in self._measured.values() if measured.weight > 1)
         return math.sqrt((NOISE_COUNT * NOISE**2 + squares) / (NOISE_COUNT + freedom))
 
+    def _trust(self) -> float:
+        """`TRUST`, or more where the measurements of pairs differ by more than noise explains."""
+        means = [(m.mean, m.weight) for m in self._measured.values() if m.weight >= 1]
+        if len(means) < 3:
+            return TRUST
+        noise = self._noise() ** 2 * statistics.fmean(1 / weight for _, weight in means)
+        return math.sqrt(max(TRUST**2, statistics.variance(mean for mean, _ in means) - noise))
+
     def _bias(self, pair: Pair) -> tuple[float, float]:
         """Mean and variance of ln(true / rehearsed) of this pair, beside what is common to all pairs."""
-        weights = sum(measured.weight for measured in self._measured.values())
-        if not weights:
-            return 0.0, TRUST**2
-        noise = self._noise() ** 2
+        noise, trust = self._noise() ** 2, self._trust() ** 2
         # What is common: each pair counts for as much as it says about that.
-        shares = [(1 / (TRUST**2 + noise / m.weight), m.mean) for m in self._measured.values() if m.weight]
+        shares = [(1 / (trust + noise / m.weight), m.mean) for m in self._measured.values()]
+        if not shares:
+            return 0.0, trust
         common = sum(share * mean for share, mean in shares) / sum(share for share, _ in shares)
         own = self._measured.get(pair)
-        if own is None or not own.weight:
-            return common, TRUST**2
-        precision = 1 / TRUST**2 + own.weight / noise
-        return (common / TRUST**2 + own.mean * own.weight / noise) / precision, 1 / precision
+        if own is None:
+            return common, trust
+        precision = 1 / trust + own.weight / noise
+        return (common / trust + own.mean * own.weight / noise) / precision, 1 / precision
 
     # Deciding.
 
@@ -305,13 +329,13 @@ class Tuner:
     # Studies.
 
     def _ask(self) -> None:
-        due = self._judged >= self._study_at and (self._cpu_s <= CPU_SHARE * self._seconds or not self._studies)
+        due = self._judged >= self._study_at and (self._cpu_s <= CPU_SHARE * self._drafting_s or not self._studies)
         if self._costs is None or self._asked or not due or not self._text:
             return
-        biases = {pair: self._bias(pair)[0] - self._common() for pair, m in self._measured.items() if m.weight}
+        biases = {pair: self._bias(pair)[0] - self._common() for pair in self._measured}
         pairs = tuple(dict.fromkeys((self.incumbent, self.thresholds.pair, *biases)))
         seed = self._seed + self._studies
-        task = Task(tuple(self._text), self._costs, self._window, self._price_s, pairs, biases, seed)
+        task = Task(tuple(self._text), self._costs, self._window, self._upload, self._price_s, pairs, biases, seed)
         if self._proposer.submit(task):
             self._asked = True
             self._wait *= GROWTH

@@ -1,10 +1,12 @@
-"""The tuners of one agent: greedy and sampled answers have other confidences, and so each their own (architecture §6)."""
+"""The tuners of one agent: greedy and sampled answers have other confidences, so each its own (architecture §6)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pipesd_agent.good_pairs import GoodPairs, key
 from pipesd_agent.proposer import Proposer
-from pipesd_agent.rehearsal import Costs, Pair
+from pipesd_agent.rehearsal import Costs, Pair, Upload
 from pipesd_agent.tape import Tape
 from pipesd_agent.thresholds import TunedDual
 from pipesd_agent.tuner import Tuner, TunerFigures
@@ -17,25 +19,35 @@ class Tuners:
     - `costs(...)` whenever the monitor has new ones, once a second, say; nothing is tuned before the first;
     - `gateway(...)` when the link is up, also to another one;
     - `moved(...)` when the monitor says that conditions have;
-    - `save()` now and then (in a thread: it may write a file), and at the end.
+    - `save()` now and then (in a thread: it may write a file), and at the end, then `close()`.
 
     Args:
         first: thresholds to begin with where none are kept.
-        proposer: `InThread(make_skopt)`, for both; to be closed by who made it.
-        window: `SessionSettings.window`.
+        proposer: makes one, `lambda: InThread(make_skopt)`: each tuner has its own, and neither waits for the other.
+        window: `SessionSettings.window`. upload: what the sessions' batcher does.
         price_ms: of a NAV; 0: latency is all that counts.
         kept, draft: where good pairs are kept, and the drafter's name there.
     """
 
     def __init__(
-        self, first: Pair, proposer: Proposer, *, window: int, price_ms: float, kept: GoodPairs | None, draft: str = ""
+        self,
+        first: Pair,
+        proposer: Callable[[], Proposer],
+        *,
+        window: int,
+        upload: Upload,
+        price_ms: float,
+        kept: GoodPairs | None,
+        draft: str = "",
     ) -> None:
         self._price_ms = price_ms
         self._kept = kept
         self._draft = draft
         self._gateway: str | None = None
+        self._proposers = {sampled: proposer() for sampled in (False, True)}
         self._tuners = {
-            sampled: Tuner(first, proposer, window=window, price_s=price_ms / 1000) for sampled in (False, True)
+            sampled: Tuner(first, self._proposers[sampled], window=window, upload=upload, price_s=price_ms / 1000)
+            for sampled in (False, True)
         }
 
     def session(self) -> tuple[TunedDual, Tape]:
@@ -73,6 +85,11 @@ class Tuners:
         for sampled, tuner in self._tuners.items():
             if (pair := tuner.good) is not None:
                 self._kept.put(self._key(sampled), pair)
+
+    def close(self) -> None:
+        """No more studies; waits a second for one under way."""
+        for proposer in self._proposers.values():
+            proposer.close()
 
     def figures(self) -> dict[str, TunerFigures]:
         """By kind of text: "greedy", "sampled"."""
