@@ -51,6 +51,8 @@ TOKENS: Final = 4_096
 """Of different answers, at most."""
 TRIALS: Final = 16
 """Pairs that grid, random and plain Bayesian optimisation try: the paper's number."""
+ENOUGH: Final = 0.8
+"""Of a trial's tokens; answers are whole."""
 PUBLISHED_TOKENS: Final = 20
 """Of each trial in the paper."""
 OFF: Final = 0.1
@@ -133,7 +135,11 @@ class Curve:
         self.tokens += len(self._ground.scripts[number])
         self._spent += cost
         self._best += self._ground.answer(number, self._ground.best)
-        while len(self.checks) < len(CHECKS) and self.tokens >= CHECKS[len(self.checks)]:
+        while (
+            len(self.checks) < len(CHECKS)
+            and CHECKS[len(self.checks)] <= self._last
+            and self.tokens >= CHECKS[len(self.checks)]
+        ):
             self.checks.append(CHECKS[len(self.checks)])
             self.simple.append(self._ground.regret(settled))
             self.cumulative.append(self._spent / self._best - 1)
@@ -211,15 +217,17 @@ class Search:
         order = ground.order(seed)
         for pair in self._propose(seed):
             written = cost = 0.0
-            while written < self._each and not curve.done:
+            while written < ENOUGH * self._each:
                 number = next(order)
                 paid = ground.answer(number, pair)
                 written += len(ground.scripts[number])
                 cost += paid
                 curve.add(number, paid, best)
-            self._told(1000 * cost / written if written else math.inf)
-            if written and cost / written < least:
+            self._told(1000 * cost / written)
+            if cost / written < least:
                 best, least = pair, cost / written
+            if curve.done:
+                break
         while not curve.done:
             number = next(order)
             curve.add(number, ground.answer(number, best), best)
