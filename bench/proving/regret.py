@@ -29,10 +29,11 @@ from bench.proving.simulator import Ours, Simulation
 from bench.proving.trace import Table
 from pipesd_agent.batcher import make_batcher
 from pipesd_agent.policies import Policies
-from pipesd_agent.proposer import Inline, Skopt, make_skopt
+from pipesd_agent.proposer import Inline
 from pipesd_agent.rehearsal import Costs, Pair
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.study import MakeOptimizer
+from pipesd_agent.surrogate import Skopt, make_skopt
 from pipesd_agent.tape import Tape
 from pipesd_agent.thresholds import TunedDual
 from pipesd_agent.trigger import TriggerSettings

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Sequence
 
 import pytest
+from tuning import Anywhere
 
-from pipesd_agent.proposer import Inline, InThread, make_skopt
+from pipesd_agent.proposer import Inline, InThread, timed
 from pipesd_agent.rehearsal import Costs, Judged
-from pipesd_agent.study import Optimizer, Point, Studied, Task
+from pipesd_agent.study import Studied, Task
 
 TASK = Task((Judged(0.9, right=True),) * 40, Costs(0.03, 0.02, 0.01), 16, "planned", 0.0, (), {}, 1)
 
 
-class Middle:
-    """Looks in the middle; before that it waits for `go`."""
+class Waiting:
+    """Studies when it may; until then, or until it is let go, it waits."""
 
-    def __init__(self, go: threading.Event) -> None:
-        self._go = go
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.left = 0
+        self.error: Exception | None = None
 
-    def tell(self, points: Sequence[Point], values: Sequence[float]) -> None:
-        pass
+    def study(self, task: Task) -> Studied:
+        assert self.go.wait(10)
+        if self.error is not None:
+            raise self.error
+        return timed(task, Anywhere(task.seed))
 
-    def ask(self) -> Point:
-        assert self._go.wait(10)
-        return 0.5, 0.5
+    def let_go(self) -> None:
+        self.left += 1
+        self.go.set()
 
 
 def until(proposer: InThread) -> Studied:
@@ -42,40 +45,42 @@ def until(proposer: InThread) -> Studied:
 
 
 def test_a_slow_study_holds_nobody_up() -> None:
-    go = threading.Event()
-    proposer = InThread(lambda _: Middle(go))
+    student = Waiting()
+    proposer = InThread(student)
     assert proposer.submit(TASK)
     assert not proposer.submit(TASK)
     assert proposer.result() is None
-    go.set()
+    student.go.set()
     assert until(proposer).rehearsed
     assert proposer.result() is None
     assert proposer.submit(TASK)
     until(proposer)
     proposer.close()
     assert not proposer.submit(TASK)
+    assert student.left
 
 
-def test_close_does_not_wait_for_ever() -> None:
-    go = threading.Event()
-    proposer = InThread(lambda _: Middle(go))
+def test_close_breaks_off_what_is_under_way() -> None:
+    student = Waiting()
+    proposer = InThread(student)
     proposer.submit(TASK)
     began = time.monotonic()
-    proposer.close(0.05)
-    proposer.close(0.05)
+    proposer.close()
+    proposer.close()
     assert time.monotonic() - began < 2
-    go.set()
+    assert proposer.failed == "closed"
+    InThread(Waiting()).close()  # never begun
 
 
-def test_a_proposer_that_dies_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    def make(_: int) -> Optimizer:
-        raise ImportError("no module named skopt")
-
-    proposer = InThread(make)
+def test_a_student_that_fails_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    student = Waiting()
+    student.error = ImportError("no module named skopt")
+    proposer = InThread(student)
     with caplog.at_level(logging.ERROR):
         assert proposer.submit(TASK)
+        student.go.set()
         due = time.monotonic() + 10
-        while not proposer.failed and time.monotonic() < due:
+        while not (proposer.failed and student.left) and time.monotonic() < due:
             time.sleep(0.01)
     assert "skopt" in proposer.failed
     assert not proposer.submit(TASK)
@@ -84,33 +89,29 @@ def test_a_proposer_that_dies_says_so(caplog: pytest.LogCaptureFixture) -> None:
     proposer.close()
 
 
-def test_skopt_finds_the_bottom_of_a_bowl() -> None:
-    optimizer = make_skopt(3)
-    grid = [(x / 3, y / 3) for x in range(4) for y in range(4)]
-    optimizer.tell(grid, [(x - 0.4) ** 2 + (y - 0.7) ** 2 for x, y in grid])
-    best = 1.0
-    for _ in range(4):
-        x, y = optimizer.ask()
-        best = min(best, (x - 0.4) ** 2 + (y - 0.7) ** 2)
-        optimizer.tell([(x, y)], [(x - 0.4) ** 2 + (y - 0.7) ** 2])
-    assert best < 0.02
+def test_an_idle_student_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipesd_agent.proposer.IDLE_S", 0.02)
+    student = Waiting()
+    student.go.set()
+    proposer = InThread(student)
+    proposer.submit(TASK)
+    until(proposer)
+    due = time.monotonic() + 10
+    while not student.left and time.monotonic() < due:
+        time.sleep(0.01)
+    assert student.left
+    assert proposer.submit(TASK)
+    assert until(proposer).rehearsed
+    proposer.close()
 
 
-def test_equal_seeds_give_equal_studies() -> None:
-    proposers = [Inline(make_skopt), Inline(make_skopt)]
-    for proposer in proposers:
-        assert proposer.submit(TASK)
-    one, other = (proposer.result() for proposer in proposers)
-    assert one is not None
-    assert other is not None
-    assert one.rehearsed == other.rehearsed
-    assert one.cpu_s > 0
-
-
-def test_the_agent_starts_without_skopt() -> None:
-    code = (
-        "import sys, pipesd_agent.cli, pipesd_agent.agent, pipesd_agent.tuners, pipesd_agent.proposer\n"
-        "print([m for m in ('skopt', 'sklearn', 'scipy', 'threadpoolctl', 'joblib') if m in sys.modules])"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert found.stdout.strip() == "[]"
+def test_inline() -> None:
+    proposer = Inline(Anywhere)
+    assert proposer.result() is None
+    assert proposer.submit(TASK)
+    assert not proposer.submit(TASK)
+    done = proposer.result()
+    assert done is not None
+    assert done.cpu_s > 0
+    proposer.close()
+    assert not proposer.submit(TASK)

@@ -1,7 +1,8 @@
-"""Who does the tuner's studies: scikit-optimize, in a thread of its own, or where it is asked (virtual time).
+"""Who does the tuner's studies: a process of its own that a thread waits for, or whoever asks (virtual time).
 
-The event loop never waits: `submit` and `result` return at once. A study that fails, or takes for ever, leaves
-the thresholds as they are.
+The event loop never waits: `submit` and `result` return at once. Nor does a token: a Gaussian process that is fitted in
+another thread of the agent would hold the interpreter's lock for some milliseconds at a time. A study that fails, or
+takes for ever, leaves the thresholds as they are.
 """
 
 from __future__ import annotations
@@ -10,22 +11,26 @@ import logging
 import queue
 import threading
 import time
-import warnings
-from collections.abc import Sequence
 from typing import Final, Protocol
 
 from msgspec.structs import replace
 
-from pipesd_agent.study import MakeOptimizer, Optimizer, Point, Studied, Task, study
+from pipesd_agent.study import MakeOptimizer, Optimizer, Studied, Task, study
 
 log = logging.getLogger(__name__)
 
-XI: Final = 0.1
-"""Of expected improvement, the paper's; in standard deviations of the objective."""
-RESTARTS: Final = 0
-"""Of the fit; skopt's two triple its time and find nothing better."""
-POINTS: Final = 1000
-"""At which the acquisition function is looked at."""
+IDLE_S: Final = 600.0
+"""Without a study, after which the student is let go (150 MB) until there is one."""
+
+
+class Student(Protocol):
+    """Does studies on a thread that has time to wait."""
+
+    def study(self, task: Task) -> Studied:
+        """Any exception is the end of it."""
+
+    def let_go(self) -> None:
+        """Free what it holds; another study may follow. From any thread, and also in the middle of a study."""
 
 
 class Proposer(Protocol):
@@ -55,7 +60,7 @@ class Inline:
     def submit(self, task: Task) -> bool:
         if self._done is not None or self.failed:
             return False
-        self._done = _timed(task, self._make(task.seed))
+        self._done = timed(task, self._make(task.seed))
         return True
 
     def result(self) -> Studied | None:
@@ -69,9 +74,9 @@ class Inline:
 class InThread:
     """One daemon thread, begun with the first study."""
 
-    def __init__(self, make: MakeOptimizer) -> None:
+    def __init__(self, student: Student) -> None:
         self.failed = ""
-        self._make = make
+        self._student = student
         self._tasks: queue.Queue[Task | None] = queue.Queue(1)
         self._results: queue.Queue[Studied] = queue.Queue(1)
         self._busy = False
@@ -95,68 +100,35 @@ class InThread:
         self._busy = False
         return done
 
-    def close(self, timeout: float = 1.0) -> None:
-        """No more studies; waits for the one that runs, but not for longer than `timeout`."""
+    def close(self) -> None:
+        """No more studies; one under way is broken off."""
         self.failed = self.failed or "closed"
-        if self._thread is not None:
-            try:
-                self._tasks.put_nowait(None)
-            except queue.Full:  # begun, but not looked at yet
-                return
-            self._thread.join(timeout)
+        if not self._tasks.full():
+            self._tasks.put_nowait(None)
+        self._student.let_go()
 
     def _run(self) -> None:
         try:
-            while (task := self._tasks.get()) is not None:
-                self._results.put_nowait(_timed(task, self._make(task.seed)))
+            while not self.failed:
+                try:
+                    task = self._tasks.get(timeout=IDLE_S)
+                except queue.Empty:
+                    self._student.let_go()
+                    continue
+                if task is None or self.failed:
+                    return
+                self._results.put_nowait(self._student.study(task))
         except Exception as error:
             # Whatever broke it (a library that does not fit included), sessions go on without it.
-            self.failed = f"{type(error).__name__}: {error}"
-            log.exception("the tuner's thread died: thresholds stay as they are")
+            if not self.failed:
+                self.failed = f"{type(error).__name__}: {error}"
+                log.exception("the tuner's thread died: thresholds stay as they are")
+        finally:
+            self._student.let_go()
 
 
-def _timed(task: Task, optimizer: Optimizer) -> Studied:
+def timed(task: Task, optimizer: Optimizer) -> Studied:
+    """A study, and the CPU time that it took in this thread."""
     began = time.thread_time()
     done = study(task, optimizer)
     return replace(done, cpu_s=time.thread_time() - began)
-
-
-class Skopt:
-    """scikit-optimize: Gaussian process with a Matérn kernel, expected improvement. Takes a second to import."""
-
-    def __init__(self, seed: int) -> None:
-        import skopt
-        from sklearn.exceptions import ConvergenceWarning
-        from skopt.utils import cook_estimator, normalize_dimensions
-        from threadpoolctl import threadpool_limits
-
-        # Nothing is wrong with a length scale at its bound, or with a point that is the best one once more. Once and
-        # for all: `catch_warnings` is not for threads.
-        warnings.filterwarnings("ignore", category=ConvergenceWarning)
-        warnings.filterwarnings("ignore", "The objective has been evaluated", UserWarning)
-        # For some 25 points several BLAS threads take seven times the CPU of one.
-        self._limits = threadpool_limits
-        space = normalize_dimensions([(0.0, 1.0), (0.0, 1.0)])
-        self._skopt = skopt.Optimizer(
-            space,
-            base_estimator=cook_estimator("GP", space=space, random_state=seed, n_restarts_optimizer=RESTARTS),
-            n_initial_points=1,
-            acq_func="EI",
-            acq_func_kwargs={"xi": XI},
-            acq_optimizer="sampling",
-            acq_optimizer_kwargs={"n_points": POINTS},
-            random_state=seed,
-        )
-
-    def tell(self, points: Sequence[Point], values: Sequence[float]) -> None:
-        with self._limits(1):
-            self._skopt.tell([list(point) for point in points], list(values))
-
-    def ask(self) -> Point:
-        with self._limits(1):
-            x, y = self._skopt.ask()
-        return float(x), float(y)
-
-
-def make_skopt(seed: int) -> Optimizer:
-    return Skopt(seed)

@@ -23,7 +23,7 @@ class Tuners:
 
     Args:
         first: thresholds to begin with where none are kept.
-        proposer: makes one, `lambda: InThread(make_skopt)`: each tuner has its own, and neither waits for the other.
+        proposer: makes one, `lambda: InThread(Child())`: each tuner has its own, and neither waits for the other.
         window: `SessionSettings.window`. upload: what the sessions' batcher does.
         price_ms: of a NAV; 0: latency is all that counts.
         kept, draft: where good pairs are kept, and the drafter's name there.
@@ -87,7 +87,7 @@ class Tuners:
                 self._kept.put(self._key(sampled), pair)
 
     def close(self) -> None:
-        """No more studies; waits a second for one under way."""
+        """No more studies."""
         for proposer in self._proposers.values():
             proposer.close()
 
