@@ -45,7 +45,7 @@ class Workload:
     @classmethod
     def of(cls, table: Table, budget: Budget) -> Workload:
         tuning, report = table.halves()
-        return cls(table.name, _take(tuning, budget.tokens), _take(report, budget.report_tokens))
+        return cls(table.name, take(tuning, budget.tokens), take(report, budget.report_tokens))
 
     def published(self, scenario: Scenario, *, report: bool) -> Figures:
         """PipeSD as published, whose NAVs per token bound ours."""
@@ -56,7 +56,7 @@ class Workload:
         return self._published[key]
 
 
-def _take(table: Table, tokens: int) -> list[Script]:
+def take(table: Table, tokens: int) -> list[Script]:
     """Whole answers, in order, until there are `tokens`."""
     scripts: list[Script] = []
     for trace in table.traces:
