@@ -79,7 +79,7 @@ def hsl(r2: float) -> Method:
 
 
 def edgellm(r1: float, decay: float) -> Method:
-    return Method("edgellm", TriggerSettings(kind="adaptive", r1=r1, decay=decay), proactive=True)
+    return Method("edgellm", TriggerSettings(kind="sequence", r1=r1, decay=decay), proactive=True)
 
 
 def pipesd(r1: float, r2: float) -> Method:
@@ -92,7 +92,7 @@ def ablations(r1: float, r2: float) -> tuple[Method, ...]:
         Method("pipesd-no-pipeline", TriggerSettings(r1=r1, r2=r2), proactive=True),
         Method("pipesd-fixed-6", TriggerSettings(kind="fixed", length=6), upload="plan", proactive=True),
         Method("pipesd-token", TriggerSettings(r1=0.0, r2=0.99), upload="plan", proactive=True),
-        Method("pipesd-sequence", TriggerSettings(kind="adaptive", r1=0.95, decay=0.97), upload="plan", proactive=True),
+        Method("pipesd-sequence", TriggerSettings(kind="sequence", r1=0.95, decay=0.97), upload="plan", proactive=True),
     )
 
 

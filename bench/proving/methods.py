@@ -73,13 +73,12 @@ def _tuned(name: str, system: System, make: Callable[..., Method], axes: Axes, f
     return Contender(name, lambda *point: _baseline(system, make(*point)), axes, first, payload=payload)
 
 
-def _ours(*, free_start: bool = False, stop_on_bonus: bool = False, padding: int = 0) -> Callable[..., Runner]:
+def _ours(*, free_start: bool = False, padding: int = 0) -> Callable[..., Runner]:
     def make(r1: Any, r2: Any, batcher: Any, window: Any) -> Runner:
         ours = Ours(
             trigger=TriggerSettings(r1=r1, r2=r2),
             session=SessionSettings(window=window, free_start=free_start),
             batcher=batcher,
-            stop_on_bonus=stop_on_bonus,
             padding=padding,
         )
         return lambda script, scenario, start: Simulation(script, ours, scenario, start).run()
@@ -112,7 +111,6 @@ CONTENDERS: Final = (
     *(_fixed(method.name + "+payload", AUTHORS_SYSTEM, method) for method in ablations(0.95, 0.9)),
     Contender("ours", _ours(), OURS_AXES, OURS_FIRST, "navs"),
     Contender("ours-forwards", _ours(), OURS_AXES, OURS_FIRST, "forwards"),
-    Contender("ours-forwards-stop", _ours(stop_on_bonus=True), OURS_AXES, OURS_FIRST, "forwards"),
     Contender("ours+payload", _ours(padding=PAPER_PAYLOAD), OURS_AXES, OURS_FIRST, "navs", "paper"),
     Contender("ours-fastest", _ours(free_start=True), OURS_AXES, OURS_FIRST),
 )

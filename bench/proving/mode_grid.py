@@ -21,7 +21,7 @@ from bench.proving.scenario import KBIT, MBIT, Forward, Rate, Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.stochastic import FITTED, Text, make_table
-from pipesd_agent.batcher import make_batcher
+from pipesd_agent.planner import Planner
 from pipesd_agent.mode import AutoMode, Objective
 from pipesd_agent.policies import Policies
 
@@ -103,7 +103,7 @@ def play(place: Place, objective: Objective = "latency", answers: int = ANSWERS)
     auto = AutoMode(objective, switched=switches.append)
 
     def policies() -> Policies:
-        return Policies(ours.trigger.make(), make_batcher(ours.batcher), mode=auto.session())
+        return Policies(ours.trigger.make(), Planner(ours.batcher).batcher(), mode=auto.session())
 
     cloud = [Simulation(text, Ours(drafts=False), scenario, SPACING_S * i).run() for i, text in enumerate(texts)]
     drafted = [Simulation(text, ours, scenario, SPACING_S * i).run() for i, text in enumerate(texts)]

@@ -162,7 +162,7 @@ def _faster(cloud_ms: float, best: Row) -> str:
 def tuned(rows: Rows) -> str:
     """After tuning, per scenario: ours under each cap, PipeSD with its payload and without, and the bounds."""
     methods = ["pipesd+payload", "pipesd-tuned+payload", "pipesd", "pipesd-tuned", "ours", "ours-forwards"]
-    methods += ["ours-forwards-stop", "ours+payload", *BOUNDS]
+    methods += ["ours+payload", *BOUNDS]
     body = []
     for name in methods:
         cells = []

@@ -39,15 +39,13 @@ FOREVER_CONTEXT: Final = 10**6
 @dataclass(frozen=True)
 class Ours:
     """The agent's settings. drafts: False is cloud-only. padding: bytes that travel with each drafted token besides
-    (the paper's payload, for comparison only). stop_on_bonus: a forward whose token the target has just decided is
-    aborted; drafting/worker.py aborts only what is contradicted. What more would gain is measured with this."""
+    (the paper's payload, for comparison only)."""
 
     trigger: TriggerSettings = field(default_factory=TriggerSettings)
     session: SessionSettings = field(default_factory=SessionSettings)
     batcher: str = "immediate"
     drafts: bool = True
     padding: int = 0
-    stop_on_bonus: bool = False
 
 
 class Simulation:
@@ -92,6 +90,11 @@ class Simulation:
         self._forward: int | None = None
         """Version of the path that a forward is under way for."""
         self._forward_number = 0
+        self._fed = self._feeding = -1
+        """Output tokens that the drafter has computed, and will have after the forward under way; -1: not even the
+        prompt's last."""
+        self._behind = False
+        """Does the forward under way compute more than the last token of the path?"""
         self._forward_began = start
         self._ended_by_eos = False
 
@@ -175,11 +178,12 @@ class Simulation:
         if min(self._length, self._agreed) >= end:
             return
         contradicted = self._length > self._agreed
+        self._fed, self._feeding = min(self._fed, self._agreed), min(self._feeding, self._agreed)
         self._length = self._agreed = end
         self._version += 1
         self._ended_by_eos = False
-        if contradicted or self._ours.stop_on_bonus:
-            if self._timeline and self._forward is not None:
+        if self._forward is not None and (contradicted or not self._behind):
+            if self._timeline:
                 self._timeline.add("drafting", self._forward_began, self.now, 1, useful=False)
             self._forward = None
 
@@ -189,6 +193,8 @@ class Simulation:
         if self._script.draft(self._agreed, self._length) is None:
             return
         self._forward = self._version
+        self._behind = self._fed < self._length - 1
+        self._feeding = self._length
         self._forward_number += 1
         self._forward_began = self.now
         self._at(self.now + self._scenario.draft_s, self._drafted, self._forward_number)
@@ -198,6 +204,7 @@ class Simulation:
         if version is None or number != self._forward_number:
             return
         self._forward = None
+        self._fed = self._feeding
         if version != self._version or self._length >= self._limit:
             self._draft_done(useful=False)
             return

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import ssl
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -40,6 +41,15 @@ def test_a_flag_beats_the_environment_and_that_beats_the_file(tmp_path: Path) ->
     assert load({}, environ, file).gateway_api_key == "environment-key"
     assert load({"gateway_api_key_file": keys["flag"]}, environ, file).gateway_api_key == "flag-key"
     assert load({}, {}, None).gateway_api_key is None
+
+
+@pytest.mark.parametrize("kind", ["svip", "adaedl"])
+def test_entropy_triggers_need_a_draft_model(kind: Literal["svip", "adaedl"]) -> None:
+    trigger = TriggerSettings(kind=kind)
+    with pytest.raises(ConfigError, match=f"'{kind}' looks at .* set draft_model"):
+        AgentConfig(trigger=trigger)
+    assert AgentConfig(trigger=trigger, draft_model=Path("draft.gguf")).trigger is trigger
+    assert AgentConfig(trigger=trigger, mode="cloud").trigger is trigger
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,7 @@ def test_a_rejection_discards_the_window_and_raises_the_epoch() -> None:
 
 
 def test_the_trigger_learns_what_verifications_accepted() -> None:
-    bench = Bench(trigger=TriggerSettings(kind="adaptive", r1=0.6, decay=0.5))
+    bench = Bench(trigger=TriggerSettings(kind="sequence", r1=0.6, decay=0.5))
     bench.drafted(BASE, 10)  # confidence 0.5
     assert bench.sent() == [Draft.wishing(3, 0, BASE, (10,), BASE)]
     bench.verdict(10, 11, accepted=1)

@@ -24,7 +24,7 @@ from pipesd_gateway.protocol import MAX_UNACKED
 TRIGGERS = st.one_of(
     st.builds(TriggerSettings, kind=st.just("fixed"), length=st.sampled_from([1, 3, 8, 32])),
     st.builds(TriggerSettings, kind=st.just("dual"), r1=st.floats(0, 1), r2=st.floats(0, 1)),
-    st.builds(TriggerSettings, kind=st.just("adaptive"), r1=st.floats(0, 1), decay=st.sampled_from([0.1, 0.9])),
+    st.builds(TriggerSettings, kind=st.just("sequence"), r1=st.floats(0, 1), decay=st.sampled_from([0.1, 0.9])),
 )
 
 

@@ -15,7 +15,7 @@ from pipesd_agent.fallback import Policy
 from pipesd_agent.mode import Objective
 from pipesd_agent.planner import check_batcher
 from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.trigger import BY_ENTROPY, TriggerSettings
 from pipesd_gateway import settings
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.logs import LogFormat
@@ -85,6 +85,11 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         within("threads", self.threads, 1, 256)
         within("gpu_layers", self.gpu_layers, -1, 10_000)
         check_batcher(self.batcher)
+        if self.trigger.kind in BY_ENTROPY and self.draft_model is None and self.mode != "cloud":
+            raise ConfigError(
+                f"trigger.kind {self.trigger.kind!r} looks at the draft model's entropy, and prompt lookup has none: "
+                "set draft_model, or another trigger.kind"
+            )
         within("drain_timeout", self.drain_timeout, 0, 86_400)
         check_origins(self.cors_origin)
         check_log_level(self.log_level)
