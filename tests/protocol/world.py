@@ -6,6 +6,7 @@ import json
 import random
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 
 from pipesd_agent.planner import Planner
 from pipesd_agent.drafting.types import DraftToken
@@ -68,6 +69,16 @@ HALF_OPEN_S = 9.0
 def letters(ids: list[int]) -> str:
     """The text of some tokens."""
     return "".join(chr(ord("a") + token) for token in ids)
+
+
+@lru_cache(maxsize=1024)
+def said(payload: bytes) -> tuple[str, str]:
+    """(id, text) of a chunk; the same ones are looked at after each move."""
+    chunk = json.loads(payload)
+    name, text = chunk["id"], chunk["choices"][0]["text"]
+    assert isinstance(name, str)
+    assert isinstance(text, str)
+    return name, text
 
 
 def target_token(ids: list[int], seed: int) -> int:
@@ -242,6 +253,7 @@ class World:
         self.prompt = [self.rng.randrange(EOS) for _ in range(5)]
         self.max_tokens = max_tokens
         self.truth = self._truth()
+        self._whole = letters(self.truth)
         self.collaborative = collaborative
         self._start_gateway()
         self.node = self._connect()
@@ -577,9 +589,8 @@ class World:
 
     def check(self) -> None:
         """What must hold after every move."""
-        truth_text = letters(self.truth)
         shown = self.text + "".join(self._text(event) for event in self.untaken)
-        assert truth_text.startswith(shown), (truth_text, shown)
+        assert self._whole.startswith(shown), (self._whole, shown)
         truth = [*self.prompt, *self.truth]
         edge = list(self.edge.committed)
         assert edge == truth[: len(edge)]
@@ -595,7 +606,7 @@ class World:
         assert len(self.down) <= 2 * MAX_UNACKED + 8
         assert self.edge.counts.accepted <= self.edge.counts.sent
         if self.complete:
-            assert shown == truth_text, "an answer that is cut off looks complete"
+            assert shown == self._whole, "an answer that is cut off looks complete"
 
     def describe(self) -> str:
         return f"text {self.text!r} of {self.truth!r}, {len(self.up)} up, {len(self.down)} down, error {self.error}"
@@ -606,10 +617,8 @@ class World:
         return [i for i, frame in enumerate(self.up) if isinstance(decode_edge(frame), Draft)]
 
     def _text(self, event: Deliver) -> str:
-        said = json.loads(event.payload)
-        self.names.add(said["id"])
-        text = said["choices"][0]["text"]
-        assert isinstance(text, str)
+        name, text = said(event.payload)
+        self.names.add(name)
         return text
 
     def _gateway_outputs(self, node: Node) -> None:
