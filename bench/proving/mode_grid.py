@@ -21,8 +21,8 @@ from bench.proving.scenario import KBIT, MBIT, Forward, Rate, Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.stochastic import FITTED, Text, make_table
-from pipesd_agent.planner import Planner
 from pipesd_agent.mode import AutoMode, Objective
+from pipesd_agent.planner import Planner
 from pipesd_agent.policies import Policies
 
 DRAFT_S: Final = (0.004, 0.02, 0.06, 0.15)

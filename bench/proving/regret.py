@@ -27,7 +27,7 @@ from bench.proving.methods import R1, R2, SPACING_S
 from bench.proving.scenario import FAST_EDGE, LAPTOP, PAPER, Scenario
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.trace import Table
-from pipesd_agent.batcher import make_batcher
+from pipesd_agent.batcher import Immediate
 from pipesd_agent.policies import Policies
 from pipesd_agent.proposer import Inline
 from pipesd_agent.rehearsal import Costs, Pair
@@ -167,7 +167,7 @@ def tuned(ground: Ground, seed: int, tokens: int, make: MakeOptimizer = make_sko
     spent = explored = 0.0
     for number in ground.order(seed):
         trigger = TunedDual(tuner.thresholds)
-        policies = Policies(trigger, make_batcher("immediate"), Tape({False: tuner, True: tuner}, trigger))
+        policies = Policies(trigger, Immediate(), Tape({False: tuner, True: tuner}, trigger))
         before, exploring = tuner.incumbent, tuner.trying
         place = ground.scripts[number], Ours(session=SESSION), scenario, ground.start(number)
         cost = ground.cost(Simulation(*place, policies=policies).run())

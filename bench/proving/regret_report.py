@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from bench.page import between
 from bench.proving.markdown import markdown
 from bench.proving.regret import BUDGET, CHECKS, LONG
-from bench.proving.report import FOLDER, PAGE, between, rounded
+from bench.proving.report import FOLDER, PAGE, rounded
 
 Row = dict[str, Any]
 Cell = tuple[str, str, float]

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 
-from pipesd_agent.planner import Planner
 from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.planner import Planner
 from pipesd_agent.policies import Mode, Policies
 from pipesd_agent.session import (
     Commit,
