@@ -21,7 +21,7 @@ def test_it_does_what_would_have_been_done_here_and_says_what_it_cannot_do() -> 
     done = child.study(TASK)
     assert done.rehearsed == study(TASK, make_skopt(TASK.seed)).rehearsed
     assert done.cpu_s > 0
-    with pytest.raises(RuntimeError, match="failed: [A-Z][A-Za-z]*Error: "):
+    with pytest.raises(RuntimeError, match=r"failed: [A-Z][A-Za-z]*Error: "):
         child.study(Task((), TASK.costs, 16, "planned", 0.0, GRID[:1], {}, 1))
     process = child._process
     assert process is not None
