@@ -188,7 +188,7 @@ def _log_death(task: asyncio.Task[None]) -> None:
 
 
 def _log_switch(switch: Switch) -> None:
-    log.info("requests go on %s: %s", "collaborative" if switch.collaborative else "cloud-only", switch.reason)
+    log.info("from now on %s (%s)", switch.way.name, switch.reason)
 
 
 def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:

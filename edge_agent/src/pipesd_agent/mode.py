@@ -1,11 +1,16 @@
 """Cloud-only or collaborative? From what both were measured to cost (architecture §6, mode). Pure: no clock of its own.
 
+There are four *ways* to go on, from few steps of the target to one for each token (`WAYS`): drafting; drafting, while
+the target runs on for two tokens after each rejection, or behind each unsure draft; and cloud-only. Running on
+fills the time that the target would wait for the edge, and costs steps: measured on the proving ground it saves up to a
+fifth where a step takes about as long as the edge needs for a round, and costs time where steps are long.
+
 One `AutoMode` per agent; `session()` gives the `Mode` of each of its sessions, through which it also measures: every
 step of a free run that follows another one is a sample of what cloud-only costs, and every verdict of a session that
-drafts one of what collaborative costs. Whoever owns it gives each session's to its `Policies`, and nothing else.
+drafts one of what its way costs. Whoever owns it gives each session's to its `Policies`, and nothing else.
 
-What is measured at no cost (the free run that every session starts in) need not be explored; else the side that is not
-in use is tried now and then, for so long only, and so seldom, that it costs `EXPLORE` of the time.
+What is measured at no cost (the free run that every session starts in) need not be explored; else ways that are not in
+use are tried now and then, for so long only, and so seldom, that they cost `EXPLORE` of the time.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ Objective = Literal["latency", "offload"]
 BOUND: Final = 2.0
 """`offload`: collaborative while its time per token is at most so many times that of cloud-only."""
 EXPLORE: Final = 0.012
-"""Share of all time that trying the other side may cost, once both are known."""
+"""Share of all time that trying other ways may cost, once they are known."""
 HYSTERESIS: Final = 0.03
 WINDOW: Final = 16
 """Tokens of a measurement."""
@@ -35,22 +40,28 @@ MOVED: Final = 0.3
 """if they differ from the mean by this share of it, and by four of their standard errors."""
 KNOWN: Final = 32
 """Tokens after which what was measured is believed."""
+SURE: Final = 192
+"""Tokens that the ways between drafting and cloud-only are tried for before the budget of `EXPLORE` holds them back."""
 RUN: Final = 10
 """Tokens that cloud-only is tried for: steps of a target hardly differ."""
 DRAFT: Final = 48
-"""Tokens that collaborative is tried for."""
+"""Tokens that another way is tried for."""
 LOSS: Final = 24
 """Or until it has cost the time of so many tokens of cloud-only."""
 SOON: Final = 128
 LATE: Final = 4096
 """Tokens between two tries: while it is open which side is better, and at most."""
 LEAD: Final = 4
+UNSURE: Final = 0.8
+"""Confidence below which a draft is unsure."""
+BETWEEN: Final = (0.3, 2.5)
+"""Time per token of drafting over that of cloud-only within which the ways between them may be better than both."""
 GAP_S: Final = 2.0
 """Longer silences, far out of proportion, are a client that does not read or a link that is cut."""
 
 
 class Cost:
-    """Seconds per token of one side, over its last measurements.
+    """Seconds per token of one way, over its last measurements.
 
     spread: what a text alone may make of a measurement, as a share of the mean: no sign that conditions moved."""
 
@@ -103,9 +114,9 @@ class Cost:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of a measurement; half of the mean while there are too few."""
+        """Standard deviation of a measurement; of too few, the spread that is to be expected."""
         if self.count < RECENT:
-            return self.mean / 2
+            return max(self._spread, 0.1) * self.mean
         mean = self.seconds / self.tokens
         return math.sqrt(max(0.0, self.squares / self.count - mean * mean))
 
@@ -116,21 +127,39 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Way:
+    """rejected, unsure: tokens that the target runs on for after a rejection, and behind an unsure draft."""
+
+    name: str
+    rejected: int = 0
+    unsure: int = 0
+
+
+WAYS: Final = (
+    Way("drafting"),
+    Way("drafting, the target running on after rejections", rejected=2),
+    Way("drafting, the target running on behind unsure drafts", unsure=2),
+    Way("cloud-only"),
+)
+CLOUD: Final = len(WAYS) - 1
+
+
+@dataclass(frozen=True)
 class Switch:
-    """now: the sessions' clock, in seconds."""
+    """now: the sessions' clock, in seconds. way: of `WAYS`."""
 
     now: float
-    collaborative: bool
+    way: Way
     reason: str
 
 
 class AutoMode:
     """Of all sessions of an agent.
 
-    objective: `latency`, the least time per token; `offload`, collaborative unless that takes more than `bound` times
-    as long as cloud-only. switched: is told of every change of mind.
+    objective: `latency`, the way of least time per token; `offload`, the first one (of fewest steps) that takes at most
+    `bound` times as long as cloud-only. switched: is told of every change of mind.
 
-    Attributes: collaborative: what is in use, `reason`: why. cloud, drafted: what the sides cost.
+    Attributes: use: the way in use, an index of `WAYS`, and `reason`: why. costs: of each way.
     """
 
     def __init__(
@@ -142,201 +171,267 @@ class AutoMode:
     ) -> None:
         if bound < 1:
             raise ValueError(f"bound must be 1 or more, but is {bound}")
-        self.factor = bound if objective == "offload" else 1.0
-        self.collaborative = True
+        self.use = 0
         self.reason = "nothing is measured yet"
-        self.cloud = Cost()
-        self.drafted = Cost(spread=0.5)
+        self.costs = [Cost(spread=0.5) for _ in WAYS[:CLOUD]] + [Cost()]
         self.tokens = 0
         """Of all sessions."""
         self.seconds = 0.0
         """Between verdicts, of all sessions."""
         self.spent = 0.0
-        """Seconds that trying the other side has cost, on the way there and back included."""
-        self._last_try = {True: 0.0, False: 0.0}
-        """What the last one cost while collaborative, and while not."""
+        """Seconds that tries have cost, on the way there and back included."""
+        self._offload = objective == "offload"
+        self._factor = bound if self._offload else 1.0
         self._switched = switched
+        self._known: set[int] = set()
+        self._measured_at = [0 for _ in WAYS]
         self._tried_at = 0
-        """`tokens` when the side that is not in use was last measured, or began to be."""
         self._patience = SOON
+        self._last_try = [0.0 for _ in WAYS]
+        """What the last one of each cost."""
+
+    @property
+    def collaborative(self) -> bool:
+        """Is anything drafted?"""
+        return self.use != CLOUD
+
+    @property
+    def allowed(self) -> float:
+        """Seconds per token that drafting may take; 0: not known yet."""
+        return self._factor * self.costs[CLOUD].mean
 
     def session(self) -> SessionMode:
         """The mode of a new session."""
         return SessionMode(self)
 
-    @property
-    def lost(self) -> float:
-        """What the drafting measured so far took beyond cloud-only, in tokens of that."""
-        allowed = self.factor * self.cloud.mean
-        return (self.drafted.mean / allowed - 1) * self.drafted.known if allowed else 0.0
+    def known(self, way: int) -> bool:
+        """Was so much of it measured once that it is to be believed, or has it lost too much already?"""
+        if way not in self._known:
+            cost = self.costs[way]
+            lost = (cost.mean / self.allowed - 1) * cost.known if way != CLOUD and self.allowed else 0.0
+            if cost.known >= (RUN - 2 if way == CLOUD else KNOWN) or lost >= LOSS:
+                self._known.add(way)
+        return way in self._known
 
     # For sessions.
 
-    def measured(self, now: float, seconds: float, tokens: int, side: Cost | None) -> None:
-        """A verdict came; side: what its time is a sample of."""
+    def measured(self, now: float, seconds: float, tokens: int, way: int | None) -> None:
+        """A verdict came; way: what its time is a sample of."""
         self.tokens += tokens
-        if side is not None and side.known >= KNOWN and seconds > max(GAP_S, 10 * side.mean * tokens):
-            return
+        if way is not None:
+            cost = self.costs[way]
+            if cost.known >= KNOWN and seconds > max(GAP_S, 10 * cost.mean * tokens):
+                return
+            self._measured_at[way] = self.tokens
+            if cost.add(seconds, tokens):
+                self._patience = SOON
+                self._tried_at = self.tokens - SOON  # what is known of others is of other conditions, too
+            self._decide(now)
         self.seconds += seconds
-        if side is None:
-            return
-        if side.add(seconds, tokens):
-            self._patience = SOON
-            self._tried_at = self.tokens - SOON  # what is known of the other side is of other conditions, too
-        if side is self.cloud and self.collaborative and side.known >= RUN - 1:
-            self._tried_at = max(self._tried_at, self.tokens - self._patience // 2)
-        self._decide(now)
 
     def _decide(self, now: float) -> None:
-        cloud, drafted = self.cloud, self.drafted
-        if cloud.known < RUN - 2 or (drafted.known < KNOWN and self.lost < LOSS):
+        if not self.known(CLOUD) or not self.known(0):
             return
-        margin = 1 + HYSTERESIS if self.collaborative else 1 - HYSTERESIS
-        collaborative = drafted.mean <= margin * self.factor * cloud.mean
-        if collaborative is self.collaborative:
+        way = self._best()
+        if way == self.use:
             return
-        self.collaborative = collaborative
+        self.use = way
         self._patience = SOON
         self._tried_at = self.tokens
-        self.reason = self._why()
-        self._switched(Switch(now, collaborative, self.reason))
+        found = (f"{name.name} {1000 * c.mean:.1f}" for name, c in zip(WAYS, self.costs, strict=True) if c.known)
+        limit = f"; {self._factor:g} times as much as cloud-only is allowed" if self._offload else ""
+        self.reason = f"ms a token: {'; '.join(found)}{limit}"
+        self._switched(Switch(now, WAYS[way], self.reason))
 
-    def _why(self) -> str:
-        limit = f", of which {self.factor:g} times as much is allowed" if self.factor > 1 else ""
-        return (
-            f"drafting takes {1000 * self.drafted.mean:.1f} ms a token, cloud-only {1000 * self.cloud.mean:.1f}{limit}"
-        )
+    def _best(self) -> int:
+        def weight(way: int) -> float:
+            return 1 - HYSTERESIS if way == self.use else 1.0
 
-    def may_try(self) -> bool:
-        """Is it time to see what the side that is not in use costs now? Then a try begins."""
-        if self.cloud.known < RUN - 2:
-            return self.collaborative and self.tokens >= self._tried_at
-        used, other = (self.drafted, self.cloud) if self.collaborative else (self.cloud, self.drafted)
-        doubt = 2 * math.hypot(used.error, self.factor * other.error if self.collaborative else other.error)
-        open_question = abs(self.drafted.mean - self.factor * self.cloud.mean) < doubt
-        wait = SOON if open_question and not self.collaborative else self._patience
-        length = RUN if self.collaborative else DRAFT
-        least = min((other.mean - used.mean) * length, LOSS * used.mean)
-        expected = max(2 * LEAD * used.mean, least, self._last_try[self.collaborative])
-        if self.tokens - self._tried_at < wait or self.spent + expected > EXPLORE * self.seconds:
-            return False
+        known = [way for way in range(len(WAYS)) if self.known(way)]
+        if self._offload:
+            within = (way for way in known if self.costs[way].mean * weight(way) <= self.allowed)
+            return next(within, CLOUD)
+        return min(known, key=lambda way: self.costs[way].mean * weight(way))
+
+    def may_try(self) -> int | None:
+        """Is it time to see what another way costs now? Which one: then a try of it begins."""
+        if not self.known(CLOUD):
+            return CLOUD if self.collaborative and self.tokens >= self._tried_at else None
+        if not self.known(0):
+            return None
+        used = self.costs[self.use]
+        others = [way for way in self._worth_trying() if way != self.use]
+        if not others:
+            return None
+        hopes = {way: self.costs[way].mean - 2 * math.hypot(self.costs[way].error, used.error) for way in others}
+        way = min(others, key=hopes.__getitem__)
+        is_open = hopes[way] < used.mean
+        if not is_open:
+            way = min(others, key=self._measured_at.__getitem__)
+        cost = self.costs[way]
+        new = 0 < way < CLOUD and cost.known < SURE
+        if self.tokens - self._tried_at < (DRAFT if new else SOON if is_open else self._patience):
+            return None
+        length = RUN if way == CLOUD else DRAFT
+        moving = 2 * LEAD * used.mean if CLOUD in (way, self.use) else 0.0
+        expected = max(moving, min((cost.mean - used.mean) * length, LOSS * used.mean), self._last_try[way])
+        if not new and self.spent + expected > EXPLORE * self.seconds:
+            return None
         self._tried_at = self.tokens
-        self._patience = min(LATE, 2 * self._patience)
-        return True
+        if not is_open:
+            self._patience = min(LATE, 2 * self._patience)
+        self._last_try[way] = 0.0
+        return way
 
-    def tried(self, seconds: float, tokens: int, *, from_collaborative: bool) -> None:
-        """A try is over; seconds, tokens: until the side in use was back at work."""
-        used = self.drafted if from_collaborative else self.cloud
-        self._last_try[from_collaborative] = cost = max(0.0, seconds - tokens * used.mean)
-        self.spent += cost
+    def _worth_trying(self) -> list[int]:
+        """Cloud-only and drafting always; what lies between them where it may be better."""
+        least, most = BETWEEN
+        ratio = self.costs[0].mean / self.costs[CLOUD].mean
+        between = ratio > self._factor if self._offload else least < ratio < most
+        return [0, *(range(1, CLOUD) if between else ()), CLOUD]
+
+    def trying(self, way: int, cost: float, more: float) -> None:
+        """A try of `way` has cost so many seconds until now, `more` than last told."""
+        self._last_try[way] = cost
+        self.spent += more
 
 
 class SessionMode:
     """A `policies.Mode`."""
-
-    lead = LEAD
 
     def __init__(self, auto: AutoMode) -> None:
         self._auto = auto
         self._last: float | None = None
         self._last_ran = False
         """The last step was one of a free run, without drafts."""
-        self._state: Literal["drafting", "resting", "trying to run", "trying to draft"] = "drafting"
+        self._way = 0
+        self._resting = False
         self._counting = False
         """Has a verification come since drafting began?"""
-        self._trying = False
-        """A try of drafting has not ended, or its way back."""
+        self._try: int | None = None
+        """The way that is being tried, or was until the one in use is back at work."""
+        self._returning = False
+        self._try_from = 0.0
+        """Seconds per token of the way in use when the try began."""
         self._try_tokens = self._try_drafted = 0
-        self._try_seconds = 0.0
+        self._try_seconds = self._try_cost = 0.0
+
+    @property
+    def lead(self) -> int:
+        """Only cloud-only has the drafter rest."""
+        return LEAD if self._try == CLOUD else 2 * max(max(way.rejected, way.unsure) for way in WAYS)
 
     def opened(self, opened: Opened, now: float) -> int:  # noqa: ARG002
         auto = self._auto
-        if auto.collaborative:
-            return self._try_running() if auto.cloud.known and auto.may_try() else 0
-        if auto.may_try():
-            self._begin_try("trying to draft")
-            return 0
-        self._state = "resting"
-        return FOREVER
+        self._way = auto.use
+        way = auto.may_try() if auto.costs[CLOUD].known else None
+        if way is not None:
+            return self._begin_try(way) or 0
+        self._resting = not auto.collaborative
+        return FOREVER if self._resting else 0
 
-    def drafted(self, token: DraftToken, now: float) -> int:  # noqa: ARG002
+    def drafted(self, token: DraftToken, now: float) -> int:
         """A round that has taken too long already is cut short: what it costs is known then."""
         auto = self._auto
-        trying = self._state == "trying to draft" or (self._state == "drafting" and auto.drafted.known < KNOWN)
-        if not trying or self._last is None or auto.cloud.known < RUN - 2:
+        doubtful = not self._resting and (self._try not in (None, CLOUD) or not auto.known(self._way))
+        late = self._last is not None and auto.known(CLOUD) and now - self._last > LOSS * auto.allowed
+        if doubtful and late:
+            self._resting = True
+            self._returning = self._try is not None
+            return FOREVER
+        if self._resting or self._try == CLOUD:
             return 0
-        if now - self._last < LOSS * auto.factor * auto.cloud.mean:
-            return 0
-        self._state = "resting"
-        return FOREVER
+        return WAYS[self._way].unsure if token.confidence < UNSURE else 0
 
-    def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:  # noqa: ARG002
+    def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:
         self._measure(verdict, now)
         auto = self._auto
-        match self._state:
-            case "trying to draft":
-                return self._drafting_tried()
-            case "trying to run" if self._try_tokens < RUN or not self._counting:
-                return None
-            case "trying to run":
-                auto.tried(self._try_seconds, self._try_tokens, from_collaborative=True)
-                self._state = "drafting"
-                return self._rest() if not auto.collaborative else None
-            case "resting":
-                if self._trying and self._last_ran:
-                    self._trying = False
-                    auto.tried(self._try_seconds, self._try_tokens, from_collaborative=False)
-                if auto.collaborative:
-                    self._state = "drafting"
-                    self._counting = False
-                    return 0
-                if auto.may_try():
-                    self._begin_try("trying to draft")
-                    return 0
-                return None
-            case _:
-                if not auto.collaborative:
-                    return self._rest()
-                return self._try_running() if self._counting and auto.may_try() else None
+        if self._try is not None and not self._returning:
+            said = self._go_on_trying()
+        elif self._resting and not auto.collaborative:
+            said = self._begin(auto.may_try())
+        elif self._resting:
+            self._resting = self._counting = False
+            self._way = auto.use
+            said = 0
+        elif not auto.collaborative:
+            said = self._rest()
+        else:
+            self._way = auto.use
+            said = self._begin(auto.may_try() if self._counting else None)
+        if said is None and rejected and not self._resting and self._try != CLOUD:
+            return WAYS[self._way].rejected or None
+        return said
 
     def _measure(self, verdict: Verdict, now: float) -> None:
         auto, tokens = self._auto, len(verdict.tokens)
         ran = verdict.reason is not Reason.NAV and not verdict.verified
-        if not ran and (self._state in ("drafting", "trying to draft") or auto.drafted.known < KNOWN):
+        if not ran and ((not self._resting and self._try != CLOUD) or not auto.known(self._way)):
             self._counting = True  # what it took since the last step of the run before is a sample as well
         if self._last is not None:
             seconds = now - self._last
-            alone = ran and self._last_ran and not self._trying  # on the way to a try and back there are pauses
-            side = auto.cloud if alone else auto.drafted if self._counting else None
-            self._try_tokens += tokens
-            self._try_drafted += tokens if self._counting else 0
-            self._try_seconds += seconds
-            auto.measured(now, seconds, tokens, side)
+            way = None
+            if self._counting:
+                way = self._way
+            elif ran and self._last_ran and self._try in (None, CLOUD):
+                way = CLOUD  # on the way to a try of drafting and back there are pauses
+            if self._try is not None:
+                self._pay(seconds, tokens)
+            auto.measured(now, seconds, tokens, way)
+        if self._resting:
+            self._counting = False
+        if self._try == CLOUD and not ran:
+            self._counting = True
+        if self._returning and ran:
+            self._try, self._returning = None, False
         self._last, self._last_ran = now, ran
-        self._counting = (self._counting and self._state != "resting") or (not ran and self._state == "trying to run")
 
-    def _begin_try(self, state: Literal["trying to run", "trying to draft"]) -> None:
-        self._state = state
-        self._trying = state == "trying to draft"
+    def _pay(self, seconds: float, tokens: int) -> None:
+        self._try_tokens += tokens
+        self._try_drafted += tokens if self._counting else 0
+        self._try_seconds += seconds
+        cost = max(0.0, self._try_seconds - self._try_tokens * self._try_from)
+        assert self._try is not None
+        self._auto.trying(self._try, cost, cost - self._try_cost)
+        self._try_cost = cost
+
+    def _begin(self, way: int | None) -> int | None:
+        return None if way is None else self._begin_try(way)
+
+    def _begin_try(self, way: int) -> int | None:
+        """Of another way than the one in use."""
+        auto = self._auto
+        self._try, self._returning = way, False
+        self._try_from = auto.costs[auto.use].mean
         self._try_tokens = self._try_drafted = 0
-        self._try_seconds = 0.0
-        self._counting = False
+        self._try_seconds = self._try_cost = 0.0
+        if way == CLOUD:
+            self._counting = False
+            return RUN
+        self._way = way
+        if not self._resting:
+            return None
+        self._resting = self._counting = False
+        return 0
 
-    def _try_running(self) -> int:
-        self._begin_try("trying to run")
-        return RUN
+    def _go_on_trying(self) -> int | None:
+        auto = self._auto
+        if self._try == CLOUD:
+            over = self._try_tokens >= RUN and self._counting
+        else:
+            over = self._try_drafted >= DRAFT or self._try_cost >= LOSS * (self._try_from or auto.allowed)
+        if not over:
+            return None
+        if not auto.collaborative and self._try != CLOUD:
+            self._returning = True
+            return self._rest()
+        self._try = None
+        if not auto.collaborative:
+            return self._rest()
+        self._way = auto.use
+        return None
 
     def _rest(self) -> int:
-        self._state = "resting"
+        self._resting = True
         self._counting = False
         return FOREVER
-
-    def _drafting_tried(self) -> int | None:
-        auto = self._auto
-        loss = self._try_seconds - self._try_tokens * auto.cloud.mean
-        if self._try_drafted < DRAFT and loss < LOSS * auto.cloud.mean:
-            return None
-        if auto.collaborative:
-            self._state = "drafting"
-            return None
-        return self._rest()

@@ -220,6 +220,8 @@ class EdgeSession:
         """Nothing is drafted while no more than this position is committed."""
         self._rest_run = -1
         """`Run.until` of the rest."""
+        self._run_behind = False
+        """What is drafted comes before it: its NAV goes first."""
         self._stop_first = False
         """The next draft has to end the run under way."""
         self._answered = False
@@ -309,7 +311,7 @@ class EdgeSession:
             return Run(self.channel, NEVER)
         if (told := self._next_told(now)) is not None:
             return told
-        if not (self._resting and self._nav_pending is not None):
+        if not (self._run_behind and self._nav_pending is not None):
             until, self._run_pending = self._run_pending, None
             if until is not None and until >= len(self._committed):
                 self._end_start_run()
@@ -624,7 +626,8 @@ class EdgeSession:
         self._rest_run = self._run_pending = min(start + tokens - 1, FOREVER)
         self._rest_until = self._rest_run - (self._mode.lead if self._rest_run < FOREVER else 0)
         self._stop_pending = self._stop_first = False
-        if start == len(self._committed):
+        self._run_behind = start > len(self._committed)
+        if not self._run_behind:
             self._nav_pending = None
             self._trigger.reset()
         self._resting = self._resting or self._rest_until >= len(self._committed)

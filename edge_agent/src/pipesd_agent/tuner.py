@@ -144,6 +144,7 @@ class Tuner:
         self._judged = 0
         self._study_at = float(FIRST_STUDY)
         self._wait = float(FIRST_STUDY)
+        self._moved_at = 0
         self._asked = False
         self._studied = Studied({})
         self._measured: dict[Pair, _Measured] = {}
@@ -176,8 +177,10 @@ class Tuner:
         """Conditions have changed: measurements count for little, and a study is due. text: acceptance is another, so
         that what was recorded counts for little too."""
         log.info("tuner: conditions moved (%s)", why)
-        for measured in self._measured.values():
-            measured.forget()
+        if self._judged - self._moved_at >= FIRST_STUDY:  # else they are still on the move
+            for measured in self._measured.values():
+                measured.forget()
+        self._moved_at = self._judged
         if text:
             self._text = deque(list(self._text)[-RECENT:], maxlen=RECORD)
         self._dropped.clear()
