@@ -11,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
+
+from msgspec.structs import replace
 
 from pipesd_agent.drafting.types import Drafter, DraftToken, NoDraft
 from pipesd_gateway.sampling import SamplingParams
@@ -256,14 +259,18 @@ class DraftWorker:
             return True
         with self._changed:
             self._forward = [*drafting, *feeding]
+        # What feeds more than a last id says nothing of how long a token takes.
+        measured = not feeding and not any(map(self._drafter.behind, drafting))
+        began = time.perf_counter()
         drafts = self._drafter.draft(list(drafting), feeding)
+        seconds = time.perf_counter() - began if measured else 0.0
         with self._changed:
             self._forward = []
             self._work = True
             reports = [
                 report
                 for (slot, version), draft in zip(drafting.items(), drafts, strict=True)
-                if (report := self._take(lanes[slot], version, draft))
+                if (report := self._take(lanes[slot], version, draft, seconds))
             ]
         if reports:
             self._post(self._deliver, reports)
@@ -293,7 +300,9 @@ class DraftWorker:
         if ids:
             self._drafter.extend(slot, ids)
 
-    def _take(self, lane: DraftLane | None, version: int, draft: DraftToken | NoDraft) -> Report | None:
+    def _take(
+        self, lane: DraftLane | None, version: int, draft: DraftToken | NoDraft, seconds: float
+    ) -> Report | None:
         assert lane is not None
         if draft is NoDraft.UNFINISHED:
             return None
@@ -308,7 +317,7 @@ class DraftWorker:
         lane._path.append(draft.token)
         lane._version += 1
         lane._shared += 1
-        return lane, lane._commits, draft
+        return lane, lane._commits, replace(draft, seconds=seconds)
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         assert self._loop is not None

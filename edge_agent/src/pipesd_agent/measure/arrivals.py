@@ -24,6 +24,9 @@ class Arrivals:
         self._untold: deque[int] = deque(maxlen=MOST_UNTOLD)
         """Numbers in the uplink, of the session's messages `sent_upto` - length + 1 to `sent_upto`."""
         self._linked = False
+        self._asked = 0
+        self.answer: float | None = None
+        """When the message that was asked for arrived, by the gateway's clock."""
 
     def sent(self, message: EdgeMessage, size: int, now: float) -> None:
         """The message was handed to the socket."""
@@ -36,10 +39,14 @@ class Arrivals:
         self.sent_upto += 1
         self._untold.append(self._uplink.sent(size, now))
 
-    def told(self, verdict: Verdict) -> None:
-        """A verdict came. What it says of messages that were never sent is ignored."""
+    def ask(self, number: int) -> None:
+        """Keep the `answer` for this message of the session, the first being 1."""
+        self._asked, self.answer = number, None
+
+    def told(self, verdict: Verdict) -> bool:
+        """A verdict came. What it says of messages that were never sent is ignored. Did it tell of any other?"""
         if not self.heard < verdict.heard <= self.sent_upto:
-            return
+            return False
         first = verdict.heard - len(verdict.stamps) + 1
         at = 0
         for number, stamp in enumerate(verdict.stamps, first):
@@ -47,5 +54,8 @@ class Arrivals:
             while self._untold and self.sent_upto - len(self._untold) + 1 < number:
                 self._untold.popleft()
             if self._untold and self.sent_upto - len(self._untold) + 1 == number:
-                self._uplink.arrived(self._untold.popleft(), at / 1e6, PERIOD_S)
+                arrival = self._uplink.arrived(self._untold.popleft(), at / 1e6, PERIOD_S)
+                if number == self._asked:
+                    self.answer = arrival
         self.heard = verdict.heard
+        return bool(verdict.stamps)

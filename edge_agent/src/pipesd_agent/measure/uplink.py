@@ -114,11 +114,14 @@ class Uplink:
         self._messages.append(_Message(now, float(size)))
         return self._first + len(self._messages) - 1
 
-    def arrived(self, number: int, stamp_s: float, period_s: float) -> None:
-        """Message `number` arrived at `stamp_s` of the gateway's clock, which is known modulo `period_s`."""
+    def arrived(self, number: int, stamp_s: float, period_s: float) -> float | None:
+        """Message `number` arrived at `stamp_s` of the gateway's clock, which is known modulo `period_s`.
+
+        Returns: the same on a clock that goes on, that of `constant`. None: it cannot be.
+        """
         at = number - self._first
         if not 0 <= at < len(self._messages):
-            return
+            return None
         message = self._messages[at]
         if self._clock is None:
             self._clock = stamp_s
@@ -128,6 +131,7 @@ class Uplink:
             self._clock += ahead if ahead < period_s / 2 else ahead - period_s
         message.arrival = self._clock
         self._observe(number)
+        return message.arrival
 
     @property
     def occupancy(self) -> Occupancy:
