@@ -300,9 +300,7 @@ class DraftWorker:
         if ids:
             self._drafter.extend(slot, ids)
 
-    def _take(
-        self, lane: DraftLane | None, version: int, draft: DraftToken | NoDraft, seconds: float
-    ) -> Report | None:
+    def _take(self, lane: DraftLane | None, version: int, draft: DraftToken | NoDraft, seconds: float) -> Report | None:
         assert lane is not None
         if draft is NoDraft.UNFINISHED:
             return None

@@ -49,6 +49,9 @@ LONG: Final = 256
 """Bytes of messages that tell the slope; they are few, and judged by themselves."""
 CHANGE: Final = 3
 """Deviations in a row that may be a change."""
+LONG_RUN: Final = 2
+QUEUED_RUN: Final = 3
+"""The same of long messages only, and of messages only that had to queue."""
 TRIAL: Final = 15
 """Messages from the first of them on after which it is looked at again."""
 BOUND: Final = 3.0
@@ -84,7 +87,8 @@ class Uplink:
         self._header = header_bytes
         self._a = self._b = 0.0
         # Of (constant, a, b), symmetric.
-        self._p: tuple[float, float, float, float, float, float] = (0.0,) * 6
+        h, slope = header_bytes, SLOPE_PRIOR**2
+        self._p = (CONSTANT_PRIOR_S**2, 0.0, 0.0, slope * h * h + EXTRA_PRIOR_S**2, slope * h, slope)
         self._messages: deque[_Message] = deque()
         self._first = 0
         self._clock: float | None = None
@@ -92,12 +96,12 @@ class Uplink:
         self._updated = 0.0
         self._deviating: list[tuple[int, float]] = []
         """Messages in a row that were beyond the bound, to the same side, and by how much."""
-        self._long_run = 0
+        self._long_run = self._queued_run = 0
+        """Deviations in a row of long messages, and of those that had to queue; negative: below."""
         self._rival: tuple[float, float, float] | None = None
         """(constant, a, b) that would have explained the last change as well, for a while."""
         self._trial: list[int] = []
         self._usual = 20.0
-        self._open_up()
 
     def restart(self) -> None:
         """The link is a new one, perhaps to another gateway: nothing of the constant is known."""
@@ -146,11 +150,6 @@ class Uplink:
 
     # Inside.
 
-    def _open_up(self) -> None:
-        """Nothing is known of a and b but that a is what headers take, and little more."""
-        h, slope = self._header, SLOPE_PRIOR**2
-        self._p = (CONSTANT_PRIOR_S**2, 0.0, 0.0, slope * h * h + EXTRA_PRIOR_S**2, slope * h, slope)
-
     def _anchor(self, message: _Message, arrival: float) -> None:
         """The first stamp of a link: the constant is about what it says; a and b stay what they were believed to be."""
         self.constant = arrival - message.sent - self._a - self._b * message.size
@@ -191,30 +190,42 @@ class Uplink:
         noise = self.noise**2 + (LARGE_S**2 if h2 > LARGE else 0.0)
         variance = self._spread(h0, h1, h2)
         bound = BOUND * (variance + noise) ** 0.5
+        if not h0:
+            self._queued_run = _run(self._queued_run, error, bound)
         if message.size > LONG:
-            if abs(error) > bound:
-                self._long_run = max(self._long_run, 0) + 1 if error > 0 else min(self._long_run, 0) - 1
-                if abs(self._long_run) >= 2:
-                    self._open_slope(error / h2)
-                    variance = self._spread(h0, h1, h2)
-                else:
-                    error = min(max(error, -bound), bound)
-            else:
+            self._long_run = _run(self._long_run, error, bound)
+            if abs(self._long_run) >= LONG_RUN:
                 self._long_run = 0
+                self._open_up(error * self._usual / h2, error / h2)
+                variance = self._spread(h0, h1, h2)
+            else:
+                error = min(max(error, -bound), bound)
         elif abs(error) > bound:
             if self._deviating and (self._deviating[-1][1] > 0) != (error > 0):
                 self._deviating.clear()
             self._deviating.append((number, error))
-            if len(self._deviating) >= CHANGE and self._changed():
+            self._noisy(error, variance)
+            if len(self._deviating) >= CHANGE:
+                if self._changed():
+                    return
+                error = min(max(error, -bound), bound)
+            elif abs(self._queued_run) >= QUEUED_RUN:
+                self._queued_run = 0
+                self._open_up(error / h1, 0.0)
+                variance = self._spread(h0, h1, h2)
+            else:
                 return
-            error = min(max(error, -bound), bound)
         else:
             self._deviating.clear()
-            rest = min(max(error * error - variance, 0.0), 9 * noise)
-            self.noise = min(MOST_NOISE_S, max(LEAST_NOISE_S, (noise + 0.03 * (rest - noise)) ** 0.5))
+            self._noisy(error, variance)
         self._correct(error, variance + noise, h0, h1, h2)
         if self._rival is not None:
             self._try(number)
+
+    def _noisy(self, error: float, variance: float) -> None:
+        noise = self.noise**2
+        rest = min(max(error * error - variance, 0.0), BOUND**2 * noise)
+        self.noise = min(MOST_NOISE_S, max(LEAST_NOISE_S, (noise + 0.03 * (rest - noise)) ** 0.5))
 
     def _spread(self, h0: float, h1: float, h2: float) -> float:
         cc, ca, cb, aa, ab, bb = self._p
@@ -256,12 +267,10 @@ class Uplink:
             bb + w * b * b,
         )
 
-    def _open_slope(self, error: float) -> None:
-        """Long messages keep taking more or less time a byte than short ones say, by `error`."""
-        self._long_run = 0
+    def _open_up(self, a_error: float, b_error: float) -> None:
+        """Messages of one kind keep deviating while others do not: a and b are not parted as was believed."""
         cc, ca, cb, aa, ab, bb = self._p
-        short = (error * self._usual) ** 2
-        self._p = (cc + short, ca, cb, aa + short, ab, bb + error * error)
+        self._p = (cc + a_error**2, ca, cb, aa + a_error**2, ab, bb + b_error**2)
 
     def _changed(self) -> bool:
         """Another rate, or another constant? Whichever explains what deviated; False: neither does."""
@@ -329,3 +338,10 @@ class Uplink:
             assert arrival is not None
             total += abs(arrival - self._predict(number - self._first, constant, a, b)[0])
         return total / len(numbers)
+
+
+def _run(run: int, error: float, bound: float) -> int:
+    """Deviations in a row, negative below."""
+    if abs(error) <= bound:
+        return 0
+    return max(run, 0) + 1 if error > 0 else min(run, 0) - 1
