@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from bench.proving.baselines import PROMPT_BYTES
 from bench.proving.figures import Figures
 from bench.proving.link import Link
-from bench.proving.scenario import Scenario
+from bench.proving.scenario import TCP_IP, Scenario
 from bench.proving.script import Script
 from bench.proving.timeline import Timeline
 from pipesd_agent.link import SOCKET_BUFFER_BYTES
@@ -152,7 +154,7 @@ class Simulation:
             self.figures.messages += 1
             self.figures.bytes_up += size
             arrives = self._up.send(self.now, size)
-            self._edge.watch.sent(message, size, self.now)
+            self._edge.watch.sent(message, size - min(TCP_IP, self._scenario.overhead_up), self.now)
             if self._timeline:
                 sent_at = arrives - self._scenario.delay_s
                 tokens = len(message.ids) if isinstance(message, Draft) else 0
@@ -216,7 +218,7 @@ class Simulation:
         self._version += 1
         self._draft_done(useful=self._agreed == self._length)
         self._ended_by_eos = token.token in self._script.eos
-        self._edge.drafted(self._commits, token, self.now)
+        self._edge.drafted(self._commits, replace(token, seconds=self._scenario.draft_s), self.now)
 
     def _draft_done(self, *, useful: bool) -> None:
         if self._timeline:
@@ -268,9 +270,10 @@ class Simulation:
             at += forward
             if self._timeline:
                 self._timeline.add("verifying", at - forward, at, len(drafts))
-            self._at(at, self._stepped, drafts)
+            self._at(at, self._stepped, (drafts, forward))
 
-    def _stepped(self, drafts: tuple[int, ...]) -> None:
+    def _stepped(self, step: tuple[tuple[int, ...], float]) -> None:
+        drafts, forward = step
         gateway, truth = self._gateway, self._script.truth
         assert gateway is not None
         at = len(gateway.committed) - self._script.prompt_length
@@ -283,9 +286,10 @@ class Simulation:
             accepted += 1
         tokens = tuple(truth[at : at + accepted + 1])
         ends = at + len(tokens) == len(truth)
+        queue_us = int(self._scenario.queue_s * 1e6)
         self.figures.verified += len(drafts)
         self.figures.full += accepted == len(drafts) > 0
-        gateway.step_done(StepDone(tokens, len(drafts), accepted, 0, 0, ends=ends), self.now)
+        gateway.step_done(StepDone(tokens, len(drafts), accepted, queue_us, int(forward * 1e6), ends=ends), self.now)
         gateway.payload(Payload(bytes(CHUNK_BYTES + TOKEN_TEXT_BYTES * len(tokens)), at + len(tokens)))
         if ends:
             gateway.finished()

@@ -18,6 +18,7 @@ from pipesd_agent.agent import Agent
 from pipesd_agent.api import create_app
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_agent.drafting.worker import DraftWorker
+from pipesd_agent.metrics import ControlFigures
 from pipesd_agent.stream import RequestStream
 from pipesd_gateway.exceptions import Unavailable
 from pipesd_gateway.keys import Keys
@@ -47,6 +48,17 @@ async def test_a_whole_answer_and_its_record() -> None:
         record = (await client.get("/v1/pipesd/requests/mine")).json()
         assert record["tokens"] == [[5, False]]
         assert "no finished request 'x'" in error_of(await client.get("/v1/pipesd/requests/x"), 404)["message"]
+
+
+async def test_metrics_are_shown_without_a_key() -> None:
+    agent, _ = agent_over(completes)
+    agent.figures = lambda: ControlFigures(mode="collaborative", requests=2)
+    transport = httpx.ASGITransport(create_app(agent, keys=Keys(frozenset({"k"}))), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
+        response = await client.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "pipesd_requests_total 2.0\n" in response.text
 
 
 async def test_a_stream_and_its_record() -> None:

@@ -270,5 +270,5 @@ async def test_a_gateway_that_sends_more_than_waits_for_acknowledgements(
 def test_bytes_are_counted_by_kind() -> None:
     stream = make()
     for message, size in ((Draft(3, 0, 2, (1,)), 10), (Ack(3, 1), 5), (Run(3, 9), 6), (Close(3), 4)):
-        stream.sent(message, size)
+        stream.sent(message, size, 0.0)
     assert stream.upload == Upload(drafts=10, acks=5, other=10)

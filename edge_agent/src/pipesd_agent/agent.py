@@ -21,6 +21,7 @@ from pipesd_agent.fallback import CloudAnswer, Policy, begin, is_loss, policy_of
 from pipesd_agent.forward import Answer, Forwarder
 from pipesd_agent.gateways import Gateways
 from pipesd_agent.link import Link
+from pipesd_agent.metrics import ControlFigures
 from pipesd_agent.mode import AutoMode, Switch
 from pipesd_agent.policies import Collaborative, Mode, fixed
 from pipesd_agent.records import Records
@@ -47,6 +48,7 @@ class Agent:
         edge: the draft model alone; None: there is none. fallback: to it or not, where a request does not say.
         edge_only: never ask a gateway for anything.
         traces: where finished requests are recorded.
+        figures: what `/metrics` shows.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Agent:
         fallback: Policy = "error",
         edge_only: bool = False,
         traces: TraceFiles | None = None,
+        figures: Callable[[], ControlFigures] = ControlFigures,
     ) -> None:
         if edge is None and (edge_only or fallback == "edge"):
             raise ValueError("there is no edge to fall back to")
@@ -71,6 +74,7 @@ class Agent:
         self.edge = edge
         self.edge_only = edge_only
         self.records = Records()
+        self.figures = figures
         self._fallback: Policy = fallback
         self._cloud_on_mismatch = cloud_on_mismatch
         self._traces = traces

@@ -136,9 +136,9 @@ class RequestStream:
             self.session.fail(Unavailable(f"the gateway broke the session protocol: {error}"))
             self._act()
 
-    def sent(self, message: EdgeMessage, size: int) -> None:
-        """Count a message that went out as `size` bytes."""
-        self.session.watch.sent(message, size, time.monotonic())
+    def sent(self, message: EdgeMessage, size: int, began: float) -> None:
+        """Count a message that went out as `size` bytes, the first of them given to the socket at `began`."""
+        self.session.watch.sent(message, size, began)
         match message:
             case Open():
                 self.upload.open += size

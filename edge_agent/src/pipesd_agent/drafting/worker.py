@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from pipesd_agent.drafting.redo import Redo
 from pipesd_agent.drafting.types import Drafter, DraftToken, NoDraft
 from pipesd_gateway.sampling import SamplingParams
@@ -272,12 +274,15 @@ class DraftWorker:
         feeding = [slot for slot in within if slot not in drafting and self._drafter.behind(slot)]
         if not drafting and not feeding:
             return True
-        of_one = len(drafting) == 1 and not feeding and not any(map(self._drafter.behind, drafting))
+        # What feeds more than a last id says nothing of how long a token takes.
+        measured = not feeding and not any(map(self._drafter.behind, drafting))
+        of_one = len(drafting) == 1 and measured
         with self._changed:
             self._forward = [*drafting, *feeding]
             self._forward_of_one = of_one
-            self._forward_began = time.perf_counter()
+            self._forward_began = began = time.perf_counter()
         drafts = self._drafter.draft(list(drafting), feeding)
+        seconds = time.perf_counter() - began if measured else 0.0
         with self._changed:
             self._work = True
             if len(self._forward) == 1 and drafts:
@@ -286,7 +291,7 @@ class DraftWorker:
             reports = [
                 report
                 for (slot, version), draft in zip(drafting.items(), drafts, strict=True)
-                if (report := self._take(lanes[slot], version, draft))
+                if (report := self._take(lanes[slot], version, draft, seconds))
             ]
         if reports:
             self._post(self._deliver, reports)
@@ -324,7 +329,7 @@ class DraftWorker:
         if ids:
             self._drafter.extend(slot, ids)
 
-    def _take(self, lane: DraftLane | None, version: int, draft: DraftToken | NoDraft) -> Report | None:
+    def _take(self, lane: DraftLane | None, version: int, draft: DraftToken | NoDraft, seconds: float) -> Report | None:
         assert lane is not None
         if draft is NoDraft.UNFINISHED:
             return None
@@ -340,7 +345,7 @@ class DraftWorker:
         lane._path.append(draft.token)
         lane._version += 1
         lane._shared += 1
-        return lane, lane._commits, draft
+        return lane, lane._commits, replace(draft, seconds=seconds)
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         assert self._loop is not None
