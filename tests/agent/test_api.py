@@ -18,7 +18,6 @@ from pipesd_agent.agent import Agent
 from pipesd_agent.api import create_app
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_agent.drafting.worker import DraftWorker
-from pipesd_agent.metrics import ControlFigures
 from pipesd_agent.stream import RequestStream
 from pipesd_gateway.exceptions import Unavailable
 from pipesd_gateway.keys import Keys
@@ -52,7 +51,7 @@ async def test_a_whole_answer_and_its_record() -> None:
 
 async def test_metrics_are_shown_without_a_key() -> None:
     agent, _ = agent_over(completes)
-    agent.figures = lambda: ControlFigures(mode="collaborative", requests=2)
+    agent.requests = 2
     transport = httpx.ASGITransport(create_app(agent, keys=Keys(frozenset({"k"}))), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
         response = await client.get("/metrics")

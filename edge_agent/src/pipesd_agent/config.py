@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from pipesd_agent.address import Address
+from pipesd_agent.control import TunerSettings
 from pipesd_agent.fallback import Policy
 from pipesd_agent.mode import Objective
 from pipesd_agent.planner import check_batcher
@@ -43,7 +44,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     of wss:// gateways. api_keys: of the agent's own API, empty means open; api_key_file: where they come from, None
     for the environment. cors_origin: of web pages that may use the API.
     drain_timeout: seconds that what runs has after SIGTERM. trace: folder for traces of finished requests.
-    batcher: when drafts leave before a verification takes them (planner.BATCHERS). trigger, session: see there.
+    batcher: when drafts leave before a verification takes them (planner.BATCHERS). trigger, tuner, session: see there.
     """
 
     gateway: str | tuple[str, ...] = "http://127.0.0.1:8100"
@@ -64,6 +65,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     gpu_layers: int = 0
     batcher: str = "expected"
     trigger: TriggerSettings = TriggerSettings()
+    tuner: TunerSettings = TunerSettings()
     session: SessionSettings = SessionSettings()
     cors_origin: tuple[str, ...] = ()
     drain_timeout: float = 30.0

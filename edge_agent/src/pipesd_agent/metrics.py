@@ -6,7 +6,7 @@ There is no registry that is written to on the way: a scrape reads the figures o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pipesd_agent.monitor import MonitorFigures
@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
+Pairs = dict[str, tuple[float, float]]
+"""(R1, R2) by the kind of text that they are for: greedy, sampled; fixed: of both."""
+
+
 @dataclass(frozen=True)
 class ControlFigures:
     """What there is to show; what is None is left out.
 
     monitor: what was measured. n_hat: draft length that the plan is made for; plan: its batches, in tokens, repeated;
-    batcher, trigger: their names. r1, r2: thresholds in use. mode: what sessions are in now (or the last one was),
+    batcher, trigger: their names. thresholds: in use. mode: what sessions are in now (or the last one was),
     and the reason of its last change. requests: since the start, of all modes; running: now.
     """
 
@@ -31,8 +35,7 @@ class ControlFigures:
     plan: tuple[int, ...] | None = None
     batcher: str | None = None
     trigger: str | None = None
-    r1: float | None = None
-    r2: float | None = None
+    thresholds: Pairs = field(default_factory=dict)
     mode: str | None = None
     mode_reason: str | None = None
     requests: int | None = None
@@ -104,8 +107,12 @@ def _metrics(figures: ControlFigures) -> Iterator[Metric]:
     plan = None if figures.plan is None else " ".join(map(str, figures.plan))
     yield from info("plan", "Batches that drafts leave in, in tokens", batcher=figures.batcher, batches=plan)
     yield from info("trigger", "What asks for a NAV", trigger=figures.trigger)
-    yield from gauge("r1", "Threshold of the sequence's confidence", figures.r1)
-    yield from gauge("r2", "Threshold of a token's confidence", figures.r2)
+    for at, (name, says) in enumerate((("r1", "the sequence's"), ("r2", "a token's"))):
+        thresholds = GaugeMetricFamily(f"pipesd_{name}", f"Threshold of {says} confidence", labels=["text"])
+        for text, pair in figures.thresholds.items():
+            thresholds.add_metric([text], pair[at])
+        if thresholds.samples:
+            yield thresholds
     yield from info("mode", "What sessions are in, and why", mode=figures.mode, reason=figures.mode_reason)
     yield from counter("requests", "Requests", figures.requests)
     yield from gauge("requests_running", "Requests that run", figures.running)

@@ -191,6 +191,11 @@ class AutoMode:
         """What the last one of each cost."""
 
     @property
+    def way(self) -> Way:
+        """In use."""
+        return WAYS[self.use]
+
+    @property
     def collaborative(self) -> bool:
         """Is anything drafted?"""
         return self.use != CLOUD

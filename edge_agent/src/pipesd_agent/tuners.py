@@ -91,6 +91,11 @@ class Tuners:
         for proposer in self._proposers.values():
             proposer.close()
 
+    @property
+    def state(self) -> tuple[int, ...]:
+        """Another one whenever thresholds in force have changed."""
+        return tuple(tuner.thresholds.version for tuner in self._tuners.values())
+
     def figures(self) -> dict[str, TunerFigures]:
         """By kind of text: "greedy", "sampled"."""
         return {"sampled" if sampled else "greedy": tuner.figures() for sampled, tuner in self._tuners.items()}
