@@ -21,6 +21,8 @@ VLLM_BROKEN := torchvision torchaudio torchcodec
 
 MODELS := $(foreach m,target draft,$(foreach t,F32 F16 Q8_0,.build/demo-$(m)-$(t).gguf))
 CODE := gateway edge_agent vllm_plugin
+# Tests that may run beside each other: half of their time they wait.
+FAST := not e2e and not full and not alone
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -33,7 +35,8 @@ demo: $(READY) $(LLAMA) $(MODELS)  ## both ends on this machine, two answers, fi
 	$(PY) examples/demo.py $(if $(KEEP),--keep)
 
 check: lint  ## lint, types and fast tests; needs no compiled llama.cpp
-	$(PY) -m pytest -m "not e2e and not full"
+	$(PY) -m pytest -n 4 -m "$(FAST)"
+	$(PY) -m pytest -m "alone and not e2e and not full"
 
 lint: $(READY)  ## lint and types
 	$(PY) -m ruff check
@@ -43,7 +46,8 @@ lint: $(READY)  ## lint and types
 	$(PY) -m mypy -p bench.proving
 
 test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of vLLM
-	$(PY) -m pytest -m "not full"
+	$(PY) -m pytest -n 4 -m "$(FAST)"
+	$(PY) -m pytest -m "not full and (e2e or alone)"
 
 test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## all tests, long forms and vLLM's too
 	$(PY) -m pytest -m "vllm or not vllm"

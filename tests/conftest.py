@@ -1,4 +1,4 @@
-"""Which test modules are collected, and where what agents keep goes: not to this user's files."""
+"""Which test modules are collected, what holds for all tests, and where agents keep things: not with the user's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No deadline for an example: it would say how busy the machine is.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 E2E_MODULE = re.compile(r"^pytestmark = .*\bpytest\.mark\.e2e\b", re.MULTILINE)
 

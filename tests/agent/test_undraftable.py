@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipesd_agent.undraftable import why_undraftable, with_noise
@@ -112,7 +112,6 @@ values = st.recursive(
 names = st.sampled_from(["n", "best_of", "prompt", "prompt_embeds", "use_beam_search", "vllm_xargs", "max_tokens"])
 
 
-@settings(deadline=None)
 @given(st.sampled_from(Endpoint), st.dictionaries(names, values))
 def test_what_the_embedded_engine_takes_is_drafted(endpoint: Endpoint, fields: dict[str, Any]) -> None:
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]} if endpoint is CHAT else {"prompt": "x"}
@@ -122,7 +121,6 @@ def test_what_the_embedded_engine_takes_is_drafted(endpoint: Endpoint, fields: d
             parse(endpoint, body)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(names, values))
 def test_the_noise_comes_on_top(fields: dict[str, Any]) -> None:
     told = msgspec.json.decode(with_noise(msgspec.json.encode(fields)))

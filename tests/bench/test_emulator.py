@@ -21,6 +21,8 @@ import pytest
 from bench.emulator import Emulator, rate
 from bench.link_model import Step, Way, redrawn
 
+pytestmark = pytest.mark.alone
+
 WITHIN = 0.03
 MEASURE_S = 30.0
 """Longest wait for a moment in which the machine is not busy with something else."""
@@ -180,8 +182,10 @@ def test_a_trace(server: Echo) -> None:
     with Emulator(server.address, Way(1e6)) as emulator, connected(server, emulator) as (client, far):
 
         def measure() -> float:
+            began = time.monotonic()  # the trace runs from here on, however late the transfer begins
             emulator.play([Step(0.08, 1e6, 1e6), Step(1.0, 10e6, 10e6)])
-            return transfer(client, far, 99_840)
+            transfer(client, far, 99_840)
+            return time.monotonic() - began
 
         assert best(measure, 0.08 + 89_840 * 8 / 10e6) == pytest.approx(0.08 + 89_840 * 8 / 10e6, rel=WITHIN)
         emulator.play(redrawn(1, (5e6, 5e6), (5e6, 5e6), 20.0))

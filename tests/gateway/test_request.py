@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipesd_gateway.embedded.request import MAX_STOP_CHARS, Message, Request, parse
@@ -195,7 +195,6 @@ names = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.sampled_from(Endpoint), st.dictionaries(names, json))
 def test_any_body_gives_a_request_or_an_invalid_request(endpoint: Endpoint, body: dict[str, Any]) -> None:
     with contextlib.suppress(InvalidRequest):

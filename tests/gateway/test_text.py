@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipesd_gateway.embedded.text import Text
@@ -33,7 +33,6 @@ tokens = st.lists(st.sampled_from([*b"aab\xc3\xbc\xe6\xff", *PIECES]), max_size=
 stops = st.lists(st.sampled_from(["a", "ab", "aba", "bc", "caab", "ü", "本a", "\ufffd"]), max_size=3).map(tuple)
 
 
-@settings(deadline=None)
 @given(tokens, stops, st.sets(st.integers(0, 30)))
 def test_how_tokens_are_cut_into_steps_changes_nothing(
     tokens: list[int], stop: tuple[str, ...], cuts: set[int]
@@ -46,7 +45,6 @@ def test_how_tokens_are_cut_into_steps_changes_nothing(
     assert covered == used
 
 
-@settings(deadline=None)
 @given(tokens, stops)
 def test_the_text_is_that_of_the_bytes_up_to_the_first_stop_string(tokens: list[int], stop: tuple[str, ...]) -> None:
     parts, used, stopped, _ = run(tokens, stop, set(range(30)))
@@ -60,7 +58,6 @@ def test_the_text_is_that_of_the_bytes_up_to_the_first_stop_string(tokens: list[
         assert any(full[len(shown) :].startswith(s) for s in stop)
 
 
-@settings(deadline=None)
 @given(tokens)
 def test_covered_tokens_are_shown_in_full(tokens: list[int]) -> None:
     text = Text(piece, ("aba",))

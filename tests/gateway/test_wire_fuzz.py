@@ -98,13 +98,13 @@ def refused(decode: Decode, frame: bytes) -> str | None:
 
 
 @given(st.sampled_from(DECODERS), st.binary(max_size=4096))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_random_bytes(decode: Decode, data: bytes) -> None:
     refused(decode, data)
 
 
 @given(st.sampled_from(VALID), st.data())
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_valid_frames_with_bytes_of_any_kind_put_in(valid: tuple[Decode, bytes], data: st.DataObject) -> None:
     """Every place, every length byte of msgpack, and the tails of other frames."""
     decode, start = valid

@@ -223,10 +223,10 @@ class LongHostilePipe(HostilePipe):
 
 
 TestHostilePipe = HostilePipe.TestCase
-TestHostilePipe.settings = settings(max_examples=500, stateful_step_count=60, deadline=None)
+TestHostilePipe.settings = settings(max_examples=500, stateful_step_count=60)
 
 TestLongHostilePipe = pytest.mark.full(pytest.mark.timeout(3600)(LongHostilePipe.TestCase))
-TestLongHostilePipe.settings = settings(max_examples=10_000, stateful_step_count=60, deadline=None)
+TestLongHostilePipe.settings = settings(max_examples=10_000, stateful_step_count=60)
 
 
 @pytest.mark.parametrize("trigger", [TriggerSettings(kind="fixed", length=n) for n in (1, 8, 32)] + [TriggerSettings()])
