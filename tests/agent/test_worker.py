@@ -294,6 +294,20 @@ async def test_stops_behind_a_drafted_eos_until_it_is_contradicted(drafter: Fake
     await worker.aclose()
 
 
+async def test_drafts_nothing_behind_the_targets_eos(drafter: FakeDrafter) -> None:
+    """The answer is over; but a prompt may well end in one."""
+    worker = DraftWorker(drafter)
+    tokens: list[DraftToken] = []
+    lane = worker.open([1, 2, EOS], PARAMS, frozenset({EOS}), lambda _, t: tokens.append(t) if t else None, unexpected)
+    assert lane
+    lane.commit([], 5)
+    await until(lambda: len(tokens) == 2)
+    lane.commit([EOS], 20)
+    await asyncio.sleep(0.02)
+    assert len(tokens) == 2
+    await worker.aclose()
+
+
 async def test_nothing_to_propose_waits_for_another_path_without_spinning(drafter: FakeDrafter) -> None:
     drafter.script = script = lambda path: None if len(path) < 6 else scripted(path)
     worker = DraftWorker(drafter)

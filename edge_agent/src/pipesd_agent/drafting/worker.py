@@ -51,6 +51,7 @@ class DraftLane:
         self._on_token = on_token
         self._on_failure = on_failure
         self._closed = False
+        self._begin = len(prompt_ids)
         # The rest is shared with the worker's thread, under its lock.
         self._path = list(prompt_ids)
         self._committed = len(self._path)
@@ -118,7 +119,7 @@ class DraftLane:
 
     def _wants_draft(self) -> bool:
         path = self._path
-        ended = len(path) > self._committed and path[-1] in self._eos_ids
+        ended = len(path) > self._begin and path[-1] in self._eos_ids  # drafted, or the target's: the answer is over
         return len(path) < self._limit and not ended and self._nothing_at != self._version
 
 
