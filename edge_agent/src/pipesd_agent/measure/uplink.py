@@ -50,7 +50,7 @@ LONG: Final = 256
 CHANGE: Final = 3
 """Deviations in a row that may be a change."""
 LONG_RUN: Final = 2
-QUEUED_RUN: Final = 3
+QUEUED_RUN: Final = 6
 """The same of long messages only, and of messages only that had to queue."""
 TRIAL: Final = 15
 """Messages from the first of them on after which it is looked at again."""
@@ -274,7 +274,8 @@ class Uplink:
 
     def _changed(self) -> bool:
         """Another rate, or another constant? Whichever explains what deviated; False: neither does."""
-        deviating = [number for number, _ in self._deviating if number >= self._first]
+        # The first may have travelled while the change came.
+        deviating = [number for number, _ in self._deviating[1:] if number >= self._first]
         self._deviating.clear()
         constant, a, b = self.constant, self._a, self._b
         before = self._misfit(deviating, constant, a, b)
