@@ -52,8 +52,8 @@ CHANGE: Final = 3
 LONG_RUN: Final = 2
 QUEUED_RUN: Final = 6
 """The same of long messages only, and of messages only that had to queue."""
-TRIAL: Final = 15
-"""Messages from the first of them on after which it is looked at again."""
+TRIALS: Final = (15, 30, 60)
+"""Messages since the change, with it, after which it is looked at again."""
 BOUND: Final = 3.0
 """Standard deviations that a single stamp counts for at most."""
 
@@ -321,14 +321,17 @@ class Uplink:
     def _try(self, number: int) -> None:
         """A little later: was it the other one after all?"""
         self._trial.append(number)
-        if self._rival is None or len(self._trial) < TRIAL:
+        rival = self._rival
+        if rival is None or len(self._trial) not in TRIALS:
             return
-        rival, self._rival = self._rival, None
+        if len(self._trial) == TRIALS[-1]:
+            self._rival = None
         numbers = [n for n in self._trial[CHANGE:] if n >= self._first and self._messages[n - self._first].arrival]
         if not numbers:
             return
         misfit = self._misfit(numbers, self.constant, self._a, self._b)
-        if self._misfit(numbers, *rival) < 0.7 * misfit - self.noise / 2:
+        if self._misfit(numbers, *rival) < min(0.85 * misfit, misfit - self.noise / 4):
+            self._rival = None
             self._adopt(*rival)
 
     def _misfit(self, numbers: list[int], constant: float, a: float, b: float) -> float:
