@@ -50,10 +50,13 @@ LONG: Final = 256
 CHANGE: Final = 3
 """Deviations in a row that may be a change."""
 LONG_RUN: Final = 2
-QUEUED_RUN: Final = 3
+QUEUED_RUN: Final = 6
 """The same of long messages only, and of messages only that had to queue."""
-TRIAL: Final = 15
-"""Messages from the first of them on after which it is looked at again."""
+QUIET: Final = 100
+THINNED: Final = 4
+"""After so many as expected, only one in so many of those that still are is reckoned in: all of this costs time."""
+TRIALS: Final = (15, 30, 60)
+"""Messages since the change, with it, after which it is looked at again."""
 BOUND: Final = 3.0
 """Standard deviations that a single stamp counts for at most."""
 
@@ -101,6 +104,9 @@ class Uplink:
         self._rival: tuple[float, float, float] | None = None
         """(constant, a, b) that would have explained the last change as well, for a while."""
         self._trial: list[int] = []
+        self._quiet = 0
+        """Messages in a row that were as expected."""
+        self._quiet_bound = 0.0
         self._usual = 20.0
 
     def restart(self) -> None:
@@ -160,6 +166,12 @@ class Uplink:
     def _predict(self, at: int, constant: float, a: float, b: float) -> tuple[float, float, float, float]:
         """When message `at` should have arrived; and how much of the constant, of a and of b is in that."""
         messages = self._messages
+        if at and (free := messages[at - 1].arrival) is not None:  # the usual case, and a fast one
+            message = messages[at]
+            size, start = message.size, message.sent + constant
+            if start > free:
+                return start + a + b * size, 1.0, 1.0, size
+            return free + a + b * size, 0.0, 1.0, size
         known = at - 1
         lowest = max(0, at - REACH)
         while known >= lowest and messages[known].arrival is None:
@@ -182,6 +194,8 @@ class Uplink:
         assert message.arrival is not None
         expected, h0, h1, h2 = self._predict(number - self._first, self.constant, self._a, self._b)
         error = message.arrival - expected
+        if self._quiet > QUIET and number % THINNED and message.size <= LONG and abs(error) < self._quiet_bound:
+            return
         if abs(error) > LOST_S:
             self._clock = message.arrival = None
             return
@@ -204,6 +218,7 @@ class Uplink:
             if self._deviating and (self._deviating[-1][1] > 0) != (error > 0):
                 self._deviating.clear()
             self._deviating.append((number, error))
+            self._quiet = 0
             self._noisy(error, variance)
             if len(self._deviating) >= CHANGE:
                 if self._changed():
@@ -218,6 +233,8 @@ class Uplink:
         else:
             self._deviating.clear()
             self._noisy(error, variance)
+            self._quiet += 1
+            self._quiet_bound = bound
         self._correct(error, variance + noise, h0, h1, h2)
         if self._rival is not None:
             self._try(number)
@@ -241,7 +258,7 @@ class Uplink:
         self._a = max(0.0, self._a + g1 * step)
         self._b = max(0.0, self._b + g2 * step)
         self._p = (
-            cc - g0 * g0 / variance,
+            max(1e-14, cc - g0 * g0 / variance),
             ca - g0 * g1 / variance,
             cb - g0 * g2 / variance,
             max(1e-14, aa - g1 * g1 / variance),
@@ -251,10 +268,11 @@ class Uplink:
 
     def _age(self, now: float) -> None:
         """Time has passed: what is known is a little older."""
-        seconds = min(60.0, max(0.0, now - self._updated))
-        self._updated = max(self._updated, now)
-        if not seconds:
+        seconds = now - self._updated
+        if seconds <= 0.0:
             return
+        self._updated = now
+        seconds = min(60.0, seconds)
         cc, ca, cb, aa, ab, bb = self._p
         a, b, w = self._a, self._b, WANDER * WANDER * seconds
         drift = DRIFT * self.noise
@@ -274,7 +292,8 @@ class Uplink:
 
     def _changed(self) -> bool:
         """Another rate, or another constant? Whichever explains what deviated; False: neither does."""
-        deviating = [number for number, _ in self._deviating if number >= self._first]
+        # The first may have travelled while the change came.
+        deviating = [number for number, _ in self._deviating[1:] if number >= self._first]
         self._deviating.clear()
         constant, a, b = self.constant, self._a, self._b
         before = self._misfit(deviating, constant, a, b)
@@ -320,14 +339,17 @@ class Uplink:
     def _try(self, number: int) -> None:
         """A little later: was it the other one after all?"""
         self._trial.append(number)
-        if self._rival is None or len(self._trial) < TRIAL:
+        rival = self._rival
+        if rival is None or len(self._trial) not in TRIALS:
             return
-        rival, self._rival = self._rival, None
+        if len(self._trial) == TRIALS[-1]:
+            self._rival = None
         numbers = [n for n in self._trial[CHANGE:] if n >= self._first and self._messages[n - self._first].arrival]
         if not numbers:
             return
         misfit = self._misfit(numbers, self.constant, self._a, self._b)
-        if self._misfit(numbers, *rival) < 0.7 * misfit - self.noise / 2:
+        if self._misfit(numbers, *rival) < min(0.85 * misfit, misfit - self.noise / 4):
+            self._rival = None
             self._adopt(*rival)
 
     def _misfit(self, numbers: list[int], constant: float, a: float, b: float) -> float:
