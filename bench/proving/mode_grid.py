@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any, Final
 
 from bench.proving.markdown import markdown
+from bench.proving.report import PAGE, between
 from bench.proving.scenario import KBIT, MBIT, Forward, Rate, Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
@@ -156,9 +157,12 @@ def section(some: Sequence[dict[str, Any]]) -> str:
         f"{100 * excess[-1]:.1f} % at most, learning included; of the second half of the answers "
         f"{100 * statistics.median(settled):.1f} % and {100 * settled[-1]:.1f} %. "
         f"Within 5 % from {max(near, default=0)} tokens on at the slowest of {len(near)} points, "
-        f"{sum(n == 0 for n in near)} from the first answer on.\n\n"
+        f"{sum(n == 0 for n in near)} from the first answer on. Faster than both sides by more than 5 % at "
+        f"{sum(x < -0.05 for x in excess)} points, by {-100 * excess[0]:.0f} % at most: there the target runs on while "
+        "the edge drafts.\n\nThe points where it is slowest and fastest, compared with the better side:\n\n"
     )
-    worst = sorted(some, key=lambda row: -row["excess"])[:12]
+    ordered = sorted(some, key=lambda row: -row["excess"])
+    shown = [*ordered[:10], *ordered[-10:]] if len(ordered) > 20 else ordered
     head = [
         "draft, RTT, step ms", "uplink kbit/s", "acceptance", "cloud-only", "collaborative", "auto", "above, %",
         "settled, %", "within 5 % after",
@@ -172,7 +176,7 @@ def section(some: Sequence[dict[str, Any]]) -> str:
             *(f"{100 * row[name]:.1f}" for name in ("excess", "excess_settled")),
             "" if row["near_after"] is None else str(row["near_after"]),
         ]
-        for row in worst
+        for row in shown
     ]
     return text + markdown(head, body)
 
@@ -181,10 +185,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objective", choices=("latency", "offload"), default="latency")
     parser.add_argument("--every", type=int, default=1, help="one point of so many (%(default)s)")
+    parser.add_argument("--page", action="store_true", help="write the section into docs/benchmarks.md")
     parser.add_argument("--rows", action="store_true", help="JSON lines instead of the section")
     args = parser.parse_args()
     some = list(rows(GRID[:: args.every], args.objective))
     print("\n".join(map(json.dumps, some)) if args.rows else section(some))
+    if args.page:
+        PAGE.write_text(between(PAGE.read_text("utf-8"), "modes", section(some)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import pytest
 from harness import DRAFT, MODEL, Process, agent_thread, complete, gateway, prompts
 from matrix import Reference, compare, references
 from openai import OpenAI
+from whims import Whims
 
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.llama import LlamaDrafter
@@ -74,6 +75,15 @@ def test_text_is_the_targets_own(target: Process, forty: Reference, case: str) -
 def test_prompt_lookup(target: Process, forty: Reference) -> None:
     few = {cell: answer for cell, answer in forty.items() if cell[1] in prompts(10)}
     compare(AgentConfig(gateway=target.root), LookupDrafter(), few, SAMPLING)
+
+
+def test_modes_that_change_in_mid_answer(target: Process, forty: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = [Whims(seed, 0.1) for seed in range(100)]
+    unused = iter(modes)
+    monkeypatch.setattr("pipesd_agent.agent.Collaborative", lambda: next(unused))
+    few = {cell: answer for cell, answer in forty.items() if cell[1] in prompts(12)}
+    compare(AgentConfig(gateway=target.root), WrongDrafter(LlamaDrafter(DRAFT), 0.1), few, SAMPLING)
+    assert sum(mode.changes for mode in modes) > len(few)
 
 
 @pytest.mark.full

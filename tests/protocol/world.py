@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 
+from whims import Whims
+
 from pipesd_agent.drafting.types import DraftToken
 from pipesd_agent.planner import Planner
-from pipesd_agent.policies import Mode, Policies
+from pipesd_agent.policies import Policies
 from pipesd_agent.session import (
     Commit,
     Complete,
@@ -43,10 +45,8 @@ from pipesd_gateway.protocol import (
     EdgeMessage,
     Endpoint,
     Open,
-    Opened,
     Rejected,
     Run,
-    Verdict,
     decode_edge,
     decode_gateway,
     encode,
@@ -183,35 +183,6 @@ class ToyLane:
         self.reports.append((self.applied, DraftToken(len(self.path), token, confidence)))
         self.path.append(token)
         self.version += 1
-
-
-class Whims(Mode):
-    """A mode that changes its mind at random, `restless` of the times that it is asked."""
-
-    def __init__(self, seed: int, restless: float) -> None:
-        self._rng = random.Random(seed)
-        self._restless = restless
-        self.changes = 0
-
-    @property
-    def lead(self) -> int:
-        return self._rng.choice((0, 0, 2, 9))
-
-    def _say(self, *answers: int) -> int:
-        self.changes += 1
-        return self._rng.choice(answers)
-
-    def _wants(self) -> bool:
-        return self._rng.random() < self._restless
-
-    def opened(self, opened: Opened, now: float) -> int:  # noqa: ARG002
-        return self._say(0, 1, 7, FOREVER) if self._wants() else 0
-
-    def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:  # noqa: ARG002
-        return self._say(0, 0, 1, 3, 20, FOREVER) if self._wants() else None
-
-    def drafted(self, token: DraftToken, now: float) -> int:  # noqa: ARG002
-        return self._say(1, 4, 40, FOREVER) if self._wants() else 0
 
 
 class Node:

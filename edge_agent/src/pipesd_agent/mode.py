@@ -16,11 +16,11 @@ use are tried now and then, for so long only, and so seldom, that they cost `EXP
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from pipesd_agent.cost import Cost
 from pipesd_agent.drafting.types import DraftToken
 from pipesd_gateway.protocol import FOREVER, Opened, Reason, Verdict
 
@@ -30,20 +30,16 @@ BOUND: Final = 2.0
 EXPLORE: Final = 0.012
 """Share of all time that trying other ways may cost, once they are known."""
 HYSTERESIS: Final = 0.03
-WINDOW: Final = 16
-"""Tokens of a measurement."""
-MEMORY: Final = 48
-"""Measurements that count; older ones fade."""
-RECENT: Final = 6
-"""Measurements that tell that conditions moved,"""
-MOVED: Final = 0.3
-"""if they differ from the mean by this share of it, and by four of their standard errors."""
 KNOWN: Final = 32
 """Tokens after which what was measured is believed."""
 SURE: Final = 192
-"""Tokens that the ways between drafting and cloud-only are tried for before the budget of `EXPLORE` holds them back."""
-RUN: Final = 10
+"""Tokens that the ways between drafting and cloud-only are tried for outside the budget of `EXPLORE`,"""
+LEARNING: Final = 12
+"""unless that has cost the time of so many tokens, for each of them."""
+RUN: Final = 12
 """Tokens that cloud-only is tried for: steps of a target hardly differ."""
+ENOUGH: Final = 6
+"""Steps, one after the other, after which that is known."""
 DRAFT: Final = 48
 """Tokens that another way is tried for."""
 LOSS: Final = 24
@@ -58,72 +54,6 @@ BETWEEN: Final = (0.3, 2.5)
 """Time per token of drafting over that of cloud-only within which the ways between them may be better than both."""
 GAP_S: Final = 2.0
 """Longer silences, far out of proportion, are a client that does not read or a link that is cut."""
-
-
-class Cost:
-    """Seconds per token of one way, over its last measurements.
-
-    spread: what a text alone may make of a measurement, as a share of the mean: no sign that conditions moved."""
-
-    def __init__(self, spread: float = 0.0) -> None:
-        self._spread = spread
-        self.seconds = 0.0
-        self.tokens = 0.0
-        self.squares = 0.0
-        self.count = 0.0
-        self.recent: deque[float] = deque(maxlen=RECENT)
-        self._seconds = 0.0
-        self._tokens = 0
-
-    def add(self, seconds: float, tokens: int) -> bool:
-        """Whether conditions have moved since what was known, which is forgotten then."""
-        self._seconds += seconds
-        self._tokens += tokens
-        if self._tokens < WINDOW:
-            return False
-        sample = self._seconds / self._tokens
-        moved = self._count_in(sample, self._seconds, self._tokens)
-        self._seconds, self._tokens = 0.0, 0
-        return moved
-
-    def _count_in(self, sample: float, seconds: float, tokens: float) -> bool:
-        self.recent.append(sample)
-        now = sum(self.recent) / len(self.recent)
-        usual = max(self.deviation, self._spread * self.mean)
-        far = max(MOVED * self.mean, 4 * usual / math.sqrt(RECENT))
-        if self.count > 2 * RECENT and abs(now - self.mean) > far:
-            self.seconds, self.tokens = now * RECENT * WINDOW, float(RECENT * WINDOW)
-            self.squares, self.count = sum(x * x for x in self.recent), float(len(self.recent))
-            return True
-        keep = 1 - 1 / MEMORY
-        self.seconds = self.seconds * keep + seconds
-        self.tokens = self.tokens * keep + tokens
-        self.squares = self.squares * keep + sample * sample
-        self.count = self.count * keep + 1
-        return False
-
-    @property
-    def known(self) -> float:
-        """Tokens that the mean is of."""
-        return self.tokens + self._tokens
-
-    @property
-    def mean(self) -> float:
-        """Seconds per token; 0: nothing is known."""
-        return (self.seconds + self._seconds) / self.known if self.known else 0.0
-
-    @property
-    def deviation(self) -> float:
-        """Standard deviation of a measurement; of too few, the spread that is to be expected."""
-        if self.count < RECENT:
-            return max(self._spread, 0.1) * self.mean
-        mean = self.seconds / self.tokens
-        return math.sqrt(max(0.0, self.squares / self.count - mean * mean))
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean."""
-        return self.deviation / math.sqrt(max(1.0, self.count))
 
 
 @dataclass(frozen=True)
@@ -187,6 +117,8 @@ class AutoMode:
         self._measured_at = [0 for _ in WAYS]
         self._tried_at = 0
         self._patience = SOON
+        self._cost_of = [0.0 for _ in WAYS]
+        """What all tries of each have cost."""
         self._last_try = [0.0 for _ in WAYS]
         """What the last one of each cost."""
 
@@ -214,7 +146,7 @@ class AutoMode:
         if way not in self._known:
             cost = self.costs[way]
             lost = (cost.mean / self.allowed - 1) * cost.known if way != CLOUD and self.allowed else 0.0
-            if cost.known >= (RUN - 2 if way == CLOUD else KNOWN) or lost >= LOSS:
+            if cost.known >= (ENOUGH if way == CLOUD else KNOWN) or lost >= LOSS:
                 self._known.add(way)
         return way in self._known
 
@@ -269,12 +201,14 @@ class AutoMode:
         if not others:
             return None
         hopes = {way: self.costs[way].mean - 2 * math.hypot(self.costs[way].error, used.error) for way in others}
+        if self._offload:  # others than those of fewer steps are of interest only for what they cost
+            hopes = {way: hope if way < self.use else math.inf for way, hope in hopes.items()}
         way = min(others, key=hopes.__getitem__)
-        is_open = hopes[way] < used.mean
+        is_open = hopes[way] < (self.allowed if self._offload else used.mean)
         if not is_open:
             way = min(others, key=self._measured_at.__getitem__)
         cost = self.costs[way]
-        new = 0 < way < CLOUD and cost.known < SURE
+        new = is_open and 0 < way < CLOUD and cost.known < SURE and self._cost_of[way] < LEARNING * used.mean
         if self.tokens - self._tried_at < (DRAFT if new else SOON if is_open else self._patience):
             return None
         length = RUN if way == CLOUD else DRAFT
@@ -298,6 +232,7 @@ class AutoMode:
     def trying(self, way: int, cost: float, more: float) -> None:
         """A try of `way` has cost so many seconds until now, `more` than last told."""
         self._last_try[way] = cost
+        self._cost_of[way] += more
         self.spent += more
 
 
@@ -356,7 +291,8 @@ class SessionMode:
         elif self._resting and not auto.collaborative:
             said = self._begin(auto.may_try())
         elif self._resting:
-            self._resting = self._counting = False
+            self._resting = self._counting = self._returning = False
+            self._try = None
             self._way = auto.use
             said = 0
         elif not auto.collaborative:
