@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from test_proposer import TASK
+from tuning import TASK
 
 from pipesd_agent import student
 from pipesd_agent.study import GRID, Task, study
