@@ -7,13 +7,10 @@ import threading
 import time
 
 import pytest
-from tuning import Anywhere
+from tuning import TASK, Anywhere
 
 from pipesd_agent.proposer import Inline, InThread, timed
-from pipesd_agent.rehearsal import Costs, Judged
 from pipesd_agent.study import Studied, Task
-
-TASK = Task((Judged(0.9, right=True),) * 40, Costs(0.03, 0.02, 0.01), 16, "planned", 0.0, (), {}, 1)
 
 
 class Waiting:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
+import signal
 import subprocess
 import sys
 import threading
 import time
 
 import pytest
-from test_proposer import TASK
+from tuning import TASK
 
 from pipesd_agent import student
-from pipesd_agent.study import GRID, Task, study
+from pipesd_agent.study import GRID, Studied, Task, study
 from pipesd_agent.surrogate import make_skopt
 
 
@@ -49,9 +51,19 @@ def test_it_is_let_go_in_the_middle() -> None:
     assert "ended with status -9" in str(errors[0]) or "ended with status None" in str(errors[0])
 
 
-def test_it_ends_with_its_input() -> None:
+def test_it_ends_with_its_input_and_not_before() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "pipesd_agent.student"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    pickle.dump(TASK, process.stdin)
+    process.stdin.flush()
+    assert isinstance(pickle.load(process.stdout), Studied)
+    process.terminate()  # the parent is meant
+    process.send_signal(signal.SIGINT)
+    pickle.dump(TASK, process.stdin)
+    process.stdin.flush()
+    assert isinstance(pickle.load(process.stdout), Studied)
     process.communicate(timeout=30)
     assert process.returncode == 0

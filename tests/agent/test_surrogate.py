@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from test_proposer import TASK
+from tuning import TASK
 
 from pipesd_agent.study import study
 from pipesd_agent.surrogate import make_skopt

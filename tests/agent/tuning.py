@@ -13,6 +13,7 @@ from pipesd_agent.tuner import STRETCH, Stretch, Tuner
 COSTS = Costs(0.03, 0.025, 0.006)
 START = Pair(0.1, 0.2)
 WINDOW = 16
+TASK = Task((Judged(0.9, right=True),) * 40, COSTS, WINDOW, "planned", 0.0, (), {}, 1)
 
 
 def text(tokens: int, rng: random.Random) -> tuple[Judged, ...]:

@@ -8,7 +8,7 @@ from made import scripted
 
 from bench.proving.scenario import KBIT, Rate, Scenario
 from bench.proving.simulator import Ours, Simulation
-from pipesd_agent.batcher import make_batcher
+from pipesd_agent.planner import Planner
 from pipesd_agent.monitor import Monitor, SessionWatch
 from pipesd_agent.policies import Policies
 from pipesd_agent.session import SessionSettings
@@ -43,7 +43,7 @@ def play(rates: Rate, seed: int, batcher: str, tokens: int, *, draft_s: float = 
     watch = Noting(monitor)
     scenario = Scenario("varying", draft_s, up=rates, down=Rate((200 * KBIT,)))
     trigger = TriggerSettings()
-    policies = Policies(trigger.make(), make_batcher(batcher), watch)
+    policies = Policies(trigger.make(), Planner(batcher).batcher(), watch)
     settings = SessionSettings(free_start=False)
     Simulation(script, Ours(trigger, settings, batcher), scenario, policies=policies).run()
     return monitor, watch

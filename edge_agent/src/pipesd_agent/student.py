@@ -76,7 +76,8 @@ class Child:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's terminal means the parent
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal, or systemd, means the parent, which drains
+        signal.signal(number, signal.SIG_IGN)
     os.nice(NICE)
     reading, writing = sys.stdin.buffer, sys.stdout.buffer
     while True:

@@ -260,7 +260,7 @@ class Tuner:
         if len(means) < 3:
             return TRUST
         noise = self._noise() ** 2 * statistics.fmean(1 / weight for _, weight in means)
-        return math.sqrt(max(TRUST**2, statistics.variance(mean for mean, _ in means) - noise))
+        return math.sqrt(max(TRUST**2, _variance([mean for mean, _ in means]) - noise))
 
     def _bias(self, pair: Pair) -> tuple[float, float]:
         """Mean and variance of ln(true / rehearsed) of this pair, beside what is common to all pairs."""
@@ -285,7 +285,7 @@ class Tuner:
         gain = math.log(statistics.fmean(other) / statistics.fmean(mine)) + bias_other - bias
         if len(mine) > 1:
             off = [a - b for a, b in zip(mine, other, strict=True)]
-            variance += statistics.variance(off) / len(off) / statistics.fmean(other) ** 2
+            variance += _variance(off) / len(off) / statistics.fmean(other) ** 2
         else:
             variance += NOISE**2
         return gain, statistics.NormalDist().cdf(gain / math.sqrt(variance + variance_other))
@@ -361,3 +361,9 @@ class Tuner:
             self._dropped.clear()
         elif not self.trying:
             self._study_at = float(self._judged)
+
+
+def _variance(values: list[float]) -> float:
+    """`statistics.variance` is exact, and thirty times as slow."""
+    mean = statistics.fmean(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
