@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from bench.proving import compared, sections
+from bench.proving import compared, sections, triggers
 from bench.proving.sections import MADE, Row, Rows
 
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
@@ -65,6 +65,7 @@ def of_rows(rows: Rows, run: dict[str, Any]) -> dict[str, str]:
         "cloud-only": sections.cloud_only(rows),
         "tuned": sections.tuned(rows),
         "matrix": sections.matrix(rows, MADE),
+        "triggers": triggers.section(rows.cells),
         "manifest": sections.manifest(run),
     }
 
