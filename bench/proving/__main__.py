@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.proving import schedules
+from bench.proving import schedules, triggers
 from bench.proving.cells import QUICK, Budget, Workload, names, run_all
 from bench.proving.scenario import LONG, NARROW, PAPER, SCENARIOS, SWEEP, VARYING_SEED, Scenario
 from bench.proving.stochastic import FITTED, make_table
@@ -33,7 +33,7 @@ MADE_ANSWERS, MADE_TOKENS = 40, 256
 def tables() -> list[Table]:
     """The made-up workload, and those recorded with real models."""
     made = make_table("made-up", MADE_ANSWERS, MADE_TOKENS, seed=MADE_SEED)
-    return [made, *(load(path) for path in sorted(TABLES.glob("*.npz")))]
+    return [made, *(load(path) for path in sorted(TABLES.glob("*-t?.npz")))]
 
 
 def manifest(budget: Budget, workloads: list[Table], seconds: float) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def main() -> None:
         raise SystemExit(f"--cell wants WORKLOAD/SCENARIO/METHOD, with parts left empty for all, but got {args.cell!r}")
     workload_names = choose("workload", [table.name for table in all_tables], parts[0])
     scenario_names = choose("scenario", [scenario.name for scenario in scenarios], parts[1])
-    methods = choose("method", [*names(), schedules.NAME], parts[2]) if parts[2] else None
+        methods = choose("method", [*names(), schedules.NAME, *triggers.names()], parts[2]) if parts[2] else None
     with ExitStack() as stack:
         rows = sys.stdout
         if args.out:
@@ -100,6 +100,14 @@ def main() -> None:
                 links = [link for link in schedules.LINKS if parts[1] in ("", link.name)]
                 found = chain(found, schedules.rows(table.name, workload.report, links))
             for row in found:
+                print(json.dumps(row), file=rows, flush=True)
+        if not args.quick:
+
+            def chosen(workload: str, scenario: str, method: str) -> bool:
+                known = workload in workload_names and scenario in scenario_names
+                return known and (methods is None or method in methods)
+
+            for row in triggers.run_all(chosen):
                 print(json.dumps(row), file=rows, flush=True)
         if args.out:
             text = json.dumps(manifest(budget, all_tables, time.monotonic() - began), indent=1)

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Final
 
+from bench.page import between
 from bench.proving.markdown import markdown
 from bench.proving.report import PAGE
-from bench.page import between
 from bench.proving.scenario import KBIT, MBIT, Forward, Rate, Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation

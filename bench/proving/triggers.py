@@ -1,0 +1,212 @@
+"""Triggers and confidences on the demo pair at T = 1: which trigger gains what from which confidence?
+
+Each plays the same number of settings on the even answers, ours around it (window 16, immediate). Where the target is
+dear in nothing but its steps, what counts is the TPT at equal steps: of the settings, the two are taken whose
+mixture is fastest at the budget (some answers with the one, others with the other), and their TPT on the odd answers
+is interpolated to it. Elsewhere the fastest setting is taken.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgspec
+
+from bench.proving.cells import Budget, Workload
+from bench.proving.figures import Figures
+from bench.proving.markdown import markdown
+from bench.proving.methods import Runner, play
+from bench.proving.probabilities import KINDS, with_probability
+from bench.proving.recorded import recorded
+from bench.proving.scenario import FAST_EDGE, PAPER, Scenario
+from bench.proving.script import Script
+from bench.proving.simulator import Ours, Simulation
+from bench.proving.workloads import NAMES
+from pipesd_agent.batcher import make_batcher
+from pipesd_agent.calibration import CalibratedTrigger, Calibration
+from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.policies import Policies, Unwatched
+from pipesd_agent.session import SessionSettings
+from pipesd_agent.trigger import TriggerSettings
+from pipesd_gateway.protocol import Opened
+
+OURS: Final = Ours(session=SessionSettings(window=16, free_start=False))
+CONFIDENCES: Final = {
+    "max": "largest probability (the paper's)",
+    "drawn": "drawn token's probability",
+    "margin": "margin, fitted on the demo pair",
+    "online": "margin and entropy, fitted online",
+}
+DEAR_DRAFTS: Final = PAPER[2]
+SCENARIOS: Final = (DEAR_DRAFTS, FAST_EDGE)
+SETTINGS: Final = 24
+TUNING_TOKENS: Final = 1024
+
+
+class _Learner(Unwatched):
+    """What the agent's controller does for one session's calibration."""
+
+    def __init__(self, trigger: CalibratedTrigger, calibration: Calibration) -> None:
+        self._trigger = trigger
+        self._calibration = calibration
+
+    def opened(self, opened: Opened, now: float) -> None:  # noqa: ARG002
+        self._trigger.begin(self._calibration)
+
+    def judged(self, token: DraftToken, right: bool, now: float) -> None:  # noqa: ARG002
+        self._calibration.judged(token, right)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trigger with a confidence ("": it looks at none), and the settings to choose from."""
+
+    kind: str
+    confidence: str
+    settings: tuple[TriggerSettings, ...]
+
+    @property
+    def name(self) -> str:
+        return "-".join(filter(None, ("trigger", self.kind, self.confidence)))
+
+    def runner(self, settings: TriggerSettings) -> Runner:
+        """Plays one answer after the other; an online fit begins with the first of them."""
+        ours = replace(OURS, trigger=settings)
+        if self.confidence != "online":
+            return lambda script, scenario, start: Simulation(script, ours, scenario, start).run()
+        calibration = Calibration()
+
+        def run(script: Script, scenario: Scenario, start: float) -> Figures:
+            trigger = CalibratedTrigger(ours.trigger.make())
+            policies = Policies(trigger, make_batcher(ours.batcher), _Learner(trigger, calibration))
+            return Simulation(script, ours, scenario, start, policies=policies).run()
+
+        return run
+
+
+def _geometric(first: float, last: float, count: int) -> tuple[float, ...]:
+    return tuple(first * (last / first) ** (i / (count - 1)) for i in range(count))
+
+
+def _thresholds(first: float, last: float, count: int) -> tuple[float, ...]:
+    """Between these, in nats."""
+    return tuple(math.exp(-x) for x in _geometric(first, last, count))
+
+
+def entries() -> list[Entry]:
+    """All triggers with all confidences that they look at."""
+    token = _thresholds(0.02, 3.0, SETTINGS)
+    pairs = (*itertools.product((0.0, *_thresholds(0.3, 3.0, 3)), _thresholds(0.1, 2.0, SETTINGS // 4)),)
+    adapted = (*itertools.product(_thresholds(0.05, 2.5, SETTINGS // 4), (0.5, 0.7, 0.85, 0.95)),)
+    found = [Entry("fixed", "", tuple(TriggerSettings(kind="fixed", length=n) for n in range(1, SETTINGS + 1)))]
+    for confidence in CONFIDENCES:
+        found += [
+            Entry("token", confidence, tuple(TriggerSettings(kind="token", r2=r2) for r2 in token)),
+            Entry(
+                "sequence",
+                confidence,
+                tuple(TriggerSettings(kind="sequence", r1=r1, decay=decay) for r1, decay in adapted),
+            ),
+            Entry("dual", confidence, tuple(TriggerSettings(r1=r1, r2=r2) for r1, r2 in pairs)),
+        ]
+    heights = _geometric(0.1, 1.4, SETTINGS)
+    found.append(Entry("svip", "", tuple(TriggerSettings(kind="svip", h=h) for h in heights)))
+    bounds = (i / SETTINGS for i in range(SETTINGS))
+    found.append(Entry("adaedl", "", tuple(TriggerSettings(kind="adaedl", bound=bound) for bound in bounds)))
+    return found
+
+
+def names() -> list[str]:
+    return [entry.name for entry in entries()]
+
+
+def _steps(figures: Figures) -> float:
+    return figures.forwards / figures.tokens
+
+
+def mixed(one: Figures, other: Figures, budget: float) -> tuple[float, float]:
+    """(share of `one`, TPT) of a mixture of two runs that takes `budget` steps a token; beyond, the line goes on."""
+    gap = _steps(one) - _steps(other)
+    share = (budget - _steps(other)) / gap if gap else 1.0
+    return share, share * one.tpt_ms + (1 - share) * other.tpt_ms
+
+
+def best_pair(played: Sequence[Figures], budget: float) -> tuple[int, int]:
+    """The two whose mixture is fastest at the budget: one at most as many steps a token as that, one at least. Where
+    there are none on one side, the nearest and the next."""
+    order = sorted(range(len(played)), key=lambda i: _steps(played[i]))
+    below = [i for i in order if _steps(played[i]) <= budget]
+    above = [i for i in order if _steps(played[i]) > budget]
+    if not (below and above):
+        nearest = (below or above[::-1])[-2:]
+        return nearest[0], nearest[-1]
+    return min(itertools.product(below, above), key=lambda pair: mixed(played[pair[0]], played[pair[1]], budget)[1])
+
+
+def run_entry(entry: Entry, scenario: Scenario, workload: Workload, as_recorded: Workload) -> dict[str, Any]:
+    """One row. workload: with the entry's confidence; as_recorded: with the drafter's, which PipeSD is played with."""
+
+    def played(settings: TriggerSettings, scripts: Sequence[Script]) -> Figures:
+        return play(entry.runner(settings), scripts, scenario)
+
+    tuning = [played(settings, workload.tuning) for settings in entry.settings]
+    if scenario is DEAR_DRAFTS:
+        budgets = [as_recorded.published(scenario, report=report) for report in (False, True)]
+        pair = best_pair(tuning, budgets[0].navs / budgets[0].tokens)
+        one, other = (played(entry.settings[i], workload.report) for i in pair)
+        budget = budgets[1].navs / budgets[1].tokens
+        share, tpt_ms = mixed(one, other, budget)
+        navs = share * one.navs / one.tokens + (1 - share) * other.navs / other.tokens
+        forwards = budget
+    else:
+        best = min(range(len(tuning)), key=lambda i: tuning[i].tpt_ms)
+        pair, share = (best, best), 1.0
+        one = played(entry.settings[best], workload.report)
+        tpt_ms, navs, forwards = one.tpt_ms, one.navs / one.tokens, _steps(one)
+    return {
+        "workload": workload.name,
+        "scenario": scenario.name,
+        "method": entry.name,
+        "payload": "ids",
+        "share": share,
+        "settings": [msgspec.to_builtins(entry.settings[i]) for i in pair],
+        "tpt_ms": tpt_ms,
+        "navs_per_token": navs,
+        "forwards_per_token": forwards,
+    }
+
+
+def run_all(wanted: Callable[[str, str, str], bool] = lambda *_: True) -> Iterator[dict[str, Any]]:
+    """All rows whose (workload, scenario, method) is wanted."""
+    budget = Budget(tokens=TUNING_TOKENS)
+    for name in NAMES:
+        table = recorded(name, 1.0)
+        by_confidence = {kind: Workload.of(with_probability(table, kind), budget) for kind in KINDS}
+        as_recorded = Workload.of(table, budget)
+        for scenario in SCENARIOS:
+            for entry in entries():
+                if wanted(table.name, scenario.name, entry.name):
+                    workload = by_confidence.get(entry.confidence, as_recorded)
+                    yield run_entry(entry, scenario, workload, as_recorded)
+
+
+def section(cells: dict[tuple[str, str, str], dict[str, Any]]) -> str:
+    """The table of docs/benchmarks.md, from rows by (workload, scenario, method)."""
+    places = [(f"{name}-t1", scenario.name) for scenario in SCENARIOS for name in NAMES]
+    body = []
+    for entry in entries():
+        rows = [cells.get((*place, entry.name)) for place in places]
+        if any(rows):
+            body.append([f"`{entry.kind}`", CONFIDENCES.get(entry.confidence, ""), *(_figures(row) for row in rows)])
+    head = ["trigger", "confidence", *(f"{scenario}, {workload}" for workload, scenario in places)]
+    return markdown(head, body, left=2) if body else ""
+
+
+def _figures(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return f"{row['tpt_ms']:.1f} ({row['navs_per_token']:.3f} / {row['forwards_per_token']:.3f})"
