@@ -82,7 +82,7 @@ def main() -> None:
         raise SystemExit(f"--cell wants WORKLOAD/SCENARIO/METHOD, with parts left empty for all, but got {args.cell!r}")
     workload_names = choose("workload", [table.name for table in all_tables], parts[0])
     scenario_names = choose("scenario", [scenario.name for scenario in scenarios], parts[1])
-        methods = choose("method", [*names(), schedules.NAME, *triggers.names()], parts[2]) if parts[2] else None
+    methods = choose("method", [*names(), schedules.NAME, *triggers.names()], parts[2]) if parts[2] else None
     with ExitStack() as stack:
         rows = sys.stdout
         if args.out:
