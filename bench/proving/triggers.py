@@ -26,9 +26,9 @@ from bench.proving.scenario import FAST_EDGE, PAPER, Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.workloads import NAMES
-from pipesd_agent.batcher import make_batcher
 from pipesd_agent.calibration import CalibratedTrigger, Calibration
 from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.planner import Planner
 from pipesd_agent.policies import Policies, Unwatched
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
@@ -82,7 +82,7 @@ class Entry:
 
         def run(script: Script, scenario: Scenario, start: float) -> Figures:
             trigger = CalibratedTrigger(ours.trigger.make())
-            policies = Policies(trigger, make_batcher(ours.batcher), _Learner(trigger, calibration))
+            policies = Policies(trigger, Planner(ours.batcher).batcher(), _Learner(trigger, calibration))
             return Simulation(script, ours, scenario, start, policies=policies).run()
 
         return run
