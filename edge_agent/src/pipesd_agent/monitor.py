@@ -29,9 +29,10 @@ TOKENS: Final = 100
 LENGTHS: Final = 100
 TPT_WINDOWS: Final = 4
 """Windows that TPT is compared by."""
+LEAST_GAMMA_S: Final = 5e-4
 LEAST_ALPHA_S: Final = 5e-4
 LEAST_BETA_S: Final = 5e-5
-"""Moves of alpha and beta below these change no plan."""
+"""Moves of gamma, alpha and beta below these change no plan."""
 SPIKE: Final = 5.0
 """Times gamma: a forward that took longer was held up by something else, and counts as that."""
 
@@ -106,7 +107,7 @@ class Monitor:
         self._rtt = Rolling(20)
         self._heard = False
         self._tpt = Rolling(16)
-        self._gamma_change = Change()
+        self._gamma_change = Change(LEAST_GAMMA_S)
         self._alpha_change = Change(LEAST_ALPHA_S)
         self._beta_change = Change(LEAST_BETA_S)
         self._tpt_change = Change()
