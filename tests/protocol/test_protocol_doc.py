@@ -43,6 +43,7 @@ def test_every_message_stands_in_its_table(message: type[msgspec.Struct]) -> Non
                 "FOREVER",
                 "MAX_UNACKED",
                 "MAX_UNACKED_BYTES",
+                "MAX_STAMPS",
             ],
         ),
         (session, ["MAX_PATH"]),
