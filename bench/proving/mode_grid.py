@@ -25,6 +25,7 @@ from bench.proving.stochastic import FITTED, Text, make_table
 from pipesd_agent.batcher import make_batcher
 from pipesd_agent.mode import AutoMode, Objective
 from pipesd_agent.policies import Policies
+from pipesd_agent.session import SessionSettings
 
 DRAFT_S: Final = (0.004, 0.02, 0.06, 0.15)
 RTT_S: Final = (0.005, 0.05, 0.3)
@@ -100,6 +101,7 @@ class Outcome:
 
 def play(place: Place, objective: Objective = "latency", answers: int = ANSWERS) -> Outcome:
     texts, scenario, ours = scripts(place.acceptance, answers), place.scenario, Ours()
+    agents = replace(ours, session=SessionSettings(free_start=objective == "latency"))  # as `make_agent` has it
     switches: list[object] = []
     auto = AutoMode(objective, switched=switches.append)
 
@@ -108,7 +110,9 @@ def play(place: Place, objective: Objective = "latency", answers: int = ANSWERS)
 
     cloud = [Simulation(text, Ours(drafts=False), scenario, SPACING_S * i).run() for i, text in enumerate(texts)]
     drafted = [Simulation(text, ours, scenario, SPACING_S * i).run() for i, text in enumerate(texts)]
-    mixed = [Simulation(text, ours, scenario, SPACING_S * i, policies=policies()).run() for i, text in enumerate(texts)]
+    mixed = [
+        Simulation(text, agents, scenario, SPACING_S * i, policies=policies()).run() for i, text in enumerate(texts)
+    ]
 
     def ms(some: Sequence[Any]) -> float:
         return float(1000 * sum(x.seconds for x in some) / sum(x.tokens for x in some))
@@ -188,8 +192,13 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the section into docs/benchmarks.md")
     parser.add_argument("--rows", action="store_true", help="JSON lines instead of the section")
     args = parser.parse_args()
-    some = list(rows(GRID[:: args.every], args.objective))
-    print("\n".join(map(json.dumps, some)) if args.rows else section(some))
+    some = []
+    for row in rows(GRID[:: args.every], args.objective):
+        some.append(row)
+        if args.rows:
+            print(json.dumps(row), flush=True)
+    if not args.rows:
+        print(section(some))
     if args.page:
         PAGE.write_text(between(PAGE.read_text("utf-8"), "modes", section(some)), encoding="utf-8")
 
