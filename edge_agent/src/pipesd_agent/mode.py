@@ -167,6 +167,9 @@ class AutoMode:
         way = self._best()
         if way == self.use:
             return
+        if way == CLOUD:  # a try would have cost as much as this did, if it was short
+            before, cloud = self.costs[self.use], self.costs[CLOUD]
+            self._last_try[self.use] = max(0.0, (before.mean - cloud.mean) * min(before.known, DRAFT))
         self.use = way
         self._patience = SOON
         self._tried_at = self.tokens
