@@ -157,7 +157,8 @@ def section(some: Sequence[dict[str, Any]]) -> str:
     cloud = sum(row["cloud_ms"] < 0.99 * row["collaborative_ms"] for row in some)
     collaborative = sum(row["collaborative_ms"] < 0.99 * row["cloud_ms"] for row in some)
     text = (
-        f"{len(some)} points, {ANSWERS} answers of {LENGTH} tokens each; cloud-only is the better side at {cloud}, collaborative "
+        f"{len(some)} points, {ANSWERS} answers of {LENGTH} tokens each; "
+        f"cloud-only is the better side at {cloud}, collaborative "
         f"at {collaborative}; at the others they are the same (the target has written the answer before there is a "
         "draft). "
         f"`auto` above the better side: {100 * statistics.median(excess):.1f} % in the median and "
