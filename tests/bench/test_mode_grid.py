@@ -36,4 +36,4 @@ def test_offload_drafts_within_its_bound() -> None:
 def test_the_grid_is_as_large_as_it_should_be_and_is_reported() -> None:
     assert len(set(GRID)) >= 100
     some = list(rows(POINTS[:1]))
-    assert "cloud-only is the better side at 0" in section(some)
+    assert "cloud-only is the better side at 0, collaborative at 1;" in section(some)

@@ -47,7 +47,10 @@ LOSS: Final = 24
 SOON: Final = 128
 LATE: Final = 4096
 """Tokens between two tries: while it is open which side is better, and at most."""
+LOOK: Final = 8
+"""Tokens between two looks at all this, once both sides are known: it is no work for every token."""
 LEAD: Final = 4
+"""Tokens before the end of a try of cloud-only that drafting begins again."""
 UNSURE: Final = 0.8
 """Confidence below which a draft is unsure."""
 BETWEEN: Final = (0.3, 2.5)
@@ -116,6 +119,7 @@ class AutoMode:
         self._known: set[int] = set()
         self._measured_at = [0 for _ in WAYS]
         self._tried_at = 0
+        self._decide_at = self._look_at = 0
         self._patience = SOON
         self._cost_of = [0.0 for _ in WAYS]
         """What all tries of each have cost."""
@@ -163,7 +167,9 @@ class AutoMode:
             if cost.add(seconds, tokens):
                 self._patience = SOON
                 self._tried_at = self.tokens - SOON  # what is known of others is of other conditions, too
-            self._decide(now)
+            if len(self._known) < 2 or self.tokens >= self._decide_at:
+                self._decide_at = self.tokens + LOOK
+                self._decide(now)
         self.seconds += seconds
 
     def _decide(self, now: float) -> None:
@@ -172,6 +178,9 @@ class AutoMode:
         way = self._best()
         if way == self.use:
             return
+        if way == CLOUD:  # a try would have cost as much as this did, if it was short
+            before, cloud = self.costs[self.use], self.costs[CLOUD]
+            self._last_try[self.use] = max(0.0, (before.mean - cloud.mean) * min(before.known, DRAFT))
         self.use = way
         self._patience = SOON
         self._tried_at = self.tokens
@@ -194,8 +203,9 @@ class AutoMode:
         """Is it time to see what another way costs now? Which one: then a try of it begins."""
         if not self.known(CLOUD):
             return CLOUD if self.collaborative and self.tokens >= self._tried_at else None
-        if not self.known(0):
+        if not self.known(0) or self.tokens < self._look_at:
             return None
+        self._look_at = self.tokens + LOOK
         used = self.costs[self.use]
         others = [way for way in self._worth_trying() if way != self.use]
         if not others:
