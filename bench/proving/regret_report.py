@@ -28,6 +28,7 @@ PART: Final = "regret"
 BAND: Final = (10, 90)
 """Percentiles over seeds."""
 COLOURS: Final = {"ours": "#1f6fb2", "grid": "#b8860b", "random": "#8c8c8c", "BO": "#c0392b"}
+TICKS: Final = (250, 500, 1000, 2000, 5000)
 DRAWN: Final = 4
 """Settings in the figure: the first ones."""
 
@@ -131,6 +132,8 @@ def draw(rows: Iterable[Row], path: Path) -> None:
                     low, high = (_band(curves, percentile) for percentile in BAND)
                     axes.fill_between(checks, low, high, color=colour, alpha=0.15, linewidth=0)
                 axes.set_xscale("log")
+                axes.set_xticks(TICKS, [f"{tokens:,}" for tokens in TICKS])
+                axes.set_xticks([], minor=True)
             column[0].set_title(name(cell), fontsize=8)
             column[0].set_ylim(-3, 60)
             column[1].set_ylim(-3, 60)
