@@ -42,6 +42,7 @@ class HostilePipe(RuleBasedStateMachine):
         lead=st.sampled_from([12, 5, 30, 0]),
         free_start=st.booleans(),
         restless=st.sampled_from([0.0, 0.1, 0.5]),
+        whimsical=st.booleans(),
     )
     def open(
         self,
@@ -57,6 +58,7 @@ class HostilePipe(RuleBasedStateMachine):
         lead: int,
         free_start: bool,
         restless: float,
+        whimsical: bool,
     ) -> None:
         self.world = World(
             seed,
@@ -70,6 +72,7 @@ class HostilePipe(RuleBasedStateMachine):
             collaborative=collaborative,
             free_start=free_start,
             restless=restless,
+            whimsical=whimsical,
         )
         self.left = False
         for _ in range(lead):
@@ -255,7 +258,8 @@ def test_long_schedules_of_faults_end_with_the_whole_answer(collaborative: bool)
     """What short ones seldom reach: the third link of the second gateway, in mid-answer."""
     moved = 0
     for seed in range(100):
-        world = World(seed, collaborative=collaborative, wrong=0.2, restless=(0.0, 0.1)[seed % 2])
+        restless, whimsical = (0.0, 0.1)[seed % 2], seed % 4 > 1
+        world = World(seed, collaborative=collaborative, wrong=0.2, restless=restless, whimsical=whimsical)
         rng = random.Random(seed)
         moves: list[Callable[[], object]] = [
             *6 * world.moves,

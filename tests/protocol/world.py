@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 
-from whims import Whims
+from whims import AnyBatcher, AnyTrigger, Whims
 
 from pipesd_agent.drafting.types import DraftToken
 from pipesd_agent.planner import Planner
@@ -216,6 +216,7 @@ class World:
         collaborative: bool = True,
         free_start: bool = True,
         restless: float = 0.0,
+        whimsical: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.seed = seed
@@ -230,9 +231,12 @@ class World:
         self.node = self._connect()
         self.old: list[Node] = []
         self.mode = Whims(seed, restless)
+        policies = Policies((trigger or TriggerSettings()).make(), Planner(batcher).batcher(), mode=self.mode)
+        if whimsical:
+            policies = Policies(AnyTrigger(self.mode.rng), AnyBatcher(self.mode.rng), mode=self.mode)
         self.edge = EdgeSession(
             Open(0, VERSION, Endpoint.COMPLETIONS, b"{}", PRINT if collaborative else None),
-            Policies((trigger or TriggerSettings()).make(), Planner(batcher).batcher(), mode=self.mode),
+            policies,
             SessionSettings(
                 window=window, nav_timeout_s=4, silence_timeout_s=10_000, grace_s=GRACE_S, free_start=free_start
             ),
