@@ -1,9 +1,9 @@
 """Triggers and confidences on the demo pair at T = 1: which trigger gains what from which confidence?
 
-Each plays the same number of settings on the even answers, ours around it (window 16, immediate). Where the target is
-dear in nothing but its steps, what counts is the TPT at equal steps: of the settings, the two are taken whose
-mixture is fastest at the budget (some answers with the one, others with the other), and their TPT on the odd answers
-is interpolated to it. Elsewhere the fastest setting is taken.
+Each plays the same number of settings on the even answers, ours around it (window 16, immediate), where drafts are dear
+and what counts is the TPT at equal steps of the target: of the settings, the two are taken whose mixture is fastest at
+a budget of steps (some answers with the one, others with the other), and their TPT on the odd answers is interpolated
+to it. Where steps are dear instead (`fast-edge`) there is a percent between all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.proving.markdown import markdown
 from bench.proving.methods import Runner, play
 from bench.proving.probabilities import KINDS, with_probability
 from bench.proving.recorded import recorded
-from bench.proving.scenario import FAST_EDGE, PAPER, Scenario
+from bench.proving.scenario import PAPER, Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.workloads import NAMES
@@ -41,8 +41,11 @@ CONFIDENCES: Final = {
     "margin": "margin, fitted on the demo pair",
     "online": "margin and entropy, fitted online",
 }
-DEAR_DRAFTS: Final = PAPER[2]
-SCENARIOS: Final = (DEAR_DRAFTS, FAST_EDGE)
+SCENARIO: Final = PAPER[2]
+BUDGETS: Final = (0.85, 1.0)
+"""Of the NAVs for a token of PipeSD as published."""
+APART: Final = 0.04
+"""Steps for a token between the two settings of a mixture, at least, so that their order is not chance."""
 SETTINGS: Final = 24
 TUNING_TOKENS: Final = 1024
 
@@ -136,47 +139,47 @@ def mixed(one: Figures, other: Figures, budget: float) -> tuple[float, float]:
 
 
 def best_pair(played: Sequence[Figures], budget: float) -> tuple[int, int]:
-    """The two whose mixture is fastest at the budget: one at most as many steps a token as that, one at least. Where
-    there are none on one side, the nearest and the next."""
-    order = sorted(range(len(played)), key=lambda i: _steps(played[i]))
-    below = [i for i in order if _steps(played[i]) <= budget]
-    above = [i for i in order if _steps(played[i]) > budget]
-    if not (below and above):
-        nearest = (below or above[::-1])[-2:]
-        return nearest[0], nearest[-1]
-    return min(itertools.product(below, above), key=lambda pair: mixed(played[pair[0]], played[pair[1]], budget)[1])
+    """The two, `APART`, whose mixture is fastest at the budget: one with at most as many steps as that, one with at
+    least. Where there are none on one side, the nearest and one with others. Raises ValueError if all are close."""
+    steps = [_steps(figures) for figures in played]
+    pairs = [(i, j) for i, one in enumerate(steps) for j, other in enumerate(steps) if other - one >= APART]
+    around = [(i, j) for i, j in pairs if steps[i] <= budget <= steps[j]]
+    if not around:
+        return min(pairs, key=lambda pair: min(abs(steps[i] - budget) for i in pair))
+    return min(around, key=lambda pair: mixed(played[pair[0]], played[pair[1]], budget)[1])
 
 
-def run_entry(entry: Entry, scenario: Scenario, workload: Workload, as_recorded: Workload) -> dict[str, Any]:
+def run_entry(entry: Entry, workload: Workload, as_recorded: Workload) -> dict[str, Any]:
     """One row. workload: with the entry's confidence; as_recorded: with the drafter's, which PipeSD is played with."""
 
     def played(settings: TriggerSettings, scripts: Sequence[Script]) -> Figures:
-        return play(entry.runner(settings), scripts, scenario)
+        return play(entry.runner(settings), scripts, SCENARIO)
 
     tuning = [played(settings, workload.tuning) for settings in entry.settings]
-    if scenario is DEAR_DRAFTS:
-        budgets = [as_recorded.published(scenario, report=report) for report in (False, True)]
-        pair = best_pair(tuning, budgets[0].navs / budgets[0].tokens)
+    found = []
+    for part in BUDGETS:
+        budgets = [as_recorded.published(SCENARIO, report=report) for report in (False, True)]
+        to_tune, to_report = (part * figures.navs / figures.tokens for figures in budgets)
+        pair = best_pair(tuning, to_tune)
         one, other = (played(entry.settings[i], workload.report) for i in pair)
-        budget = budgets[1].navs / budgets[1].tokens
-        share, tpt_ms = mixed(one, other, budget)
+        share, tpt_ms = mixed(one, other, to_report)
         navs = share * one.navs / one.tokens + (1 - share) * other.navs / other.tokens
-        forwards = budget
-    else:
-        best = min(range(len(tuning)), key=lambda i: tuning[i].tpt_ms)
-        pair, share = (best, best), 1.0
-        one = played(entry.settings[best], workload.report)
-        tpt_ms, navs, forwards = one.tpt_ms, one.navs / one.tokens, _steps(one)
+        found.append(
+            {
+                "tpt_ms": tpt_ms,
+                "navs_per_token": navs,
+                "forwards_per_token": to_report,
+                "share": share,
+                "settings": [msgspec.to_builtins(entry.settings[i]) for i in pair],
+            }
+        )
     return {
         "workload": workload.name,
-        "scenario": scenario.name,
+        "scenario": SCENARIO.name,
         "method": entry.name,
         "payload": "ids",
-        "share": share,
-        "settings": [msgspec.to_builtins(entry.settings[i]) for i in pair],
-        "tpt_ms": tpt_ms,
-        "navs_per_token": navs,
-        "forwards_per_token": forwards,
+        "at": found,
+        **{key: found[-1][key] for key in ("tpt_ms", "navs_per_token", "forwards_per_token")},
     }
 
 
@@ -187,26 +190,29 @@ def run_all(wanted: Callable[[str, str, str], bool] = lambda *_: True) -> Iterat
         table = recorded(name, 1.0)
         by_confidence = {kind: Workload.of(with_probability(table, kind), budget) for kind in KINDS}
         as_recorded = Workload.of(table, budget)
-        for scenario in SCENARIOS:
-            for entry in entries():
-                if wanted(table.name, scenario.name, entry.name):
-                    workload = by_confidence.get(entry.confidence, as_recorded)
-                    yield run_entry(entry, scenario, workload, as_recorded)
+        for entry in entries():
+            if wanted(table.name, SCENARIO.name, entry.name):
+                yield run_entry(entry, by_confidence.get(entry.confidence, as_recorded), as_recorded)
 
 
 def section(cells: dict[tuple[str, str, str], dict[str, Any]]) -> str:
     """The table of docs/benchmarks.md, from rows by (workload, scenario, method)."""
-    places = [(f"{name}-t1", scenario.name) for scenario in SCENARIOS for name in NAMES]
     body = []
+    steps: dict[tuple[str, int], str] = {}
     for entry in entries():
-        rows = [cells.get((*place, entry.name)) for place in places]
-        if any(rows):
-            body.append([f"`{entry.kind}`", CONFIDENCES.get(entry.confidence, ""), *(_figures(row) for row in rows)])
-    head = ["trigger", "confidence", *(f"{scenario}, {workload}" for workload, scenario in places)]
-    return markdown(head, body, left=2) if body else ""
-
-
-def _figures(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    return f"{row['tpt_ms']:.1f} ({row['navs_per_token']:.3f} / {row['forwards_per_token']:.3f})"
+        line = [f"`{entry.kind}`", CONFIDENCES.get(entry.confidence, "")]
+        for name in NAMES:
+            row = cells.get((f"{name}-t1", SCENARIO.name, entry.name))
+            for number in range(len(BUDGETS)):
+                at = None if row is None else row["at"][number]
+                line.append("" if at is None else f"{at['tpt_ms']:.1f}")
+                if at is not None:
+                    steps[name, number] = f"{at['forwards_per_token']:.3f}"
+        if any(line[2:]):
+            body.append(line)
+    head = [
+        f"{SCENARIO.name}: TPT, ms, {name}, at {steps.get((name, number), '')}"
+        for name in NAMES
+        for number in range(len(BUDGETS))
+    ]
+    return markdown(["trigger", "confidence", *head], body, left=2) if body else ""

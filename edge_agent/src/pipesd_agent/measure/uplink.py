@@ -43,6 +43,9 @@ EXTRA_PRIOR_S: Final = 1e-3
 """Of a, besides what headers explain."""
 WANDER: Final = 0.02
 """Relative, of a and b, per square root of a second."""
+IDLE_S: Final = 2.0
+IDLE_WANDER: Final = 0.5
+"""The same where nothing was sent for longer: it may be quite another rate, and the first messages tell."""
 DRIFT: Final = 1.0
 """Of the constant, as a multiple of the noise, per square root of a second: clocks, and delay that moves."""
 LONG: Final = 256
@@ -274,7 +277,8 @@ class Uplink:
         self._updated = now
         seconds = min(60.0, seconds)
         cc, ca, cb, aa, ab, bb = self._p
-        a, b, w = self._a, self._b, WANDER * WANDER * seconds
+        a, b = self._a, self._b
+        w = WANDER * WANDER * seconds if seconds < IDLE_S else IDLE_WANDER * IDLE_WANDER
         drift = DRIFT * self.noise
         self._p = (
             min(cc + drift * drift * seconds, CONSTANT_PRIOR_S**2),
