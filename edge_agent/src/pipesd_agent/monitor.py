@@ -22,7 +22,7 @@ from pipesd_agent.measure.rolling import Rolling
 from pipesd_agent.measure.uplink import HEADER_BYTES, Uplink
 from pipesd_agent.measure.verifying import Verifying
 from pipesd_agent.measure.windows import Window, Windows
-from pipesd_gateway.protocol import Draft, EdgeMessage, Opened, Reason, Verdict
+from pipesd_gateway.protocol import Draft, EdgeMessage, Open, Opened, Reason, Resume, Verdict
 
 TOKENS: Final = 100
 """Drafted tokens that gamma is the mean of."""
@@ -209,9 +209,10 @@ class SessionWatch:
         self._last_verdict: float | None = None
         self._sent_end = 0
         """Position after the last draft sent of the epoch."""
-        self._wish: int | None = None
-        """Number of the one message since the last NAV verdict that had a wish."""
-        self._wish_alone = False
+        self._wished: int | None = None
+        """Highest position that a wish is out for."""
+        self._timed = False
+        """The first wish since none was out is being timed: the gateway had nothing else to do for the session."""
 
     def opened(self, opened: Opened, now: float) -> None:  # noqa: ARG002
         self._monitor.totals.sessions += 1
@@ -231,9 +232,12 @@ class SessionWatch:
             monitor.totals.sent += tokens
             self._sent_end = message.start + tokens
             if message.wish is not None:
-                self._wish_alone = self._wish is None
-                self._wish = arrivals.sent_upto
-                arrivals.ask(arrivals.sent_upto)
+                if self._wished is None:
+                    self._timed = True
+                    arrivals.ask(arrivals.sent_upto)
+                self._wished = max(message.verify_through or 0, self._wished or 0)
+        elif isinstance(message, Open | Resume):
+            self._wished, self._timed = None, False
 
     def judged(self, token: DraftToken, right: bool, now: float) -> None:  # noqa: ARG002
         self._monitor.acceptance.judged(token.confidence, right)
@@ -247,8 +251,12 @@ class SessionWatch:
         totals.tokens += len(verdict.tokens)
         totals.forwards += 1
         totals.navs += nav
-        if nav:
-            self._travelled(verdict, now)
+        if self._timed:
+            self._timed = False
+            if nav:
+                self._travelled(verdict, now)
+        if self._wished is not None and verdict.start + len(verdict.tokens) > self._wished:
+            self._wished = None
         if self._last_verdict is not None:
             monitor.windows.add(
                 len(verdict.tokens),
@@ -262,14 +270,14 @@ class SessionWatch:
     def discarded(self, now: float) -> None:  # noqa: ARG002
         self._monitor.totals.rollbacks += 1
         self._sent_end = 0
+        self._wished = None
 
     def ended(self, now: float) -> None:
         pass
 
     def _travelled(self, verdict: Verdict, now: float) -> None:
-        """A NAV's verdict: if only one wish was out, and its message's arrival is known, the rest was the way back."""
+        """The verdict of the NAV that is timed: where its message's arrival is known, the rest was the way back."""
         arrival = self._arrivals.answer
-        if self._wish is not None and self._wish_alone and arrival is not None:
+        if arrival is not None:
             at_gateway = (verdict.queue_us + verdict.forward_us) * 1e-6
             self._monitor.travelled(now - arrival - at_gateway + self._monitor.uplink.constant)
-        self._wish = None
