@@ -32,20 +32,22 @@ class Noting(SessionWatch):
         self.noted.append((now, self.uplink.occupancy.byte_s))
 
 
-def play(rates: Rate, seed: int, batcher: str, tokens: int, *, draft_s: float = 0.036) -> tuple[Monitor, Noting]:
+def play(
+    rates: Rate, seed: int, batcher: str, tokens: int, monitor: Monitor | None = None, *, start: float = 0.0
+) -> tuple[Monitor, Noting]:
     rng = np.random.default_rng((seed, 1))
     script = scripted(
         "".join("." if right else "x" for right in rng.uniform(size=tokens) < 0.8),
         {position: float(sure) for position, sure in enumerate(rng.beta(5, 1, tokens))},
     )
     script.body = bytes(600)
-    monitor = Monitor()
+    monitor = monitor or Monitor()
     watch = Noting(monitor)
-    scenario = Scenario("varying", draft_s, up=rates, down=Rate((200 * KBIT,)))
+    scenario = Scenario("varying", 0.036, up=rates, down=Rate((200 * KBIT,)))
     trigger = TriggerSettings()
     policies = Policies(trigger.make(), Planner(batcher).batcher(), watch)
     settings = SessionSettings(free_start=False)
-    Simulation(script, Ours(trigger, settings, batcher), scenario, policies=policies).run()
+    Simulation(script, Ours(trigger, settings, batcher), scenario, start, policies=policies).run()
     return monitor, watch
 
 
@@ -64,6 +66,21 @@ def test_a_narrow_link_that_changes_is_followed_within_two_seconds(batcher: str)
     assert len(errors) > 20
     assert np.median(errors) < 0.02
     assert max(errors) < 0.2
+
+
+@pytest.mark.parametrize("batcher", ["immediate", "single"])
+def test_answers_with_pauses_between_them(batcher: str) -> None:
+    """The link has changed twice since the last one: after the first 3 s of each answer, the estimate is right."""
+    steps = np.random.default_rng(7).uniform(10 * KBIT, 80 * KBIT, 40)
+    monitor = Monitor()
+    errors = []
+    for number in range(15):
+        start = 2 * PERIOD_S * number
+        _, watch = play(Rate(tuple(steps.tolist()), PERIOD_S), number, batcher, 60, monitor, start=start)
+        errors += [abs(b * steps[2 * number] / 8 - 1) for now, b in watch.noted if start + 3 < now < start + PERIOD_S]
+    assert len(errors) > 50
+    assert np.median(errors) < 0.02
+    assert np.mean(np.array(errors) < 0.2) > 0.9
 
 
 def test_what_else_the_monitor_knows() -> None:

@@ -49,7 +49,7 @@ IDLE_WANDER: Final = 0.5
 DRIFT: Final = 1.0
 """Of the constant, as a multiple of the noise, per square root of a second: clocks, and delay that moves."""
 LONG: Final = 256
-"""Bytes of messages that tell the slope; they are few, and judged by themselves."""
+"""Bytes of messages that tell the slope, if they are many times the usual ones; few, and judged by themselves."""
 CHANGE: Final = 3
 """Deviations in a row that may be a change."""
 LONG_RUN: Final = 2
@@ -197,19 +197,21 @@ class Uplink:
         assert message.arrival is not None
         expected, h0, h1, h2 = self._predict(number - self._first, self.constant, self._a, self._b)
         error = message.arrival - expected
-        if self._quiet > QUIET and number % THINNED and message.size <= LONG and abs(error) < self._quiet_bound:
+        short = message.size <= max(LONG, 4 * self._usual)
+        if short and self._quiet > QUIET and number % THINNED and abs(error) < self._quiet_bound:
             return
         if abs(error) > LOST_S:
             self._clock = message.arrival = None
             return
         self._age(message.sent)
-        self._usual += 0.05 * (min(message.size, 256.0) - self._usual)
+        usual = self._usual
+        self._usual = usual + 0.05 * (min(message.size, 4 * usual + 64) - usual)
         noise = self.noise**2 + (LARGE_S**2 if h2 > LARGE else 0.0)
         variance = self._spread(h0, h1, h2)
         bound = BOUND * (variance + noise) ** 0.5
         if not h0:
             self._queued_run = _run(self._queued_run, error, bound)
-        if message.size > LONG:
+        if not short:
             self._long_run = _run(self._long_run, error, bound)
             if abs(self._long_run) >= LONG_RUN:
                 self._long_run = 0
