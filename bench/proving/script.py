@@ -20,6 +20,8 @@ class Script:
         self.truth: list[int] = trace.tokens.tolist()
         self.right: list[bool] = (trace.drafts[:, 0] == trace.tokens).tolist()
         """right[p]: does the drafter propose the target's token after the first p?"""
+        self.knows_entropy = bool(trace.entropy.any())
+        """Made-up traces have neither entropies nor margins, and prompt lookup has none."""
         self._trace = trace
         self._tokens: dict[tuple[int, int], DraftToken | None] = {}
 
