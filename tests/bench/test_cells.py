@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench.proving import __main__ as command
@@ -73,6 +74,9 @@ def test_the_command_writes_rows_and_a_manifest(tmp_path: Path, monkeypatch: pyt
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["budget"]["trials"] == 12
     assert manifest["seeds"]["varying link"] == 20
+    assert manifest["versions"]["pipesd-agent"]
+    assert manifest["versions"]["msgspec"] == msgspec.__version__
+    assert manifest["commit"]
 
 
 @pytest.mark.parametrize(("cell", "named"), [("//pipes", "pipesd"), ("x//", "made-up"), ("a/b", "WORKLOAD/SCENARIO")])
