@@ -133,6 +133,7 @@ class Play:
         self._start = start
         self._timeline = timeline
         self._trigger = method.trigger.make()
+        script.check_trigger(self._trigger)
         self._up = Link(scenario.up, 0.0)
         self._up.free_at = start
         self._alpha_s = 2 * scenario.delay_s if system.blocking else 0.0

@@ -147,6 +147,33 @@ def cloud_only(rows: Rows) -> str:
     return markdown([*head, "forwards", "ours-forwards, ms", "forwards"], body, left=2)
 
 
+def best_causal(rows: Rows) -> str:
+    """Where the best causal policy was found, and how far the contenders and families at its cap are above it."""
+    body = []
+    for workload in rows.workloads:
+        for scenario in rows.scenarios(workload):
+            best = rows.cells.get((workload, scenario, "best-causal"))
+            if best is None or "families" not in best or scenario in {one.name for one in SWEEP}:
+                continue
+            families: dict[str, float] = best["families"]
+            ours = min((ms for name, ms in families.items() if name.startswith("ours")), default=None)
+            others = min((ms for name, ms in families.items() if not name.startswith("ours")), default=None)
+            tuned = rows.cells.get((workload, scenario, "ours-forwards"))
+            above = "" if tuned is None else f"{tuned['tpt_ms'] / best['tpt_ms']:.2f}{_over(tuned)}"
+            body.append(
+                [
+                    f"{workload}, {scenario}",
+                    ", ".join(f"{x:.3g}" if isinstance(x, float) else str(x) for x in best["parameters"]),
+                    ms(best["tpt_ms"]) + _over(best),
+                    _forwards(best),
+                    *("" if one is None else f"{one / best['tpt_ms']:.2f}" for one in (ours, others)),
+                    above,
+                ]
+            )
+    head = ["workload, scenario", "the best", "ms", "forwards", "best of ours", "best of the others", "ours-forwards"]
+    return markdown(head, body, left=2)
+
+
 def _forwards(row: Row) -> str:
     return f"{row['forwards_per_token']:.3f}"
 

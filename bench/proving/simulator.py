@@ -77,10 +77,12 @@ class Simulation:
         self._up.free_at = self._down.free_at = start
         self._room_awaited = False
         self._gateway: GatewaySession | None = None
+        policies = policies or fixed(ours.trigger, ours.batcher)()
+        script.check_trigger(policies.trigger)
         body = script.body or bytes(script.prompt_length * PROMPT_BYTES)
         self._edge = EdgeSession(
             Open(0, VERSION, Endpoint.CHAT_COMPLETIONS, body, b"" if ours.drafts else None),
-            policies or fixed(ours.trigger, ours.batcher)(),
+            policies,
             ours.session,
             max_context=FOREVER_CONTEXT,
             now=start,

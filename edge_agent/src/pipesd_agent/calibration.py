@@ -119,7 +119,7 @@ class CalibratedTrigger:
     """
 
     def __init__(self, trigger: Trigger) -> None:
-        self._trigger = trigger
+        self.inner = trigger
         self._calibration: Calibration | None = None
 
     def begin(self, calibration: Calibration | None) -> None:
@@ -128,10 +128,10 @@ class CalibratedTrigger:
     def drafted(self, token: DraftToken) -> bool:
         if self._calibration is not None and self._calibration.used:
             token = msgspec.structs.replace(token, confidence=self._calibration.confidence(token))
-        return self._trigger.drafted(token)
+        return self.inner.drafted(token)
 
     def reset(self) -> None:
-        self._trigger.reset()
+        self.inner.reset()
 
     def verified(self, drafts: int, accepted: int) -> None:
-        self._trigger.verified(drafts, accepted)
+        self.inner.verified(drafts, accepted)
