@@ -108,7 +108,7 @@ def _families() -> tuple[Family, ...]:
         make = Contender(
             f"ours, {kind}",
             lambda *point: _ours_by(kind, *point),
-            (values, BATCHERS, WINDOWS),
+            (values, *axes),
             (values[2], "immediate", 16),
             "forwards",
         )
@@ -116,7 +116,7 @@ def _families() -> tuple[Family, ...]:
 
     heights = tuple(0.1 * 1.25**i for i in range(11))
     bounds = tuple(i / 12 for i in range(12))
-    axes = (BATCHERS, WINDOWS)
+    axes = (BATCHERS, (2, *WINDOWS))
     return (
         _lean("vanilla", vanilla, (LENGTHS,), (6,), "vanilla-tuned"),
         _lean("hsl", hsl, (R2_ALONE,), (0.99,), "hsl-tuned"),

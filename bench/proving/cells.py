@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -96,12 +97,22 @@ def cost(figures: Figures, contender: Contender, cap: Figures, share: float = 1.
 def tune(
     contender: Contender, scripts: Sequence[Script], scenario: Scenario, cap: Figures, trials: int, share: float
 ) -> Point:
-    """The best point found."""
+    """The best point found. A trial ends as soon as it is over its cap for all answers, or slower than the best."""
     if not contender.axes:
         return ()
+    tokens = sum(map(len, scripts))
+    most = math.inf if contender.cap == "none" else cap.navs / cap.tokens * share * tokens
+    best_ms = INFEASIBLE_MS
+
+    def lost(sums: Figures) -> bool:
+        over = contender.cap != "none" and getattr(sums, contender.cap) > most
+        return over or 1000 * sums.seconds > best_ms * tokens
 
     def trial(point: Point) -> float:
-        return cost(play(contender.make(*point), scripts, scenario), contender, cap, share)
+        nonlocal best_ms
+        value = cost(play(contender.make(*point), scripts, scenario, lost), contender, cap, share)
+        best_ms = min(best_ms, value)
+        return value
 
     return search(trial, contender.axes, trials, contender.first)[0]
 
