@@ -140,9 +140,11 @@ def mixed(one: Figures, other: Figures, budget: float) -> tuple[float, float]:
 
 def best_pair(played: Sequence[Figures], budget: float) -> tuple[int, int]:
     """The two, `APART`, whose mixture is fastest at the budget: one with at most as many steps as that, one with at
-    least. Where there are none on one side, the nearest and one with others. Raises ValueError if all are close."""
+    least. Where there are none on one side, the nearest and another; where none are apart, the furthest."""
     steps = [_steps(figures) for figures in played]
     pairs = [(i, j) for i, one in enumerate(steps) for j, other in enumerate(steps) if other - one >= APART]
+    if not pairs:
+        return steps.index(min(steps)), steps.index(max(steps))
     around = [(i, j) for i, j in pairs if steps[i] <= budget <= steps[j]]
     if not around:
         return min(pairs, key=lambda pair: min(abs(steps[i] - budget) for i in pair))

@@ -39,8 +39,7 @@ def test_the_best_pair_is_the_fastest_mixture_at_the_budget() -> None:
     assert best_pair(played, 0.25) == (1, 3)
     assert best_pair(played, 0.05) == (0, 1), "beyond them: the nearest, and one that is apart from it"
     assert best_pair(played, 0.5)[1] == 3
-    with pytest.raises(ValueError, match="empty"):
-        best_pair(played[:1], 0.5)
+    assert best_pair([figures(22, 9.0), figures(20, 10.0), figures(21, 9.5)], 0.3) == (1, 0), "none are apart"
 
 
 def test_all_have_the_same_number_of_settings() -> None:
