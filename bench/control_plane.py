@@ -34,9 +34,9 @@ from pipesd_agent.batcher import Planned, Timed
 from pipesd_agent.calibration import CalibratedTrigger, Calibration
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.monitor import Monitor, SessionWatch
-from pipesd_agent.planner import Planner
-from pipesd_agent.tape import Tape
-from pipesd_agent.tuners import Tuners
+from pipesd_agent.planning.planner import Planner
+from pipesd_agent.tuning.tape import Tape
+from pipesd_agent.tuning.tuners import Tuners
 from pipesd_gateway.serve import Server, listen
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,7 +138,7 @@ def main() -> None:
     total = own + spent["tuner, its child process"]
     slow = total + SLOW_DRAFT_S * drafted
     print(
-        f"{args.answers} answers, {output} output tokens, {drafted} drafted; agent {1e3 * total / output:.2f} ms CPU a token"
+        f"{args.answers} answers, {output} output tokens, {drafted} drafted; {1e3 * total / output:.2f} ms CPU a token"
     )
     print(f"{'':34}{'us a token':>12}{'share':>9}{f'{1e3 * SLOW_DRAFT_S:.0f} ms a draft':>16}")
     for part, seconds in spent.items():

@@ -18,7 +18,7 @@ from bench.proving.scenario import Scenario
 from bench.proving.script import Script
 from bench.proving.timeline import Timeline
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.plan import optimal_plan
+from pipesd_agent.planning.plan import optimal_plan
 from pipesd_agent.trigger import TriggerSettings
 
 PAPER_PAYLOAD: Final = 290_308

@@ -19,7 +19,7 @@ from bench.proving.script import Script
 from bench.proving.search import Axes, Point
 from bench.proving.simulator import Ours, Simulation
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.planner import Planner
+from pipesd_agent.planning.planner import Planner
 from pipesd_agent.policies import Collaborative, Mode, Policies
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import BY_ENTROPY, TriggerSettings

@@ -24,7 +24,7 @@ from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.stochastic import FITTED, Text, make_table
 from pipesd_agent.mode import AutoMode, Objective
-from pipesd_agent.planner import Planner
+from pipesd_agent.planning.planner import Planner
 from pipesd_agent.policies import Policies
 from pipesd_agent.session import SessionSettings
 

@@ -29,15 +29,15 @@ from bench.proving.simulator import Ours, Simulation
 from bench.proving.trace import Table
 from pipesd_agent.batcher import Immediate
 from pipesd_agent.policies import Policies
-from pipesd_agent.proposer import Inline
-from pipesd_agent.rehearsal import Costs, Pair
 from pipesd_agent.session import SessionSettings
-from pipesd_agent.study import MakeOptimizer
-from pipesd_agent.surrogate import Skopt, make_skopt
-from pipesd_agent.tape import Tape
-from pipesd_agent.thresholds import TunedDual
 from pipesd_agent.trigger import TriggerSettings
-from pipesd_agent.tuner import Tuner
+from pipesd_agent.tuning.proposer import Inline
+from pipesd_agent.tuning.rehearsal import Costs, Pair
+from pipesd_agent.tuning.study import MakeOptimizer
+from pipesd_agent.tuning.surrogate import Skopt, make_skopt
+from pipesd_agent.tuning.tape import Tape
+from pipesd_agent.tuning.thresholds import TunedDual
+from pipesd_agent.tuning.tuner import Tuner
 
 SEEDS: Final = 20
 BUDGET: Final = 5_000

@@ -15,7 +15,7 @@ from bench.proving.methods import SPACING_S
 from bench.proving.scenario import LAPTOP, NARROW, Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
-from pipesd_agent.planner import BATCHERS, Costs, Planner
+from pipesd_agent.planning.planner import BATCHERS, Costs, Planner
 from pipesd_agent.policies import Policies, Unwatched
 from pipesd_agent.session import SessionSettings
 from pipesd_gateway.protocol import Draft, EdgeMessage, encode

@@ -12,13 +12,13 @@ from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from pipesd_agent.control import OFFLOAD_PRICE_MS, Controller
 from pipesd_agent.mode import AutoMode, Objective
-from pipesd_agent.planner import Planner
-from pipesd_agent.proposer import Inline
-from pipesd_agent.rehearsal import Pair
+from pipesd_agent.planning.planner import Planner
 from pipesd_agent.session import SessionSettings
-from pipesd_agent.surrogate import make_skopt
 from pipesd_agent.trigger import TriggerSettings
-from pipesd_agent.tuners import Tuners
+from pipesd_agent.tuning.proposer import Inline
+from pipesd_agent.tuning.rehearsal import Pair
+from pipesd_agent.tuning.surrogate import make_skopt
+from pipesd_agent.tuning.tuners import Tuners
 
 BATCHER: Final = "expected"
 

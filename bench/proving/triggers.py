@@ -28,7 +28,7 @@ from bench.proving.simulator import Ours, Simulation
 from bench.proving.workloads import NAMES
 from pipesd_agent.calibration import CalibratedTrigger, Calibration
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.planner import Planner
+from pipesd_agent.planning.planner import Planner
 from pipesd_agent.policies import Policies, Unwatched
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_agent.plan import optimal_plan
-from pipesd_agent.planner import BATCHERS, Costs, Planner, check_batcher
+from pipesd_agent.planning.plan import optimal_plan
+from pipesd_agent.planning.planner import BATCHERS, Costs, Planner, check_batcher
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.protocol import Ack, Draft
 

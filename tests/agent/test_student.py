@@ -12,9 +12,9 @@ import time
 import pytest
 from tuning import TASK
 
-from pipesd_agent import student
-from pipesd_agent.study import GRID, Studied, Task, study
-from pipesd_agent.surrogate import make_skopt
+from pipesd_agent.tuning import student
+from pipesd_agent.tuning.study import GRID, Studied, Task, study
+from pipesd_agent.tuning.surrogate import make_skopt
 
 
 def test_it_does_what_would_have_been_done_here_and_says_what_it_cannot_do() -> None:
@@ -53,7 +53,7 @@ def test_it_is_let_go_in_the_middle() -> None:
 
 def test_it_ends_with_its_input_and_not_before() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipesd_agent.student"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "pipesd_agent.tuning.student"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdin is not None
     assert process.stdout is not None

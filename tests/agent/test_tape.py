@@ -6,10 +6,10 @@ import pytest
 from tuning import COSTS, START, WINDOW, Studying
 
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.rehearsal import Judged, Pair
-from pipesd_agent.tape import Tape
-from pipesd_agent.thresholds import TunedDual
-from pipesd_agent.tuner import STRETCH, Stretch, Tuner
+from pipesd_agent.tuning.rehearsal import Judged, Pair
+from pipesd_agent.tuning.tape import Tape
+from pipesd_agent.tuning.thresholds import TunedDual
+from pipesd_agent.tuning.tuner import STRETCH, Stretch, Tuner
 from pipesd_gateway.protocol import Opened, Reason, Verdict
 from pipesd_gateway.sampling import SamplingParams
 

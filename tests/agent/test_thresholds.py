@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.rehearsal import Pair
-from pipesd_agent.thresholds import Thresholds, TunedDual
 from pipesd_agent.trigger import DualThreshold
+from pipesd_agent.tuning.rehearsal import Pair
+from pipesd_agent.tuning.thresholds import Thresholds, TunedDual
 
 
 def drafts(trigger: TunedDual | DualThreshold, *confidences: float) -> list[bool]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipesd_agent.plan import makespan, optimal_plan
-from pipesd_agent.timing import Timing
+from pipesd_agent.planning.plan import makespan, optimal_plan
+from pipesd_agent.planning.timing import Timing
 
 FloatArray = NDArray[np.float64]
 

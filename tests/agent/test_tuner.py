@@ -7,9 +7,9 @@ import random
 import pytest
 from tuning import COSTS, START, WINDOW, Studying, text, truth, write
 
-from pipesd_agent.rehearsal import Costs, Pair
-from pipesd_agent.study import GRID
-from pipesd_agent.tuner import BEGINNING, BUDGET, CPU_SHARE, FIRST_STUDY, PAIRS, STRETCH, Stretch, Tuner
+from pipesd_agent.tuning.rehearsal import Costs, Pair
+from pipesd_agent.tuning.study import GRID
+from pipesd_agent.tuning.tuner import BEGINNING, BUDGET, CPU_SHARE, FIRST_STUDY, PAIRS, STRETCH, Stretch, Tuner
 
 
 def made(proposer: Studying | None = None, costs: Costs | None = COSTS) -> Tuner:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tuning import COSTS, START, WINDOW, Studying, write
 
-from pipesd_agent.good_pairs import GoodPairs
-from pipesd_agent.rehearsal import Pair
-from pipesd_agent.tuners import Tuners
+from pipesd_agent.tuning.good_pairs import GoodPairs
+from pipesd_agent.tuning.rehearsal import Pair
+from pipesd_agent.tuning.tuners import Tuners
 
 
 def made(kept: Path | None) -> Tuners:

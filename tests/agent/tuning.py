@@ -6,9 +6,9 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from pipesd_agent.rehearsal import Costs, Judged, Pair, rehearse
-from pipesd_agent.study import Point, Studied, Task, study
-from pipesd_agent.tuner import STRETCH, Stretch, Tuner
+from pipesd_agent.tuning.rehearsal import Costs, Judged, Pair, rehearse
+from pipesd_agent.tuning.study import Point, Studied, Task, study
+from pipesd_agent.tuning.tuner import STRETCH, Stretch, Tuner
 
 COSTS = Costs(0.03, 0.025, 0.006)
 START = Pair(0.1, 0.2)

@@ -11,7 +11,7 @@ from bench.proving.methods import CONTENDERS
 from bench.proving.scenario import LAPTOP, LONG, NARROW
 from bench.proving.stochastic import make_table
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.planner import BATCHERS
+from pipesd_agent.planning.planner import BATCHERS
 from pipesd_agent.trigger import TriggerSettings
 
 TINY = Budget(trials=3, tokens=60, report_tokens=120, search=4)

@@ -9,7 +9,7 @@ from made import scripted
 from bench.proving.scenario import KBIT, Rate, Scenario
 from bench.proving.simulator import Ours, Simulation
 from pipesd_agent.monitor import Monitor, SessionWatch
-from pipesd_agent.planner import Planner
+from pipesd_agent.planning.planner import Planner
 from pipesd_agent.policies import Policies
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings

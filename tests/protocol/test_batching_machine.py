@@ -8,7 +8,7 @@ import pytest
 from world import World
 
 from pipesd_agent.batcher import Batcher
-from pipesd_agent.planner import Planner
+from pipesd_agent.planning.planner import Planner
 from pipesd_agent.trigger import TriggerSettings
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from whims import AnyBatcher, AnyTrigger, Whims
 
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.planner import Planner
+from pipesd_agent.planning.planner import Planner
 from pipesd_agent.policies import Policies
 from pipesd_agent.session import (
     Commit,

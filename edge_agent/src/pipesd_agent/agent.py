@@ -21,20 +21,20 @@ from pipesd_agent.edge_answer import EdgeAnswer
 from pipesd_agent.fallback import CloudAnswer, Policy, begin, is_loss, policy_of, said
 from pipesd_agent.forward import Answer, Forwarder
 from pipesd_agent.gateways import Gateways
-from pipesd_agent.good_pairs import GoodPairs, state_file
 from pipesd_agent.link import Link
 from pipesd_agent.metrics import ControlFigures
 from pipesd_agent.mode import AutoMode, Switch
-from pipesd_agent.planner import Planner
-from pipesd_agent.proposer import InThread
+from pipesd_agent.planning.planner import Planner
 from pipesd_agent.records import Records
-from pipesd_agent.rehearsal import Pair, Upload
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
 from pipesd_agent.streams import LinkSettings
-from pipesd_agent.student import Child
 from pipesd_agent.tracing import TraceFiles
-from pipesd_agent.tuners import Tuners
+from pipesd_agent.tuning.good_pairs import GoodPairs, state_file
+from pipesd_agent.tuning.proposer import InThread
+from pipesd_agent.tuning.rehearsal import Pair, Upload
+from pipesd_agent.tuning.student import Child
+from pipesd_agent.tuning.tuners import Tuners
 from pipesd_agent.undraftable import with_noise
 from pipesd_gateway.exceptions import ApiError, ModelLoadError, Unavailable, VocabularyMismatch
 from pipesd_gateway.logs import session_name

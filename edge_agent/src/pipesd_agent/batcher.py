@@ -1,7 +1,7 @@
 """Batchers: when do drafted tokens leave the device? (architecture §6, scheduler)
 
 A NAV always takes every unsent draft with it (the paper's Rule 1), so a batcher only decides about sending earlier.
-One instance per session; `planner.Planner` makes them, by name.
+One instance per session; `planning.planner.Planner` makes them, by name.
 """
 
 from __future__ import annotations

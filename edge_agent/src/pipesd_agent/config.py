@@ -14,7 +14,7 @@ from pipesd_agent.address import Address
 from pipesd_agent.control import TunerSettings
 from pipesd_agent.fallback import Policy
 from pipesd_agent.mode import Objective
-from pipesd_agent.planner import check_batcher
+from pipesd_agent.planning.planner import check_batcher
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import BY_ENTROPY, TriggerSettings
 from pipesd_gateway import settings

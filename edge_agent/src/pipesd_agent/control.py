@@ -21,12 +21,12 @@ from pipesd_agent.metrics import ControlFigures, Pairs
 from pipesd_agent.mode import AutoMode
 from pipesd_agent.monitor import TPT_WINDOWS, Monitor
 from pipesd_agent.monitor import SessionWatch as MonitorWatch
-from pipesd_agent.planner import Planner
+from pipesd_agent.planning.planner import Planner
 from pipesd_agent.policies import Collaborative, Policies
-from pipesd_agent.rehearsal import Costs
-from pipesd_agent.tape import Tape
 from pipesd_agent.trigger import TriggerSettings
-from pipesd_agent.tuners import Tuners
+from pipesd_agent.tuning.rehearsal import Costs
+from pipesd_agent.tuning.tape import Tape
+from pipesd_agent.tuning.tuners import Tuners
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.protocol import EdgeMessage, Opened, Verdict
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pipesd_agent.batcher import Batcher
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.planner import Planner
+from pipesd_agent.planning.planner import Planner
 from pipesd_agent.trigger import Trigger, TriggerSettings
 from pipesd_gateway.protocol import EdgeMessage, Opened, Verdict
 

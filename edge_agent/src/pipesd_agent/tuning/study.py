@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from pipesd_agent.rehearsal import Costs, Judged, Pair, Upload, rehearse
+from pipesd_agent.tuning.rehearsal import Costs, Judged, Pair, Upload, rehearse
 
 CHUNK: Final = 128
 """Judged drafts that are rehearsed by themselves: how much the chunks differ says how sure their mean is."""

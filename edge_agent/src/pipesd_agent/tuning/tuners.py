@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipesd_agent.good_pairs import GoodPairs, key
-from pipesd_agent.proposer import Proposer
-from pipesd_agent.rehearsal import Costs, Pair, Upload
-from pipesd_agent.tape import Tape
-from pipesd_agent.thresholds import TunedDual
-from pipesd_agent.tuner import Tuner, TunerFigures
+from pipesd_agent.tuning.good_pairs import GoodPairs, key
+from pipesd_agent.tuning.proposer import Proposer
+from pipesd_agent.tuning.rehearsal import Costs, Pair, Upload
+from pipesd_agent.tuning.tape import Tape
+from pipesd_agent.tuning.thresholds import TunedDual
+from pipesd_agent.tuning.tuner import Tuner, TunerFigures
 
 
 class Tuners:

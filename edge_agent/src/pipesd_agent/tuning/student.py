@@ -1,7 +1,7 @@
 """Studies in a child process of low priority: the agent's interpreter has tokens to pass on meanwhile.
 
-`Child` is the parent's end; `python -m pipesd_agent.student` the other one, which does a study for each that comes in,
-and ends with its standard input.
+`Child` is the parent's end; `python -m pipesd_agent.tuning.student` the other one, which does a study for each that
+comes in, and ends with its standard input.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import sys
 import threading
 from typing import Final
 
-from pipesd_agent.proposer import timed
-from pipesd_agent.study import Studied, Task
-from pipesd_agent.surrogate import make_skopt
+from pipesd_agent.tuning.proposer import timed
+from pipesd_agent.tuning.study import Studied, Task
+from pipesd_agent.tuning.surrogate import make_skopt
 
 LIMIT_S: Final = 120.0
 """For a study, the child's start included: it takes a second or two."""
@@ -66,7 +66,7 @@ class Child:
         with self._lock:
             if self._process is None:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "pipesd_agent.student"],
+                    [sys.executable, "-m", "pipesd_agent.tuning.student"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from pipesd_agent.rehearsal import Pair
+from pipesd_agent.tuning.rehearsal import Pair
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Final
 
 from pipesd_agent.drafting.types import DraftToken
 from pipesd_agent.policies import Unwatched
-from pipesd_agent.rehearsal import Judged
-from pipesd_agent.thresholds import TunedDual
-from pipesd_agent.tuner import STRETCH, Stretch, Tuner
+from pipesd_agent.tuning.rehearsal import Judged
+from pipesd_agent.tuning.thresholds import TunedDual
+from pipesd_agent.tuning.tuner import STRETCH, Stretch, Tuner
 from pipesd_gateway.protocol import Opened, Reason, Verdict
 
 ASTRAY: Final = 16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.rehearsal import Pair
+from pipesd_agent.tuning.rehearsal import Pair
 
 
 class Thresholds:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Final
 
-from pipesd_agent.study import Optimizer, Point
+from pipesd_agent.tuning.study import Optimizer, Point
 
 XI: Final = 0.1
 """Of expected improvement, the paper's; in standard deviations of the objective."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple, get_args
 
 from pipesd_agent.batcher import Batcher, Immediate, Planned, Single, Timed
-from pipesd_agent.lengths import LONGEST, OVER, Lengths
-from pipesd_agent.plan import optimal_plan
-from pipesd_agent.timing import Timing, costs_nothing
+from pipesd_agent.planning.lengths import LONGEST, OVER, Lengths
+from pipesd_agent.planning.plan import optimal_plan
+from pipesd_agent.planning.timing import Timing, costs_nothing
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.protocol import Draft, EdgeMessage
 

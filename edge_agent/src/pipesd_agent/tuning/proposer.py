@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from msgspec.structs import replace
 
-from pipesd_agent.study import MakeOptimizer, Optimizer, Studied, Task, study
+from pipesd_agent.tuning.study import MakeOptimizer, Optimizer, Studied, Task, study
 
 log = logging.getLogger(__name__)
 

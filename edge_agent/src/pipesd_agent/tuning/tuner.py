@@ -19,10 +19,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from pipesd_agent.proposer import Proposer
-from pipesd_agent.rehearsal import Costs, Judged, Pair, Upload, rehearse
-from pipesd_agent.study import Studied, Task
-from pipesd_agent.thresholds import Thresholds
+from pipesd_agent.tuning.proposer import Proposer
+from pipesd_agent.tuning.rehearsal import Costs, Judged, Pair, Upload, rehearse
+from pipesd_agent.tuning.study import Studied, Task
+from pipesd_agent.tuning.thresholds import Thresholds
 
 log = logging.getLogger(__name__)
 
