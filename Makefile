@@ -57,13 +57,16 @@ reliability: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the fault suites, the
 	WRITE_REPORT=1 $(PY) -m pytest -m "vllm and not full" tests/vllm/test_vllm_faults.py
 
 bench: $(READY)  ## all methods in all scenarios in virtual time, to .build/bench (minutes)
-	$(PY) -m bench.proving --out .build/bench
+	$(PY) -m bench.proving --out .build/bench & cells=$$!; \
+	$(PY) -m bench.proving.regret --out .build/bench && wait $$cells
 
 bench-quick: $(READY)  ## some of it, with few trials, to .build/bench-quick (under a minute)
 	$(PY) -m bench.proving --quick --out .build/bench-quick
+	$(PY) -m bench.proving.regret --quick --out .build/bench-quick
 
 bench-report: $(READY)  ## docs/benchmarks.md and its figures from what `make bench` left in .build/bench
 	$(PY) -m bench.proving.report .build/bench
+	$(PY) -m bench.proving.regret_report .build/bench
 
 bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp loop
 	$(PY) bench/agent.py

@@ -209,7 +209,7 @@ def main() -> None:
         gateway, _ = stack.enter_context(running("pipesd_gateway", folder, *serve))
         model = httpx.get(f"{gateway}/models", timeout=TIMEOUT_S).json()["data"][0]["id"]
         start = ["start", "--port", "0", "--gateway", gateway.removesuffix("/v1")]
-        start += ["--draft-model", str(BUILD / "demo-target-F16.gguf")]
+        start += ["--draft-model", str(BUILD / "demo-target-F16.gguf"), "--mode", "collaborative"]
         prompts: list[str] = []
         for name, toml in AGENTS.items():
             config = Path(folder) / "agent.toml"

@@ -239,6 +239,7 @@ def main() -> None:
         for server in servers.values():
             server.ready()
         start = ("start", "--port", "0", "--gateway", servers["plugin"].root, "--capacity", str(CLIENTS))
+        start += ("--mode", "collaborative")
         url, _ = stack.enter_context(running("pipesd_agent", str(folder), *start, "--draft-model", str(DRAFT)))
         bench = Bench(servers, httpx.URL(url).port or 0, tokens)
         samples = asyncio.run(measure(bench, repeats))

@@ -317,7 +317,7 @@ def main() -> int:
                 running("pipesd_gateway", folder, *arguments, "--port", port(8100) if keep else "0")
             )
             gateway = gateway_url.removesuffix("/v1")
-            arguments = ("start", "--config", "configs/agent.toml", "--gateway", gateway)
+            arguments = ("start", "--config", "configs/agent.toml", "--mode", "collaborative", "--gateway", gateway)
             agent_url, _ = stack.enter_context(
                 running("pipesd_agent", folder, *arguments, "--port", port(8101) if keep else "0")
             )

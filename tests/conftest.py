@@ -1,8 +1,10 @@
-"""Which test modules are collected, and what holds for all tests."""
+"""Which test modules are collected, what holds for all tests, and where agents keep things: not with the user's."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if "not e2e" not in config.getoption("markexpr") or collection_path.suffix != ".py":
         return None
     return True if E2E_MODULE.search(collection_path.read_text(encoding="utf-8")) else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Of this process and those that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield

@@ -1,7 +1,8 @@
 """`python -m bench.proving [--quick] [--cell WORKLOAD/SCENARIO/METHOD] [--out DIR]`: all cells, as JSONL.
 
 Without `--out`, rows go to standard output. With it, DIR/rows.jsonl and DIR/manifest.json (seeds, versions, settings).
-A part of `--cell` may be empty: `//ours` is ours in all scenarios and workloads.
+A part of `--cell` may be empty: `//ours` is ours in all scenarios and workloads. With `--traces DIR` the workload is
+`live`: what an agent recorded there (`pipesd-agent start --trace DIR`).
 """
 
 from __future__ import annotations
@@ -9,21 +10,27 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
+from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from bench.proving import schedules, triggers
 from bench.proving.cells import QUICK, Budget, Workload, names, run_all
+from bench.proving.filled import live_table
 from bench.proving.scenario import LONG, NARROW, PAPER, SCENARIOS, SWEEP, VARYING_SEED, Scenario
 from bench.proving.stochastic import FITTED, make_table
 from bench.proving.trace import Table, load
 
 TABLES = Path(__file__).parent / "tables"
+PACKAGES = ("msgspec", "numpy", "scikit-optimize", "scikit-learn", "pipesd-agent", "pipesd-gateway")
+"""That the rows may depend on."""
+GIT_S = 10.0
 MADE_SEED = 11
 MADE_ANSWERS, MADE_TOKENS = 40, 256
 
@@ -31,7 +38,7 @@ MADE_ANSWERS, MADE_TOKENS = 40, 256
 def tables() -> list[Table]:
     """The made-up workload, and those recorded with real models."""
     made = make_table("made-up", MADE_ANSWERS, MADE_TOKENS, seed=MADE_SEED)
-    return [made, *(load(path) for path in sorted(TABLES.glob("*.npz")))]
+    return [made, *(load(path) for path in sorted(TABLES.glob("*-t?.npz")))]
 
 
 def manifest(budget: Budget, workloads: list[Table], seconds: float) -> dict[str, Any]:
@@ -39,8 +46,9 @@ def manifest(budget: Budget, workloads: list[Table], seconds: float) -> dict[str
     return {
         "command": ["python", "-m", "bench.proving", *sys.argv[1:]],
         "seconds": round(seconds, 1),
+        "commit": commit(),
         "python": platform.python_version(),
-        "numpy": np.__version__,
+        "versions": {name: version(name) for name in PACKAGES},
         "budget": asdict(budget),
         "workloads": {table.name: [len(trace.tokens) for trace in table.traces] for table in workloads},
         "seeds": {"made-up": MADE_SEED, "varying link": VARYING_SEED},
@@ -48,6 +56,15 @@ def manifest(budget: Budget, workloads: list[Table], seconds: float) -> dict[str
         "scenarios": {scenario.name: _short(scenario) for scenario in (*SCENARIOS, *SWEEP)},
         "tpt": "from the request until the last token is at the edge, over output tokens, the target's own included",
     }
+
+
+def commit() -> str:
+    """Of the working tree, `-dirty` where it has changes besides; `unknown` outside a repository."""
+    command = ["git", "-C", str(TABLES), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_S).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
 
 
 def _short(scenario: Scenario) -> dict[str, Any]:
@@ -69,18 +86,28 @@ def main() -> None:
         "--quick", action="store_true", help="made-up workload, scenarios 1-4 and three more, few trials"
     )
     parser.add_argument("--cell", default="//", metavar="WORKLOAD/SCENARIO/METHOD")
+    parser.add_argument("--traces", type=Path, metavar="DIR", help="instead of the workloads: traces of a live agent")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     began = time.monotonic()
     budget = QUICK if args.quick else Budget()
-    all_tables = tables()[:1] if args.quick else tables()
+    known: dict[str, float] = {}
+    if args.traces:
+        try:
+            table, share = live_table(args.traces)
+        except ValueError as error:
+            raise SystemExit(f"--traces: {error}") from error
+        all_tables, known = [table], {"known": share}
+        print(f"{len(table.traces)} traces; the drafter is known at {share:.0%} of the positions", file=sys.stderr)
+    else:
+        all_tables = tables()[:1] if args.quick else tables()
     scenarios = (*PAPER, NARROW[0], LONG[1], SCENARIOS[-1]) if args.quick else (*SCENARIOS, *SWEEP)
     parts = args.cell.split("/")
     if len(parts) != 3:
         raise SystemExit(f"--cell wants WORKLOAD/SCENARIO/METHOD, with parts left empty for all, but got {args.cell!r}")
     workload_names = choose("workload", [table.name for table in all_tables], parts[0])
     scenario_names = choose("scenario", [scenario.name for scenario in scenarios], parts[1])
-    methods = choose("method", names(), parts[2]) if parts[2] else None
+    methods = choose("method", [*names(), schedules.NAME, *triggers.names()], parts[2]) if parts[2] else None
     with ExitStack() as stack:
         rows = sys.stdout
         if args.out:
@@ -91,9 +118,21 @@ def main() -> None:
                 continue
             workload = Workload.of(table, budget)
             wanted = [scenario for scenario in scenarios if scenario.name in scenario_names]
-            if table is not all_tables[0]:
+            if args.traces or table is not all_tables[0]:
                 wanted = [scenario for scenario in wanted if scenario not in SWEEP]
-            for row in run_all(workload, wanted, budget, methods):
+            found = run_all(workload, wanted, budget, methods)
+            if table.name in schedules.WORKLOADS and parts[2] in ("", schedules.NAME):
+                links = [link for link in schedules.LINKS if parts[1] in ("", link.name)]
+                found = chain(found, schedules.rows(table.name, workload.report, links))
+            for row in found:
+                print(json.dumps(row | known), file=rows, flush=True)
+        if not (args.quick or args.traces):
+
+            def chosen(workload: str, scenario: str, method: str) -> bool:
+                asked = workload in workload_names and scenario in scenario_names
+                return asked and (methods is None or method in methods)
+
+            for row in triggers.run_all(chosen):
                 print(json.dumps(row), file=rows, flush=True)
         if args.out:
             text = json.dumps(manifest(budget, all_tables, time.monotonic() - began), indent=1)

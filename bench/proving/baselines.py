@@ -12,13 +12,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from bench.proving.dp import optimal_plan
 from bench.proving.figures import Figures
 from bench.proving.link import Link
 from bench.proving.scenario import Scenario
 from bench.proving.script import Script
 from bench.proving.timeline import Timeline
 from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.planning.plan import optimal_plan
 from pipesd_agent.trigger import TriggerSettings
 
 PAPER_PAYLOAD: Final = 290_308
@@ -79,7 +79,7 @@ def hsl(r2: float) -> Method:
 
 
 def edgellm(r1: float, decay: float) -> Method:
-    return Method("edgellm", TriggerSettings(kind="adaptive", r1=r1, decay=decay), proactive=True)
+    return Method("edgellm", TriggerSettings(kind="sequence", r1=r1, decay=decay), proactive=True)
 
 
 def pipesd(r1: float, r2: float) -> Method:
@@ -92,7 +92,7 @@ def ablations(r1: float, r2: float) -> tuple[Method, ...]:
         Method("pipesd-no-pipeline", TriggerSettings(r1=r1, r2=r2), proactive=True),
         Method("pipesd-fixed-6", TriggerSettings(kind="fixed", length=6), upload="plan", proactive=True),
         Method("pipesd-token", TriggerSettings(r1=0.0, r2=0.99), upload="plan", proactive=True),
-        Method("pipesd-sequence", TriggerSettings(kind="adaptive", r1=0.95, decay=0.97), upload="plan", proactive=True),
+        Method("pipesd-sequence", TriggerSettings(kind="sequence", r1=0.95, decay=0.97), upload="plan", proactive=True),
     )
 
 
@@ -133,6 +133,7 @@ class Play:
         self._start = start
         self._timeline = timeline
         self._trigger = method.trigger.make()
+        script.check_trigger(self._trigger)
         self._up = Link(scenario.up, 0.0)
         self._up.free_at = start
         self._alpha_s = 2 * scenario.delay_s if system.blocking else 0.0

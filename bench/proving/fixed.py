@@ -20,7 +20,7 @@ from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
 
 FIXED: Final = Ours(
-    trigger=TriggerSettings(r1=0.85, r2=0.8),
+    trigger=TriggerSettings(r1=0.87, r2=0.9),
     session=SessionSettings(window=12, free_start=False),
     batcher="immediate",
 )

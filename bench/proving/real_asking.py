@@ -47,12 +47,12 @@ def questions(name: str, temperature: float, count: int) -> list[Question]:
     return found
 
 
-def configuration(gateway_url: str, ours: Ours, trace: Path | None = None) -> str:
-    """Of the agent, TOML."""
+def configuration(gateway_url: str, ours: Ours, trace: Path | None = None, *, auto: bool = False) -> str:
+    """Of the agent, TOML. auto: the mode that it finds best."""
     own = {
         "gateway": gateway_url,
         "port": 0,
-        "mode": "collaborative" if ours.drafts else "cloud",
+        "mode": "auto" if auto else "collaborative" if ours.drafts else "cloud",
         "capacity": PLACES,
         "context": CONTEXT,
         "batcher": ours.batcher,

@@ -76,13 +76,15 @@ class Stack:
 
 
 @contextmanager
-def stack(folder: Path, gateway_url: str, scenario: Scenario, ours: Ours, trace: Path | None = None) -> Iterator[Stack]:
+def stack(
+    folder: Path, gateway_url: str, scenario: Scenario, ours: Ours, trace: Path | None = None, *, auto: bool = False
+) -> Iterator[Stack]:
     """The link and an agent of its own to a running gateway."""
     where = urlsplit(gateway_url)
     up, down = (Way(rate.at(0.0), scenario.delay_s) for rate in (scenario.up, scenario.down))
     with Emulator((where.hostname or "", where.port or 0), up, down) as emulator:
         config = folder / "agent.toml"
-        config.write_text(configuration(emulator.url, ours, trace))
+        config.write_text(configuration(emulator.url, ours, trace, auto=auto))
         floor_ms = f"{1000 * scenario.draft_s:g}"
         with running("bench.proving.slow_agent", str(folder), floor_ms, str(config)) as (url, _):
             made = Stack(url, emulator)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.page import between
-from bench.proving import compared, sections
+from bench.proving import compared, sections, triggers
 from bench.proving.sections import MADE, Row, Rows
 
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
@@ -55,7 +55,10 @@ def of_rows(rows: Rows, run: dict[str, Any]) -> dict[str, str]:
     return {
         "cloud-only": sections.cloud_only(rows),
         "tuned": sections.tuned(rows),
+        "best-causal": sections.best_causal(rows),
         "matrix": sections.matrix(rows, MADE),
+        "schedules": sections.schedules(rows),
+        "triggers": triggers.section(rows.cells),
         "manifest": sections.manifest(run),
     }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bench.proving.trace import DEPTH, Trace
+from pipesd_agent.calibration import CalibratedTrigger
 from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.trigger import AdaEdl, Svip, Trigger
 
 
 class Script:
@@ -20,12 +22,24 @@ class Script:
         self.truth: list[int] = trace.tokens.tolist()
         self.right: list[bool] = (trace.drafts[:, 0] == trace.tokens).tolist()
         """right[p]: does the drafter propose the target's token after the first p?"""
+        self.knows_entropy = bool(trace.entropy.any())
+        """Made-up traces have neither entropies nor margins, and prompt lookup has none."""
         self._trace = trace
         self._tokens: dict[tuple[int, int], DraftToken | None] = {}
 
     def __len__(self) -> int:
         """Output tokens."""
         return len(self.truth)
+
+    def check_trigger(self, trigger: Trigger) -> None:
+        """Raises ValueError for one that goes by entropies which are not known: it would take 0.0 for certainty."""
+        if isinstance(trigger, CalibratedTrigger):
+            trigger = trigger.inner
+        if isinstance(trigger, Svip | AdaEdl) and not self.knows_entropy:
+            raise ValueError(
+                f"{self.name}: trigger {type(trigger).__name__} goes by the drafter's entropy, which this trace does "
+                "not know: play a recorded workload, or another trigger"
+            )
 
     def draft(self, agreed: int, length: int) -> DraftToken | None:
         """The next token of a path of `length` output tokens, of which the first `agreed` are the target's.

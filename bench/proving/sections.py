@@ -11,6 +11,8 @@ from bench.proving.cells import names
 from bench.proving.markdown import markdown, ms
 from bench.proving.methods import PUBLISHED
 from bench.proving.scenario import PAPER, SWEEP
+from bench.proving.schedules import NAME as SCHEDULES
+from pipesd_agent.planning.planner import BATCHERS
 
 Row = dict[str, Any]
 MADE: Final = "made-up"
@@ -40,9 +42,12 @@ class Rows:
     """rows: as `python -m bench.proving` writes them."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
+        rows = list(rows)
         self.cells: dict[tuple[str, str, str], Row] = {
-            (row["workload"], row["scenario"], row["method"]): row for row in rows
+            (row["workload"], row["scenario"], row["method"]): row for row in rows if "table" not in row
         }
+        self.others = [row for row in rows if "table" in row]
+        """Of comparisons with a table of their own."""
         self.workloads = list(dict.fromkeys(key[0] for key in self.cells))
 
     def scenarios(self, workload: str) -> list[str]:
@@ -142,6 +147,33 @@ def cloud_only(rows: Rows) -> str:
     return markdown([*head, "forwards", "ours-forwards, ms", "forwards"], body, left=2)
 
 
+def best_causal(rows: Rows) -> str:
+    """Where the best causal policy was found, and how far the contenders and families at its cap are above it."""
+    body = []
+    for workload in rows.workloads:
+        for scenario in rows.scenarios(workload):
+            best = rows.cells.get((workload, scenario, "best-causal"))
+            if best is None or "families" not in best or scenario in {one.name for one in SWEEP}:
+                continue
+            families: dict[str, float] = best["families"]
+            ours = min((ms for name, ms in families.items() if name.startswith("ours")), default=None)
+            others = min((ms for name, ms in families.items() if not name.startswith("ours")), default=None)
+            tuned = rows.cells.get((workload, scenario, "ours-forwards"))
+            above = "" if tuned is None else f"{tuned['tpt_ms'] / best['tpt_ms']:.2f}{_over(tuned)}"
+            body.append(
+                [
+                    f"{workload}, {scenario}",
+                    ", ".join(f"{x:.3g}" if isinstance(x, float) else str(x) for x in best["parameters"]),
+                    ms(best["tpt_ms"]) + _over(best),
+                    _forwards(best),
+                    *("" if one is None else f"{one / best['tpt_ms']:.2f}" for one in (ours, others)),
+                    above,
+                ]
+            )
+    head = ["workload, scenario", "the best", "ms", "forwards", "best of ours", "best of the others", "ours-forwards"]
+    return markdown(head, body, left=2)
+
+
 def _forwards(row: Row) -> str:
     return f"{row['forwards_per_token']:.3f}"
 
@@ -157,7 +189,7 @@ def _faster(cloud_ms: float, best: Row) -> str:
 def tuned(rows: Rows) -> str:
     """After tuning, per scenario: ours under each cap, PipeSD with its payload and without, and the bounds."""
     methods = ["pipesd+payload", "pipesd-tuned+payload", "pipesd", "pipesd-tuned", "ours", "ours-forwards"]
-    methods += ["ours-forwards-stop", "ours+payload", *BOUNDS]
+    methods += ["ours+payload", *BOUNDS]
     body = []
     for name in methods:
         cells = []
@@ -180,3 +212,23 @@ def manifest(run: dict[str, Any]) -> str:
     """Seeds, versions, budgets and the text's parameters; the scenarios are in the file itself."""
     short = {key: value for key, value in run.items() if key not in ("scenarios", "workloads", "command", "seconds")}
     return "```json\n" + json.dumps(short, indent=1) + "\n```"
+
+
+def schedules(rows: Rows) -> str:
+    """The batchers on each uplink: TPT, ratio to sending each token at once, NAVs and messages per output token."""
+    lines: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in rows.others:
+        if row["table"] == SCHEDULES:
+            lines.setdefault((row["workload"], row["thresholds"], row["scenario"]), {})[row["method"]] = row
+    body = []
+    for (workload, thresholds, scenario), by in lines.items():
+        alpha, beta, gamma = (cost / 1000 for cost in by["dp"]["costs_us"])
+        cells = [f"{workload}, {thresholds}", scenario, f"{alpha:.3g}, {beta:.2g}, {gamma:g}"]
+        cells += [f"{by['immediate']['tpt_ms']:.1f}"]
+        cells += [f"{by[name]['tpt_ms'] / by['immediate']['tpt_ms']:.3f}" for name in BATCHERS if name != "immediate"]
+        cells += [" / ".join(f"{by[name]['navs_per_token']:.3f}" for name in BATCHERS)]
+        cells += [" / ".join(f"{by[name]['messages_per_token']:.2f}" for name in BATCHERS)]
+        body.append([*cells, str(by["dp"]["n_hat"])])
+    head = ["workload, thresholds", "uplink", "alpha, beta, gamma, ms", "immediate, ms", *BATCHERS[1:]]
+    order = ", ".join(BATCHERS)
+    return markdown([*head, f"NAVs: {order}", "messages", "N-hat"], body, left=3)

@@ -13,15 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from bench.proving.baselines import PROMPT_BYTES
 from bench.proving.figures import Figures
 from bench.proving.link import Link
-from bench.proving.scenario import Scenario
+from bench.proving.scenario import TCP_IP, Scenario
 from bench.proving.script import Script
 from bench.proving.timeline import Timeline
-from pipesd_agent.batcher import make_batcher
 from pipesd_agent.link import SOCKET_BUFFER_BYTES
-from pipesd_agent.session import Commit, Complete, Deliver, EdgeSession, Fail, SessionSettings
+from pipesd_agent.policies import Policies, fixed
+from pipesd_agent.session import Commit, Complete, Deliver, EdgeSession, Fail, SessionSettings, StartDrafting
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway.engine import Opening, Payload, StepDone
 from pipesd_gateway.protocol import VERSION, Draft, EdgeMessage, Endpoint, Open, Verdict, encode
@@ -39,22 +41,27 @@ FOREVER_CONTEXT: Final = 10**6
 @dataclass(frozen=True)
 class Ours:
     """The agent's settings. drafts: False is cloud-only. padding: bytes that travel with each drafted token besides
-    (the paper's payload, for comparison only). stop_on_bonus: a forward whose token the target has just decided is
-    aborted; drafting/worker.py aborts only what is contradicted. What more would gain is measured with this."""
+    (the paper's payload, for comparison only)."""
 
     trigger: TriggerSettings = field(default_factory=TriggerSettings)
     session: SessionSettings = field(default_factory=SessionSettings)
     batcher: str = "immediate"
     drafts: bool = True
     padding: int = 0
-    stop_on_bonus: bool = False
 
 
 class Simulation:
-    """One answer. `start` places it on a varying link. timeline: filled in, if there is one."""
+    """One answer. `start` places it on a varying link. timeline: filled in, if there is one.
+    policies: instead of the trigger and the batcher of `ours`, which nothing changes."""
 
     def __init__(
-        self, script: Script, ours: Ours, scenario: Scenario, start: float = 0.0, timeline: Timeline | None = None
+        self,
+        script: Script,
+        ours: Ours,
+        scenario: Scenario,
+        start: float = 0.0,
+        timeline: Timeline | None = None,
+        policies: Policies | None = None,
     ) -> None:
         self.now = start
         self.figures = Figures(answers=1, tokens=len(script))
@@ -70,11 +77,12 @@ class Simulation:
         self._up.free_at = self._down.free_at = start
         self._room_awaited = False
         self._gateway: GatewaySession | None = None
+        policies = policies or fixed(ours.trigger, ours.batcher)()
+        script.check_trigger(policies.trigger)
         body = script.body or bytes(script.prompt_length * PROMPT_BYTES)
         self._edge = EdgeSession(
             Open(0, VERSION, Endpoint.CHAT_COMPLETIONS, body, b"" if ours.drafts else None),
-            ours.trigger.make(),
-            make_batcher(ours.batcher),
+            policies,
             ours.session,
             max_context=FOREVER_CONTEXT,
             now=start,
@@ -86,6 +94,11 @@ class Simulation:
         self._forward: int | None = None
         """Version of the path that a forward is under way for."""
         self._forward_number = 0
+        self._fed = self._feeding = -1
+        """Output tokens that the drafter has computed, and will have after the forward under way; -1: not even the
+        prompt's last."""
+        self._behind = False
+        """Does the forward under way compute more than the last token of the path?"""
         self._forward_began = start
         self._ended_by_eos = False
 
@@ -99,6 +112,7 @@ class Simulation:
                 self._edge.tick(self.now)
             handle(what)
             self._act()
+        self._edge.watch.ended(self.now)
         figures, counts = self.figures, self._edge.counts
         figures.seconds = self.now - self._start
         figures.navs, figures.forwards = counts.navs, counts.forwards
@@ -114,6 +128,9 @@ class Simulation:
     def _act(self) -> None:
         for action in self._edge.take_actions():
             match action:
+                case StartDrafting():
+                    self._committed = self._length = len(action.prompt_ids) - self._script.prompt_length
+                    self._agreed = self._length
                 case Commit():
                     self._commit(action)
                 case Deliver():
@@ -139,6 +156,7 @@ class Simulation:
             self.figures.messages += 1
             self.figures.bytes_up += size
             arrives = self._up.send(self.now, size)
+            self._edge.watch.sent(message, size - min(TCP_IP, self._scenario.overhead_up), self.now)
             if self._timeline:
                 sent_at = arrives - self._scenario.delay_s
                 tokens = len(message.ids) if isinstance(message, Draft) else 0
@@ -164,11 +182,12 @@ class Simulation:
         if min(self._length, self._agreed) >= end:
             return
         contradicted = self._length > self._agreed
+        self._fed, self._feeding = min(self._fed, self._agreed), min(self._feeding, self._agreed)
         self._length = self._agreed = end
         self._version += 1
         self._ended_by_eos = False
-        if contradicted or self._ours.stop_on_bonus:
-            if self._timeline and self._forward is not None:
+        if self._forward is not None and (contradicted or not self._behind):
+            if self._timeline:
                 self._timeline.add("drafting", self._forward_began, self.now, 1, useful=False)
             self._forward = None
 
@@ -178,6 +197,8 @@ class Simulation:
         if self._script.draft(self._agreed, self._length) is None:
             return
         self._forward = self._version
+        self._behind = self._fed < self._length - 1
+        self._feeding = self._length
         self._forward_number += 1
         self._forward_began = self.now
         self._at(self.now + self._scenario.draft_s, self._drafted, self._forward_number)
@@ -187,6 +208,7 @@ class Simulation:
         if version is None or number != self._forward_number:
             return
         self._forward = None
+        self._fed = self._feeding
         if version != self._version or self._length >= self._limit:
             self._draft_done(useful=False)
             return
@@ -198,7 +220,7 @@ class Simulation:
         self._version += 1
         self._draft_done(useful=self._agreed == self._length)
         self._ended_by_eos = token.token in self._script.eos
-        self._edge.drafted(self._commits, token)
+        self._edge.drafted(self._commits, replace(token, seconds=self._scenario.draft_s), self.now)
 
     def _draft_done(self, *, useful: bool) -> None:
         if self._timeline:
@@ -250,9 +272,10 @@ class Simulation:
             at += forward
             if self._timeline:
                 self._timeline.add("verifying", at - forward, at, len(drafts))
-            self._at(at, self._stepped, drafts)
+            self._at(at, self._stepped, (drafts, forward))
 
-    def _stepped(self, drafts: tuple[int, ...]) -> None:
+    def _stepped(self, step: tuple[tuple[int, ...], float]) -> None:
+        drafts, forward = step
         gateway, truth = self._gateway, self._script.truth
         assert gateway is not None
         at = len(gateway.committed) - self._script.prompt_length
@@ -265,9 +288,10 @@ class Simulation:
             accepted += 1
         tokens = tuple(truth[at : at + accepted + 1])
         ends = at + len(tokens) == len(truth)
+        queue_us = int(self._scenario.queue_s * 1e6)
         self.figures.verified += len(drafts)
         self.figures.full += accepted == len(drafts) > 0
-        gateway.step_done(StepDone(tokens, len(drafts), accepted, 0, 0, ends=ends), self.now)
+        gateway.step_done(StepDone(tokens, len(drafts), accepted, queue_us, int(forward * 1e6), ends=ends), self.now)
         gateway.payload(Payload(bytes(CHUNK_BYTES + TOKEN_TEXT_BYTES * len(tokens)), at + len(tokens)))
         if ends:
             gateway.finished()

@@ -14,6 +14,7 @@ from websockets.typing import Subprotocol
 from pipesd_agent.address import Address
 from pipesd_agent.gateways import Gateways
 from pipesd_agent.link import Link
+from pipesd_agent.policies import fixed
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.streams import LinkSettings
 from pipesd_agent.trigger import TriggerSettings
@@ -129,7 +130,7 @@ def gateways(*urls: str) -> Gateways:
 
 def settings(**session: float) -> LinkSettings:
     """Without a grace time, unless told otherwise: a lost link is an error at once."""
-    return LinkSettings(None, TriggerSettings(), "immediate", SessionSettings(**{"grace_s": 0.0} | session))  # type: ignore[arg-type]
+    return LinkSettings(None, fixed(TriggerSettings(), "immediate"), SessionSettings(**{"grace_s": 0.0} | session))  # type: ignore[arg-type]
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import ssl
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -40,6 +41,15 @@ def test_a_flag_beats_the_environment_and_that_beats_the_file(tmp_path: Path) ->
     assert load({}, environ, file).gateway_api_key == "environment-key"
     assert load({"gateway_api_key_file": keys["flag"]}, environ, file).gateway_api_key == "flag-key"
     assert load({}, {}, None).gateway_api_key is None
+
+
+@pytest.mark.parametrize("kind", ["svip", "adaedl"])
+def test_entropy_triggers_need_a_draft_model(kind: Literal["svip", "adaedl"]) -> None:
+    trigger = TriggerSettings(kind=kind)
+    with pytest.raises(ConfigError, match=f"'{kind}' looks at .* set draft_model"):
+        AgentConfig(trigger=trigger)
+    assert AgentConfig(trigger=trigger, draft_model=Path("draft.gguf")).trigger is trigger
+    assert AgentConfig(trigger=trigger, mode="cloud").trigger is trigger
 
 
 @pytest.mark.parametrize(
@@ -103,7 +113,7 @@ def test_lists_that_are_none(gateway: str | tuple[str, ...], message: str) -> No
         ("threads = 0", "threads must lie between 1"),
         ("gpu_layers = -2", "gpu_layers must lie between -1 and 10000, but is -2"),
         ('gpu_layers = "all"', r"a\.toml.*gpu_layers"),
-        ('batcher = "dp"', "batcher must be one of immediate, single, but is 'dp'"),
+        ('batcher = "greedy"', "batcher must be one of immediate, single, dp, expected, but is 'greedy'"),
         ('log_level = "loud"', "log_level must be one of"),
         ('mode = "edge"', 'mode = "edge" needs a model that can answer alone: set draft_model'),
         ('fallback = "edge"', 'fallback = "edge" needs a model that can answer alone: set draft_model'),

@@ -13,9 +13,9 @@ import pytest
 from fake_decoder import EOS, FakeDecoder
 from fake_gateway import verdict
 
-from pipesd_agent.batcher import make_batcher
 from pipesd_agent.edge import CannotGoOn, Edge, without
 from pipesd_agent.edge_answer import EdgeAnswer
+from pipesd_agent.policies import fixed
 from pipesd_agent.session import EdgeSession, SessionSettings
 from pipesd_agent.stream import RequestStream
 from pipesd_agent.trigger import TriggerSettings
@@ -59,8 +59,7 @@ def session(text: bytes = b"", shown: int = 0, *, fingerprint: bytes | None = b"
     raw = json.dumps({"prompt": "x", "stream": True, "model": "target", **body}).encode()
     session = EdgeSession(
         Open(3, VERSION, Endpoint.COMPLETIONS, raw, fingerprint),
-        TriggerSettings().make(),
-        make_batcher("immediate"),
+        fixed(TriggerSettings(), "immediate")(),
         SessionSettings(grace_s=0),
         max_context=64,
         now=0.0,

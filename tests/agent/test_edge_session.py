@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pipesd_agent.batcher import make_batcher
 from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.policies import fixed
 from pipesd_agent.session import (
     ACK_BYTES,
     ACK_EVERY,
@@ -74,8 +74,7 @@ class Bench:
         self.now = 50.0
         self.session = EdgeSession(
             Open(3, VERSION, Endpoint.COMPLETIONS, BODY, b"" if collaborative else None, "req"),
-            trigger.make(),
-            make_batcher(batcher),
+            fixed(trigger, batcher)(),
             SessionSettings(window=window, nav_timeout_s=4, silence_timeout_s=30, free_start=free_start),
             max_context=max_context,
             now=self.now,
@@ -107,7 +106,7 @@ class Bench:
     def drafted(self, position: int, *tokens: int, commit: int | None = None, confidence: float = 0.5) -> None:
         for offset, token in enumerate(tokens):
             draft = DraftToken(position + offset, token, confidence)
-            self.session.drafted(self.commits if commit is None else commit, draft)
+            self.session.drafted(self.commits if commit is None else commit, draft, self.now)
 
     def sent(self) -> list[EdgeMessage]:
         messages = []
@@ -293,7 +292,7 @@ def test_a_rejection_discards_the_window_and_raises_the_epoch() -> None:
 
 
 def test_the_trigger_learns_what_verifications_accepted() -> None:
-    bench = Bench(trigger=TriggerSettings(kind="adaptive", r1=0.6, decay=0.5))
+    bench = Bench(trigger=TriggerSettings(kind="sequence", r1=0.6, decay=0.5))
     bench.drafted(BASE, 10)  # confidence 0.5
     assert bench.sent() == [Draft.wishing(3, 0, BASE, (10,), BASE)]
     bench.verdict(10, 11, accepted=1)
@@ -313,7 +312,7 @@ def test_the_start_run_can_be_ended_before_there_is_a_draft() -> None:
 
 def test_a_drafter_that_is_dry_before_the_start_run_is_ended_gets_one_of_its_own() -> None:
     bench = Bench(free_start=False)
-    bench.session.drafted(bench.commits, None)
+    bench.session.drafted(bench.commits, None, bench.now)
     assert bench.sent() == [Run(3, 0), Run(3, BASE + DRY_RUN - 1)]
 
 
@@ -444,16 +443,16 @@ def test_a_dry_drafter_has_what_there_is_verified() -> None:
     bench = Bench()
     bench.drafted(BASE, 10)
     bench.sent()
-    bench.session.drafted(bench.commits, None)
+    bench.session.drafted(bench.commits, None, bench.now)
     assert bench.sent() == [Draft.wishing(3, 0, BASE + 1, (), BASE)]
-    bench.session.drafted(bench.commits, None)
+    bench.session.drafted(bench.commits, None, bench.now)
     assert bench.sent() == [], "it is on its way already"
 
 
 def test_a_dry_drafter_leaves_the_free_run_at_the_start_alone() -> None:
     bench = Bench()
     bench.verdict(10)
-    bench.session.drafted(bench.commits, None)
+    bench.session.drafted(bench.commits, None, bench.now)
     assert bench.sent() == []
 
 
@@ -462,12 +461,12 @@ def test_a_dry_drafter_has_the_target_run_on_and_renews_the_run_in_time() -> Non
     bench.drafted(BASE, 10)
     bench.sent()
     bench.verdict(50)
-    bench.session.drafted(bench.commits, None)
+    bench.session.drafted(bench.commits, None, bench.now)
     assert bench.sent() == [Run(3, BASE + 1 + DRY_RUN - 1)]
     for token in range(DRY_RUN // 2):
         assert bench.sent() == []
         bench.verdict(token)
-        bench.session.drafted(bench.commits, None)
+        bench.session.drafted(bench.commits, None, bench.now)
     assert bench.sent() == [Run(3, BASE + 1 + DRY_RUN // 2 + DRY_RUN - 1)]
 
 
@@ -477,7 +476,7 @@ def test_a_run_that_a_verdict_has_overtaken_is_not_sent() -> None:
     bench.drafted(BASE, 10)
     bench.sent()
     bench.verdict(50)
-    bench.session.drafted(bench.commits, None)
+    bench.session.drafted(bench.commits, None, bench.now)
     bench.verdict(*range(20, 20 + DRY_RUN))
     assert bench.sent() == []
 
@@ -486,7 +485,7 @@ def test_a_drafter_stays_dry_until_the_target_has_gone_past_the_end_of_its_path(
     bench = Bench()
     bench.drafted(BASE, 10)
     bench.sent()
-    bench.session.drafted(bench.commits, None)
+    bench.session.drafted(bench.commits, None, bench.now)
     bench.sent()
     bench.verdict(10)  # a free step decided it: the end of the path is where it was
     assert bench.sent() == [Run(3, BASE + DRY_RUN)]
@@ -497,7 +496,7 @@ def test_a_drafter_stays_dry_until_the_target_has_gone_past_the_end_of_its_path(
 def test_a_rejection_gives_a_dry_drafter_a_new_path() -> None:
     bench = Bench()
     bench.drafted(BASE, 10, 11)
-    bench.session.drafted(bench.commits, None)
+    bench.session.drafted(bench.commits, None, bench.now)
     bench.sent()
     bench.verdict(50)
     assert bench.sent() == []
@@ -693,7 +692,7 @@ def test_drafts_go_before_acks_and_run_before_drafts() -> None:
     bench.drafted(BASE, 10)
     bench.sent()
     bench.verdict(50)
-    bench.session.drafted(bench.commits, None)
+    bench.session.drafted(bench.commits, None, bench.now)
     bench.drafted(BASE + 1, 11)
     assert [type(m) for m in bench.sent()] == [Run, Draft]
 

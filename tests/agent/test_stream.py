@@ -11,9 +11,9 @@ import pytest
 from fake_gateway import opened, verdict
 
 from pipesd_agent import stream as stream_module
-from pipesd_agent.batcher import make_batcher
 from pipesd_agent.drafting.types import DraftToken
 from pipesd_agent.drafting.worker import DraftWorker
+from pipesd_agent.policies import fixed
 from pipesd_agent.session import EdgeSession, SessionSettings
 from pipesd_agent.stream import RequestStream, Upload
 from pipesd_agent.trigger import TriggerSettings
@@ -60,8 +60,7 @@ class FakeWorker:
 def make(worker: FakeWorker | None = None) -> RequestStream:
     session = EdgeSession(
         Open(3, VERSION, Endpoint.COMPLETIONS, b"{}", None if worker is None else b""),
-        TriggerSettings(kind="fixed", length=2).make(),
-        make_batcher("immediate"),
+        fixed(TriggerSettings(kind="fixed", length=2), "immediate")(),
         SessionSettings(),
         max_context=64,
         now=0.0,
@@ -271,5 +270,5 @@ async def test_a_gateway_that_sends_more_than_waits_for_acknowledgements(
 def test_bytes_are_counted_by_kind() -> None:
     stream = make()
     for message, size in ((Draft(3, 0, 2, (1,)), 10), (Ack(3, 1), 5), (Run(3, 9), 6), (Close(3), 4)):
-        stream.sent(message, size)
+        stream.sent(message, size, 0.0)
     assert stream.upload == Upload(drafts=10, acks=5, other=10)

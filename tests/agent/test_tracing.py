@@ -31,7 +31,7 @@ def finished(tracer: Tracer | None) -> RequestStream:
     lane.on_token(1, DraftToken(3, 6, 0.5))
     for message in sent(stream):
         assert isinstance(message, Draft)
-        stream.sent(message, 40)
+        stream.sent(message, 40, 0.0)
     lane.on_token(1, DraftToken(4, 7, 0.25))
     stream.receive(verdict(3, 1, 2, 5, 9))
     lane.on_token(1, DraftToken(5, 8, 0.125))  # of before the verdict: not taken

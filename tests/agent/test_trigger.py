@@ -6,7 +6,15 @@ import msgspec
 import pytest
 
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.trigger import AdaptiveSequence, DualThreshold, FixedLength, Trigger, TriggerSettings
+from pipesd_agent.trigger import (
+    AdaEdl,
+    AdaptiveSequence,
+    DualThreshold,
+    FixedLength,
+    Svip,
+    Trigger,
+    TriggerSettings,
+)
 from pipesd_gateway.exceptions import ConfigError
 
 
@@ -67,13 +75,52 @@ def test_adaptive_is_bounded() -> None:
         assert 1e-9 <= trigger.r1 <= 1.99
 
 
+def uncertain(trigger: Trigger, *entropies: float) -> list[bool]:
+    return [trigger.drafted(DraftToken(i, 1, 0.5, entropy=entropy)) for i, entropy in enumerate(entropies)]
+
+
+def test_svip_fires_above_its_bound_for_the_rejection() -> None:
+    """sqrt(0.15 * 0.6) is 0.3 exactly; the uncertain token is part of what is verified."""
+    assert uncertain(Svip(0.3), 0.0, 0.59, 0.61, 0.2, 2.0) == [False, False, True, False, True]
+
+
+def test_adaedl_fires_below_its_bound_for_the_acceptance() -> None:
+    """1 - sqrt(0.2 * 1.8) = 0.4."""
+    assert uncertain(AdaEdl(0.4), 0.0, 1.79, 1.81) == [False, False, True]
+
+
+def test_adaedl_s_bound_follows_the_verdicts() -> None:
+    """The mean share: 0.5, 0.75, 0.875, 0.9375, then 0.91875 after 9 of 10. A tenth of 0.01 up, three times; not after
+    one that accepted all at a mean above 0.9; then down."""
+    trigger = AdaEdl(0.3)
+    bounds = []
+    for drafts, accepted in ((4, 2), (4, 4), (4, 4), (4, 4), (10, 9)):
+        trigger.verified(drafts, accepted)
+        bounds.append(trigger.bound)
+    assert bounds == pytest.approx([0.301, 0.302, 0.303, 0.303, 0.302])
+
+
+def test_adaedl_s_bound_stays_within_0_and_1() -> None:
+    trigger = AdaEdl(0.9995)
+    trigger.verified(1, 0)
+    assert trigger.bound == 1.0
+
+
+def test_without_entropy_nothing_fires() -> None:
+    assert not any(uncertain(Svip(0.3), 0.0, 0.0) + uncertain(AdaEdl(0.9), 0.0, 0.0))
+
+
 def test_settings_make_a_new_trigger_each_time() -> None:
     settings = TriggerSettings(kind="fixed", length=2)
     one, two = settings.make(), settings.make()
     assert feed(one, 1.0, 1.0) == [False, True]
     assert feed(two, 1.0) == [False]
     assert isinstance(TriggerSettings().make(), DualThreshold)
-    assert isinstance(TriggerSettings(kind="adaptive").make(), AdaptiveSequence)
+    assert isinstance(TriggerSettings(kind="sequence").make(), AdaptiveSequence)
+    assert isinstance(TriggerSettings(kind="svip").make(), Svip)
+    assert isinstance(TriggerSettings(kind="adaedl").make(), AdaEdl)
+    token = TriggerSettings(kind="token", r1=0.9, r2=0.5).make()
+    assert feed(token, 0.7, 0.7, 0.5) == [False, False, True], "r1 is not looked at"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +131,10 @@ def test_settings_make_a_new_trigger_each_time() -> None:
         ({"r1": float("nan")}, "trigger.r1"),
         ({"length": 0}, "trigger.length .* 0"),
         ({"length": 257}, "256"),
-        ({"kind": "triple"}, "'triple'"),
+        ({"kind": "triple"}, "dual, .*'triple'"),
+        ({"kind": "adaptive"}, "'adaptive': it is called 'sequence' now"),
+        ({"h": 2.5}, "trigger.h .* 2.5"),
+        ({"bound": -1.0}, "trigger.bound"),
         ({"decay": 0.0}, "trigger.decay .* 0.0"),
     ],
 )

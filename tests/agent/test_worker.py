@@ -239,6 +239,44 @@ async def test_tokens_that_ran_ahead_are_fed_in_one_batch(worker: DraftWorker, d
     assert drafter.extended == [[4, 5, 6, 1, 2]]
 
 
+async def test_a_forward_whose_token_is_decided_is_aborted_once(drafter: FakeDrafter) -> None:
+    """And the next one, which does its work too, is not: a target that writes by itself would never let one end."""
+    drafter.gate = threading.Semaphore(0)
+    worker = DraftWorker(drafter)
+    session = Session(worker, [1])
+    session.commit([], 9)
+    drafter.gate.release(2)
+    await until(lambda: len(session.tokens) == 2 and drafter.waiting.is_set())
+    await until(lambda: len(drafter.calls) == 3)
+    worker._redo.one_s = 60.0  # the third is under way, and far from its end
+    bonus = scripted(session.path)
+    session.commit([*session.path[1:], bonus], 9)
+    await until(lambda: len(drafter.calls) == 4)
+    assert drafter.stops == 1
+    session.commit([scripted([*session.path[:3], bonus])], 9)
+    await asyncio.sleep(0.02)
+    assert (drafter.stops, len(drafter.calls)) == (1, 4)
+    drafter.gate.release(10)
+    await until(lambda: len(session.path) == 9)
+    assert worker._redo.again_s is not None
+    await worker.aclose()
+
+
+async def test_a_prefill_goes_on_while_the_target_writes(drafter: FakeDrafter) -> None:
+    drafter.gate = threading.Semaphore(0)
+    worker = DraftWorker(drafter)
+    worker._redo.one_s = 60.0
+    session = Session(worker, [1] * 30)
+    session.commit([], 40)
+    await until(drafter.waiting.is_set)
+    session.commit([2], 40)
+    session.commit([3], 40)
+    drafter.gate.release(60)
+    await until(lambda: len(session.path) == 40)
+    assert drafter.stops == 0
+    await worker.aclose()
+
+
 async def test_stops_behind_a_drafted_eos_until_it_is_contradicted(drafter: FakeDrafter) -> None:
     drafter.script = lambda path: EOS if len(path) == 5 else 1
     worker = DraftWorker(drafter)
@@ -253,6 +291,20 @@ async def test_stops_behind_a_drafted_eos_until_it_is_contradicted(drafter: Fake
     lane.commit([1, 2], 10)
     await until(lambda: len(tokens) == 7)
     assert [t.position for t in tokens[3:]] == [6, 7, 8, 9]
+    await worker.aclose()
+
+
+async def test_drafts_nothing_behind_the_targets_eos(drafter: FakeDrafter) -> None:
+    """The answer is over; but a prompt may well end in one."""
+    worker = DraftWorker(drafter)
+    tokens: list[DraftToken] = []
+    lane = worker.open([1, 2, EOS], PARAMS, frozenset({EOS}), lambda _, t: tokens.append(t) if t else None, unexpected)
+    assert lane
+    lane.commit([], 5)
+    await until(lambda: len(tokens) == 2)
+    lane.commit([EOS], 20)
+    await asyncio.sleep(0.02)
+    assert len(tokens) == 2
     await worker.aclose()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench.proving import __main__ as command
@@ -45,7 +46,8 @@ def test_every_method_gives_a_row(workload: Workload) -> None:
     rows = list(run_all(workload, [LAPTOP], TINY))
     assert [row["method"] for row in rows] == names()
     assert all(row["tpt_ms"] > 0 for row in rows)
-    assert rows == list(run_all(workload, [LAPTOP], TINY)), "runs in virtual time repeat exactly"
+    fresh = Workload(workload.name, workload.tuning, workload.report)
+    assert rows == list(run_all(fresh, [LAPTOP], TINY)), "runs in virtual time repeat exactly"
     text = list(tables(json.loads(json.dumps(rows))))
     assert len(text) == len(rows) + 4
     assert any(line.startswith(f"| {PUBLISHED} |") and "| 1.00 |" in line for line in text)
@@ -72,6 +74,9 @@ def test_the_command_writes_rows_and_a_manifest(tmp_path: Path, monkeypatch: pyt
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["budget"]["trials"] == 12
     assert manifest["seeds"]["varying link"] == 20
+    assert manifest["versions"]["pipesd-agent"]
+    assert manifest["versions"]["msgspec"] == msgspec.__version__
+    assert manifest["commit"]
 
 
 @pytest.mark.parametrize(("cell", "named"), [("//pipes", "pipesd"), ("x//", "made-up"), ("a/b", "WORKLOAD/SCENARIO")])

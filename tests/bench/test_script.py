@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 from made import scripted
 
+from bench.proving.baselines import LEAN_SYSTEM, Method, Play
+from bench.proving.recorded import recorded
+from bench.proving.scenario import LAPTOP
+from bench.proving.script import Script
+from bench.proving.simulator import Ours, Simulation
+from bench.proving.stochastic import make_table
 from bench.proving.trace import DEPTH
+from pipesd_agent.batcher import Immediate
+from pipesd_agent.calibration import CalibratedTrigger
+from pipesd_agent.policies import Policies
+from pipesd_agent.trigger import Kind, TriggerSettings
 
 
 def test_a_right_path_goes_on_for_ever() -> None:
@@ -31,3 +41,21 @@ def test_too_far_astray_there_is_nothing() -> None:
     script = scripted("x" + "." * 60)
     assert script.draft(0, DEPTH - 1) is not None
     assert script.draft(0, DEPTH) is None
+
+
+@pytest.mark.parametrize("kind", ["svip", "adaedl"])
+def test_triggers_by_entropy_refuse_a_trace_that_knows_none(kind: Kind) -> None:
+    script = scripted("....")
+    settings = TriggerSettings(kind=kind)
+    with pytest.raises(ValueError, match=r"made: trigger (Svip|AdaEdl) goes by the drafter's entropy, which"):
+        Simulation(script, Ours(settings), LAPTOP)
+    with pytest.raises(ValueError, match="does not know"):
+        Play(script, Method("m", settings), LAPTOP, LEAN_SYSTEM)
+    calibrated = Policies(CalibratedTrigger(settings.make()), Immediate())
+    with pytest.raises(ValueError, match="does not know"):
+        Simulation(script, Ours(), LAPTOP, policies=calibrated)
+
+
+def test_recorded_tables_know_entropies_and_made_up_ones_do_not() -> None:
+    assert all(Script(trace).knows_entropy for trace in recorded("chat", 0.0).traces)
+    assert not any(Script(trace).knows_entropy for trace in make_table("m", 2, 60).traces)

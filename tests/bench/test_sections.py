@@ -9,6 +9,7 @@ from made import table_lines as lines
 
 from bench.proving.sections import (
     Rows,
+    best_causal,
     cloud_only,
     manifest,
     matrix,
@@ -91,6 +92,16 @@ def test_it_says_plainly_where_cloud_only_is_faster(cloud_ms: float, forwards: f
     cells = table["made-up, 1-laptop"]
     assert cells[:4] == [said, f"{cloud_ms:.1f}", "ours", "38.0"]
     assert cells[5:] == ["40.0", "0.250", "50.0*", "0.250"]
+
+
+def test_the_best_causal_policy_and_how_far_others_are_above_it() -> None:
+    families = {"ours": 45.0, "ours, sequence": 44.0, "pipesd": 40.0, "hsl": 42.0}
+    best = row("best-causal", 40.0, parameters=["pipesd", 0.5, "dp", (1, 0)], families=families)
+    assert lines(best_causal(rows(best))) == {
+        "workload, scenario": ["the best", "ms", "forwards", "best of ours", "best of the others", "ours-forwards"],
+        "---": ["---", "--:", "--:", "--:", "--:", "--:"],
+        "made-up, 1-laptop": ["pipesd, 0.5, dp, (1, 0)", "40.0", "0.250", "1.10", "1.00", "1.25*"],
+    }
 
 
 def test_tuned_methods_have_ratios_to_pipesd_as_published() -> None:

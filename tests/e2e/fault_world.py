@@ -59,7 +59,7 @@ class Agent:
         config.write_text(f"[session]\ngrace_s = {GRACE_S}\n")
         self._flags = (
             *("--gateway", self.link.url, "--port", str(free_port()), "--drain-timeout", "0"),
-            *("--config", str(config), *flags),
+            *("--mode", "collaborative", "--config", str(config), *flags),
         )
         self._lives = 0
         self.process = self._start()

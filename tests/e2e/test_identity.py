@@ -14,12 +14,15 @@ import pytest
 from harness import DRAFT, MODEL, Process, agent_thread, complete, gateway, prompts
 from matrix import Reference, compare, references
 from openai import OpenAI
+from whims import AnyBatcher, AnyTrigger, Whims
 
 from pipesd_agent.config import AgentConfig
+from pipesd_agent.control import Controller
 from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_agent.drafting.types import Drafter
 from pipesd_agent.drafting.wrong import WrongDrafter
+from pipesd_agent.policies import Policies
 from pipesd_agent.trigger import TriggerSettings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -74,6 +77,21 @@ def test_text_is_the_targets_own(target: Process, forty: Reference, case: str) -
 def test_prompt_lookup(target: Process, forty: Reference) -> None:
     few = {cell: answer for cell, answer in forty.items() if cell[1] in prompts(10)}
     compare(AgentConfig(gateway=target.root), LookupDrafter(), few, SAMPLING)
+
+
+def test_policies_that_change_in_mid_answer(target: Process, forty: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When to verify, when to send, when to draft at all: at random, in each session others."""
+    modes = [Whims(seed, 0.1) for seed in range(100)]
+    unused = iter(modes)
+
+    def policies(_: Controller) -> Policies:
+        mode = next(unused)
+        return Policies(AnyTrigger(mode.rng), AnyBatcher(mode.rng), mode=mode)
+
+    monkeypatch.setattr(Controller, "policies", policies)
+    few = {cell: answer for cell, answer in forty.items() if cell[1] in prompts(12)}
+    compare(AgentConfig(gateway=target.root), WrongDrafter(LlamaDrafter(DRAFT), 0.1), few, SAMPLING)
+    assert sum(mode.changes for mode in modes) > len(few)
 
 
 @pytest.mark.full

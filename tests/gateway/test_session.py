@@ -10,8 +10,10 @@ from pipesd_gateway.exceptions import EngineFailed, OutOfState, Overloaded
 from pipesd_gateway.protocol import (
     FOREVER,
     MAX_FRAME_BYTES,
+    MAX_STAMPS,
     MAX_UNACKED,
     MAX_UNACKED_BYTES,
+    STAMP_PERIOD_US,
     Ack,
     Close,
     Desync,
@@ -23,6 +25,7 @@ from pipesd_gateway.protocol import (
     Reason,
     Run,
     Verdict,
+    decode_gateway,
     encode,
 )
 from pipesd_gateway.sampling import SamplingParams
@@ -383,7 +386,7 @@ def test_a_wish_is_fulfilled_by_a_step_that_was_taken_for_another_reason() -> No
 def test_a_verdict_says_what_the_step_did(parked: Bench) -> None:
     parked.draft(NEXT, 11, 12, nav=NEXT + 1)
     assert verdict(parked.step(11, 50, verified=2, accepted=1)) == Verdict(
-        3, 2, NEXT, 2, 1, (11, 50), Reason.NAV, 11, 22, 50_000_000
+        3, 2, NEXT, 2, 1, (11, 50), Reason.NAV, 11, 22, 50_000_000, 3, (50_000_000,)
     )
     assert parked.committed == [10, 11, 50]
 
@@ -409,6 +412,51 @@ def test_dropped_drafts_leave_no_stamp(parked: Bench) -> None:
     parked.draft(NEXT + 1, 12, epoch=1)  # old
     parked.say(Run(3, NEXT + 1))
     assert verdict(parked.step(51)).recv_us == 0
+
+
+def test_a_verdict_reports_every_arrival_once(parked: Bench) -> None:
+    parked.now = 51.0
+    parked.draft(NEXT, 11)
+    parked.now = 51.25
+    parked.draft(NEXT + 1, 12, nav=NEXT + 1)
+    parked.now = 53.0
+    parked.say(Ack(3, 1))
+    told = verdict(parked.step(11, 12, verified=2, accepted=2))
+    assert (told.heard, told.stamps) == (5, (51_000_000, 250_000, 1_750_000)), "the open and the run were told before"
+    parked.say(Run(3, NEXT + 4))
+    parked.session.take_outputs()
+    parked.say(Ack(3, 2))
+    told = verdict(parked.step(13))
+    assert (told.heard, told.stamps) == (7, (53_000_000, 0))
+    told = verdict(parked.step(14))
+    assert (told.heard, told.stamps) == (7, ())
+
+
+def test_arrivals_are_bounded_and_the_clock_is_short(parked: Bench) -> None:
+    for number in range(100):
+        parked.now = 5000.0 + number
+        parked.say(Ack(3, 0))
+    parked.say(Run(3, NEXT))
+    told = verdict(parked.step(50))
+    assert told.heard == 103
+    assert len(told.stamps) == MAX_STAMPS
+    last_us = 5_099_000_000  # the run came with the last ack
+    assert sum(told.stamps) % STAMP_PERIOD_US == last_us % STAMP_PERIOD_US
+    assert told.stamps[0] < STAMP_PERIOD_US
+    assert decode_gateway(encode(told)) == told
+
+
+def test_on_another_link_messages_are_counted_anew(parked: Bench) -> None:
+    parked.draft(NEXT, 11, nav=NEXT)
+    parked.session.disconnected(parked.now)
+    parked.step(11, 12, verified=1, accepted=1)
+    parked.now = 60.0
+    parked.session.resumed(7, 1, parked.now)
+    again = verdict(parked.session.take_outputs())
+    assert (again.heard, again.stamps) == (0, ())
+    parked.say(Run(7, NEXT + 2))
+    told = verdict(parked.step(13))
+    assert (told.heard, told.stamps) == (2, (60_000_000, 0))
 
 
 # Order and the end.

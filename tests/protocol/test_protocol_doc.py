@@ -43,6 +43,7 @@ def test_every_message_stands_in_its_table(message: type[msgspec.Struct]) -> Non
                 "FOREVER",
                 "MAX_UNACKED",
                 "MAX_UNACKED_BYTES",
+                "MAX_STAMPS",
             ],
         ),
         (session, ["MAX_PATH"]),
@@ -106,7 +107,7 @@ def test_the_example_is_what_a_session_does() -> None:
                     message.prompt_ids, message.params, message.max_tokens, message.eos_ids, message.model
                 )
                 connection.accepted(0, opening, now)
-            case Verdict(_, _, _, verified, accepted, tokens, _, queue_us, forward_us, _):
+            case Verdict(_, _, _, verified, accepted, tokens, _, queue_us, forward_us):
                 assert running is not None
                 running.step_done(StepDone(tokens, verified, accepted, queue_us, forward_us), now)
             case Event(_, _, upto, payload):

@@ -24,7 +24,7 @@ from pipesd_gateway.protocol import MAX_UNACKED
 TRIGGERS = st.one_of(
     st.builds(TriggerSettings, kind=st.just("fixed"), length=st.sampled_from([1, 3, 8, 32])),
     st.builds(TriggerSettings, kind=st.just("dual"), r1=st.floats(0, 1), r2=st.floats(0, 1)),
-    st.builds(TriggerSettings, kind=st.just("adaptive"), r1=st.floats(0, 1), decay=st.sampled_from([0.1, 0.9])),
+    st.builds(TriggerSettings, kind=st.just("sequence"), r1=st.floats(0, 1), decay=st.sampled_from([0.1, 0.9])),
 )
 
 
@@ -41,6 +41,8 @@ class HostilePipe(RuleBasedStateMachine):
         collaborative=st.sampled_from([True, True, True, False]),
         lead=st.sampled_from([12, 5, 30, 0]),
         free_start=st.booleans(),
+        restless=st.sampled_from([0.0, 0.1, 0.5]),
+        whimsical=st.booleans(),
     )
     def open(
         self,
@@ -55,6 +57,8 @@ class HostilePipe(RuleBasedStateMachine):
         collaborative: bool,
         lead: int,
         free_start: bool,
+        restless: float,
+        whimsical: bool,
     ) -> None:
         self.world = World(
             seed,
@@ -67,6 +71,8 @@ class HostilePipe(RuleBasedStateMachine):
             drafter_context=context,
             collaborative=collaborative,
             free_start=free_start,
+            restless=restless,
+            whimsical=whimsical,
         )
         self.left = False
         for _ in range(lead):
@@ -232,7 +238,10 @@ TestLongHostilePipe.settings = settings(max_examples=10_000, stateful_step_count
 def test_without_loss_no_timeout_is_needed(trigger: TriggerSettings, batcher: str, wrong: float, dry: float) -> None:
     """Under any order of moves every wish is answered by a verdict, not by a clock."""
     for seed in range(40):
-        world = World(seed, wrong=wrong, dry=dry, trigger=trigger, batcher=batcher, free_start=seed % 2 == 0)
+        free_start, restless = seed % 2 == 0, (0.0, 0.05, 0.4)[seed % 3]
+        world = World(
+            seed, wrong=wrong, dry=dry, trigger=trigger, batcher=batcher, free_start=free_start, restless=restless
+        )
         rng = random.Random(seed)
         weights = [rng.random() for _ in world.moves]
         start = world.now
@@ -249,7 +258,8 @@ def test_long_schedules_of_faults_end_with_the_whole_answer(collaborative: bool)
     """What short ones seldom reach: the third link of the second gateway, in mid-answer."""
     moved = 0
     for seed in range(100):
-        world = World(seed, collaborative=collaborative, wrong=0.2)
+        restless, whimsical = (0.0, 0.1)[seed % 2], seed % 4 > 1
+        world = World(seed, collaborative=collaborative, wrong=0.2, restless=restless, whimsical=whimsical)
         rng = random.Random(seed)
         moves: list[Callable[[], object]] = [
             *6 * world.moves,

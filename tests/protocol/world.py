@@ -8,8 +8,11 @@ from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 
-from pipesd_agent.batcher import make_batcher
+from whims import AnyBatcher, AnyTrigger, Whims
+
 from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.planning.planner import Planner
+from pipesd_agent.policies import Policies
 from pipesd_agent.session import (
     Commit,
     Complete,
@@ -212,6 +215,8 @@ class World:
         drafter_context: int = 10_000,
         collaborative: bool = True,
         free_start: bool = True,
+        restless: float = 0.0,
+        whimsical: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.seed = seed
@@ -225,10 +230,13 @@ class World:
         self._start_gateway()
         self.node = self._connect()
         self.old: list[Node] = []
+        self.mode = Whims(seed, restless)
+        policies = Policies((trigger or TriggerSettings()).make(), Planner(batcher).batcher(), mode=self.mode)
+        if whimsical:
+            policies = Policies(AnyTrigger(self.mode.rng), AnyBatcher(self.mode.rng), mode=self.mode)
         self.edge = EdgeSession(
             Open(0, VERSION, Endpoint.COMPLETIONS, b"{}", PRINT if collaborative else None),
-            (trigger or TriggerSettings()).make(),
-            make_batcher(batcher),
+            policies,
             SessionSettings(
                 window=window, nav_timeout_s=4, silence_timeout_s=10_000, grace_s=GRACE_S, free_start=free_start
             ),
@@ -382,7 +390,7 @@ class World:
 
     def lane_reports(self) -> bool:
         if self.lane is not None and self.lane.reports:
-            self.edge.drafted(*self.lane.reports.popleft())
+            self.edge.drafted(*self.lane.reports.popleft(), self.now)
             self._edge_actions()
             return True
         return False
@@ -398,7 +406,8 @@ class World:
 
     def clock(self, seconds: float) -> None:
         self.now += seconds
-        since = self.cut_at if not self.connected else self.edge._suspended_since
+        since = self.edge._suspended_since  # earlier than the cut where a gateway had refused before
+        since = self.cut_at if since is None and not self.connected else since
         self.away = self.away or (since is not None and self.now >= since + GRACE_S)
         self.asleep = self.asleep or (bool(self.untaken) and self.now >= self.taken_at + STALL_S)
         self.edge.tick(self.now)

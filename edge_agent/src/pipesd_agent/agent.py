@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from pipesd_agent.catalog import Catalog
 from pipesd_agent.config import AgentConfig
+from pipesd_agent.control import OFFLOAD_PRICE_MS, Controller
 from pipesd_agent.drafting.types import Drafter
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.edge import IDLE_S, Edge
@@ -18,11 +22,19 @@ from pipesd_agent.fallback import CloudAnswer, Policy, begin, is_loss, policy_of
 from pipesd_agent.forward import Answer, Forwarder
 from pipesd_agent.gateways import Gateways
 from pipesd_agent.link import Link
+from pipesd_agent.metrics import ControlFigures
+from pipesd_agent.mode import AutoMode, Switch
+from pipesd_agent.planning.planner import Planner
 from pipesd_agent.records import Records
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
 from pipesd_agent.streams import LinkSettings
 from pipesd_agent.tracing import TraceFiles
+from pipesd_agent.tuning.good_pairs import GoodPairs, state_file
+from pipesd_agent.tuning.proposer import InThread
+from pipesd_agent.tuning.rehearsal import Pair, Upload
+from pipesd_agent.tuning.student import Child
+from pipesd_agent.tuning.tuners import Tuners
 from pipesd_agent.undraftable import with_noise
 from pipesd_gateway.exceptions import ApiError, ModelLoadError, Unavailable, VocabularyMismatch
 from pipesd_gateway.logs import session_name
@@ -33,6 +45,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+KEEP_EVERY_S: Final = 60.0
+UPLOADS: Final[dict[str, Upload]] = {
+    "immediate": "immediate",
+    "single": "single",
+    "dp": "planned",
+    "expected": "planned",
+}
+"""What the tuner has to know of each batcher."""
+
 
 class Agent:
     """Owns the link's and the catalog's tasks, the forwarder's connections and the drafter's thread.
@@ -42,6 +63,7 @@ class Agent:
         edge: the draft model alone; None: there is none. fallback: to it or not, where a request does not say.
         edge_only: never ask a gateway for anything.
         traces: where finished requests are recorded.
+        controller: steers the link's sessions.
     """
 
     def __init__(
@@ -56,6 +78,7 @@ class Agent:
         fallback: Policy = "error",
         edge_only: bool = False,
         traces: TraceFiles | None = None,
+        controller: Controller | None = None,
     ) -> None:
         if edge is None and (edge_only or fallback == "edge"):
             raise ValueError("there is no edge to fall back to")
@@ -66,6 +89,9 @@ class Agent:
         self.edge = edge
         self.edge_only = edge_only
         self.records = Records()
+        self.requests = 0
+        """Since the start, of whatever kind."""
+        self._controller = controller
         self._fallback: Policy = fallback
         self._cloud_on_mismatch = cloud_on_mismatch
         self._traces = traces
@@ -80,6 +106,8 @@ class Agent:
         if self.edge_only:
             return
         self._tasks = [asyncio.create_task(self.link.run()), asyncio.create_task(self.catalog.run())]
+        if self._controller is not None and self._controller.tuners is not None:
+            self._tasks.append(asyncio.create_task(_keep(self._controller.tuners)))
         for task in self._tasks:
             task.add_done_callback(_log_death)
 
@@ -98,6 +126,11 @@ class Agent:
         if self._traces is not None:
             await self._traces.aclose()
 
+    def figures(self) -> ControlFigures:
+        """What `/metrics` shows."""
+        figures = ControlFigures() if self._controller is None else self._controller.figures()
+        return replace(figures, requests=self.requests, running=self.link.requests)
+
     def edge_for(self, header: str | None) -> Edge | None:
         """What answers a request with this `x-pipesd-fallback` when the cloud is gone. Raises InvalidRequest."""
         policy = policy_of(header, self._fallback, has_edge=self.edge is not None)
@@ -110,6 +143,7 @@ class Agent:
 
         Whoever gets it calls `done` in the end.
         """
+        self.requests += 1
         if self.edge_only and self.edge is not None:
             return await self.edge.begin(endpoint, body, "mode edge")
         try:
@@ -122,6 +156,7 @@ class Agent:
 
     async def forward(self, endpoint: Endpoint, body: bytes, request_id: str, edge: Edge | None) -> Answer | EdgeAnswer:
         """The same for a request that cannot be drafted for. An answer of the gateway is the caller's to close."""
+        self.requests += 1
         try:
             answer = await self.forwarder.ask(endpoint, with_noise(body), request_id)
             if edge is None or answer.status != Unavailable.status:
@@ -182,15 +217,23 @@ def _log_death(task: asyncio.Task[None]) -> None:
         log.critical("a task of the agent died", exc_info=error)
 
 
+def _log_switch(switch: Switch) -> None:
+    log.info("from now on %s (%s)", switch.way.name, switch.reason)
+
+
 def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     """An agent as configured, or with another drafter. Blocks while models load. Raises ModelLoadError, ConfigError."""
     traces = TraceFiles(config.trace) if config.trace else None
     tls = config.tls()
     gateways = Gateways(config.addresses)
-    settings = LinkSettings(config.gateway_api_key, config.trigger, config.batcher, config.session)
     worker = None
     if config.mode not in ("cloud", "edge"):
         worker = DraftWorker(drafter or _make_drafter(config))
+    controller = _make_controller(config, gateways, worker)
+    session = config.session
+    if config.mode == "auto" and config.objective == "offload":  # its steps would be the target's
+        session = msgspec.structs.replace(session, free_start=False)
+    settings = LinkSettings(config.gateway_api_key, controller.policies, session)
     edge_only, edge = config.mode == "edge", None
     if config.draft_model is not None:
         if config.fallback == "edge" and not config.draft_model.is_file():  # else known on the day that it is needed
@@ -208,7 +251,47 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
         fallback=config.fallback,
         edge_only=edge_only,
         traces=traces,
+        controller=controller,
     )
+
+
+def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorker | None) -> Controller:
+    tuners = None
+    if config.tuner.enabled and config.trigger.kind == "dual" and worker is not None:
+        price_ms = config.tuner.price_ms
+        if price_ms is None:
+            price_ms = OFFLOAD_PRICE_MS if config.mode == "auto" and config.objective == "offload" else 0.0
+        tuners = Tuners(
+            Pair(config.trigger.r1, config.trigger.r2),
+            lambda: InThread(Child()),
+            window=config.session.window,
+            upload=UPLOADS[config.batcher],
+            price_ms=price_ms,
+            kept=GoodPairs(state_file()),
+            draft=(worker.fingerprint or b"").hex(),
+        )
+
+    def gateway() -> str:
+        return "" if gateways.current is None else gateways.current.address.http
+
+    return Controller(
+        config.trigger,
+        Planner(config.batcher),
+        auto=AutoMode(config.objective, switched=_log_switch) if config.mode == "auto" else None,
+        tuners=tuners,
+        gateway=gateway,
+    )
+
+
+async def _keep(tuners: Tuners) -> None:
+    """Good thresholds go to the disk now and then, and at the end; then there are no more studies."""
+    try:
+        while True:
+            await asyncio.sleep(KEEP_EVERY_S)
+            await asyncio.to_thread(tuners.save)
+    finally:
+        tuners.save()
+        tuners.close()
 
 
 def _load_edge(config: AgentConfig, model: Path) -> EmbeddedEngine:

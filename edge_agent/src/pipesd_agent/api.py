@@ -21,6 +21,7 @@ from pipesd_agent.agent import Agent
 from pipesd_agent.edge_answer import EdgeAnswer
 from pipesd_agent.fallback import HEADER, CloudAnswer
 from pipesd_agent.forward import Answer
+from pipesd_agent.metrics import CONTENT_TYPE, exposition
 from pipesd_agent.undraftable import why_undraftable
 from pipesd_gateway.exceptions import ApiError, InvalidRequest, Unavailable
 from pipesd_gateway.http import (
@@ -96,6 +97,10 @@ def create_app(
             raise Unavailable(f"no link to the gateway: {agent.link.state}")
         return json_response({"status": "ready"})
 
+    async def metrics(_: Request) -> Response:
+        # In a thread: the first scrape loads the package, and no token waits for that.
+        return Response(await asyncio.to_thread(exposition, agent.figures()), media_type=CONTENT_TYPE)
+
     async def record(request: Request) -> Response:
         keys.authorize(request)
         request_id = request.path_params["request_id"]
@@ -110,6 +115,7 @@ def create_app(
     app.add_route("/v1/pipesd/requests/{request_id}", record, methods=["GET"])
     app.add_route("/health", health, methods=["GET"])
     app.add_route("/ready", ready, methods=["GET"])
+    app.add_route("/metrics", metrics, methods=["GET"])
     add_description(app, "pipesd_agent")
     return app
 

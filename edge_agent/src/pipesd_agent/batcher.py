@@ -1,19 +1,19 @@
 """Batchers: when do drafted tokens leave the device? (architecture §6, scheduler)
 
 A NAV always takes every unsent draft with it (the paper's Rule 1), so a batcher only decides about sending earlier.
-One instance per session. The DP scheduler will be a third one.
+One instance per session; `planning.planner.Planner` makes them, by name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import cycle
 from typing import Protocol
-
-from pipesd_gateway.exceptions import ConfigError
 
 
 class Batcher(Protocol):
-    def due(self, unsent: int) -> bool:
-        """Send the `unsent` >= 1 drafts now?"""
+    def due(self, unsent: int, now: float) -> bool:
+        """Send the `unsent` >= 1 drafts now? Asked whenever the link can take a message; they go if it says so."""
 
     def reset(self) -> None:
         """Start a new plan: a NAV was sent, or the unsent drafts were discarded."""
@@ -22,7 +22,7 @@ class Batcher(Protocol):
 class Immediate:
     """Each token at once: best where a message costs the link next to nothing."""
 
-    def due(self, unsent: int) -> bool:  # noqa: ARG002
+    def due(self, unsent: int, now: float) -> bool:  # noqa: ARG002
         return True
 
     def reset(self) -> None:
@@ -32,18 +32,60 @@ class Immediate:
 class Single:
     """Nothing before the NAV: one message per verification (the baselines' upload)."""
 
-    def due(self, unsent: int) -> bool:  # noqa: ARG002
+    def due(self, unsent: int, now: float) -> bool:  # noqa: ARG002
         return False
 
     def reset(self) -> None:
         pass
 
 
-BATCHERS: dict[str, type[Immediate] | type[Single]] = {"immediate": Immediate, "single": Single}
+class Planned:
+    """By a plan of batch sizes that repeats until the NAV (the paper's).
+
+    The plan's cuts are at numbers of tokens drafted, not sent: where the link could take nothing and several have
+    passed, all goes in one message, and the next cut stays where it is.
+
+    plan: the one to follow now, of sizes >= 1; asked at the start of a round. None: each token at once.
+    """
+
+    def __init__(self, plan: Callable[[], tuple[int, ...] | None]) -> None:
+        self._plan = plan
+        self._began = False
+        self._sent = 0
+
+    def due(self, unsent: int, now: float) -> bool:  # noqa: ARG002
+        if not self._began:
+            self._began = True
+            self._sizes = cycle(self._plan() or (1,))
+            self._cut = next(self._sizes)
+        drafted = self._sent + unsent
+        if drafted < self._cut:
+            return False
+        while self._cut <= drafted:
+            self._cut += next(self._sizes)
+        self._sent = drafted
+        return True
+
+    def reset(self) -> None:
+        self._began = False
+        self._sent = 0
 
 
-def make_batcher(name: str) -> Batcher:
-    """A new batcher, for one session. Raises ConfigError for an unknown name."""
-    if name not in BATCHERS:
-        raise ConfigError(f"batcher must be one of {', '.join(BATCHERS)}, but is {name!r}")
-    return BATCHERS[name]()
+class Timed:
+    """As a schedule says that looks at what the link still has to do.
+
+    send: (tokens of the round that are sent, unsent ones, now) -> send them?
+    """
+
+    def __init__(self, send: Callable[[int, int, float], bool]) -> None:
+        self._send = send
+        self._sent = 0
+
+    def due(self, unsent: int, now: float) -> bool:
+        if not self._send(self._sent, unsent, now):
+            return False
+        self._sent += unsent
+        return True
+
+    def reset(self) -> None:
+        self._sent = 0

@@ -70,9 +70,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", metavar="FILE", type=Path, help="of configuration, TOML; also [trigger], [session]")
     add(
         "--mode",
-        choices=("collaborative", "auto", "cloud", "edge"),
+        choices=("auto", "collaborative", "cloud", "edge"),
         metavar="MODE",
-        help="collaborative, auto (cloud-only if vocabularies differ), cloud, edge: alone (collaborative)",
+        help="collaborative, cloud, edge: alone; auto: one of the first two (auto)",
+    )
+    add(
+        "--objective",
+        choices=("latency", "offload"),
+        metavar="WHAT",
+        help="of mode auto: latency, or offload: few target steps (latency)",
     )
     add(
         "--fallback",

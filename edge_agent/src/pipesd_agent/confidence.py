@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 _RIDGE: Final = 1e-3
 _STEPS: Final = 50
+_CLOSE: Final = 1e-9
 _MAX_EXPONENT: Final = 700.0
 
 
@@ -47,25 +48,41 @@ def fit_logistic(margins: NDArray[Any], accepted: NDArray[Any]) -> Logistic:
         raise ValueError(f"margins and accepted must be one-dimensional and of one length: {x.shape}, {y.shape}")
     if not np.isfinite(x).all():
         raise ValueError("margins must be finite")
-    design = np.stack([np.ones_like(x), x], axis=1)
+    weights = fit_weights(np.stack([np.ones_like(x), x], axis=1), y, np.zeros(2), np.zeros(2), _RIDGE)
+    return Logistic(intercept=float(weights[0]), slope=float(weights[1]))
 
-    def loss(w: NDArray[Any]) -> float:
+
+def fit_weights(
+    design: NDArray[np.float64],
+    right: NDArray[np.float64],
+    start: NDArray[np.float64],
+    prior: NDArray[np.float64],
+    ridge: float,
+) -> NDArray[np.float64]:
+    """Weights w of 1 / (1 + exp(-design·w)), by Newton's method from `start`.
+
+    Args:
+        design: shape (n, k), finite. right: 0 or 1, shape (n,). start, prior: shape (k,). ridge: half of it times the
+            squared distance from the prior is added to the log loss, in nats.
+    """
+
+    def loss(w: NDArray[np.float64]) -> float:
         z = design @ w
-        return float(np.logaddexp(0.0, z).sum() - y @ z + 0.5 * _RIDGE * w @ w)
+        return float(np.logaddexp(0.0, z).sum() - right @ z + 0.5 * ridge * (w - prior) @ (w - prior))
 
-    weights = np.zeros(2)
+    weights = start
     for _ in range(_STEPS):
         p = 1.0 / (1.0 + np.exp(-np.clip(design @ weights, -_MAX_EXPONENT, _MAX_EXPONENT)))
-        gradient = design.T @ (p - y) + _RIDGE * weights
-        hessian = design.T @ (design * (p * (1.0 - p))[:, None]) + _RIDGE * np.eye(2)
+        gradient = design.T @ (p - right) + ridge * (weights - prior)
+        hessian = design.T @ (design * (p * (1.0 - p))[:, None]) + ridge * np.eye(len(weights))
         step = np.linalg.solve(hessian, gradient)
         scale = 1.0
         while scale > 1e-6 and loss(weights - scale * step) > loss(weights):
             scale *= 0.5
         weights = weights - scale * step
-        if float(np.abs(scale * step).max()) < 1e-9:
+        if float(np.abs(scale * step).max()) < _CLOSE:
             break
-    return Logistic(intercept=float(weights[0]), slope=float(weights[1]))
+    return weights
 
 
 def auc(scores: NDArray[Any], accepted: NDArray[Any]) -> float:

@@ -11,10 +11,12 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from pipesd_agent.address import Address
-from pipesd_agent.batcher import make_batcher
+from pipesd_agent.control import TunerSettings
 from pipesd_agent.fallback import Policy
+from pipesd_agent.mode import Objective
+from pipesd_agent.planning.planner import check_batcher
 from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.trigger import BY_ENTROPY, TriggerSettings
 from pipesd_gateway import settings
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.logs import LogFormat
@@ -33,14 +35,16 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     gateway: its address, http(s):// or ws(s)://, or a list of them, the preferred one first.
     draft_model: GGUF file of the drafter; none: prompt lookup drafts.
-    mode: "collaborative"; "auto": cloud-only where the drafter's vocabulary does not fit; "cloud": never draft; "edge":
-    never ask a gateway, the draft model alone. fallback: when the cloud is gone, an error or the draft model alone.
+    mode: "auto": collaborative or cloud-only, whichever serves the objective, and cloud-only where the drafter's
+    vocabulary does not fit; "collaborative": always; "cloud": never draft; "edge": never ask a gateway, the draft
+    model alone. objective: of `auto`, see `mode.AutoMode`. fallback: when the cloud is gone, an error or the draft
+    model alone.
     capacity: clients drafted for at once, others are served cloud-only. context: tokens of each that can be drafted
     within. threads: of llama.cpp. gpu_layers: of the draft model, on a GPU; -1: all. ca_file: certificate authority
     of wss:// gateways. api_keys: of the agent's own API, empty means open; api_key_file: where they come from, None
     for the environment. cors_origin: of web pages that may use the API.
     drain_timeout: seconds that what runs has after SIGTERM. trace: folder for traces of finished requests.
-    trigger, session: see there.
+    batcher: when drafts leave before a verification takes them (planner.BATCHERS). trigger, tuner, session: see there.
     """
 
     gateway: str | tuple[str, ...] = "http://127.0.0.1:8100"
@@ -50,7 +54,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     api_key_file: Path | None = None
     ca_file: Path | None = None
     draft_model: Path | None = None
-    mode: Literal["collaborative", "auto", "cloud", "edge"] = "collaborative"
+    mode: Literal["auto", "collaborative", "cloud", "edge"] = "auto"
+    objective: Objective = "latency"
     fallback: Policy = "error"
     host: str = "127.0.0.1"
     port: int = 8101
@@ -58,8 +63,9 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     context: int = 2048
     threads: int = 1
     gpu_layers: int = 0
-    batcher: str = "immediate"
+    batcher: str = "expected"
     trigger: TriggerSettings = TriggerSettings()
+    tuner: TunerSettings = TunerSettings()
     session: SessionSettings = SessionSettings()
     cors_origin: tuple[str, ...] = ()
     drain_timeout: float = 30.0
@@ -80,7 +86,12 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         within("context", self.context, 64, 2**20)
         within("threads", self.threads, 1, 256)
         within("gpu_layers", self.gpu_layers, -1, 10_000)
-        make_batcher(self.batcher)
+        check_batcher(self.batcher)
+        if self.trigger.kind in BY_ENTROPY and self.draft_model is None and self.mode != "cloud":
+            raise ConfigError(
+                f"trigger.kind {self.trigger.kind!r} looks at the draft model's entropy, and prompt lookup has none: "
+                "set draft_model, or another trigger.kind"
+            )
         within("drain_timeout", self.drain_timeout, 0, 86_400)
         check_origins(self.cors_origin)
         check_log_level(self.log_level)

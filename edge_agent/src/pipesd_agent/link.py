@@ -178,7 +178,8 @@ class Connection:
             if (message := stream.session.next_message(time.monotonic())) is not None:
                 if isinstance(message, Open | Resume):
                     self._told.add(message.channel)
-                stream.sent(message, await self._send(message))
+                began = time.monotonic()
+                stream.sent(message, await self._send(message), began)
                 wrote = True
         if wrote:
             self._streams.rearm()

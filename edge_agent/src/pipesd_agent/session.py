@@ -25,10 +25,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from pipesd_agent.batcher import Batcher
 from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.policies import Policies
 from pipesd_agent.splice import CannotSplice, Shown, Splice
-from pipesd_agent.trigger import Trigger
 from pipesd_gateway.exceptions import ApiError, ConfigError, ProtocolError, SessionUnknown, Unavailable
 from pipesd_gateway.protocol import (
     FOREVER,
@@ -62,6 +61,9 @@ ACK_BYTES: Final = MAX_UNACKED_BYTES // 8
 """Or payloads of so many bytes."""
 CATCH_UP: Final = 1024
 """Committed ids on their way up at once after a move to another gateway; far below what it holds."""
+FEED_EVERY: Final = 64
+"""Committed ids that a resting lane is told of at once: in a batch they cost the device a fraction, and going back to
+drafting has no more than these to catch up with."""
 
 
 class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -180,8 +182,7 @@ class EdgeSession:
     def __init__(
         self,
         request: Open,
-        trigger: Trigger,
-        batcher: Batcher,
+        policies: Policies,
         settings: SessionSettings,
         *,
         max_context: int,
@@ -194,8 +195,11 @@ class EdgeSession:
         """Nothing more will come from the gateway: the channel is free."""
         self.origins: list[bool] = []
         """For each output token: was it drafted, sent and accepted?"""
-        self._trigger = trigger
-        self._batcher = batcher
+        self._trigger = policies.trigger
+        self._batcher = policies.batcher
+        self._mode = policies.mode
+        self.watch = policies.watch
+        """Shells tell it what was `sent`, and that the session has `ended`."""
         self._settings = settings
         self._request = request
         self._open_pending = True
@@ -207,6 +211,19 @@ class EdgeSession:
         self._collaborative = request.fingerprint is not None
         self._max_context = max_context
         self._drafting = False
+        """Is there a drafter for it, or may there be?"""
+        self._lane_open = False
+        self._untold: list[int] = []
+        """Committed ids that the lane has not been told of."""
+        self._resting = False
+        self._rest_until = -1
+        """Nothing is drafted while no more than this position is committed."""
+        self._rest_run = -1
+        """`Run.until` of the rest."""
+        self._run_behind = False
+        """What is drafted comes before it: its NAV goes first."""
+        self._stop_first = False
+        """The next draft has to end the run under way."""
         self._answered = False
         """The client has its last word (complete, failed, or it left)."""
         self._committed: list[int] = []
@@ -219,6 +236,7 @@ class EdgeSession:
         self._window: deque[DraftToken] = deque()
         self._sent_upto = 0
         self._epoch = 0
+        self._wished_upto = 0
         self._commits = 0
         self._commit_ends: list[int] = []
         self._valid_from = 0
@@ -293,11 +311,13 @@ class EdgeSession:
             return Run(self.channel, NEVER)
         if (told := self._next_told(now)) is not None:
             return told
-        until, self._run_pending = self._run_pending, None
-        if until is not None and until >= len(self._committed):
-            self._end_start_run()
-            self._run_until = until
-            return Run(self.channel, until)
+        if not (self._run_behind and self._nav_pending is not None):
+            until, self._run_pending = self._run_pending, None
+            if until is not None and until >= len(self._committed):
+                self._end_start_run()
+                self._run_until = until
+                self._stop_first = self._stop_first and until > self._rest_run
+                return Run(self.channel, until)
         return self._next_draft(now) or self._next_ack()
 
     def deadline(self) -> float | None:
@@ -340,15 +360,15 @@ class EdgeSession:
             case _ if self._answered:
                 pass  # on its way when the client left
             case Opened():
-                self._receive_opened(message)
+                self._receive_opened(message, now)
             case Verdict():
-                self._receive_verdict(message)
+                self._receive_verdict(message, now)
             case Event():
                 self._receive_event(message)
             case Desync():
                 self._receive_desync(message)
 
-    def drafted(self, commit: int, token: DraftToken | None) -> None:
+    def drafted(self, commit: int, token: DraftToken | None, now: float) -> None:
         """The lane drafted a token after `commit` commits; None: it has nothing to propose at the end of its path."""
         if not self._drafting or commit < self._valid_from:
             return
@@ -367,9 +387,16 @@ class EdgeSession:
         assert self.opened is not None
         self._window.append(token)
         self.counts.drafted += 1
+        self.watch.drafted(token, now)
+        if self._resting:
+            return  # what comes of it is seen when the rest is over
         full = len(self._window) >= self._settings.window or token.position + 1 >= self._hard_limit
-        if self._trigger.drafted(token) or full or token.token in self.opened.eos_ids:
+        rest = self._mode.drafted(token, now)
+        if self._trigger.drafted(token) or full or token.token in self.opened.eos_ids or rest:
             self._want_nav()
+        if rest:
+            self._rest(token.position + 1, rest)
+            self._commit(())
 
     def drafting_ended(self) -> None:
         """There is no drafter for this session (any more): the target goes on by itself."""
@@ -489,11 +516,11 @@ class EdgeSession:
         first = next((seq for seq in self._untaken if seq > self._offset), None)
         return self._seq if first is None else first - 1 - self._offset
 
-    def _receive_opened(self, opened: Opened) -> None:
+    def _receive_opened(self, opened: Opened, now: float) -> None:
         if self._session is not None:
             raise ProtocolError("the gateway opened a session twice")
         self._session = opened.session
-        self._stop_pending = not self._settings.free_start
+        self._stop_pending = not self._settings.free_start and not self._resting
         if self.opened is not None:
             if msgspec.structs.replace(opened, session=self.opened.session) != self.opened:
                 self._fail_move("prompt, parameters or limits are not the same there")
@@ -501,15 +528,20 @@ class EdgeSession:
         self.opened = opened
         self._committed = list(opened.prompt_ids)
         self._base = self._told_upto = len(self._committed)
+        self.watch.opened(opened, now)
         self._sent_upto = len(self._committed)
         self._last_draftable = len(opened.prompt_ids) + opened.max_tokens - 2
         self._hard_limit = min(self._last_draftable + 1, self._max_context)
         if self._collaborative and len(self._committed) < self._hard_limit:
             self._drafting = True
-            self._actions.append(StartDrafting(opened.prompt_ids, opened.params, frozenset(opened.eos_ids)))
-            self._commit(())
+            rest = self._mode.opened(opened, now)
+            if rest:
+                self._rest(len(self._committed), rest)
+            if not rest or self._rest_run < FOREVER:
+                self._open_lane()
+                self._commit(())
 
-    def _receive_verdict(self, verdict: Verdict) -> None:
+    def _receive_verdict(self, verdict: Verdict, now: float) -> None:
         if self._session is None or verdict.start != self._base:
             raise ProtocolError(f"verdict from {verdict.start}, but {self._base} ids are committed")
         self.counts.forwards += 1
@@ -536,41 +568,96 @@ class EdgeSession:
             accepted = right and len(self._committed) < self._sent_upto
             wrong = wrong or (drafted is not None and not right)
             self._dry = self._dry and drafted is not None
+            if drafted is not None:
+                self.watch.judged(drafted, right, now)
             self.counts.accepted += accepted
             self.origins.append(accepted)
             self._committed.append(token)
         base = len(self._committed)
         if wrong:
-            self._discard_window()
+            self._discard_window(now)
         self._sent_upto = max(self._sent_upto, base)
         self._told_upto = base
+        self._wished_upto = max(self._wished_upto, base)
+        self.watch.decided(verdict, now)
         if self._nav_pending is not None and base > self._nav_pending:
             self._nav_pending = None
         if not self._drafting:
             return
-        self._commit(tokens)
+        self._untold += tokens
+        if base >= self._hard_limit:
+            self._commit(tuple(self._untold))
+            self.drafting_ended()
+            return
+        rest = self._mode.decided(verdict, now, rejected=wrong)
+        begins = not self._resting
+        if rest:
+            self._rest(base, rest)
+        elif rest == 0:
+            self._rest_until = self._rest_run = -1
+        if self._resting and base > self._rest_until:
+            self._wake()
+        elif not self._resting or begins or wrong or len(self._untold) >= FEED_EVERY:
+            self._commit(tuple(self._untold))
         if wrong:
             self._valid_from = self._commits
-        if base >= self._hard_limit:
-            self.drafting_ended()
-        else:
-            self._go_on_dry()
+        self._go_on_dry()
 
     def _commit(self, tokens: tuple[int, ...]) -> None:
+        self._untold.clear()
+        if not self._lane_open:
+            return
         base = len(self._committed)
         self._commits += 1
         self._commit_ends.append(base)
-        self._actions.append(Commit(tokens, min(base + self._settings.window, self._hard_limit)))
+        limit = base if self._resting else min(base + self._settings.window, self._hard_limit)
+        self._actions.append(Commit(tokens, limit))
 
-    def _discard_window(self) -> None:
+    def _open_lane(self) -> None:
+        """With all that is committed."""
+        assert self.opened is not None
+        self._lane_open = True
+        self._untold.clear()
+        start = StartDrafting(tuple(self._committed), self.opened.params, frozenset(self.opened.eos_ids))
+        self._actions.append(start)
+
+    def _rest(self, start: int, tokens: int) -> None:
+        """The target runs on through `tokens` >= 1 positions from `start` on, and the drafter pauses."""
+        self._rest_run = self._run_pending = min(start + tokens - 1, FOREVER)
+        self._rest_until = self._rest_run - (self._mode.lead if self._rest_run < FOREVER else 0)
+        self._stop_pending = self._stop_first = False
+        self._run_behind = start > len(self._committed)
+        if not self._run_behind:
+            self._nav_pending = None
+            self._trigger.reset()
+        self._resting = self._resting or self._rest_until >= len(self._committed)
+
+    def _wake(self) -> None:
+        """The rest is over, or soon will be: draft again."""
+        self._resting = False
+        if self._rest_run < 0:
+            self._run_pending = None
+        # A run that goes further than the rest, if it was not replaced in time: the free start ends by itself.
+        self._stop_first = not self._in_start_run and self._run_until > max(self._rest_run, len(self._committed) - 1)
+        untold = tuple(self._untold)
+        if not self._lane_open:
+            self._open_lane()
+            untold = ()
+        self._commit(untold)
+        if self._window:
+            self._want_nav()
+
+    def _discard_window(self, now: float) -> None:
         self._epoch += 1
         self.counts.rollbacks += 1
         self._window.clear()
         self._dry = False
         self._sent_upto = len(self._committed)
         self._nav_pending = self._nav_out = None
+        self._wished_upto = self._sent_upto
         self._trigger.reset()
         self._batcher.reset()
+        self.watch.discarded(now)
 
     def _receive_desync(self, desync: Desync) -> None:
         """The gateway holds none of our drafts: send the window again under a new epoch."""
@@ -612,7 +699,7 @@ class EdgeSession:
     def _begin_anew(self) -> None:
         """What was said and not answered may be lost, drafts and runs alike."""
         self._send_again()
-        self._stop_pending = not self._settings.free_start
+        self._stop_pending = not self._settings.free_start and not self._resting
         if not self._in_start_run and self._run_until >= len(self._committed):
             self._run_pending = max(self._run_until, self._run_pending or 0)
         if self._drafting:
@@ -644,7 +731,11 @@ class EdgeSession:
         self._in_start_run = True
         self._run_until = FOREVER
         self._send_again()
-        self._run_pending = None if self._drafting else FOREVER
+        self._stop_first = False
+        if not self._drafting:
+            self._run_pending = FOREVER
+        else:
+            self._run_pending = self._rest_run if self._resting else None
 
     def _fail_move(self, why: str) -> None:
         self.fail(Unavailable(f"the link was lost, and the answer cannot be gone on with elsewhere: {why}; try again"))
@@ -665,6 +756,7 @@ class EdgeSession:
         """The drafter cannot go on from the end of the path before the target has: let it."""
         if (
             self._dry
+            and not self._resting
             and self._told_upto == len(self._committed)
             and self._nav_out is None
             and self._nav_pending is None
@@ -679,13 +771,17 @@ class EdgeSession:
         self._nav_pending = len(self._committed) + len(self._window) - 1
         self._trigger.reset()
 
-    def _next_draft(self, now: float) -> Draft | None:
+    def _next_draft(self, now: float) -> Draft | Run | None:
         base = len(self._committed)
         unsent = base + len(self._window) - self._sent_upto
         if self._told_upto < base:
             return None  # a hole
-        if self._nav_pending is None and not (unsent and self._batcher.due(unsent)):
+        if self._nav_pending is None and (self._resting or not (unsent and self._batcher.due(unsent, now))):
             return None
+        if self._stop_first:
+            self._stop_first = False
+            self._run_until = -1
+            return Run(self.channel, NEVER)
         start = self._sent_upto
         offset = start - base
         count = min(unsent, MAX_DRAFTS_PER_MESSAGE)
@@ -698,6 +794,9 @@ class EdgeSession:
             wish, self._nav_pending = self._nav_pending, None
             self._nav_out, self._nav_since = wish, now
             self.counts.wishes += 1
+            if wish >= self._wished_upto:
+                self.watch.wished(wish + 1 - self._wished_upto, now)
+                self._wished_upto = wish + 1
             self._batcher.reset()
         return Draft.wishing(self.channel, self._epoch, start, ids, wish)
 
@@ -720,12 +819,14 @@ class EdgeSession:
 
     def _stop_drafting(self) -> None:
         if self._drafting:
-            self._drafting = False
+            self._drafting = self._resting = False
+            self._stop_first = False
             unsent = len(self._committed) + len(self._window) - self._sent_upto
             for _ in range(unsent):  # what was sent may still be accepted
                 self._window.pop()
             self._nav_pending = self._nav_out = None
-            self._actions.append(StopDrafting())
+            if self._lane_open:
+                self._actions.append(StopDrafting())
 
     def _answer(self, last: Complete | Fail) -> None:
         self._stop_drafting()

@@ -136,8 +136,9 @@ class RequestStream:
             self.session.fail(Unavailable(f"the gateway broke the session protocol: {error}"))
             self._act()
 
-    def sent(self, message: EdgeMessage, size: int) -> None:
-        """Count a message that went out as `size` bytes."""
+    def sent(self, message: EdgeMessage, size: int, began: float) -> None:
+        """Count a message that went out as `size` bytes, the first of them given to the socket at `began`."""
+        self.session.watch.sent(message, size, began)
         match message:
             case Open():
                 self.upload.open += size
@@ -236,7 +237,7 @@ class RequestStream:
 
     def _drafted(self, commit: int, token: DraftToken | None) -> None:
         before = self.session.counts.drafted
-        self.session.drafted(commit, token)
+        self.session.drafted(commit, token, time.monotonic())
         if self.tracer is not None and token is not None and self.session.counts.drafted > before:
             self.tracer.drafted(token)
         self._act()

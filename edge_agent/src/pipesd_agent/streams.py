@@ -12,11 +12,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from pipesd_agent.batcher import make_batcher
 from pipesd_agent.drafting.worker import DraftWorker
+from pipesd_agent.policies import MakePolicies
 from pipesd_agent.session import EdgeSession, SessionSettings
 from pipesd_agent.stream import RequestStream
-from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway.exceptions import ApiError, Overloaded
 from pipesd_gateway.protocol import VERSION, Endpoint, Open
 
@@ -28,8 +27,7 @@ class LinkSettings(Struct, frozen=True):
     """The key for the gateways, and how sessions behave."""
 
     api_key: str | None
-    trigger: TriggerSettings
-    batcher: str
+    policies: MakePolicies
     session: SessionSettings
 
 
@@ -73,8 +71,7 @@ class Streams:
         fingerprint = None if worker is None else worker.fingerprint or b""
         session = EdgeSession(
             Open(channel, VERSION, endpoint, body, fingerprint, request_id),
-            self._settings.trigger.make(),
-            make_batcher(self._settings.batcher),
+            self._settings.policies(),
             self._settings.session,
             max_context=worker.max_context if worker else 0,
             now=time.monotonic(),
@@ -143,6 +140,7 @@ class Streams:
         """Free the channels of sessions that have ended."""
         for channel, stream in list(self._streams.items()):
             if stream.session.ended:
+                stream.session.watch.ended(time.monotonic())
                 del self._streams[channel]
 
     def rearm(self) -> None:

@@ -6,7 +6,8 @@ business, so that a trigger which never fires costs speed only. One instance per
 
 from __future__ import annotations
 
-from typing import Final, Literal, Protocol
+import math
+from typing import Final, Literal, Protocol, get_args
 
 import msgspec
 
@@ -30,7 +31,7 @@ class Trigger(Protocol):
 class DualThreshold:
     """The paper's: C1 is the product of the confidences since the last NAV; NAV iff C1 <= r1 or the token's <= r2.
 
-    r1 = 0 leaves the token threshold alone (HSL), r2 = 0 the sequence threshold (EdgeLLM's, not adapted).
+    r1 = 0 leaves the token threshold alone (HSL, `token`), r2 = 0 the sequence threshold (EdgeLLM's, not adapted).
     """
 
     def __init__(self, r1: float, r2: float) -> None:
@@ -99,27 +100,92 @@ class FixedLength:
         pass
 
 
-class TriggerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which trigger, and its figures: `dual`, `fixed` or `adaptive`.
+class Svip:
+    """NAV iff sqrt(0.15 * entropy) > h (SVIP; papers/gelato_enachi.md part 3): a bound for the rejection probability.
 
-    r1, r2: sequence and token threshold of `dual`, 0..1 (the token's matters only above the sequence's). The defaults
-    are from bench/proving/defaults.py on the demo pair: few target forwards, where drafting costs far less than they.
-    length: drafts per verification of `fixed`. decay: of `adaptive`, whose r1 is where it starts.
+    Looks at each token alone, and only at the entropy of the draft's softmax at temperature 1, whatever the request's.
     """
 
-    kind: Literal["dual", "fixed", "adaptive"] = "dual"
+    SCALE: Final = 0.15
+
+    def __init__(self, h: float) -> None:
+        self.h = h
+
+    def drafted(self, token: DraftToken) -> bool:
+        return math.sqrt(self.SCALE * token.entropy) > self.h
+
+    def reset(self) -> None:
+        pass
+
+    def verified(self, drafts: int, accepted: int) -> None:
+        pass
+
+
+class AdaEdl:
+    """NAV iff 1 - sqrt(0.2 * entropy) < bound (AdaEDL; papers/gelato_enachi.md part 3), and the bound follows the
+    verdicts: up by STEP while the mean share accepted is below TARGET, else down by it after one that did not accept
+    all; both smoothed."""
+
+    SCALE: Final = 0.2
+    TARGET: Final = 0.9
+    STEP: Final = 0.01
+    SHARE_WEIGHT: Final = 0.5
+    BOUND_WEIGHT: Final = 0.1
+
+    def __init__(self, bound: float) -> None:
+        self.bound = bound
+        self._share: float | None = None
+
+    def drafted(self, token: DraftToken) -> bool:
+        return 1.0 - math.sqrt(self.SCALE * token.entropy) < self.bound
+
+    def reset(self) -> None:
+        pass
+
+    def verified(self, drafts: int, accepted: int) -> None:
+        share = accepted / drafts
+        self._share = share if self._share is None else self._share + self.SHARE_WEIGHT * (share - self._share)
+        step = 0.0
+        if self._share < self.TARGET:
+            step = self.STEP
+        elif accepted < drafts:
+            step = -self.STEP
+        self.bound = min(1.0, max(0.0, self.bound + self.BOUND_WEIGHT * step))
+
+
+Kind = Literal["dual", "fixed", "token", "sequence", "svip", "adaedl"]
+KINDS: Final = get_args(Kind)
+BY_ENTROPY: Final = ("svip", "adaedl")
+"""Triggers that never fire where the drafter does not know its entropy (prompt lookup)."""
+
+
+class TriggerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which trigger, and its figures.
+
+    kind: `dual` (r1, r2), `token` (HSL: r2 alone), `sequence` (EdgeLLM's adaptation: r1 is where it starts, decay),
+    `fixed` (length), `svip` (h), `adaedl` (bound is where it starts).
+    r1, r2: sequence and token threshold, 0..1 (the token's matters only above the sequence's). The defaults
+    are from bench/proving/defaults.py on the demo pair: few target forwards, where drafting costs far less than they.
+    length: drafts per verification. decay: of r1 after a verification that accepted all. h: 0..2, of the square root of
+    0.15 entropy. bound: least lower bound of the acceptance, 0..1.
+    """
+
+    kind: Kind = "dual"
     r1: float = 0.1
     r2: float = 0.2
     length: int = 8
     decay: float = 0.95
+    h: float = 0.3
+    bound: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.kind not in ("dual", "fixed", "adaptive"):
-            raise ConfigError(f"trigger.kind must be 'dual', 'fixed' or 'adaptive', but is {self.kind!r}")
-        for name in ("r1", "r2"):
+        if self.kind not in KINDS:
+            now = ": it is called 'sequence' now" if str(self.kind) == "adaptive" else ""
+            raise ConfigError(f"trigger.kind must be one of {', '.join(KINDS)}, but is {self.kind!r}{now}")
+        for name, most in (("r1", 1.0), ("r2", 1.0), ("h", 2.0), ("bound", 1.0)):
             value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise ConfigError(f"trigger.{name} must lie between 0 and 1, but is {value}")
+            if not 0.0 <= value <= most:
+                raise ConfigError(f"trigger.{name} must lie between 0 and {most:g}, but is {value}")
         if not 1 <= self.length <= MAX_LENGTH:
             raise ConfigError(f"trigger.length must lie between 1 and {MAX_LENGTH}, but is {self.length}")
         if not 0.0 < self.decay <= 1.0:
@@ -130,7 +196,13 @@ class TriggerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         match self.kind:
             case "fixed":
                 return FixedLength(self.length)
-            case "adaptive":
+            case "token":
+                return DualThreshold(0.0, self.r2)
+            case "sequence":
                 return AdaptiveSequence(self.r1, self.decay)
+            case "svip":
+                return Svip(self.h)
+            case "adaedl":
+                return AdaEdl(self.bound)
             case _:
                 return DualThreshold(self.r1, self.r2)

@@ -111,7 +111,8 @@ class GatewayConnection:
         self._registry = Registry() if registry is None else registry
         self.number = self._registry.number()
         self._max_sessions = max_sessions
-        self._waiting: dict[int, Open] = {}
+        self._waiting: dict[int, tuple[Open, float]] = {}
+        """With the time of their arrival."""
         self._sessions: dict[int, GatewaySession] = {}
         self._ended: dict[int, GatewaySession] = {}
         """Their last messages may have been lost. The channel's next request shows that they were not."""
@@ -148,7 +149,7 @@ class GatewayConnection:
             message = decode_edge(frame)
             match message:
                 case Open():
-                    self._open(message)
+                    self._open(message, now)
                 case Resume():
                     self._resume(message, now)
                 case _:
@@ -160,7 +161,7 @@ class GatewayConnection:
 
     def accepted(self, channel: int, opening: Opening, now: float) -> bytes:
         """The engine took the request of `StartRequest`. Returns the session's id."""
-        request = self._waiting.pop(channel)
+        request, asked = self._waiting.pop(channel)
         session = self._sessions[channel] = GatewaySession(
             channel,
             secrets.token_bytes(16),
@@ -170,6 +171,7 @@ class GatewayConnection:
             max_drafts=self._info.max_drafts,
             limits=self._limits,
             now=now,
+            asked=asked,
         )
         self._registry.put(session, self._share.owner, self)
         self._collect(channel)
@@ -226,7 +228,7 @@ class GatewayConnection:
         if not self._lost:
             self._outputs.append(Hangup(superseded=True))
 
-    def _open(self, message: Open) -> None:
+    def _open(self, message: Open, now: float) -> None:
         channel = message.channel
         if message.version != VERSION:
             raise UnknownVersion(
@@ -252,7 +254,7 @@ class GatewayConnection:
             except Overloaded as refusal:
                 self._outputs.append(failed(channel, refusal))
                 return
-            self._waiting[channel] = message
+            self._waiting[channel] = message, now
             self._outputs.append(StartRequest(message))
 
     def _resume(self, message: Resume, now: float) -> None:

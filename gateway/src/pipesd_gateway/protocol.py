@@ -32,6 +32,11 @@ MAX_UNACKED: Final = 256
 MAX_UNACKED_BYTES: Final = 2**20
 """The same for the payloads of unacknowledged events. One event may be larger, and is alone then."""
 
+MAX_STAMPS: Final = 64
+"""Arrivals that one verdict reports at most; the last ones."""
+STAMP_PERIOD_US: Final = 2**32
+"""The first of a verdict's stamps is the clock modulo this: five bytes on the wire instead of nine."""
+
 Channel = Annotated[int, Meta(ge=0, lt=MAX_CHANNELS)]
 Position = Annotated[int, Meta(ge=0, le=FOREVER)]
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
@@ -146,6 +151,10 @@ class Verdict(Struct, frozen=True, array_like=True, tag=33):
 
     queue_us: from the moment the step could have started until it did; forward_us: the forward pass; recv_us: the
     gateway's clock when the last draft message before the step arrived (0: none) - only differences mean anything.
+
+    heard: messages of the edge for this session that had arrived on its link, `Open` or `Resume` being the first (0:
+    not told, as in a verdict that is said again). stamps: when the last of them arrived that no verdict has reported
+    yet: the gateway's clock in microseconds, modulo STAMP_PERIOD_US, then the time from each to the next.
     """
 
     channel: Channel
@@ -158,6 +167,8 @@ class Verdict(Struct, frozen=True, array_like=True, tag=33):
     queue_us: Count
     forward_us: Count
     recv_us: Count
+    heard: Count = 0
+    stamps: Annotated[tuple[Count, ...], Meta(max_length=MAX_STAMPS)] = ()
 
 
 class Event(Struct, frozen=True, array_like=True, tag=34):

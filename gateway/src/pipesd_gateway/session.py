@@ -11,6 +11,7 @@ what the edge missed is said again when it resumes.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum, auto
@@ -24,8 +25,10 @@ from pipesd_gateway.exceptions import ApiError, InvalidRequest, OutOfState, Prot
 from pipesd_gateway.protocol import (
     FOREVER,
     MAX_FRAME_BYTES,
+    MAX_STAMPS,
     MAX_UNACKED,
     MAX_UNACKED_BYTES,
+    STAMP_PERIOD_US,
     Ack,
     Close,
     Desync,
@@ -110,6 +113,7 @@ class GatewaySession:
         collaborative: whether drafts will come; False makes `Draft` a protocol error.
         n_vocab, max_drafts: of the target.
         now: clock reading in seconds, as everywhere here; only differences mean anything.
+        asked: when the `Open` arrived; None: now.
     """
 
     def __init__(
@@ -123,6 +127,7 @@ class GatewaySession:
         max_drafts: int,
         limits: SessionLimits,
         now: float,
+        asked: float | None = None,
     ) -> None:
         self.channel = channel
         self.session_id = session_id
@@ -158,6 +163,9 @@ class GatewaySession:
         self._stalled_since: float | None = None
         self._recv_us = 0
         self._step_recv_us = 0
+        self._heard = 1
+        self._arrivals: deque[int] = deque((_microseconds(now if asked is None else asked),), MAX_STAMPS)
+        """Of the last messages of the edge, that no verdict has reported yet."""
         self._outputs: list[Output] = [
             Opened(
                 channel,
@@ -209,6 +217,8 @@ class GatewaySession:
         """A message of the edge for this session. Raises ProtocolError: then call `protocol_failure`."""
         if self.ended:
             return
+        self._heard += 1
+        self._arrivals.append(_microseconds(now))
         match message:
             case Draft():
                 self._receive_draft(message, now)
@@ -253,6 +263,8 @@ class GatewaySession:
                 step.queue_us,
                 step.forward_us,
                 self._step_recv_us,
+                self._heard,
+                self._stamps(),
             )
         )
         self._step_recv_us = 0
@@ -325,8 +337,10 @@ class GatewaySession:
         self._detached_since = None
         self._stalled_since = None
         self._kill_path()
-        missed = [msgspec.structs.replace(message, channel=channel) for message in self._unacked if message.seq > seq]
-        self._outputs += missed
+        self._outputs += [_said_again(message, channel) for message in self._unacked if message.seq > seq]
+        self._heard = 1
+        self._arrivals.clear()
+        self._arrivals.append(_microseconds(now))
         if self._failed is not None:
             self._outputs.append(msgspec.structs.replace(self._failed, channel=channel))
         self._advance(now)
@@ -378,7 +392,7 @@ class GatewaySession:
             self._wish = None
         if self._dead:
             return
-        self._recv_us = int(now * 1e6)
+        self._recv_us = _microseconds(now)
         fault = self._extend_path(draft.start, draft.ids)
         if fault is not None:
             self._kill_path()
@@ -459,6 +473,14 @@ class GatewaySession:
             return 0
         return min(MAX_AHEAD, self._run_until - len(self._committed))
 
+    def _stamps(self) -> tuple[int, ...]:
+        """See `Verdict`; they are reported with that."""
+        arrivals = tuple(self._arrivals)
+        self._arrivals.clear()
+        if not arrivals:
+            return ()
+        return arrivals[0] % STAMP_PERIOD_US, *(later - at for at, later in itertools.pairwise(arrivals))
+
     def _next_seq(self) -> int:
         self._seq += 1
         return self._seq
@@ -481,6 +503,17 @@ class GatewaySession:
     def _end(self, last: End | Failed) -> None:
         self.ended = True
         self._tell(last)
+
+
+def _said_again(message: Verdict | Event | End, channel: int) -> Verdict | Event | End:
+    """For another link, on which the messages of the edge are counted anew."""
+    if isinstance(message, Verdict):
+        return msgspec.structs.replace(message, channel=channel, heard=0, stamps=())
+    return msgspec.structs.replace(message, channel=channel)
+
+
+def _microseconds(now: float) -> int:
+    return int(now * 1e6)
 
 
 def _payload_bytes(message: Verdict | Event | End) -> int:

@@ -16,7 +16,9 @@ class DraftToken(msgspec.Struct, frozen=True):
 
     position: absolute index in prompt + output. confidence: 0..1, estimated probability that the target decides the
     same token. margin: best minus second best of the scores that the token was chosen by (at T > 0 perturbed by the
-    shared noise). entropy: nats, of the draft's softmax at temperature 1. margin and entropy are 0.0 where unknown.
+    shared noise). entropy: nats, of the draft's softmax at temperature 1. seconds: that the forward took which made it,
+    whoever else it drafted for; the worker sets it, and leaves it where the forward caught up with a path as well.
+    margin, entropy and seconds are 0.0 where unknown.
     """
 
     position: int
@@ -24,6 +26,7 @@ class DraftToken(msgspec.Struct, frozen=True):
     confidence: float
     margin: float = 0.0
     entropy: float = 0.0
+    seconds: float = 0.0
 
 
 class NoDraft(Enum):

@@ -11,9 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
+from pipesd_agent.drafting.redo import Redo
 from pipesd_agent.drafting.types import Drafter, DraftToken, NoDraft
 from pipesd_gateway.sampling import SamplingParams
 
@@ -47,6 +51,7 @@ class DraftLane:
         self._on_token = on_token
         self._on_failure = on_failure
         self._closed = False
+        self._begin = len(prompt_ids)
         # The rest is shared with the worker's thread, under its lock.
         self._path = list(prompt_ids)
         self._committed = len(self._path)
@@ -56,6 +61,7 @@ class DraftLane:
         self._nothing_at = -1  # version for which the drafter had nothing to propose
         self._shared = 0  # leading ids that the drafter's path has as well
         self._drafter_length = 0
+        self._again = False  # a forward of its last token was aborted: the next one does that too
 
     def commit(self, tokens: Sequence[int], limit: int) -> int | None:
         """The target decided these next tokens (possibly none, to move only the limit).
@@ -89,6 +95,9 @@ class DraftLane:
                 self._version += 1
                 if contradicted:
                     worker._stop_forward_of(self._slot)
+                elif worker._superfluous(self._slot):
+                    self._again = True
+                    worker._stop_forward_of(self._slot)
             worker._wake()
             return self._commits
 
@@ -110,7 +119,7 @@ class DraftLane:
 
     def _wants_draft(self) -> bool:
         path = self._path
-        ended = len(path) > self._committed and path[-1] in self._eos_ids
+        ended = len(path) > self._begin and path[-1] in self._eos_ids  # drafted, or the target's: the answer is over
         return len(path) < self._limit and not ended and self._nothing_at != self._version
 
 
@@ -133,6 +142,9 @@ class DraftWorker:
         # Under the lock:
         self._lanes: list[DraftLane | None] = [None] * self.capacity
         self._forward: list[int] = []
+        self._forward_of_one = False  # is the last token of a path all that it computes?
+        self._forward_began = 0.0
+        self._redo = Redo()
         self._work = False
         self._stopping = False
         # The worker's thread only: which lane the drafter has in each slot.
@@ -204,6 +216,15 @@ class DraftWorker:
         if self._forward == [slot]:
             self._stop_forward()
 
+    def _superfluous(self, slot: int) -> bool:
+        """Is a forward under way for a token that has just been decided, and worth aborting?
+
+        One that computes more is never aborted for that: a target that writes by itself would abort one after the
+        other, and the drafter would never catch up. The one after an abort computes more.
+        """
+        lone = self._forward_of_one and self._forward == [slot]
+        return lone and self._redo.worth(time.perf_counter() - self._forward_began)
+
     def _stop_forward(self) -> None:
         try:
             self._drafter.stop()
@@ -254,20 +275,36 @@ class DraftWorker:
         feeding = [slot for slot in within if slot not in drafting and self._drafter.behind(slot)]
         if not drafting and not feeding:
             return True
+        # What feeds more than a last id says nothing of how long a token takes.
+        measured = not feeding and not any(map(self._drafter.behind, drafting))
+        of_one = len(drafting) == 1 and measured
         with self._changed:
             self._forward = [*drafting, *feeding]
+            self._forward_of_one = of_one
+            self._forward_began = began = time.perf_counter()
         drafts = self._drafter.draft(list(drafting), feeding)
+        seconds = time.perf_counter() - began if measured else 0.0
         with self._changed:
-            self._forward = []
             self._work = True
+            if len(self._forward) == 1 and drafts:
+                self._time(lanes[self._forward[0]], drafts[0], of_one=of_one)
+            self._forward = []
             reports = [
                 report
                 for (slot, version), draft in zip(drafting.items(), drafts, strict=True)
-                if (report := self._take(lanes[slot], version, draft))
+                if (report := self._take(lanes[slot], version, draft, seconds))
             ]
         if reports:
             self._post(self._deliver, reports)
         return True
+
+    def _time(self, lane: DraftLane | None, draft: DraftToken | NoDraft, *, of_one: bool) -> None:
+        """Take the time of a lone lane's forward, if it says what an abort costs."""
+        assert lane is not None
+        if draft is NoDraft.UNFINISHED:
+            return
+        if of_one or lane._again:
+            self._redo.took(time.perf_counter() - self._forward_began, again=lane._again)
 
     def _cut(self, lane: DraftLane) -> tuple[int, list[int], bool]:
         """What the drafter needs to have the lane's path: (length to keep, ids to append, is there more to cut)."""
@@ -293,10 +330,11 @@ class DraftWorker:
         if ids:
             self._drafter.extend(slot, ids)
 
-    def _take(self, lane: DraftLane | None, version: int, draft: DraftToken | NoDraft) -> Report | None:
+    def _take(self, lane: DraftLane | None, version: int, draft: DraftToken | NoDraft, seconds: float) -> Report | None:
         assert lane is not None
         if draft is NoDraft.UNFINISHED:
             return None
+        lane._again = False
         current = not lane._closed and lane._version == version
         if draft is NoDraft.NOTHING:
             lane._nothing_at = version
@@ -308,7 +346,7 @@ class DraftWorker:
         lane._path.append(draft.token)
         lane._version += 1
         lane._shared += 1
-        return lane, lane._commits, draft
+        return lane, lane._commits, replace(draft, seconds=seconds)
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         assert self._loop is not None

@@ -1,0 +1,1 @@
+"""When drafts leave the device: plans from measured costs and draft lengths (architecture §6, batcher)."""

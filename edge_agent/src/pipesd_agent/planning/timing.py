@@ -1,0 +1,95 @@
+"""When to send, by expectation: the schedule that minimises the expected time until a round's last token has arrived.
+
+The paper plans for a round of exactly N-hat tokens (`plan`). Where rounds really end is random, with a heavy tail: what
+is on its way at that moment delays the rest, which goes at once (Rule 1). A round that goes on for `l` tokens with
+probability p[l] costs, after its last token is drafted: what the link still has to do, then alpha + beta · unsent.
+That is a Markov decision process over (tokens drafted, of those unsent, the link's backlog); whether to send is asked
+after each token, and the answers are one table, made by backward induction.
+
+The backlog is continuous. It is kept at `STEPS` levels, the expected costs interpolated between them, and looked up at
+the nearest one: an approximation, whose schedules tests compare with all that there are.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+STEPS: Final = 64
+
+
+def costs_nothing(unsent: int, backlog: float, alpha: int, beta: int, gamma: int) -> bool:
+    """Would `unsent` tokens, sent now, be gone before the next one is drafted? Then to send them is best. In µs."""
+    return backlog + alpha + beta * unsent <= gamma
+
+
+class Timing:
+    """chances: [n + 1], of a round's length (`Lengths.chances`). alpha: µs a message; beta: µs a token sent; gamma: µs
+    a token drafted. Rounds longer than n begin anew."""
+
+    def __init__(self, chances: FloatArray, alpha: int, beta: int, gamma: int) -> None:
+        self.n = len(chances) - 1
+        if self.n < 1 or min(alpha, beta, gamma) < 0:
+            raise ValueError(
+                f"need one length at least and no negative cost, but got {self.n}, alpha {alpha}, beta {beta}, "
+                f"gamma {gamma}"
+            )
+        self._alpha, self._beta, self._gamma = alpha, beta, gamma
+        most = 2 * (alpha + beta * self.n) + gamma
+        self._step = max(most / (STEPS - 1), 1.0)
+        self._send = self._table(chances)
+
+    def due(self, sent: int, unsent: int, backlog: float) -> bool:
+        """Send `unsent` >= 1 tokens now, the last of which has just been drafted, after `sent` ones of the round?
+
+        backlog: µs that the link is still busy with what was sent before.
+        """
+        if costs_nothing(unsent, backlog, self._alpha, self._beta, self._gamma):
+            return True  # the table may take its tie with waiting for a loss
+        level = min(int(backlog / self._step + 0.5), STEPS - 1)
+        return bool(self._send[(sent + unsent) % self.n, min(unsent, self.n), level])
+
+    def plan(self, backlog: float = 0.0) -> tuple[int, ...]:
+        """Batch sizes of a round that goes on to the end, `backlog` µs of the link left from the one before it."""
+        sizes = []
+        sent = 0
+        free_at = backlog
+        for drafted in range(1, self.n + 1):
+            now = drafted * self._gamma
+            unsent = drafted - sent
+            if drafted == self.n or self.due(sent, unsent, max(0.0, free_at - now)):
+                sizes.append(unsent)
+                free_at = max(free_at, now) + self._alpha + self._beta * unsent
+                sent = drafted
+        return tuple(sizes)
+
+    def _table(self, chances: FloatArray) -> NDArray[np.bool_]:
+        """[drafted, unsent, level of the backlog]: send?"""
+        n, gamma = self.n, self._gamma
+        unsent = np.arange(n + 1)[:, None]
+        backlog = np.arange(STEPS) * self._step
+        message = self._alpha + self._beta * unsent
+        top = backlog[-1]
+        # The backlog one token later, in steps; of one that was sent, it may lie beyond the levels.
+        waited = np.maximum(backlog - gamma, 0.0) / self._step
+        low = np.minimum(waited.astype(int), STEPS - 2)
+        share = waited - low
+        sent = np.maximum(backlog + message - gamma, 0.0)
+        beyond = np.maximum(sent - top, 0.0)
+        send = np.zeros((n + 1, n + 1, STEPS), np.bool_)
+        later = np.zeros((n + 1, STEPS))
+        """Expected cost from one token later on, times the chance of getting there."""
+        left = 0.0
+        for drafted in range(n - 1, -1, -1):
+            left += chances[drafted + 1]
+            after = chances[drafted + 1] * (backlog + message) + later
+            wait = after[:, low] * (1 - share) + after[:, low + 1] * share
+            wait = np.concatenate((wait[1:], wait[-1:]))
+            go = np.interp(sent, backlog, after[1]) + left * beyond
+            send[drafted] = go <= wait
+            later = np.where(send[drafted], go, wait)
+            later[0] = wait[0]  # nothing to send
+        return send

@@ -1,0 +1,123 @@
+"""Confidence fitted online: on made-up positions whose law is known. Recorded ones: tests/bench/test_triggers.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from pipesd_agent.calibration import MEMORY, REFIT, WARM, CalibratedTrigger, Calibration, Weights
+from pipesd_agent.confidence import SAMPLED
+from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.trigger import DualThreshold
+
+OTHER_PAIR = Weights(1.5, 0.4, -1.8)
+
+
+def made(law: Weights, count: int, seed: int = 3) -> Iterator[tuple[DraftToken, bool]]:
+    """Drafted tokens with the drafter's confidence, right as often as `law` says."""
+    rng = np.random.default_rng(seed)
+    for position in range(count):
+        margin, entropy = float(rng.exponential(2.0)), float(rng.exponential(1.0))
+        token = DraftToken(position, 1, SAMPLED(margin), margin, entropy)
+        yield token, bool(rng.random() < law(token))
+
+
+def loss(probability: float, right: bool) -> float:
+    return -math.log(max(1e-3, probability if right else 1 - probability))
+
+
+def play(calibration: Calibration, law: Weights, count: int, seed: int = 3) -> float:
+    """Nats a token gained over the drafter's confidence, each token being predicted before it is judged."""
+    gained = 0.0
+    for token, right in made(law, count, seed):
+        gained += loss(token.confidence, right) - loss(calibration.confidence(token), right)
+        calibration.judged(token, right)
+    return gained / count
+
+
+def test_it_finds_the_law_of_another_pair() -> None:
+    calibration = Calibration()
+    assert play(calibration, OTHER_PAIR, 4000) > 0.05
+    assert calibration.used
+    assert calibration.gain == pytest.approx(play(calibration, OTHER_PAIR, 1000, seed=4), abs=0.03)
+    for token, _ in made(OTHER_PAIR, 50, seed=5):
+        assert calibration.confidence(token) == pytest.approx(OTHER_PAIR(token), abs=0.08)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_it_is_not_worse_than_the_drafter_where_that_is_right(seed: int) -> None:
+    right_already = Weights(SAMPLED.intercept, SAMPLED.slope, 0.0)
+    assert play(Calibration(), right_already, 3000, seed) > -0.003
+
+
+def test_it_follows_another_text() -> None:
+    calibration = Calibration()
+    play(calibration, OTHER_PAIR, 4000)
+    worse = Weights(-2.0, 0.5, -0.3)
+    play(calibration, worse, MEMORY, seed=8)
+    assert play(calibration, worse, 1000, seed=9) > 0.05
+
+
+def test_until_enough_was_judged_the_drafter_s_confidence_stays() -> None:
+    calibration = Calibration()
+    for token, right in made(OTHER_PAIR, REFIT + WARM - 1):
+        assert calibration.confidence(token) == token.confidence
+        calibration.judged(token, right)
+    assert calibration.weights is not None
+    assert not calibration.used
+
+
+def test_what_has_no_margin_keeps_its_confidence_and_teaches_nothing() -> None:
+    calibration = Calibration()
+    looked_up = DraftToken(0, 1, 0.35)
+    for _ in range(2 * REFIT):
+        calibration.judged(looked_up, right=False)
+    assert calibration.weights is None
+    play(calibration, OTHER_PAIR, 1000)
+    assert calibration.used
+    assert calibration.confidence(looked_up) == 0.35
+
+
+def test_all_right_or_all_wrong_is_fitted_too() -> None:
+    for right in (True, False):
+        calibration = Calibration()
+        for token, _ in made(OTHER_PAIR, 3 * REFIT):
+            calibration.judged(token, right)
+            assert 0.0 <= calibration.confidence(token) <= 1.0
+
+
+def test_margins_that_say_the_opposite_are_not_used() -> None:
+    calibration = Calibration()
+    play(calibration, Weights(2.0, -1.0, 0.0), 1000)
+    assert calibration.weights is None or calibration.weights.margin > 0
+
+
+def test_equal_runs_are_equal() -> None:
+    one, two = Calibration(), Calibration()
+    assert play(one, OTHER_PAIR, 1500) == play(two, OTHER_PAIR, 1500)
+    assert one.weights == two.weights
+
+
+def test_a_trigger_sees_the_calibrated_confidence() -> None:
+    calibration = Calibration()
+    play(calibration, Weights(-3.0, 0.5, 0.0), 2000)
+    token = DraftToken(0, 1, 0.9, margin=2.0)
+    assert calibration.confidence(token) < 0.3
+    trigger = CalibratedTrigger(DualThreshold(r1=0.0, r2=0.5))
+    assert not trigger.drafted(token)
+    trigger.begin(calibration)
+    assert trigger.drafted(token)
+    trigger.begin(None)
+    assert not trigger.drafted(token)
+
+
+def test_the_trigger_inside_hears_all() -> None:
+    trigger = CalibratedTrigger(DualThreshold(r1=0.5, r2=0.0))
+    assert not trigger.drafted(DraftToken(0, 1, 0.6))
+    trigger.reset()
+    assert not trigger.drafted(DraftToken(1, 1, 0.6))
+    trigger.verified(2, 2)
+    assert trigger.drafted(DraftToken(2, 1, 0.6))

@@ -1,0 +1,119 @@
+"""The scheduler of an agent: what it is told, and what its sessions' batchers say then."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipesd_agent.planning.plan import optimal_plan
+from pipesd_agent.planning.planner import BATCHERS, Costs, Planner, check_batcher
+from pipesd_gateway.exceptions import ConfigError
+from pipesd_gateway.protocol import Ack, Draft
+
+NARROW = 53_600, 2_400, 36_000
+"""10 kbit/s."""
+FAST = 27, 0.4, 36_000
+PAPERS = 25_000, 116_000, 36_000
+
+
+def test_names() -> None:
+    for name in BATCHERS:
+        check_batcher(name)
+    with pytest.raises(ConfigError, match="batcher must be one of immediate, single, dp, expected, but is 'greedy'"):
+        Planner("greedy")
+
+
+@pytest.mark.parametrize(("name", "due"), [("immediate", True), ("single", False), ("dp", True), ("expected", True)])
+def test_until_costs_are_known(name: str, due: bool) -> None:
+    planner = Planner(name)
+    batcher = planner.batcher()
+    assert [batcher.due(n, 0.0) for n in (1, 2, 50)] == [due] * 3
+    assert planner.costs is None
+    assert planner.plan is None
+    assert planner.plans == 0
+
+
+@pytest.mark.parametrize("name", ["dp", "expected"])
+def test_a_link_that_costs_nothing_gets_each_token_at_once(name: str) -> None:
+    planner = Planner(name)
+    planner.learn(*FAST)
+    assert planner.plan == (1,) * (20 if name == "dp" else 40)
+    batcher = planner.batcher()
+    assert all(batcher.due(1, 0.036 * i) for i in range(100))
+
+
+def test_small_changes_of_costs_are_no_news() -> None:
+    planner = Planner("dp")
+    assert planner.learn(1000, 100, 100)
+    assert not planner.learn(1190, 81, 100)
+    assert planner.costs == Costs(1000, 100, 100)
+    assert planner.learn(1210, 100, 100)
+    assert planner.costs == Costs(1210, 100, 100)
+    assert not planner.learn(1210, 100, 100.4)
+    assert planner.learn(1210, 100, 70)
+
+
+def test_the_paper_s_plan_follows_n_hat() -> None:
+    planner = Planner("dp")
+    planner.learn(*PAPERS)
+    assert optimal_plan(20, *PAPERS) == planner.plan
+    for _ in range(3):
+        planner.wished(5, 0.0)
+    assert planner.n_hat == 5
+    assert (planner.plan, planner.plans) == ((1, 4), 2)
+    batcher = planner.batcher()
+    assert [batcher.due(n, 0.0) for n in (1, 1, 2, 3, 4, 1, 1)] == [True, False, False, False, True, True, False]
+
+
+def test_a_plan_that_changes_in_a_round_holds_from_the_next_one_on() -> None:
+    planner = Planner("dp")
+    planner.learn(*PAPERS)
+    planner.wished(5, 0.0)
+    batcher = planner.batcher()
+    assert batcher.due(1, 0.0)
+    planner.learn(*FAST)
+    assert not batcher.due(1, 0.0)
+    batcher.reset()
+    assert [batcher.due(1, 0.0), batcher.due(1, 0.0)] == [True, True]
+
+
+def drafts(count: int) -> Draft:
+    return Draft(0, 0, 0, (1,) * count)
+
+
+def test_expected_waits_for_a_link_that_is_busy() -> None:
+    planner = Planner("expected")
+    planner.learn(*NARROW)
+    for _ in range(100):
+        planner.wished(12, 0.0)
+    one, other = planner.batcher(), planner.batcher()
+    idle = next(n for n in range(1, 12) if one.due(n, 10.0))
+    one.reset()
+    planner.sent(drafts(idle), 99, 10.0)
+    planner.sent(drafts(2), 99, 10.0)
+    planner.sent(Ack(0, 3), 99, 10.0)
+    busy = [n for n in range(1, 13) if other.due(n, 10.0)]
+    assert not busy or busy[0] > idle, "whoever has sent: the sessions share the link"
+    other.reset()
+    assert next(n for n in range(1, 12) if other.due(n, 11.0)) == idle
+
+
+def test_expected_is_made_anew_with_costs_n_hat_and_all_lengths() -> None:
+    planner = Planner("expected")
+    planner.learn(*NARROW)
+    assert sum(planner.plan or ()) == 40
+    assert planner.plans == 1
+    for _ in range(10):
+        planner.wished(10, 0.0)
+    assert sum(planner.plan or ()) == 20
+    assert planner.plans == 2
+    for _ in range(99):
+        planner.wished(10, 0.0)
+    assert planner.plan
+    assert planner.plans == 2
+    planner.wished(10, 0.0)
+    assert planner.plan
+    assert planner.plans == 3, "a hundred lengths after the one before"
+    planner.learn(*PAPERS)
+    assert planner.plan
+    assert planner.plan
+    assert planner.plans == 4

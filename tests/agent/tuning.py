@@ -1,0 +1,88 @@
+"""A made-up world for the tuner: texts, what they cost, and who studies without skopt."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+from pipesd_agent.tuning.rehearsal import Costs, Judged, Pair, rehearse
+from pipesd_agent.tuning.study import Point, Studied, Task, study
+from pipesd_agent.tuning.tuner import STRETCH, Stretch, Tuner
+
+COSTS = Costs(0.03, 0.025, 0.006)
+START = Pair(0.1, 0.2)
+WINDOW = 16
+TASK = Task((Judged(0.9, right=True),) * 40, COSTS, WINDOW, "planned", 0.0, (), {}, 1)
+
+
+def text(tokens: int, rng: random.Random) -> tuple[Judged, ...]:
+    found = []
+    for _ in range(tokens):
+        confidence = math.exp(-rng.lognormvariate(-4, 1.8))
+        right = rng.random() < confidence
+        found.append(Judged(confidence, right, () if right else tuple(rng.random() for _ in range(5))))
+    return tuple(found)
+
+
+class Anywhere:
+    """Asks for points at random."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)
+
+    def tell(self, points: Sequence[Point], values: Sequence[float]) -> None:
+        pass
+
+    def ask(self) -> Point:
+        return self._rng.random(), self._rng.random()
+
+
+class Studying:
+    """A proposer that hands results over when it is let."""
+
+    def __init__(self, *, slow: bool = False) -> None:
+        self.failed = ""
+        self.slow = slow
+        self.tasks: list[Task] = []
+        self.cpu_s = 0.01
+        self._done: Studied | None = None
+
+    def submit(self, task: Task) -> bool:
+        if self.failed or self._done is not None:
+            return False
+        self.tasks.append(task)
+        done = study(task, Anywhere(task.seed))
+        self._done = Studied(done.rehearsed, self.cpu_s)
+        return True
+
+    def result(self) -> Studied | None:
+        if self.slow:
+            return None
+        done, self._done = self._done, None
+        return done
+
+    def close(self) -> None:
+        self.failed = "closed"
+
+
+def truth(pair: Pair, costs: Costs = COSTS) -> float:
+    """Seconds per token of a long text."""
+    return rehearse(text(4000, random.Random(99)), pair, costs, WINDOW).each(0.0)
+
+
+def write(
+    tuner: Tuner,
+    tokens: int,
+    rng: random.Random,
+    *,
+    costs: Costs = COSTS,
+    wrong: Callable[[Pair], float] = lambda _: 1.0,
+    noise: float = 0.03,
+) -> None:
+    """Answers of `tokens` tokens in all. wrong: by what a rehearsal with this pair has to be multiplied."""
+    for _ in range(0, tokens, STRETCH):
+        pair, some = tuner.thresholds.pair, text(STRETCH, rng)
+        spent = rehearse(some, pair, costs, WINDOW)
+        seconds = spent.seconds / spent.tokens * STRETCH * wrong(pair) * math.exp(rng.gauss(0, noise))
+        tuner.stretch(Stretch(pair, STRETCH, seconds, max(1, round(spent.navs / spent.tokens * STRETCH)), some))

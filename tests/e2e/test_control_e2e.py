@@ -1,0 +1,81 @@
+"""`pipesd-agent start` without a flag for it uses the whole control plane, and says what it does."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from harness import MODEL, agent_process, complete, gateway
+from prometheus_client.parser import text_string_to_metric_families
+
+from pipesd_agent.tuning.good_pairs import state_file
+
+pytestmark = pytest.mark.e2e
+
+DEFAULT = ("--mode", "auto")
+"""The harness's agents always draft, unless told otherwise."""
+SHOWN = (
+    "alpha_seconds",
+    "beta_seconds",
+    "gamma_seconds",
+    "rtt_seconds",
+    "n_hat",
+    "r1",
+    "r2",
+    "acceptance_ratio",
+    "navs_per_token",
+    "token_seconds",
+)
+
+
+def test_everything_is_in_use_and_shown(tmp_path: Path) -> None:
+    """The step's floor makes drafting worth while."""
+    with gateway(tmp_path, "--step-floor-ms", "30") as target, agent_process(tmp_path, target.root, *DEFAULT) as agent:
+        texts = {}
+        for number in range(12):
+            body: dict[str, Any] = {"max_tokens": 64, "temperature": number % 2, "seed": number, "ignore_eos": True}
+            texts[number] = complete(agent.url, "def add(a, b):\n", **body)[0]
+        scrape = httpx.get(f"{agent.root}/metrics").raise_for_status().text
+        for number in (0, 1, 11):
+            body = {"max_tokens": 64, "temperature": number % 2, "seed": number, "ignore_eos": True}
+            assert complete(target.url, "def add(a, b):\n", **body)[0] == texts[number], MODEL
+    found = {sample.name: sample for family in text_string_to_metric_families(scrape) for sample in family.samples}
+    assert [name for name in SHOWN if f"pipesd_{name}" not in found] == []
+    assert found["pipesd_plan_info"].labels["batcher"] == "expected"
+    assert found["pipesd_trigger_info"].labels == {"trigger": "dual"}
+    assert found["pipesd_mode_info"].labels["mode"].startswith("drafting")
+    assert found["pipesd_mode_info"].labels["reason"]
+    assert 0 < found["pipesd_gamma_seconds"].value < 0.05
+    assert found["pipesd_alpha_seconds"].value < 0.001, "a link that takes nothing"
+    assert found["pipesd_verify_seconds"].value == pytest.approx(0.03, abs=0.01)
+    assert found["pipesd_output_tokens_total"].value == 12 * 64
+    assert found["pipesd_navs_total"].value > 0
+    assert found["pipesd_requests_total"].value == 12
+    log = (tmp_path / "agent.log").read_text()
+    assert re.search(r"plans are for alpha .* gamma .* ms now", log)
+
+
+def test_what_was_found_is_kept_for_the_next_start(tmp_path: Path) -> None:
+    flags = ("--mode", "collaborative")
+    with gateway(tmp_path, "--step-floor-ms", "10") as target:
+        with agent_process(tmp_path, target.root, *flags) as agent:
+            for number in range(16):
+                complete(agent.url, "import ", max_tokens=64, temperature=0, seed=number, ignore_eos=True)
+        kept = json.loads(state_file().read_bytes())
+        (key,) = (key for key in kept["pairs"] if target.root in key and key.endswith("greedy"))
+        kept["pairs"][key] = {"r1": 0.5, "r2": 0.625}
+        state_file().write_text(json.dumps(kept))
+        with agent_process(tmp_path, target.root, *flags) as agent:
+            complete(agent.url, "import ", max_tokens=4, temperature=0)
+            assert thresholds(agent.root) == (0.5, 0.625)
+
+
+def thresholds(root: str) -> tuple[float, ...]:
+    """Of greedy answers."""
+    families = text_string_to_metric_families(httpx.get(f"{root}/metrics").raise_for_status().text)
+    samples = [sample for family in families for sample in family.samples]
+    return tuple(s.value for s in samples if s.name in ("pipesd_r1", "pipesd_r2") and s.labels["text"] == "greedy")
