@@ -19,7 +19,6 @@ from bench.proving.recorded import CONTEXT, DRAFT, TABLES, TARGET, recorded
 from bench.proving.trace import Table
 from bench.proving.workloads import NAMES
 from pipesd_agent.drafting.choose import Chooser
-from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_agent.drafting.types import DraftToken
 from pipesd_gateway.sampling import SamplingParams
 
@@ -49,8 +48,9 @@ def with_probability(table: Table, kind: str) -> Table:
 
 
 async def _record(out: Path) -> None:
-    # Late: only this part needs the models.
+    # Late: only this part needs llama.cpp.
     from bench.proving.record import info_of, openings
+    from pipesd_agent.drafting.llama import LlamaDrafter
     from pipesd_gateway.embedded.decoder import TargetDecoder
     from pipesd_gateway.embedded.prompt import Prompter
 

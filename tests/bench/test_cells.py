@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -84,3 +86,9 @@ def test_a_cell_that_does_not_exist(cell: str, named: str, monkeypatch: pytest.M
     monkeypatch.setattr("sys.argv", ["x", "--quick", "--cell", cell])
     with pytest.raises(SystemExit, match=named):
         command.main()
+
+
+def test_virtual_time_needs_no_llama_cpp() -> None:
+    """`make bench` and `make check` build no native code: here the import of it fails, as it does there."""
+    code = "import sys; sys.modules['llama_cpp'] = None; import bench.proving.__main__, bench.proving.regret"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
