@@ -42,6 +42,7 @@ class Running:
         self._rejected = rejected
         self._unsure = unsure
         self.lead = 2 * max(rejected, unsure)
+        self.rests = False
 
     def opened(self, opened: Opened, now: float) -> int:  # noqa: ARG002
         return 0
@@ -55,7 +56,7 @@ class Running:
 
 def ours(trigger: TriggerSettings, batcher: str, window: int, mode: Callable[[], Mode] = Collaborative) -> Runner:
     """Of one agent that knows the link's true costs and learns the draft lengths, answer by answer."""
-    settings = Ours(trigger, SessionSettings(window=window, free_start=False), batcher)
+    settings = Ours(trigger, SessionSettings(window=window, free_start=1), batcher)
     planner = Planner(batcher)
 
     def run(script: Script, scenario: Scenario, start: float) -> Figures:

@@ -21,7 +21,7 @@ from pipesd_agent.trigger import TriggerSettings
 
 FIXED: Final = Ours(
     trigger=TriggerSettings(r1=0.87, r2=0.9),
-    session=SessionSettings(window=12, free_start=False),
+    session=SessionSettings(window=12, free_start=1),
     batcher="immediate",
 )
 

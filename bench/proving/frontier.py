@@ -37,7 +37,7 @@ def families() -> dict[str, list[Method | Ours]]:
         "EdgeLLM": [edgellm(r1, decay) for r1 in R1[:-1:3] for decay in (0.7, 0.9, 0.98)],
         "PipeSD": [pipesd(r1, r2) for r1, r2 in pairs],
         "ours": [
-            Ours(TriggerSettings(r1=r1, r2=r2), SessionSettings(window=window, free_start=False))
+            Ours(TriggerSettings(r1=r1, r2=r2), SessionSettings(window=window, free_start=1))
             for r1, r2 in pairs
             for window in (12, 24)
         ],

@@ -76,15 +76,23 @@ def _tuned(name: str, system: System, make: Callable[..., Method], axes: Axes, f
     return Contender(name, lambda *point: _baseline(system, make(*point)), axes, first, payload=payload)
 
 
-def _ours(*, free_start: bool = False, padding: int = 0) -> Callable[..., Runner]:
+def _one(_: Scenario) -> int:
+    return 1
+
+
+def _trip(scenario: Scenario) -> int:
+    """What the target writes until something that the edge says when it knows the prompt could be there."""
+    return 1 + int(2 * scenario.delay_s / scenario.forward.seconds(1))
+
+
+def _ours(free_start: Callable[[Scenario], int | None], *, padding: int = 0) -> Callable[..., Runner]:
     def make(r1: Any, r2: Any, batcher: Any, window: Any) -> Runner:
-        ours = Ours(
-            trigger=TriggerSettings(r1=r1, r2=r2),
-            session=SessionSettings(window=window, free_start=free_start),
-            batcher=batcher,
-            padding=padding,
-        )
-        return lambda script, scenario, start: Simulation(script, ours, scenario, start).run()
+        def run(script: Script, scenario: Scenario, start: float) -> Figures:
+            session = SessionSettings(window=window, free_start=free_start(scenario))
+            ours = Ours(TriggerSettings(r1=r1, r2=r2), session, batcher, padding=padding)
+            return Simulation(script, ours, scenario, start).run()
+
+        return run
 
     return make
 
@@ -133,10 +141,10 @@ CONTENDERS: Final = (
     *_published("", LEAN_SYSTEM),
     *_published("+payload", AUTHORS_SYSTEM),
     *_ablations("+payload", AUTHORS_SYSTEM),
-    Contender("ours", _ours(), OURS_AXES, OURS_FIRST, "navs"),
-    Contender("ours-forwards", _ours(), OURS_AXES, OURS_FIRST, "forwards"),
-    Contender("ours+payload", _ours(padding=PAPER_PAYLOAD), OURS_AXES, OURS_FIRST, "navs", "paper"),
-    Contender("ours-fastest", _ours(free_start=True), OURS_AXES, OURS_FIRST),
+    Contender("ours", _ours(_trip), OURS_AXES, OURS_FIRST, "navs"),
+    Contender("ours-forwards", _ours(_one), OURS_AXES, OURS_FIRST, "forwards"),
+    Contender("ours+payload", _ours(_trip, padding=PAPER_PAYLOAD), OURS_AXES, OURS_FIRST, "navs", "paper"),
+    Contender("ours-fastest", _ours(lambda _: None), OURS_AXES, OURS_FIRST),
 )
 
 

@@ -102,7 +102,8 @@ class Outcome:
 
 def play(place: Place, objective: Objective = "latency", answers: int = ANSWERS) -> Outcome:
     texts, scenario, ours = scripts(place.acceptance, answers), place.scenario, Ours()
-    agents = replace(ours, session=SessionSettings(free_start=objective == "latency"))  # as `make_agent` has it
+    # As `make_agent` has it.
+    agents = replace(ours, session=SessionSettings(free_start=1 if objective == "offload" else None))
     switches: list[object] = []
     auto = AutoMode(objective, switched=switches.append)
 

@@ -34,7 +34,7 @@ from pipesd_gateway.protocol import Reason
 STEP_S: Final = 0.020
 """Of the emulated target: longer than the demo target's own 8 ms with 17 rows, and drawing them, on two cores."""
 SLOW_STEP: Final = FAST_EDGE.forward.base_s
-HELD: Final = SessionSettings(free_start=False)
+HELD: Final = SessionSettings(free_start=1)
 DUAL: Final = Ours(TriggerSettings(), HELD)
 FIXED: Final = Ours(TriggerSettings(kind="fixed", length=6), HELD)
 SINGLE: Final = replace(FIXED, batcher="single")
@@ -86,7 +86,7 @@ PROBE: Final = Cell(
 )
 """What the costs are measured with: a link that takes no time, and a window of one round, so that each verification
 has the target to itself and nothing is drafted meanwhile."""
-PROBING: Final = replace(SINGLE, session=SessionSettings(window=ROUND, free_start=False))
+PROBING: Final = replace(SINGLE, session=SessionSettings(window=ROUND, free_start=1))
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ TCP on the loopback. Floors are slept: the agent's drafter takes the scenario's 
 {table}
 
 * **Cell**: table/scenario/method. *dual*: r1 = 0.1, r2 = 0.2, a message for each token; *fixed*: a NAV every 6 drafts;
-  *fixed-single*: the same in one message; window 16; all without a free run at the start.
+  *fixed-single*: the same in one message; window 16; all with one token of free run at the start.
 * **TPT**: from the request at the agent until the answer's last message is there, over output tokens, the target's own
   included; in real time by the agent's own record of the request.
 * **Charged** in virtual time: the floors and delays, and what the parts themselves need on this machine, measured once

@@ -59,7 +59,7 @@ OFF: Final = 0.1
 DEFAULT: Final = Pair(TriggerSettings().r1, TriggerSettings().r2)
 PUBLISHED: Final = Pair(0.9, 0.3514)
 """The reproduction's, for code."""
-SESSION: Final = SessionSettings(free_start=False)
+SESSION: Final = SessionSettings(free_start=1)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pipesd_gateway.protocol import Draft, EdgeMessage, encode
 
 LINKS: Final = (*NARROW, LAPTOP.uplink(1), LAPTOP.uplink(20), LAPTOP.uplink(80))
 WORKLOADS: Final = ("made-up", "humaneval-t0")
-THRESHOLDS: Final = {"fixed": FIXED, "default": Ours(session=SessionSettings(free_start=False))}
+THRESHOLDS: Final = {"fixed": FIXED, "default": Ours(session=SessionSettings(free_start=1))}
 """Those of `fixed`, with short drafts, and the agent's defaults, with long ones."""
 NAME: Final = "schedules"
 """Of the rows' table; `--cell //schedules` runs these alone."""

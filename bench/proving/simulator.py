@@ -230,13 +230,13 @@ class Simulation:
 
     def _arrived_up(self, message: EdgeMessage) -> None:
         if isinstance(message, Open):
-            self._open()
+            self._open(message)
         else:
             assert self._gateway is not None
             self._gateway.receive(message, self.now)  # type: ignore[arg-type]
         self._gateway_acts()
 
-    def _open(self) -> None:
+    def _open(self, message: Open) -> None:
         script = self._script
         prompt = (0,) * script.prompt_length
         params = SamplingParams(temperature=script.temperature, seed=1)
@@ -249,6 +249,7 @@ class Simulation:
             max_drafts=MAX_DRAFTS,
             limits=SessionLimits(),
             now=self.now,
+            free_start=message.free_start,
         )
 
     def _gateway_acts(self) -> None:

@@ -27,7 +27,7 @@ class Started:
     """objective: of mode `auto`; None: mode `collaborative`. To be called as a `methods.Runner`, answer by answer."""
 
     def __init__(self, objective: Objective | None) -> None:
-        session, trigger = SessionSettings(free_start=objective != "offload"), TriggerSettings()
+        session, trigger = SessionSettings(free_start=1 if objective == "offload" else None), TriggerSettings()
         tuners = Tuners(
             Pair(trigger.r1, trigger.r2),
             lambda: Inline(make_skopt),

@@ -34,7 +34,7 @@ from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway.protocol import Opened
 
-OURS: Final = Ours(session=SessionSettings(window=16, free_start=False))
+OURS: Final = Ours(session=SessionSettings(window=16, free_start=1))
 CONFIDENCES: Final = {
     "max": "largest probability (the paper's)",
     "drawn": "drawn token's probability",

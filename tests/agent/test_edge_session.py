@@ -69,7 +69,7 @@ class Bench:
         max_context: int = 5000,
         collaborative: bool = True,
         opened: bool = True,
-        free_start: bool = True,
+        free_start: int | None = None,
     ) -> None:
         self.now = 50.0
         self.session = EdgeSession(
@@ -300,27 +300,46 @@ def test_the_trigger_learns_what_verifications_accepted() -> None:
     assert [message.verify_through for message in bench.sent()] == [BASE + 3]  # type: ignore[union-attr]
 
 
-def test_the_start_run_can_be_ended_before_there_is_a_draft() -> None:
-    bench = Bench(free_start=False)
-    assert bench.sent() == [Run(3, 0)]
-    bench.verdict(10, reason=Reason.RUN)
+def test_the_free_start_is_as_long_as_was_asked_for() -> None:
+    bench = Bench(free_start=3)
+    assert isinstance(bench.request, Open)
+    assert bench.request.free_start == 3
     assert bench.sent() == []
-    bench.session.suspended(Unavailable("gone"), bench.now)
-    bench.session.resumed()
-    assert bench.sent()[1:] == [Run(3, 0)], "the first one may be lost"
+    without = Bench()
+    assert isinstance(without.request, Open)
+    assert without.request.free_start == FOREVER
+    for wrong in (0, -1, FOREVER + 1):
+        with pytest.raises(ConfigError, match=f"free_start.*{wrong}"):
+            SessionSettings(free_start=wrong)
 
 
-def test_a_drafter_that_is_dry_before_the_start_run_is_ended_gets_one_of_its_own() -> None:
-    bench = Bench(free_start=False)
+def test_a_drafter_that_is_dry_in_a_short_free_start_gets_a_run_of_its_own() -> None:
+    bench = Bench(free_start=1)
     bench.session.drafted(bench.commits, None, bench.now)
-    assert bench.sent() == [Run(3, 0), Run(3, BASE + DRY_RUN - 1)]
+    assert bench.sent() == [Run(3, BASE + DRY_RUN - 1)]
 
 
-def test_without_a_drafter_the_start_run_goes_on() -> None:
-    assert Bench(free_start=False, collaborative=False).sent() == []
-    bench = Bench(free_start=False)
+def test_without_a_drafter_the_free_start_has_no_end() -> None:
+    alone = Bench(free_start=1, collaborative=False)
+    assert isinstance(alone.request, Open)
+    assert alone.request.free_start == FOREVER
+    assert alone.sent() == []
+    bench = Bench(free_start=1)
     bench.session.drafting_ended()
     assert bench.sent() == [Run(3, FOREVER)]
+
+
+def test_a_prompt_that_the_drafter_cannot_hold_is_left_to_the_target() -> None:
+    assert Bench(free_start=1, max_context=BASE).sent() == [Run(3, FOREVER)]
+    assert Bench(max_context=BASE).sent() == []
+
+
+def test_a_run_that_was_lost_with_the_link_is_asked_for_again() -> None:
+    bench = Bench(free_start=1, max_context=BASE)
+    bench.sent()
+    bench.session.suspended(Unavailable("gone"), bench.now)
+    bench.session.resumed()
+    assert bench.sent()[1:] == [Run(3, FOREVER)]
 
 
 def test_a_rejection_starts_the_trigger_anew() -> None:

@@ -35,9 +35,10 @@ PARAMS = SamplingParams(seed=5)
 class Told:
     """A mode that gives these answers, one for each verdict."""
 
-    def __init__(self, opening: int = 0, lead: int = 0) -> None:
+    def __init__(self, opening: int = 0, lead: int = 0, *, rests: bool = False) -> None:
         self.opening = opening
         self.lead = lead
+        self.rests = rests
         self.answers: deque[int | None] = deque()
         self.unsure = 0
         self.rejections: list[bool] = []
@@ -54,7 +55,7 @@ class Told:
 
 
 class Bench:
-    def __init__(self, mode: Told, *, free_start: bool = True, window: int = 20) -> None:
+    def __init__(self, mode: Told, *, free_start: int | None = None, window: int = 20) -> None:
         self.mode = mode
         trigger = TriggerSettings(r1=0, r2=0).make()
         self.session = EdgeSession(
@@ -64,7 +65,7 @@ class Bench:
             max_context=5000,
             now=0.0,
         )
-        self.session.next_message(0.0)
+        self.request = self.session.next_message(0.0)
         self.commits = self.seq = 0
         self.opened = Opened(3, bytes(16), PROMPT, PARAMS, 1000, (9,), "toy")
         self.session.receive(self.opened, 0.0)
@@ -91,6 +92,11 @@ class Bench:
         return list(iter(lambda: self.session.next_message(0.0), None))
 
 
+def opened_with(bench: Bench) -> int:
+    assert isinstance(bench.request, Open)
+    return bench.request.free_start
+
+
 def test_cloud_only_from_the_opening_costs_the_device_nothing() -> None:
     bench = Bench(Told(FOREVER))
     assert bench.first == []
@@ -99,9 +105,16 @@ def test_cloud_only_from_the_opening_costs_the_device_nothing() -> None:
     assert all(isinstance(message, Ack) for message in bench.sent())
 
 
-def test_without_a_free_start_the_rest_s_own_run_takes_its_place() -> None:
-    assert Bench(Told(FOREVER), free_start=False).sent() == [Run(3, FOREVER)]
-    assert Bench(Told(0), free_start=False).sent() == [Run(3, NEVER)]
+def test_with_a_short_free_start_the_rest_s_own_run_takes_its_place() -> None:
+    bench = Bench(Told(FOREVER), free_start=1)
+    assert bench.sent() == [Run(3, FOREVER)]
+    assert Bench(Told(0), free_start=1).sent() == []
+
+
+def test_who_will_rest_at_first_does_not_shorten_the_free_start() -> None:
+    """Else the target would wait for a trip, for the run that the rest begins with."""
+    assert opened_with(Bench(Told(FOREVER, rests=True), free_start=1)) == FOREVER
+    assert opened_with(Bench(Told(FOREVER), free_start=1)) == 1
 
 
 def test_from_cloud_only_the_lane_opens_with_all_that_is_committed_and_the_first_draft_ends_the_run() -> None:

@@ -45,7 +45,7 @@ def test_nothing_simulated_is_faster(scenario: Scenario) -> None:
     for trace in make_table("bound", 3, 100, seed=9).traces:
         script = Script(trace)
         for r1 in (0.4, 0.9):
-            settings = SessionSettings(free_start=False)
+            settings = SessionSettings(free_start=1)
             ours = Ours(trigger=TriggerSettings(r1=r1, r2=0.3), session=settings)
             figures = Simulation(script, ours, scenario).run()
             assert clairvoyant(script, scenario, figures.forwards, runs=True) <= figures.seconds

@@ -46,7 +46,7 @@ def play(
     scenario = Scenario("varying", 0.036, up=rates, down=Rate((200 * KBIT,)))
     trigger = TriggerSettings()
     policies = Policies(trigger.make(), Planner(batcher).batcher(), watch)
-    settings = SessionSettings(free_start=False)
+    settings = SessionSettings(free_start=1)
     Simulation(script, Ours(trigger, settings, batcher), scenario, start, policies=policies).run()
     return monitor, watch
 

@@ -18,7 +18,7 @@ FAST = Rate((8e9,))
 SLOW_TARGET = Scenario("slow target", 0.010, FAST, FAST, 0.005, Forward(0.030, 0.0), overhead_up=0, overhead_down=0)
 """10 ms a draft, 40 ms from a NAV to its verdict."""
 FAST_TARGET = replace(SLOW_TARGET, forward=Forward(0.003, 0.0))
-FOUR = Ours(trigger=TriggerSettings(kind="fixed", length=4), session=SessionSettings(free_start=False))
+FOUR = Ours(trigger=TriggerSettings(kind="fixed", length=4), session=SessionSettings(free_start=1))
 
 
 def play(pattern: str, ours: Ours = FOUR, scenario: Scenario = SLOW_TARGET, **more: float) -> Figures:
@@ -69,7 +69,7 @@ def test_what_the_target_has_decided_is_not_drafted_on() -> None:
     """Opened at 10 ms; at 22 the target's own first token makes the forward for it useless: aborted. The wrong draft is
     there at 122, its verdict at 144; the forward astray is aborted too: draft at 244, verdict at 266."""
     slow = replace(SLOW_TARGET, draft_s=0.1, forward=Forward(0.012, 0.0))
-    one = Ours(trigger=TriggerSettings(r1=0.0, r2=0.5), session=SessionSettings(free_start=False))
+    one = Ours(trigger=TriggerSettings(r1=0.0, r2=0.5), session=SessionSettings(free_start=1))
     assert play(".x..", one, slow, p1=0.4).seconds == pytest.approx(0.266, abs=0.001)
 
 
@@ -77,7 +77,7 @@ def test_what_an_abort_left_undone_is_not_aborted_too() -> None:
     """As in the worker: a target that is faster and writes by itself must not keep the drafter from getting anywhere.
     Forwards from 10 to 22 ms (aborted), to 122, to 222 and on: each ends, and what it drafts is decided by then."""
     slow = replace(SLOW_TARGET, draft_s=0.1, forward=Forward(0.012, 0.0))
-    figures = play("." * 40, Ours(session=SessionSettings(free_start=True)), slow)
+    figures = play("." * 40, Ours(session=SessionSettings()), slow)
     assert figures.drafted == 0
     assert figures.seconds == pytest.approx(0.010 + 40 * 0.012, abs=0.002)
 
@@ -97,7 +97,7 @@ def test_equal_runs_are_equal() -> None:
 @pytest.mark.parametrize("window", [1, 4, 40])
 @pytest.mark.parametrize("batcher", ["immediate", "single"])
 def test_every_answer_ends(pattern: str, window: int, batcher: str) -> None:
-    ours = Ours(session=SessionSettings(window=window, free_start=False), batcher=batcher)
+    ours = Ours(session=SessionSettings(window=window, free_start=1), batcher=batcher)
     figures = play(pattern, ours)
     assert figures.accepted <= figures.sent <= figures.drafted
     assert figures.forwards <= len(pattern) <= figures.accepted + figures.forwards

@@ -21,6 +21,10 @@ class Whims(Mode):
     def lead(self) -> int:
         return self.rng.choice((0, 0, 2, 9))
 
+    @property
+    def rests(self) -> bool:
+        return self.rng.random() < self._restless
+
     def _say(self, *answers: int) -> int:
         self.changes += 1
         return self.rng.choice(answers)

@@ -52,7 +52,14 @@ LIMITS = SessionLimits(park_timeout_s=5, stall_timeout_s=60)
 class Bench:
     """A session on the bench: `say` is the edge, `step` the engine, each returns what came out."""
 
-    def __init__(self, *, max_tokens: int = 1000, collaborative: bool = True, limits: SessionLimits = LIMITS) -> None:
+    def __init__(
+        self,
+        *,
+        max_tokens: int = 1000,
+        collaborative: bool = True,
+        limits: SessionLimits = LIMITS,
+        free_start: int = FOREVER,
+    ) -> None:
         self.now = 50.0
         self.session = GatewaySession(
             3,
@@ -63,6 +70,7 @@ class Bench:
             max_drafts=MAX_DRAFTS,
             limits=limits,
             now=self.now,
+            free_start=free_start,
         )
         self.first = self.session.take_outputs()
 
@@ -85,6 +93,21 @@ class Bench:
     @property
     def committed(self) -> list[int]:
         return list(self.session.committed)[BASE:]
+
+
+def test_a_free_start_ends_after_the_tokens_that_the_edge_asked_for() -> None:
+    bench = Bench(free_start=2)
+    assert steps(bench.first) == [()]
+    assert steps(bench.step(10)) == [()]
+    assert steps(bench.step(11)) == []
+    assert steps(bench.draft(BASE + 2, 12, nav=BASE + 2)) == [(12,)]
+
+
+def test_a_draft_ends_the_free_start_sooner_and_a_silent_edge_does_not_end_the_answer() -> None:
+    bench = Bench(free_start=5)
+    bench.draft(BASE, 10)
+    assert steps(bench.step(10)) == []
+    assert steps(bench.tick(LIMITS.park_timeout_s)) == [()]
 
 
 @pytest.fixture

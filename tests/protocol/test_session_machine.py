@@ -40,7 +40,7 @@ class HostilePipe(RuleBasedStateMachine):
         context=st.sampled_from([3, 20, 10_000]),
         collaborative=st.sampled_from([True, True, True, False]),
         lead=st.sampled_from([12, 5, 30, 0]),
-        free_start=st.booleans(),
+        free_start=st.sampled_from((None, 1, 1, 2, 9)),
         restless=st.sampled_from([0.0, 0.1, 0.5]),
         whimsical=st.booleans(),
     )
@@ -56,7 +56,7 @@ class HostilePipe(RuleBasedStateMachine):
         context: int,
         collaborative: bool,
         lead: int,
-        free_start: bool,
+        free_start: int | None,
         restless: float,
         whimsical: bool,
     ) -> None:
@@ -238,7 +238,7 @@ TestLongHostilePipe.settings = settings(max_examples=10_000, stateful_step_count
 def test_without_loss_no_timeout_is_needed(trigger: TriggerSettings, batcher: str, wrong: float, dry: float) -> None:
     """Under any order of moves every wish is answered by a verdict, not by a clock."""
     for seed in range(40):
-        free_start, restless = seed % 2 == 0, (0.0, 0.05, 0.4)[seed % 3]
+        free_start, restless = (None, 1, 3, 1)[seed % 4], (0.0, 0.05, 0.4)[seed % 3]
         world = World(
             seed, wrong=wrong, dry=dry, trigger=trigger, batcher=batcher, free_start=free_start, restless=restless
         )

@@ -214,7 +214,7 @@ class World:
         window: int = 12,
         drafter_context: int = 10_000,
         collaborative: bool = True,
-        free_start: bool = True,
+        free_start: int | None = None,
         restless: float = 0.0,
         whimsical: bool = False,
     ) -> None:

@@ -231,8 +231,8 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
         worker = DraftWorker(drafter or _make_drafter(config))
     controller = _make_controller(config, gateways, worker)
     session = config.session
-    if config.mode == "auto" and config.objective == "offload":  # its steps would be the target's
-        session = msgspec.structs.replace(session, free_start=False)
+    if config.mode == "auto" and config.objective == "offload" and session.free_start is None:
+        session = msgspec.structs.replace(session, free_start=1)  # more steps would be the target's
     settings = LinkSettings(config.gateway_api_key, controller.policies, session)
     edge_only, edge = config.mode == "edge", None
     if config.draft_model is not None:

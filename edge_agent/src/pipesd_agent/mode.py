@@ -271,6 +271,10 @@ class SessionMode:
         """Only cloud-only has the drafter rest."""
         return LEAD if self._try == CLOUD else 2 * max(max(way.rejected, way.unsure) for way in WAYS)
 
+    @property
+    def rests(self) -> bool:
+        return not self._auto.collaborative
+
     def opened(self, opened: Opened, now: float) -> int:  # noqa: ARG002
         auto = self._auto
         self._way = auto.use

@@ -86,6 +86,10 @@ class Mode(Protocol):
     def lead(self) -> int:
         """0 or more."""
 
+    @property
+    def rests(self) -> bool:
+        """Will a session that is opened now begin with a rest? Only a guess: `opened` decides."""
+
     def opened(self, opened: Opened, now: float) -> int:
         """From the prompt on; 0: draft. Once a session. (It starts in a free run that the first draft ends.)"""
 
@@ -100,6 +104,7 @@ class Collaborative:
     """Always."""
 
     lead = 0
+    rests = False
 
     def opened(self, opened: Opened, now: float) -> int:  # noqa: ARG002
         return 0

@@ -71,14 +71,14 @@ class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     target forwards and doubled the rejected drafts. nav_timeout_s: how long a verification may stay without any
     verdict before the session goes cloud-only. silence_timeout_s: how long the gateway may say nothing at all (waiting
     in its queue included) before the request fails. grace_s: how long a lost link may stay away before the request
-    fails; 0: not at all. free_start: the target goes on by itself until the first draft is there; one that is faster
-    than the drafter then writes all of the answer. False: only until the edge knows the prompt."""
+    fails; 0: not at all. free_start: tokens that the target writes by itself until the first draft is there, at most;
+    one that is faster than the drafter then writes all of the answer. 1: the prompt's own step only. None: no limit."""
 
     window: int = 16
     nav_timeout_s: float = 4.0
     silence_timeout_s: float = 120.0
     grace_s: float = 30.0
-    free_start: bool = True
+    free_start: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.window <= 1024:
@@ -90,6 +90,8 @@ class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
             )
         if not 0 <= self.grace_s < math.inf:
             raise ConfigError(f"grace_s must be a number of seconds, 0 or more, but is {self.grace_s}")
+        if self.free_start is not None and not 1 <= self.free_start <= FOREVER:
+            raise ConfigError(f"free_start must be a number of tokens, 1 or more, but is {self.free_start}")
 
 
 class StartDrafting(Struct, frozen=True):
@@ -202,6 +204,8 @@ class EdgeSession:
         """Shells tell it what was `sent`, and that the session has `ended`."""
         self._settings = settings
         self._request = request
+        if request.fingerprint is not None and settings.free_start is not None and not policies.mode.rests:
+            self._request = msgspec.structs.replace(request, free_start=settings.free_start)
         self._open_pending = True
         self._resume_pending = False
         self._session: bytes | None = None
@@ -247,7 +251,6 @@ class EdgeSession:
         self._run_pending: int | None = None
         self._run_until = FOREVER
         self._in_start_run = True
-        self._stop_pending = False
         self._close_pending = False
         self._last_heard = now
         self._seq = 0
@@ -304,11 +307,6 @@ class EdgeSession:
             return Close(self.channel)
         if self._answered or self._session is None:
             return None
-        if self._stop_pending and self._drafting:
-            self._stop_pending = False
-            self._end_start_run()
-            self._go_on_dry()
-            return Run(self.channel, NEVER)
         if (told := self._next_told(now)) is not None:
             return told
         if not (self._run_behind and self._nav_pending is not None):
@@ -520,12 +518,12 @@ class EdgeSession:
         if self._session is not None:
             raise ProtocolError("the gateway opened a session twice")
         self._session = opened.session
-        self._stop_pending = not self._settings.free_start and not self._resting
         if self.opened is not None:
             if msgspec.structs.replace(opened, session=self.opened.session) != self.opened:
                 self._fail_move("prompt, parameters or limits are not the same there")
             return
         self.opened = opened
+        self._begin_start_run(opened)
         self._committed = list(opened.prompt_ids)
         self._base = self._told_upto = len(self._committed)
         self.watch.opened(opened, now)
@@ -540,6 +538,8 @@ class EdgeSession:
             if not rest or self._rest_run < FOREVER:
                 self._open_lane()
                 self._commit(())
+        elif self._request.free_start < FOREVER:
+            self._run_pending = FOREVER
 
     def _receive_verdict(self, verdict: Verdict, now: float) -> None:
         if self._session is None or verdict.start != self._base:
@@ -625,7 +625,7 @@ class EdgeSession:
         """The target runs on through `tokens` >= 1 positions from `start` on, and the drafter pauses."""
         self._rest_run = self._run_pending = min(start + tokens - 1, FOREVER)
         self._rest_until = self._rest_run - (self._mode.lead if self._rest_run < FOREVER else 0)
-        self._stop_pending = self._stop_first = False
+        self._stop_first = False
         self._run_behind = start > len(self._committed)
         if not self._run_behind:
             self._nav_pending = None
@@ -699,7 +699,6 @@ class EdgeSession:
     def _begin_anew(self) -> None:
         """What was said and not answered may be lost, drafts and runs alike."""
         self._send_again()
-        self._stop_pending = not self._settings.free_start and not self._resting
         if not self._in_start_run and self._run_until >= len(self._committed):
             self._run_pending = max(self._run_until, self._run_pending or 0)
         if self._drafting:
@@ -728,8 +727,7 @@ class EdgeSession:
         self._ack_again = False
         self._event_sizes.clear()
         self._ackable_bytes = 0
-        self._in_start_run = True
-        self._run_until = FOREVER
+        self._begin_start_run(self.opened)
         self._send_again()
         self._stop_first = False
         if not self._drafting:
@@ -799,6 +797,10 @@ class EdgeSession:
                 self._wished_upto = wish + 1
             self._batcher.reset()
         return Draft.wishing(self.channel, self._epoch, start, ids, wish)
+
+    def _begin_start_run(self, opened: Opened) -> None:
+        self._in_start_run = True
+        self._run_until = min(len(opened.prompt_ids) + self._request.free_start - 1, FOREVER)
 
     def _end_start_run(self) -> None:
         """The first draft or run ends the free run that every session starts in."""

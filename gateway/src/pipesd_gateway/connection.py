@@ -172,6 +172,7 @@ class GatewayConnection:
             limits=self._limits,
             now=now,
             asked=asked,
+            free_start=request.free_start,
         )
         self._registry.put(session, self._share.owner, self)
         self._collect(channel)

@@ -65,7 +65,8 @@ class Reason(IntEnum):
 
 class Open(Struct, frozen=True, array_like=True, tag=1):
     """Start a session. `fingerprint`: of the drafter's vocabulary; empty: the drafter has none of its own (prompt
-    lookup proposes ids that it has seen); None: cloud-only, no drafts will come."""
+    lookup proposes ids that it has seen); None: cloud-only, no drafts will come. `free_start`: tokens that the target
+    writes by itself, unless a draft or a `Run` comes before; the first one is the prompt's own step."""
 
     channel: Channel
     version: int
@@ -73,6 +74,7 @@ class Open(Struct, frozen=True, array_like=True, tag=1):
     body: bytes
     fingerprint: bytes | None
     request_id: Annotated[str, Meta(max_length=128)] = ""
+    free_start: Annotated[int, Meta(ge=1, le=FOREVER)] = FOREVER
 
 
 class Draft(Struct, frozen=True, array_like=True, tag=2):

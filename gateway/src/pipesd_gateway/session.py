@@ -111,6 +111,7 @@ class GatewaySession:
         session_id: 16 random bytes.
         opening: the request as the engine understood it.
         collaborative: whether drafts will come; False makes `Draft` a protocol error.
+        free_start: of the `Open`.
         n_vocab, max_drafts: of the target.
         now: clock reading in seconds, as everywhere here; only differences mean anything.
         asked: when the `Open` arrived; None: now.
@@ -128,6 +129,7 @@ class GatewaySession:
         limits: SessionLimits,
         now: float,
         asked: float | None = None,
+        free_start: int = FOREVER,
     ) -> None:
         self.channel = channel
         self.session_id = session_id
@@ -145,7 +147,7 @@ class GatewaySession:
         self._path_epoch = 0
         self._dead = False
         self._wish: int | None = None
-        self._run_until = FOREVER
+        self._run_until = min(len(opening.prompt_ids) + free_start - 1, FOREVER)
         self._run_kind = _RunKind.START
         self._stepping: Reason | None = None
         self._steps_due = 0
