@@ -23,7 +23,7 @@ from pipesd_agent.planning.planner import Planner
 from pipesd_agent.policies import Collaborative, Mode, Policies
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import BY_ENTROPY, TriggerSettings
-from pipesd_gateway.protocol import Opened, Verdict
+from pipesd_gateway.protocol import Verdict
 
 NAME: Final = "best-causal"
 NOT_CAUSAL: Final = ("edge-only",)
@@ -42,9 +42,8 @@ class Running:
         self._rejected = rejected
         self._unsure = unsure
         self.lead = 2 * max(rejected, unsure)
-        self.rests = False
 
-    def opened(self, opened: Opened, now: float) -> int:  # noqa: ARG002
+    def opening(self, now: float) -> int:  # noqa: ARG002
         return 0
 
     def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:  # noqa: ARG002

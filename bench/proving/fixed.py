@@ -20,8 +20,8 @@ from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
 
 FIXED: Final = Ours(
-    trigger=TriggerSettings(r1=0.87, r2=0.9),
-    session=SessionSettings(window=12, free_start=1),
+    trigger=TriggerSettings(r1=0.92, r2=0.95),
+    session=SessionSettings(window=10, free_start=1),
     batcher="immediate",
 )
 

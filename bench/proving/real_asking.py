@@ -60,7 +60,10 @@ def configuration(gateway_url: str, ours: Ours, trace: Path | None = None, *, au
         **({"draft_model": str(DRAFT)} if ours.drafts else {}),
         **({"trace": str(trace)} if trace else {}),
     }
-    tables = {"trigger": msgspec.to_builtins(ours.trigger), "session": msgspec.to_builtins(ours.session)}
+    tables = {
+        "trigger": msgspec.to_builtins(ours.trigger),
+        "session": {k: v for k, v in msgspec.to_builtins(ours.session).items() if v is not None},
+    }
     lines = [f"{name} = {json.dumps(value)}" for name, value in own.items()]
     for table, settings in tables.items():
         lines += [f"[{table}]", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]

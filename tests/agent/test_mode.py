@@ -9,10 +9,7 @@ import pytest
 from pipesd_agent.cost import WINDOW
 from pipesd_agent.drafting.types import DraftToken
 from pipesd_agent.mode import CLOUD, DRAFT, EXPLORE, LOSS, RUN, WAYS, AutoMode, SessionMode, Switch
-from pipesd_gateway.protocol import FOREVER, Opened, Reason, Verdict
-from pipesd_gateway.sampling import SamplingParams
-
-OPENED = Opened(0, bytes(16), (1, 2), SamplingParams(), 1000, (), "toy")
+from pipesd_gateway.protocol import FOREVER, Reason, Verdict
 
 
 class World:
@@ -27,7 +24,7 @@ class World:
 
     def answer(self, tokens: int = 200) -> None:
         mode = self.auto.session()
-        left = mode.opened(OPENED, self.now)
+        left = mode.opening(self.now)
         for _ in range(3):  # the free run until the first draft
             self._step(mode, self.cloud, 1, Reason.RUN)
         end = self.tokens + tokens
@@ -115,7 +112,7 @@ def test_a_target_that_becomes_slow_is_noticed() -> None:
 def test_a_round_that_takes_too_long_is_cut_short() -> None:
     auto = AutoMode()
     mode = auto.session()
-    assert mode.opened(OPENED, 0.0) == 0
+    assert mode.opening(0.0) == 0
     for i in range(RUN):
         mode.decided(Verdict(0, 1, 2, 0, 0, (5,), Reason.RUN, 0, 0, 0), 0.01 * i, rejected=False)
     last = 0.01 * (RUN - 1)
@@ -134,7 +131,7 @@ def test_silences_that_say_nothing_of_a_side_are_left_out() -> None:
     known = auto.costs[CLOUD].mean
     world.cloud = 30.0
     mode = auto.session()
-    mode.opened(OPENED, world.now)
+    mode.opening(world.now)
     for _ in range(2):
         world._step(mode, 30.0, 1, Reason.RUN)
     assert auto.costs[CLOUD].mean == known
@@ -163,7 +160,7 @@ def test_the_ways_between_are_weighed_as_well(objective: str, costs: tuple[float
             auto.measured(0.0, cost, 1, which)
     assert auto.use == way
     mode = auto.session()
-    mode.opened(OPENED, 0.0)
+    mode.opening(0.0)
     if way != CLOUD:
         sure, unsure = (mode.drafted(DraftToken(2, 7, confidence), 0.0) for confidence in (0.9, 0.5))
         assert (sure, unsure) == (0, WAYS[way].unsure)

@@ -35,16 +35,15 @@ PARAMS = SamplingParams(seed=5)
 class Told:
     """A mode that gives these answers, one for each verdict."""
 
-    def __init__(self, opening: int = 0, lead: int = 0, *, rests: bool = False) -> None:
-        self.opening = opening
+    def __init__(self, first: int = 0, lead: int = 0) -> None:
+        self.first = first
         self.lead = lead
-        self.rests = rests
         self.answers: deque[int | None] = deque()
         self.unsure = 0
         self.rejections: list[bool] = []
 
-    def opened(self, opened: Opened, now: float) -> int:  # noqa: ARG002
-        return self.opening
+    def opening(self, now: float) -> int:  # noqa: ARG002
+        return self.first
 
     def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:  # noqa: ARG002
         self.rejections.append(rejected)
@@ -105,16 +104,15 @@ def test_cloud_only_from_the_opening_costs_the_device_nothing() -> None:
     assert all(isinstance(message, Ack) for message in bench.sent())
 
 
-def test_with_a_short_free_start_the_rest_s_own_run_takes_its_place() -> None:
-    bench = Bench(Told(FOREVER), free_start=1)
-    assert bench.sent() == [Run(3, FOREVER)]
+def test_a_short_free_start_is_as_long_as_the_rest_that_it_begins_with() -> None:
+    """Else the target would wait for a trip, for the run that the rest asks for."""
+    assert opened_with(Bench(Told(0), free_start=1)) == 1
+    assert opened_with(Bench(Told(5), free_start=1)) == 5
+    assert opened_with(Bench(Told(5), free_start=8)) == 8
+    assert opened_with(Bench(Told(FOREVER), free_start=1)) == FOREVER
+    assert opened_with(Bench(Told(5))) == FOREVER
     assert Bench(Told(0), free_start=1).sent() == []
-
-
-def test_who_will_rest_at_first_does_not_shorten_the_free_start() -> None:
-    """Else the target would wait for a trip, for the run that the rest begins with."""
-    assert opened_with(Bench(Told(FOREVER, rests=True), free_start=1)) == FOREVER
-    assert opened_with(Bench(Told(FOREVER), free_start=1)) == 1
+    assert Bench(Told(FOREVER), free_start=1).sent() == [Run(3, FOREVER)]
 
 
 def test_from_cloud_only_the_lane_opens_with_all_that_is_committed_and_the_first_draft_ends_the_run() -> None:

@@ -18,7 +18,7 @@ def test_what_needs_no_rows() -> None:
     assert len(lines(second)) == 2 + 4
     assert list(lines(uplinks()))[2:] == [f"uplink {mbit} Mbit/s" for mbit in (10, 20, 40, 80)]
     ratios = [cells[0].strip("*") for cells in lines(fixed_thresholds()).values()][2:]
-    assert list(map(float, ratios)) == pytest.approx([0.305, 0.54, 0.84, 0.455], abs=0.01)
+    assert list(map(float, ratios)) == pytest.approx([0.305, 0.535, 0.825, 0.455], abs=0.01)
     assert list(lines(links()))[2:] == [
         *("narrow-10k", "narrow-30k", "narrow-100k"),
         *("rtt-100ms", "rtt-300ms", "rtt-600ms"),

@@ -70,7 +70,8 @@ def test_a_narrow_link_that_changes_is_followed_within_two_seconds(batcher: str)
 
 @pytest.mark.parametrize("batcher", ["immediate", "single"])
 def test_answers_with_pauses_between_them(batcher: str) -> None:
-    """The link has changed twice since the last one: after the first 3 s of each answer, the estimate is right."""
+    """The link has changed twice since the last one: after the first 3 s of each answer, the estimate is right; but
+    with one message a verification, that never has to queue, a slower link may look like a later one for an answer."""
     steps = np.random.default_rng(7).uniform(10 * KBIT, 80 * KBIT, 40)
     monitor = Monitor()
     errors = []
@@ -80,7 +81,7 @@ def test_answers_with_pauses_between_them(batcher: str) -> None:
         errors += [abs(b * steps[2 * number] / 8 - 1) for now, b in watch.noted if start + 3 < now < start + PERIOD_S]
     assert len(errors) > 50
     assert np.median(errors) < 0.02
-    assert np.mean(np.array(errors) < 0.2) > 0.9
+    assert np.mean(np.array(errors) < 0.2) > (0.99 if batcher == "immediate" else 0.85)
 
 
 def test_what_else_the_monitor_knows() -> None:

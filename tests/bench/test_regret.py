@@ -57,7 +57,7 @@ def test_ours_is_near_it_soon(ground: Ground, seed: int) -> None:
 
 @pytest.mark.parametrize("search", [grid(40), random(40)], ids=["grid", "random"])
 def test_searches_pay_for_what_they_try(ground: Ground, search: regret.Search) -> None:
-    curve = search(ground, 1, 5000)
+    curve = search(ground, 3, 5000)
     assert curve.done
     assert curve.simple[-1] < ground.regret(DEFAULT)
     assert curve.cumulative[-1] > curve.simple[-1]

@@ -6,7 +6,7 @@ import random
 
 from pipesd_agent.drafting.types import DraftToken
 from pipesd_agent.policies import Mode
-from pipesd_gateway.protocol import FOREVER, Opened, Verdict
+from pipesd_gateway.protocol import FOREVER, Verdict
 
 
 class Whims(Mode):
@@ -21,10 +21,6 @@ class Whims(Mode):
     def lead(self) -> int:
         return self.rng.choice((0, 0, 2, 9))
 
-    @property
-    def rests(self) -> bool:
-        return self.rng.random() < self._restless
-
     def _say(self, *answers: int) -> int:
         self.changes += 1
         return self.rng.choice(answers)
@@ -32,7 +28,7 @@ class Whims(Mode):
     def _wants(self) -> bool:
         return self.rng.random() < self._restless
 
-    def opened(self, opened: Opened, now: float) -> int:  # noqa: ARG002
+    def opening(self, now: float) -> int:  # noqa: ARG002
         return self._say(0, 1, 7, FOREVER) if self._wants() else 0
 
     def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:  # noqa: ARG002

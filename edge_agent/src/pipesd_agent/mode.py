@@ -22,7 +22,7 @@ from typing import Final, Literal
 
 from pipesd_agent.cost import Cost
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_gateway.protocol import FOREVER, Opened, Reason, Verdict
+from pipesd_gateway.protocol import FOREVER, Reason, Verdict
 
 Objective = Literal["latency", "offload"]
 BOUND: Final = 2.0
@@ -141,6 +141,11 @@ class AutoMode:
         """Seconds per token that drafting may take; 0: not known yet."""
         return self._factor * self.costs[CLOUD].mean
 
+    @property
+    def par(self) -> float:
+        """Seconds per token that a try is held against: what it takes beyond them is what it costs."""
+        return self.allowed if self._offload else self.costs[self.use].mean
+
     def session(self) -> SessionMode:
         """The mode of a new session."""
         return SessionMode(self)
@@ -179,8 +184,8 @@ class AutoMode:
         if way == self.use:
             return
         if way == CLOUD:  # a try would have cost as much as this did, if it was short
-            before, cloud = self.costs[self.use], self.costs[CLOUD]
-            self._last_try[self.use] = max(0.0, (before.mean - cloud.mean) * min(before.known, DRAFT))
+            before = self.costs[self.use]
+            self._last_try[self.use] = max(0.0, (before.mean - self.allowed) * min(before.known, DRAFT))
         self.use = way
         self._patience = SOON
         self._tried_at = self.tokens
@@ -223,7 +228,7 @@ class AutoMode:
             return None
         length = RUN if way == CLOUD else DRAFT
         moving = 2 * LEAD * used.mean if CLOUD in (way, self.use) else 0.0
-        expected = max(moving, min((cost.mean - used.mean) * length, LOSS * used.mean), self._last_try[way])
+        expected = max(moving, min((cost.mean - self.par) * length, LOSS * self.par), self._last_try[way])
         if not new and self.spent + expected > EXPLORE * self.seconds:
             return None
         self._tried_at = self.tokens
@@ -262,7 +267,7 @@ class SessionMode:
         """The way that is being tried, or was until the one in use is back at work."""
         self._returning = False
         self._try_from = 0.0
-        """Seconds per token of the way in use when the try began."""
+        """The `par` when the try began."""
         self._try_tokens = self._try_drafted = 0
         self._try_seconds = self._try_cost = 0.0
 
@@ -271,11 +276,7 @@ class SessionMode:
         """Only cloud-only has the drafter rest."""
         return LEAD if self._try == CLOUD else 2 * max(max(way.rejected, way.unsure) for way in WAYS)
 
-    @property
-    def rests(self) -> bool:
-        return not self._auto.collaborative
-
-    def opened(self, opened: Opened, now: float) -> int:  # noqa: ARG002
+    def opening(self, now: float) -> int:  # noqa: ARG002
         auto = self._auto
         self._way = auto.use
         way = auto.may_try() if auto.costs[CLOUD].known else None
@@ -357,7 +358,7 @@ class SessionMode:
         """Of another way than the one in use."""
         auto = self._auto
         self._try, self._returning = way, False
-        self._try_from = auto.costs[auto.use].mean
+        self._try_from = auto.par
         self._try_tokens = self._try_drafted = 0
         self._try_seconds = self._try_cost = 0.0
         if way == CLOUD:

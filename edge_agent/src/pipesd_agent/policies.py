@@ -86,12 +86,9 @@ class Mode(Protocol):
     def lead(self) -> int:
         """0 or more."""
 
-    @property
-    def rests(self) -> bool:
-        """Will a session that is opened now begin with a rest? Only a guess: `opened` decides."""
-
-    def opened(self, opened: Opened, now: float) -> int:
-        """From the prompt on; 0: draft. Once a session. (It starts in a free run that the first draft ends.)"""
+    def opening(self, now: float) -> int:
+        """From the prompt on; 0: draft. Once a session, before it is opened. (It starts in a free run that the first
+        draft ends.)"""
 
     def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:
         """From the end of what is committed now; 0: draft; None: as before. rejected: the window was discarded."""
@@ -104,9 +101,8 @@ class Collaborative:
     """Always."""
 
     lead = 0
-    rests = False
 
-    def opened(self, opened: Opened, now: float) -> int:  # noqa: ARG002
+    def opening(self, now: float) -> int:  # noqa: ARG002
         return 0
 
     def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:  # noqa: ARG002

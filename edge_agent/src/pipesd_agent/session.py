@@ -204,8 +204,12 @@ class EdgeSession:
         """Shells tell it what was `sent`, and that the session has `ended`."""
         self._settings = settings
         self._request = request
-        if request.fingerprint is not None and settings.free_start is not None and not policies.mode.rests:
-            self._request = msgspec.structs.replace(request, free_start=settings.free_start)
+        self._first_rest = 0
+        if request.fingerprint is not None:
+            self._first_rest = policies.mode.opening(now)
+            if settings.free_start is not None:
+                free_start = max(settings.free_start, self._first_rest)
+                self._request = msgspec.structs.replace(request, free_start=free_start)
         self._open_pending = True
         self._resume_pending = False
         self._session: bytes | None = None
@@ -532,7 +536,7 @@ class EdgeSession:
         self._hard_limit = min(self._last_draftable + 1, self._max_context)
         if self._collaborative and len(self._committed) < self._hard_limit:
             self._drafting = True
-            rest = self._mode.opened(opened, now)
+            rest = self._first_rest
             if rest:
                 self._rest(len(self._committed), rest)
             if not rest or self._rest_run < FOREVER:
