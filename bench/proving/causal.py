@@ -11,16 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.proving.baselines import LEAN_SYSTEM, Method, Play, edgellm, hsl, pipesd, vanilla
-from bench.proving.figures import Figures
 from bench.proving.methods import DECAYS, LENGTHS, OURS_FIRST, R1, R2, R2_ALONE, WINDOWS, Contender, Runner
-from bench.proving.scenario import Scenario
-from bench.proving.schedules import Told, true_costs
-from bench.proving.script import Script
+from bench.proving.planned import Planned
 from bench.proving.search import Axes, Point
-from bench.proving.simulator import Ours, Simulation
+from bench.proving.simulator import Ours
 from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.planning.planner import Planner
-from pipesd_agent.policies import Collaborative, Mode, Policies
+from pipesd_agent.policies import Collaborative, Mode
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import BY_ENTROPY, TriggerSettings
 from pipesd_gateway.protocol import Verdict
@@ -54,16 +50,10 @@ class Running:
 
 
 def ours(trigger: TriggerSettings, batcher: str, window: int, mode: Callable[[], Mode] = Collaborative) -> Runner:
-    """Of one agent that knows the link's true costs and learns the draft lengths, answer by answer."""
-    settings = Ours(trigger, SessionSettings(window=window, free_start=1), batcher)
-    planner = Planner(batcher)
-
-    def run(script: Script, scenario: Scenario, start: float) -> Figures:
-        planner.learn(*true_costs(scenario))
-        policies = Policies(trigger.make(), planner.batcher(), Told(planner), mode())
-        return Simulation(script, settings, scenario, start, policies=policies).run()
-
-    return run
+    """Of one agent."""
+    settings = Ours(trigger, SessionSettings(window=window, free_start=1))
+    agent = Planned(batcher)
+    return lambda script, scenario, start: agent.play(settings, script, scenario, start, mode())
 
 
 @dataclass(frozen=True)

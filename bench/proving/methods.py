@@ -24,6 +24,7 @@ from bench.proving.baselines import (
     vanilla,
 )
 from bench.proving.figures import Figures
+from bench.proving.planned import Planned
 from bench.proving.scenario import Scenario
 from bench.proving.script import Script
 from bench.proving.search import Axes, Point
@@ -90,8 +91,9 @@ def _ours(free_start: Callable[[Scenario], int | None], *, padding: int = 0) -> 
         def run(script: Script, scenario: Scenario, start: float) -> Figures:
             session = SessionSettings(window=window, free_start=free_start(scenario))
             ours = Ours(TriggerSettings(r1=r1, r2=r2), session, batcher, padding=padding)
-            return Simulation(script, ours, scenario, start).run()
+            return agent.play(ours, script, scenario, start)
 
+        agent = Planned(batcher)
         return run
 
     return make

@@ -20,16 +20,20 @@ from pathlib import Path
 
 from bench.proving.figures import Figures
 from bench.proving.live import read_all
+from bench.proving.methods import Runner
 from bench.proving.real_asking import WARMING_TOKENS, Question, questions
 from bench.proving.real_cells import CELLS, CLOUD, PROBE, PROBING, Cell, Costs, costs_of
 from bench.proving.real_report import Run, agreements, enough, page, table
 from bench.proving.real_stack import Stack, gateway, stack
-from bench.proving.scenario import Forward, Scenario
-from bench.proving.simulator import Ours, Simulation
+from bench.proving.scenario import Forward
+from bench.proving.started import Started
 
 
-def play(stack: Stack, cell: Cell, asked: Sequence[Question], costs: Costs, repeat: int) -> Run:
-    """All answers one after the other, in real time and then in virtual time."""
+def play(
+    stack: Stack, cell: Cell, asked: Sequence[Question], costs: Costs, repeat: int, agents: tuple[Runner, Runner]
+) -> Run:
+    """All answers one after the other, in real time and then in virtual time. agents: with costs and without."""
+    charged, uncharged = agents
     real, virtual, bare = Figures(), Figures(), Figures()
     same = True
     for question in asked:
@@ -38,13 +42,9 @@ def play(stack: Stack, cell: Cell, asked: Sequence[Question], costs: Costs, repe
         figures, tokens = stack.ask(question.endpoint, question.body)
         same = same and tokens == question.script.truth
         real.add(figures)
-        virtual.add(_simulated(question, cell.ours, costs.charged(cell.scenario), start))
-        bare.add(_simulated(question, cell.ours, cell.scenario, start))
+        virtual.add(charged(question.script, costs.charged(cell.scenario), start))
+        bare.add(uncharged(question.script, cell.scenario, start))
     return Run(cell, repeat, real, virtual, bare, same)
-
-
-def _simulated(question: Question, ours: Ours, scenario: Scenario, start: float) -> Figures:
-    return Simulation(question.script, ours, scenario, start).run()
 
 
 def measure(gateway_url: str, folder: Path, step_s: float, count: int) -> Costs:
@@ -77,8 +77,9 @@ def play_all(cells: Sequence[Cell], repeats: int, count: int, folder: Path) -> I
             for cell in group:
                 asked = questions(cell.workload, cell.temperature, count)
                 with stack(folder, url, cell.scenario, cell.ours) as parts:
+                    agents = Started(None, cell.ours, tuned=False), Started(None, cell.ours, tuned=False)
                     for repeat in range(repeats):
-                        yield play(parts, cell, asked, costs, repeat)
+                        yield play(parts, cell, asked, costs, repeat, agents)
 
 
 def _step_s(cell: Cell) -> float:

@@ -64,6 +64,8 @@ def configuration(gateway_url: str, ours: Ours, trace: Path | None = None, *, au
         "trigger": msgspec.to_builtins(ours.trigger),
         "session": {k: v for k, v in msgspec.to_builtins(ours.session).items() if v is not None},
     }
+    if not auto:
+        tables["tuner"] = {"enabled": False}  # the virtual agent's thresholds stay, too
     lines = [f"{name} = {json.dumps(value)}" for name, value in own.items()]
     for table, settings in tables.items():
         lines += [f"[{table}]", *(f"{name} = {json.dumps(value)}" for name, value in settings.items())]

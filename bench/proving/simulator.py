@@ -52,7 +52,7 @@ class Ours:
 
 class Simulation:
     """One answer. `start` places it on a varying link. timeline: filled in, if there is one.
-    policies: instead of the trigger and the batcher of `ours`, which nothing changes."""
+    policies: instead of the trigger and the batcher of `ours`, which nothing changes. room_at: of `LinkSettings`."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Simulation:
         start: float = 0.0,
         timeline: Timeline | None = None,
         policies: Policies | None = None,
+        room_at: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.now = start
         self.figures = Figures(answers=1, tokens=len(script))
@@ -75,6 +76,7 @@ class Simulation:
         self._up = Link(scenario.up, scenario.delay_s)
         self._down = Link(scenario.down, scenario.delay_s)
         self._up.free_at = self._down.free_at = start
+        self._room_at = room_at
         self._room_awaited = False
         self._gateway: GatewaySession | None = None
         policies = policies or fixed(ours.trigger, ours.batcher)()
@@ -146,7 +148,7 @@ class Simulation:
         """Send as the agent's link does: only while few bytes are unsent."""
         if self._room_awaited:
             return
-        while (room := self._up.room_at(SOCKET_BUFFER_BYTES)) <= self.now:
+        while (room := max(self._up.room_at(SOCKET_BUFFER_BYTES), self._room_at())) <= self.now:
             message = self._edge.next_message(self.now)
             if message is None:
                 return

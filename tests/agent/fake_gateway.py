@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
+from msgspec.structs import replace
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
@@ -135,10 +136,14 @@ def settings(**session: float) -> LinkSettings:
 
 @asynccontextmanager
 async def running_link(
-    url: str, *more: str, tls: ssl.SSLContext | None = None, **session: float
+    url: str,
+    *more: str,
+    tls: ssl.SSLContext | None = None,
+    room_at: Callable[[], float] = lambda: 0.0,
+    **session: float,
 ) -> AsyncIterator[Link]:
     """A link without a drafter, and its task."""
-    link = Link(gateways(url, *more), settings(**session), None, tls)
+    link = Link(gateways(url, *more), replace(settings(**session), room_at=room_at), None, tls)
     task = asyncio.create_task(link.run())
     try:
         yield link

@@ -154,6 +154,21 @@ async def test_a_server_that_accepts_and_says_nothing(monkeypatch: pytest.Monkey
                 await ask(link)
 
 
+async def test_a_message_waits_until_the_link_has_room() -> None:
+    heard: list[float] = []
+
+    async def listening(gateway: FakeGateway, connection: ServerConnection) -> None:
+        message = await gateway.read(connection)
+        heard.append(time.monotonic())
+        await say(connection, *answer(message.channel))
+        await gateway.read_all(connection)
+
+    room = time.monotonic() + 0.4
+    async with fake_gateway(listening) as gateway, running_link(gateway.url, room_at=lambda: room) as link:
+        assert await payloads(await ask(link)) == [b"{}"]
+    assert heard[0] >= room
+
+
 async def test_nobody_listens_until_later(unused_tcp_port: int) -> None:
     async with running_link(f"ws://127.0.0.1:{unused_tcp_port}/v1/pipesd/ws") as link:
         with pytest.raises(Unavailable, match="cannot reach the gateway"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipesd_agent.planning.plan import optimal_plan
-from pipesd_agent.planning.planner import BATCHERS, Costs, Planner, check_batcher
+from pipesd_agent.planning.planner import BATCHERS, LONGEST_WAIT_S, Costs, Planner, check_batcher
 from pipesd_gateway.exceptions import ConfigError
 from pipesd_gateway.protocol import Ack, Draft
 
@@ -117,3 +117,24 @@ def test_expected_is_made_anew_with_costs_n_hat_and_all_lengths() -> None:
     assert planner.plan
     assert planner.plan
     assert planner.plans == 4
+
+
+@pytest.mark.parametrize("name", BATCHERS)
+def test_there_is_room_when_the_link_has_sent_what_it_was_given(name: str) -> None:
+    planner = Planner(name)
+    planner.sent(Draft(0, 0, 5, (7, 8)), 70, 10.0)
+    assert planner.room_at() == 0.0, "nothing is known of the link"
+    planner.learn(*NARROW)
+    planner.sent(Draft(0, 0, 5, (7, 8)), 70, 10.0)
+    assert planner.room_at() == pytest.approx(10.0584)
+    planner.sent(Ack(0, 3), 60, 10.02)
+    assert planner.room_at() == pytest.approx(10.112)
+    planner.sent(Ack(0, 4), 60, 20.0)
+    assert planner.room_at() == pytest.approx(20.0536), "it was idle in between"
+
+
+def test_room_is_not_waited_for_long_whatever_the_link_is_believed_to_be() -> None:
+    planner = Planner("single")
+    planner.learn(9e6, 1e6, 100)
+    planner.sent(Ack(0, 3), 60, 10.0)
+    assert planner.room_at() == 10.0 + LONGEST_WAIT_S

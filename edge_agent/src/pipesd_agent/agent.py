@@ -233,7 +233,7 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     session = config.session
     if config.mode == "auto" and config.objective == "offload" and session.free_start is None:
         session = msgspec.structs.replace(session, free_start=1)  # more steps would be the target's
-    settings = LinkSettings(config.gateway_api_key, controller.policies, session)
+    settings = LinkSettings(config.gateway_api_key, controller.policies, session, controller.planner.room_at)
     edge_only, edge = config.mode == "edge", None
     if config.draft_model is not None:
         if config.fallback == "edge" and not config.draft_model.is_file():  # else known on the day that it is needed

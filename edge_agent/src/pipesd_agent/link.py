@@ -15,7 +15,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -82,6 +82,7 @@ class Connection:
     """One WebSocket: pulls messages out of the sessions as fast as the socket takes them, and no faster.
 
     Args:
+        room_at: of `LinkSettings`.
         others: there are other gateways: what this one does not begin, or does not go on with, waits for them.
 
     Attributes:
@@ -89,9 +90,12 @@ class Connection:
         over: the connection has ended; its result: why.
     """
 
-    def __init__(self, websocket: ClientConnection, streams: Streams, *, others: bool) -> None:
+    def __init__(
+        self, websocket: ClientConnection, streams: Streams, room_at: Callable[[], float], *, others: bool
+    ) -> None:
         self._websocket = websocket
         self._streams = streams
+        self._room_at = room_at
         loop = asyncio.get_running_loop()
         self.draining: asyncio.Future[float] = loop.create_future()
         self.over: asyncio.Future[ApiError] = loop.create_future()
@@ -175,6 +179,8 @@ class Connection:
         while self._farewells:
             await self._send(self._farewells.popleft())
         for stream in self._streams.carried(self if self._left else None):
+            if (wait := self._room_at() - time.monotonic()) > 0.0:
+                await asyncio.sleep(wait)
             if (message := stream.session.next_message(time.monotonic())) is not None:
                 if isinstance(message, Open | Resume):
                     self._told.add(message.channel)
@@ -355,7 +361,9 @@ class Link:
             await asyncio.sleep(BACKOFF_FIRST_S)
 
     def _begin(self, gateway: Gateway, websocket: ClientConnection) -> Connection:
-        connection = self._connection = Connection(websocket, self._streams, others=len(self.gateways) > 1)
+        others = len(self.gateways) > 1
+        connection = Connection(websocket, self._streams, self._settings.room_at, others=others)
+        self._connection = connection
         self._keep(connection.run())
         gateway.circuit.connected(time.monotonic())
         gateway.drains(time.monotonic(), 0.0)

@@ -24,11 +24,13 @@ MAX_STREAMS: Final = 64
 
 
 class LinkSettings(Struct, frozen=True):
-    """The key for the gateways, and how sessions behave."""
+    """The key for the gateways, and how sessions behave. room_at: when the link can take the next message
+    (`Planner.room_at`; time.monotonic's clock)."""
 
     api_key: str | None
     policies: MakePolicies
     session: SessionSettings
+    room_at: Callable[[], float] = lambda: 0.0
 
 
 class Streams:

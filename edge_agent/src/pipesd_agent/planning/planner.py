@@ -21,6 +21,8 @@ BATCHERS: Final[tuple[str, ...]] = get_args(BatcherName)
 MOVED: Final = 0.2
 """Relative change of a cost, or of N-hat, that is worth a new plan."""
 US: Final = 1e6
+LONGEST_WAIT_S: Final = 0.5
+"""For the link to be free of one message, whatever that is believed to cost."""
 
 
 class Costs(NamedTuple):
@@ -53,7 +55,7 @@ class Planner:
         self.costs: Costs | None = None
         self.plans = 0
         self.lengths = Lengths()
-        self._free_at = 0.0
+        self._free_at = self._sent_at = 0.0
         self._dp: tuple[tuple[int, Costs], tuple[int, ...]] | None = None
         self._timing: Timing | None = None
         self._timed_over = 0
@@ -95,8 +97,17 @@ class Planner:
             drafts = len(message.ids) if isinstance(message, Draft) else 0
             occupied = (self.costs.alpha + self.costs.beta * drafts) / US
             self._free_at = max(self._free_at, now) + occupied
+            self._sent_at = now
 
     # What is in force.
+
+    def room_at(self) -> float:
+        """From when on the link can take a message that will not have to queue, by the sessions' clock.
+
+        Until then it is better not to have decided what it says: drafts that queue go stale, and those that were
+        sent behind a wrong one hold up what comes after it.
+        """
+        return min(self._free_at, self._sent_at + LONGEST_WAIT_S)
 
     @property
     def n_hat(self) -> int:
