@@ -50,6 +50,8 @@ TCP on the loopback. Floors are slept: the agent's drafter takes the scenario's 
   such a step (half each way). *Without costs*: the bare floors and delays.
 * **Not charged**: {opening_ms:.1f} ms a request (HTTP, chat template, tokens), and the prompts' prefill: both ends have
   the prompt in their caches, from the same request for four tokens just before.
+* **Control plane**: on both sides the agent's own controller, which measures as it goes: what it knows of the link
+  (when to send), and how sure it takes a draft to be. The tuner is off, so that thresholds stay.
 * **Other than in `make bench`**: a step takes one time whatever its rows (20 ms; 50 on the fast edge), and messages
   have their WebSocket headers but none of TCP and IP, since the emulator carries bytes.
 * Cells of the bench that were not played in this run: {missing}.

@@ -18,9 +18,11 @@ from pipesd_agent.catalog import Catalog
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_agent.forward import Forwarder
+from pipesd_agent.gateways import Gateways
 from pipesd_agent.link import Link
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
+from pipesd_agent.streams import LinkSettings
 from pipesd_gateway.exceptions import ModelLoadError, Unavailable, VocabularyMismatch
 from pipesd_gateway.protocol import Close, Endpoint, Failed
 
@@ -168,6 +170,22 @@ async def test_modes_and_drafters() -> None:
         assert agent.worker.fingerprint is None
     for agent in (*made.values(), lookup, given):
         await agent.aclose()
+
+
+async def test_the_link_is_told_how_sessions_begin_and_when_it_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[LinkSettings] = []
+
+    def linking(gateways: Gateways, settings: LinkSettings, *more: Any) -> Link:
+        given.append(settings)
+        return Link(gateways, settings, *more)
+
+    monkeypatch.setattr("pipesd_agent.agent.Link", linking)
+    agent = make_agent(AgentConfig(objective="offload"))
+    (settings,) = given
+    assert settings.session.free_start == 1
+    assert agent._controller is not None
+    assert settings.room_at == agent._controller.planner.room_at
+    await agent.aclose()
 
 
 def test_a_model_to_fall_back_to_must_be_there(tmp_path: Path) -> None:

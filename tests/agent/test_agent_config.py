@@ -158,3 +158,10 @@ def test_the_ready_configuration_works_and_shows_the_defaults() -> None:
 def test_a_ca_file_for_a_gateway_without_tls_is_refused() -> None:
     with pytest.raises(ConfigError, match="ca_file is of use for https:// and wss:// gateways only"):
         AgentConfig(gateway="http://127.0.0.1:8100", ca_file=Path("ca.pem"))
+
+
+def test_offload_keeps_the_target_waiting_for_the_first_draft_unless_told_otherwise() -> None:
+    assert AgentConfig(objective="offload").sessions == SessionSettings(free_start=1)
+    assert AgentConfig(objective="offload", session=SessionSettings(free_start=5)).sessions.free_start == 5
+    assert AgentConfig(objective="offload", mode="collaborative").sessions.free_start is None
+    assert AgentConfig().sessions.free_start is None

@@ -142,6 +142,19 @@ def test_a_bound_below_one_is_refused() -> None:
         AutoMode("offload", bound=0.5)
 
 
+def test_a_try_costs_what_goes_beyond_the_way_in_use_or_beyond_what_offload_allows() -> None:
+    for objective, par in (("latency", 0.03), ("offload", 0.06)):
+        auto = AutoMode("offload" if objective == "offload" else "latency")
+        assert auto.par == 0.0
+        for _ in range(4 * WINDOW):
+            auto.measured(0.0, 0.1, 1, 0)
+        assert auto.par == pytest.approx(0.1), "nothing is known of cloud-only"
+        for _ in range(4 * WINDOW):
+            auto.measured(0.0, 0.03, 1, CLOUD)
+        assert auto.use == CLOUD
+        assert auto.par == pytest.approx(par)
+
+
 @pytest.mark.parametrize(
     ("objective", "costs", "way"),
     [

@@ -138,3 +138,8 @@ def test_room_is_not_waited_for_long_whatever_the_link_is_believed_to_be() -> No
     planner.learn(9e6, 1e6, 100)
     planner.sent(Ack(0, 3), 60, 10.0)
     assert planner.room_at() == 10.0 + LONGEST_WAIT_S
+    for _ in range(100):
+        planner.sent(Ack(0, 3), 60, 10.1)
+    planner.learn(*FAST)
+    planner.sent(Ack(0, 3), 60, 11.0)
+    assert planner.room_at() < 11.01, "nothing of that is owed once it is known better"

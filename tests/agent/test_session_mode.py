@@ -131,6 +131,19 @@ def test_from_cloud_only_the_lane_opens_with_all_that_is_committed_and_the_first
     assert bench.sent() == [Draft(3, 0, BASE + 4, (14,))]
 
 
+def test_the_end_of_a_run_may_be_lost_with_the_link_and_is_said_again() -> None:
+    """Else the target would go on by itself to the end of the answer."""
+    bench = Bench(Told(FOREVER))
+    bench.sent()
+    bench.verdict(10)
+    bench.verdict(11, answer=0)
+    bench.drafted(BASE + 2, 12)
+    assert bench.sent() == [Run(3, NEVER), Draft(3, 0, BASE + 2, (12,))]
+    bench.session.suspended(Unavailable("gone"), 0.0)
+    bench.session.resumed()
+    assert bench.sent()[1:] == [Run(3, NEVER), Draft.wishing(3, 1, BASE + 2, (12,), BASE + 2)]
+
+
 def test_a_bounded_rest_at_the_opening_prepares_the_lane_meanwhile() -> None:
     bench = Bench(Told(5, lead=2))
     assert bench.first == [StartDrafting(PROMPT, PARAMS, EOS), Commit((), BASE)]

@@ -13,7 +13,7 @@ from pipesd_agent.planning.planner import Planner
 from pipesd_agent.policies import Policies
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.protocol import Verdict
+from pipesd_gateway.protocol import EdgeMessage, Verdict
 
 SETTLED_S = 2.0
 PERIOD_S = 20.0
@@ -32,8 +32,35 @@ class Noting(SessionWatch):
         self.noted.append((now, self.uplink.occupancy.byte_s))
 
 
+class Planning(Noting):
+    """Has the link paced by what was measured of it, as the controller does."""
+
+    def __init__(self, monitor: Monitor, planner: Planner) -> None:
+        super().__init__(monitor)
+        self._planner = planner
+        self._known = monitor
+
+    def sent(self, message: EdgeMessage, size: int, now: float) -> None:
+        super().sent(message, size, now)
+        self._planner.sent(message, size, now)
+
+    def decided(self, verdict: Verdict, now: float) -> None:
+        super().decided(verdict, now)
+        alpha, beta, gamma = self._known.alpha_s, self._known.beta_s, self._known.gamma_s
+        if self._known.moved().replan and alpha is not None and beta is not None and gamma is not None:
+            self._planner.learn(1e6 * alpha, 1e6 * beta, 1e6 * gamma)
+
+
 def play(
-    rates: Rate, seed: int, batcher: str, tokens: int, monitor: Monitor | None = None, *, start: float = 0.0
+    rates: Rate,
+    seed: int,
+    batcher: str,
+    tokens: int,
+    monitor: Monitor | None = None,
+    *,
+    start: float = 0.0,
+    paced: bool = False,
+    thresholds: tuple[float, float] = (0.1, 0.2),
 ) -> tuple[Monitor, Noting]:
     rng = np.random.default_rng((seed, 1))
     script = scripted(
@@ -42,23 +69,27 @@ def play(
     )
     script.body = bytes(600)
     monitor = monitor or Monitor()
-    watch = Noting(monitor)
+    planner = Planner(batcher)
+    watch = Planning(monitor, planner) if paced else Noting(monitor)
     scenario = Scenario("varying", 0.036, up=rates, down=Rate((200 * KBIT,)))
-    trigger = TriggerSettings()
-    policies = Policies(trigger.make(), Planner(batcher).batcher(), watch)
-    settings = SessionSettings(free_start=1)
-    Simulation(script, Ours(trigger, settings, batcher), scenario, start, policies=policies).run()
+    trigger = TriggerSettings(r1=thresholds[0], r2=thresholds[1])
+    policies = Policies(trigger.make(), planner.batcher(), watch)
+    ours = Ours(trigger, SessionSettings(free_start=1), batcher)
+    Simulation(script, ours, scenario, start, policies=policies, room_at=planner.room_at).run()
     return monitor, watch
 
 
-@pytest.mark.parametrize("batcher", ["immediate", "single"])
-def test_a_narrow_link_that_changes_is_followed_within_two_seconds(batcher: str) -> None:
+@pytest.mark.parametrize("thresholds", [(0.1, 0.2), (0.9, 0.9)], ids=["long", "short"])
+@pytest.mark.parametrize(("batcher", "paced"), [("immediate", False), ("single", False), ("expected", True)])
+def test_a_narrow_link_that_changes_is_followed_within_two_seconds(
+    batcher: str, paced: bool, thresholds: tuple[float, float]
+) -> None:
     """Off by less than a fifth at the first verdict from 2 s on after each change. Between two verdicts nothing can be
     known: with one message a verification, at 10 kbit/s, they are up to a second apart."""
     errors = []
     for seed in range(4):
-        steps = np.random.default_rng(seed).uniform(10 * KBIT, 80 * KBIT, 60)
-        _, watch = play(Rate(tuple(steps.tolist()), PERIOD_S), seed, batcher, 1200)
+        steps = np.random.default_rng(seed).uniform(10 * KBIT, 80 * KBIT, 90)
+        _, watch = play(Rate(tuple(steps.tolist()), PERIOD_S), seed, batcher, 2400, paced=paced, thresholds=thresholds)
         for change in range(1, int(watch.noted[-1][0] / PERIOD_S)):
             settled = change * PERIOD_S + SETTLED_S
             _, byte_s = next(noted for noted in watch.noted if noted[0] >= settled)

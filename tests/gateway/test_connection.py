@@ -117,6 +117,14 @@ def test_a_session_is_opened_and_steps(bench: Bench) -> None:
     assert bench.connection.channels == 1
 
 
+def test_a_session_starts_as_freely_as_its_open_says(bench: Bench) -> None:
+    bench.say(msgspec.structs.replace(request(7, PRINT), free_start=2))
+    bench.connection.accepted(7, OPENING, bench.now)
+    assert bench.connection.take_outputs()[1:] == [StepRequest(7, ())]
+    assert bench.step(7, 10)[1:] == [StepRequest(7, ())]
+    assert len(bench.step(7, 11)) == 1, "the verdict, and no step"
+
+
 def test_session_ids_are_drawn_at_random(bench: Bench) -> None:
     ids = set()
     for channel in range(8):

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from pipesd_agent.catalog import Catalog
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control import OFFLOAD_PRICE_MS, Controller
@@ -230,10 +228,7 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     if config.mode not in ("cloud", "edge"):
         worker = DraftWorker(drafter or _make_drafter(config))
     controller = _make_controller(config, gateways, worker)
-    session = config.session
-    if config.mode == "auto" and config.objective == "offload" and session.free_start is None:
-        session = msgspec.structs.replace(session, free_start=1)  # more steps would be the target's
-    settings = LinkSettings(config.gateway_api_key, controller.policies, session, controller.planner.room_at)
+    settings = LinkSettings(config.gateway_api_key, controller.policies, config.sessions, controller.planner.room_at)
     edge_only, edge = config.mode == "edge", None
     if config.draft_model is not None:
         if config.fallback == "edge" and not config.draft_model.is_file():  # else known on the day that it is needed

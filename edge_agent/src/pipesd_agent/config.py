@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from msgspec import Struct
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from pipesd_agent.address import Address
 from pipesd_agent.control import TunerSettings
@@ -116,6 +116,13 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         """Of the gateways, the preferred one first."""
         given = (self.gateway,) if isinstance(self.gateway, str) else self.gateway
         return tuple(map(Address.parse, given))
+
+    @property
+    def sessions(self) -> SessionSettings:
+        """`session` as it is in force: with the objective `offload` the target waits for the first draft."""
+        if self.mode == "auto" and self.objective == "offload" and self.session.free_start is None:
+            return replace(self.session, free_start=1)  # the prompt's own step
+        return self.session
 
     def tls(self) -> ssl.SSLContext | None:
         """How to verify secure gateways; None where there are none. Raises ConfigError."""

@@ -79,7 +79,7 @@ class NotUnderstood(Unavailable):
 
 
 class Connection:
-    """One WebSocket: pulls messages out of the sessions as fast as the socket takes them, and no faster.
+    """One WebSocket: pulls messages out of the sessions as fast as socket and link take them, and no faster.
 
     Args:
         room_at: of `LinkSettings`.
@@ -175,12 +175,15 @@ class Connection:
 
     async def _write_round(self) -> bool:
         """One message of each session that has one, in turn, so that none starves the others."""
-        wrote = False
+        wrote = slept = False
         while self._farewells:
             await self._send(self._farewells.popleft())
         for stream in self._streams.carried(self if self._left else None):
             if (wait := self._room_at() - time.monotonic()) > 0.0:
+                slept = True
                 await asyncio.sleep(wait)
+            if stream.kept_by is not (self if self._left else None):
+                continue  # this connection has been left meanwhile
             if (message := stream.session.next_message(time.monotonic())) is not None:
                 if isinstance(message, Open | Resume):
                     self._told.add(message.channel)
@@ -189,7 +192,7 @@ class Connection:
                 wrote = True
         if wrote:
             self._streams.rearm()
-        return wrote
+        return wrote or slept  # who had nothing to say before the pause may have now
 
     async def _send(self, message: EdgeMessage) -> int:
         """Returns bytes on the wire, below TLS. Waits while more than SOCKET_BUFFER_BYTES are unsent; TimeoutError."""

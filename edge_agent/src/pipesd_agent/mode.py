@@ -144,7 +144,7 @@ class AutoMode:
     @property
     def par(self) -> float:
         """Seconds per token that a try is held against: what it takes beyond them is what it costs."""
-        return self.allowed if self._offload else self.costs[self.use].mean
+        return (self._offload and self.allowed) or self.costs[self.use].mean
 
     def session(self) -> SessionMode:
         """The mode of a new session."""

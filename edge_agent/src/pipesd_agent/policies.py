@@ -79,7 +79,7 @@ class Mode(Protocol):
     An answer is a number of tokens from where the question says; FOREVER: until further notice, which is cloud-only.
     During a rest nothing is drafted or sent; the drafter learns what the target decides in batches. It begins again
     `lead` tokens before the end of a bounded rest, and at once when a later answer is 0: then the target goes on until
-    the first draft is on its way. The last answer counts. Not asked where nothing could be drafted.
+    the first draft is on its way. The last answer counts. Not asked in sessions without a drafter.
     """
 
     @property

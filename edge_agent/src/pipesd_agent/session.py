@@ -232,6 +232,8 @@ class EdgeSession:
         """What is drafted comes before it: its NAV goes first."""
         self._stop_first = False
         """The next draft has to end the run under way."""
+        self._stop_said = False
+        """One has, since the last run began; the gateway may not have heard of it."""
         self._answered = False
         """The client has its last word (complete, failed, or it left)."""
         self._committed: list[int] = []
@@ -318,6 +320,7 @@ class EdgeSession:
             if until is not None and until >= len(self._committed):
                 self._end_start_run()
                 self._run_until = until
+                self._stop_said = False
                 self._stop_first = self._stop_first and until > self._rest_run
                 return Run(self.channel, until)
         return self._next_draft(now) or self._next_ack()
@@ -703,6 +706,7 @@ class EdgeSession:
     def _begin_anew(self) -> None:
         """What was said and not answered may be lost, drafts and runs alike."""
         self._send_again()
+        self._stop_first = self._stop_first or self._stop_said
         if not self._in_start_run and self._run_until >= len(self._committed):
             self._run_pending = max(self._run_until, self._run_pending or 0)
         if self._drafting:
@@ -782,6 +786,7 @@ class EdgeSession:
             return None
         if self._stop_first:
             self._stop_first = False
+            self._stop_said = True
             self._run_until = -1
             return Run(self.channel, NEVER)
         start = self._sent_upto
@@ -804,6 +809,7 @@ class EdgeSession:
 
     def _begin_start_run(self, opened: Opened) -> None:
         self._in_start_run = True
+        self._stop_said = False
         self._run_until = min(len(opened.prompt_ids) + self._request.free_start - 1, FOREVER)
 
     def _end_start_run(self) -> None:

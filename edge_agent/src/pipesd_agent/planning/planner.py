@@ -96,7 +96,7 @@ class Planner:
         if self.costs is not None:
             drafts = len(message.ids) if isinstance(message, Draft) else 0
             occupied = (self.costs.alpha + self.costs.beta * drafts) / US
-            self._free_at = max(self._free_at, now) + occupied
+            self._free_at = max(self.room_at(), now) + occupied
             self._sent_at = now
 
     # What is in force.
