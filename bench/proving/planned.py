@@ -48,6 +48,7 @@ class Planned:
     def play(self, ours: Ours, script: Script, scenario: Scenario, start: float, mode: Mode | None = None) -> Figures:
         """An answer with these settings, but for their batcher."""
         planner = self.planner
+        planner.restart()  # answers have their own clocks, which may overlap
         planner.learn(*true_costs(scenario))
         policies = Policies(ours.trigger.make(), planner.batcher(), Told(planner), mode or Collaborative())
         return Simulation(script, ours, scenario, start, policies=policies, room_at=planner.room_at).run()

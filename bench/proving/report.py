@@ -56,6 +56,7 @@ def of_rows(rows: Rows, run: dict[str, Any]) -> dict[str, str]:
         "cloud-only": sections.cloud_only(rows),
         "tuned": sections.tuned(rows),
         "best-causal": sections.best_causal(rows),
+        "equal-navs": sections.equal_navs(rows),
         "matrix": sections.matrix(rows, MADE),
         "schedules": sections.schedules(rows),
         "triggers": triggers.section(rows.cells),

@@ -39,6 +39,7 @@ class Started:
         self._ours = ours
 
     def __call__(self, script: Script, scenario: Scenario, start: float) -> Figures:
+        self.controller.planner.restart()  # answers have their own clocks, which may overlap
         policies = self.controller.policies()
         room_at = self.controller.planner.room_at
         return Simulation(script, self._ours, scenario, start, policies=policies, room_at=room_at).run()

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 from fake_gateway import answer, gateways, opened
@@ -20,6 +20,7 @@ from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_agent.forward import Forwarder
 from pipesd_agent.gateways import Gateways
 from pipesd_agent.link import Link
+from pipesd_agent.mode import CLOUD
 from pipesd_agent.session import RemoteError
 from pipesd_agent.stream import RequestStream
 from pipesd_agent.streams import LinkSettings
@@ -186,6 +187,33 @@ async def test_the_link_is_told_how_sessions_begin_and_when_it_has_room(monkeypa
     assert agent._controller is not None
     assert settings.room_at == agent._controller.planner.room_at
     await agent.aclose()
+
+
+@pytest.mark.parametrize("mode", ["cloud", "collaborative"])
+async def test_metrics_show_the_mode_that_was_told(mode: Literal["cloud", "collaborative"]) -> None:
+    agent = make_agent(AgentConfig(mode=mode))
+    assert agent._controller is not None
+    figures = agent._controller.figures()
+    assert (figures.mode, figures.mode_reason) == (mode, "told to be")
+    await agent.aclose()
+
+
+async def test_switches_tries_and_objectives_without_effect_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    agent = make_agent(AgentConfig())
+    assert agent._controller is not None
+    auto = agent._controller.auto
+    assert auto is not None
+    for way, cost in ((0, 0.1), (CLOUD, 0.03)):
+        for _ in range(200):
+            auto.measured(0.0, cost, 1, way)
+    auto.begins_try(0, 0.0)
+    await agent.aclose()
+    assert "from now on cloud-only (ms a token: drafting 100.0; cloud-only 30.0)" in caplog.text
+    assert "for some tokens drafting (100.0 ms a token when last measured, 200 tokens ago)" in caplog.text
+    assert "objective" not in caplog.text
+    await make_agent(AgentConfig(mode="cloud", objective="offload")).aclose()
+    assert "objective offload is of use with mode auto only; mode is cloud" in caplog.text
 
 
 def test_a_model_to_fall_back_to_must_be_there(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pipesd_agent.address import Address
 from pipesd_agent.config import GATEWAY_KEY, AgentConfig, load
+from pipesd_agent.control import TunerSettings
 from pipesd_agent.session import SessionSettings
 from pipesd_agent.trigger import TriggerSettings
 from pipesd_gateway.exceptions import ConfigError
@@ -165,3 +166,12 @@ def test_offload_keeps_the_target_waiting_for_the_first_draft_unless_told_otherw
     assert AgentConfig(objective="offload", session=SessionSettings(free_start=5)).sessions.free_start == 5
     assert AgentConfig(objective="offload", mode="collaborative").sessions.free_start is None
     assert AgentConfig().sessions.free_start is None
+
+
+def test_a_price_needs_somebody_who_heeds_it() -> None:
+    price = TunerSettings(price_ms=5.0)
+    assert AgentConfig(tuner=price).tuner.price_ms == 5.0
+    with pytest.raises(ConfigError, match=r"tuner.price_ms is 5.0.*trigger.kind 'fixed'"):
+        AgentConfig(tuner=price, trigger=TriggerSettings(kind="fixed"))
+    with pytest.raises(ConfigError, match=r"tuner.enabled = false"):
+        AgentConfig(tuner=TunerSettings(enabled=False, price_ms=5.0))

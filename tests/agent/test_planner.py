@@ -7,7 +7,7 @@ import pytest
 from pipesd_agent.planning.plan import optimal_plan
 from pipesd_agent.planning.planner import BATCHERS, LONGEST_WAIT_S, Costs, Planner, check_batcher
 from pipesd_gateway.exceptions import ConfigError
-from pipesd_gateway.protocol import Ack, Draft
+from pipesd_gateway.protocol import Ack, Draft, Resume
 
 NARROW = 53_600, 2_400, 36_000
 """10 kbit/s."""
@@ -143,3 +143,13 @@ def test_room_is_not_waited_for_long_whatever_the_link_is_believed_to_be() -> No
     planner.learn(*FAST)
     planner.sent(Ack(0, 3), 60, 11.0)
     assert planner.room_at() < 11.01, "nothing of that is owed once it is known better"
+
+
+def test_nothing_is_on_a_new_link() -> None:
+    planner = Planner("single")
+    planner.learn(*NARROW)
+    planner.sent(Ack(0, 3), 60, 10.0)
+    planner.sent(Resume(0, bytes(16), 3), 80, 10.01)
+    assert planner.room_at() == pytest.approx(10.0636)
+    planner.restart()
+    assert planner.room_at() == 0.0

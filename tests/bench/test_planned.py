@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
+
 from bench.proving.methods import play
 from bench.proving.planned import Planned, true_costs
 from bench.proving.recorded import recorded
@@ -29,3 +31,11 @@ def test_what_is_not_said_before_the_link_is_free_need_not_be_taken_back() -> No
     assert paced.tpt_ms < 0.5 * queued.tpt_ms
     assert paced.messages < 0.7 * queued.messages
     assert paced.forwards <= queued.forwards
+
+
+def test_answers_may_begin_before_the_one_before_has_ended() -> None:
+    """As they are spaced on a varying link, where a slow method needs longer."""
+    ours = Ours(TriggerSettings(), SessionSettings(window=12, free_start=1), "single")
+    script, agent = Script(recorded("humaneval", 1.0).traces[0]), Planned("single")
+    first = agent.play(ours, script, NARROW[0], 1000.0)
+    assert agent.play(ours, script, NARROW[0], 0.0).tpt_ms == pytest.approx(first.tpt_ms)

@@ -11,6 +11,7 @@ from bench.proving.sections import (
     Rows,
     best_causal,
     cloud_only,
+    equal_navs,
     manifest,
     matrix,
     page,
@@ -102,6 +103,19 @@ def test_the_best_causal_policy_and_how_far_others_are_above_it() -> None:
         "---": ["---", "--:", "--:", "--:", "--:", "--:"],
         "made-up, 1-laptop": ["pipesd, 0.5, dp, (1, 0)", "40.0", "0.250", "1.10", "1.00", "1.25*"],
     }
+
+
+def test_ours_beside_the_best_of_the_others_with_as_few_navs() -> None:
+    found = rows(
+        row("hsl-tuned", 38.0, navs_per_token=0.3),
+        row("vanilla-6", 39.0, navs_per_token=0.2),
+        row("ours", 35.1, navs_per_token=0.24),
+        row("ours-forwards", 50.0, navs_per_token=0.2),
+    )
+    assert lines(equal_navs(found))["made-up, 1-laptop"] == [
+        *("vanilla-6", "39.0", "0.200"),
+        *("35.1", "0.240", "0.90", "50.0", "0.200", "1.28"),
+    ]
 
 
 def test_tuned_methods_have_ratios_to_pipesd_as_published() -> None:

@@ -219,6 +219,10 @@ def _log_switch(switch: Switch) -> None:
     log.info("from now on %s (%s)", switch.way.name, switch.reason)
 
 
+def _log_try(switch: Switch) -> None:
+    log.info("for some tokens %s (%s)", switch.way.name, switch.reason)
+
+
 def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     """An agent as configured, or with another drafter. Blocks while models load. Raises ModelLoadError, ConfigError."""
     traces = TraceFiles(config.trace) if config.trace else None
@@ -227,6 +231,8 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     worker = None
     if config.mode not in ("cloud", "edge"):
         worker = DraftWorker(drafter or _make_drafter(config))
+    if config.mode != "auto" and config.objective != "latency":
+        log.warning("objective %s is of use with mode auto only; mode is %s", config.objective, config.mode)
     controller = _make_controller(config, gateways, worker)
     settings = LinkSettings(config.gateway_api_key, controller.policies, config.sessions, controller.planner.room_at)
     edge_only, edge = config.mode == "edge", None
@@ -263,7 +269,7 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
             upload=UPLOADS[config.batcher],
             price_ms=price_ms,
             kept=GoodPairs(state_file()),
-            draft=(worker.fingerprint or b"").hex(),
+            draft=f"{config.draft_model.name if config.draft_model else ''} {(worker.fingerprint or b'').hex()}",
         )
 
     def gateway() -> str:
@@ -272,7 +278,8 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
     return Controller(
         config.trigger,
         Planner(config.batcher),
-        auto=AutoMode(config.objective, switched=_log_switch) if config.mode == "auto" else None,
+        auto=AutoMode(config.objective, switched=_log_switch, tried=_log_try) if config.mode == "auto" else None,
+        mode=config.mode,
         tuners=tuners,
         gateway=gateway,
     )

@@ -92,6 +92,11 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 f"trigger.kind {self.trigger.kind!r} looks at the draft model's entropy, and prompt lookup has none: "
                 "set draft_model, or another trigger.kind"
             )
+        if self.tuner.price_ms is not None and not (self.tuner.enabled and self.trigger.kind == "dual"):
+            raise ConfigError(
+                f"tuner.price_ms is {self.tuner.price_ms}, but nothing is tuned with tuner.enabled = "
+                f"{str(self.tuner.enabled).lower()} and trigger.kind {self.trigger.kind!r}: leave it out"
+            )
         within("drain_timeout", self.drain_timeout, 0, 86_400)
         check_origins(self.cors_origin)
         check_log_level(self.log_level)

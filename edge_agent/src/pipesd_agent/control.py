@@ -63,6 +63,7 @@ class Controller:
         planner: of batches.
         auto: of modes; None: sessions draft whenever they can.
         tuners: of `dual`'s thresholds; None: they stay.
+        mode: what it was told to do, where `auto` is None.
         gateway: address of the one that the link is up to.
     """
 
@@ -73,6 +74,7 @@ class Controller:
         *,
         auto: AutoMode | None = None,
         tuners: Tuners | None = None,
+        mode: str = "collaborative",
         gateway: Callable[[], str] = str,
     ) -> None:
         self.monitor = Monitor()
@@ -82,6 +84,7 @@ class Controller:
         self.calibrations = {sampled: Calibration() for sampled in (False, True)}
         """By whether answers are sampled (temperature above 0)."""
         self._trigger = trigger
+        self._mode = mode
         self._gateway = gateway
         self._costs_at = -COSTS_EVERY_S
         self._state: object = None
@@ -106,7 +109,7 @@ class Controller:
             batcher=self.planner.name,
             trigger=self._trigger.kind,
             thresholds=pairs,
-            mode="collaborative" if auto is None else auto.way.name,
+            mode=self._mode if auto is None else auto.way.name,
             mode_reason="told to be" if auto is None else auto.reason,
         )
 

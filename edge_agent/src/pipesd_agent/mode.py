@@ -90,7 +90,8 @@ class AutoMode:
     """Of all sessions of an agent.
 
     objective: `latency`, the way of least time per token; `offload`, the first one (of fewest steps) that takes at most
-    `bound` times as long as cloud-only. switched: is told of every change of mind.
+    `bound` times as long as cloud-only. switched: is told of every change of mind, tried: of
+    every try of another way.
 
     Attributes: use: the way in use, an index of `WAYS`, and `reason`: why. costs: of each way.
     """
@@ -101,6 +102,7 @@ class AutoMode:
         *,
         bound: float = BOUND,
         switched: Callable[[Switch], None] = lambda _: None,
+        tried: Callable[[Switch], None] = lambda _: None,
     ) -> None:
         if bound < 1:
             raise ValueError(f"bound must be 1 or more, but is {bound}")
@@ -116,6 +118,7 @@ class AutoMode:
         self._offload = objective == "offload"
         self._factor = bound if self._offload else 1.0
         self._switched = switched
+        self._tried = tried
         self._known: set[int] = set()
         self._measured_at = [0 for _ in WAYS]
         self._tried_at = 0
@@ -244,6 +247,15 @@ class AutoMode:
         between = ratio > self._factor if self._offload else least < ratio < most
         return [0, *(range(1, CLOUD) if between else ()), CLOUD]
 
+    def begins_try(self, way: int, now: float) -> None:
+        """A session is about to go this way for a while."""
+        if not self.known(way):
+            reason = "what it costs is not known"
+        else:
+            ago = self.tokens - self._measured_at[way]
+            reason = f"{1000 * self.costs[way].mean:.1f} ms a token when last measured, {ago} tokens ago"
+        self._tried(Switch(now, WAYS[way], reason))
+
     def trying(self, way: int, cost: float, more: float) -> None:
         """A try of `way` has cost so many seconds until now, `more` than last told."""
         self._last_try[way] = cost
@@ -276,12 +288,12 @@ class SessionMode:
         """Only cloud-only has the drafter rest."""
         return LEAD if self._try == CLOUD else 2 * max(max(way.rejected, way.unsure) for way in WAYS)
 
-    def opening(self, now: float) -> int:  # noqa: ARG002
+    def opening(self, now: float) -> int:
         auto = self._auto
         self._way = auto.use
         way = auto.may_try() if auto.costs[CLOUD].known else None
         if way is not None:
-            return self._begin_try(way) or 0
+            return self._begin_try(way, now) or 0
         self._resting = not auto.collaborative
         return FOREVER if self._resting else 0
 
@@ -304,7 +316,7 @@ class SessionMode:
         if self._try is not None and not self._returning:
             said = self._go_on_trying()
         elif self._resting and not auto.collaborative:
-            said = self._begin(auto.may_try())
+            said = self._begin(auto.may_try(), now)
         elif self._resting:
             self._resting = self._counting = self._returning = False
             self._try = None
@@ -314,7 +326,7 @@ class SessionMode:
             said = self._rest()
         else:
             self._way = auto.use
-            said = self._begin(auto.may_try() if self._counting else None)
+            said = self._begin(auto.may_try() if self._counting else None, now)
         if said is None and rejected and not self._resting and self._try != CLOUD:
             return WAYS[self._way].rejected or None
         return said
@@ -351,12 +363,13 @@ class SessionMode:
         self._auto.trying(self._try, cost, cost - self._try_cost)
         self._try_cost = cost
 
-    def _begin(self, way: int | None) -> int | None:
-        return None if way is None else self._begin_try(way)
+    def _begin(self, way: int | None, now: float) -> int | None:
+        return None if way is None else self._begin_try(way, now)
 
-    def _begin_try(self, way: int) -> int | None:
+    def _begin_try(self, way: int, now: float) -> int | None:
         """Of another way than the one in use."""
         auto = self._auto
+        auto.begins_try(way, now)
         self._try, self._returning = way, False
         self._try_from = auto.par
         self._try_tokens = self._try_drafted = 0

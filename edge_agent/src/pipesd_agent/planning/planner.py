@@ -14,7 +14,7 @@ from pipesd_agent.planning.lengths import LONGEST, OVER, Lengths
 from pipesd_agent.planning.plan import optimal_plan
 from pipesd_agent.planning.timing import Timing, costs_nothing
 from pipesd_gateway.exceptions import ConfigError
-from pipesd_gateway.protocol import Draft, EdgeMessage
+from pipesd_gateway.protocol import Draft, EdgeMessage, Resume
 
 BatcherName = Literal["immediate", "single", "dp", "expected"]
 BATCHERS: Final[tuple[str, ...]] = get_args(BatcherName)
@@ -91,8 +91,14 @@ class Planner:
         """As `Watch.wished`, of any session."""
         self.lengths.add(drafts)
 
+    def restart(self) -> None:
+        """The link is a new one, or the clock: nothing is on its way."""
+        self._free_at = self._sent_at = 0.0
+
     def sent(self, message: EdgeMessage, size: int, now: float) -> None:  # noqa: ARG002
         """As `Watch.sent`, of any session: the link is busy with it."""
+        if isinstance(message, Resume):
+            self.restart()  # of what was on the old link nothing is on this one
         if self.costs is not None:
             drafts = len(message.ids) if isinstance(message, Draft) else 0
             occupied = (self.costs.alpha + self.costs.beta * drafts) / US
