@@ -36,7 +36,6 @@ demo: $(READY) $(LLAMA) $(MODELS)  ## both ends on this machine, two answers, fi
 
 check: lint  ## lint, types and fast tests; needs no compiled llama.cpp
 	$(PY) -m pytest -n 4 -m "$(FAST)"
-	$(PY) -m pytest -m "alone and not e2e and not full"
 
 lint: $(READY)  ## lint and types
 	$(PY) -m ruff check
