@@ -37,6 +37,7 @@ def test_links_that_are_cut_in_mid_answer(tmp_path_factory: pytest.TempPathFacto
             gateway=relay.url,
             gateway_api_keys=frozenset({KEY}),
             trigger=TriggerSettings(kind="fixed", length=1),
+            mode="collaborative",
         )
         try:
             with agent_thread(config, LlamaDrafter(DRAFT)) as agent:

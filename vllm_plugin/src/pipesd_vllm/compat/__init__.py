@@ -38,6 +38,7 @@ INTERNALS: Final[dict[str, str | None]] = {
     "vllm.v1.engine.core_client:AsyncMPClient.call_utility_async": "self,method,args",
     "vllm.v1.engine.async_llm:AsyncLLM.generate": "self,prompt,sampling_params,request_id",
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._sample": "self,logits,spec_decode_metadata",
+    "vllm.v1.worker.gpu_model_runner:GPUModelRunner._bookkeeping_sync": "self",
     "vllm.v1.sample.rejection_sampler:rejection_sample": (
         "draft_token_ids,num_draft_tokens,max_spec_len,cu_num_draft_tokens,draft_probs,target_logits,bonus_token_ids"
     ),

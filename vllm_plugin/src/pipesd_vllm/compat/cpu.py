@@ -1,9 +1,12 @@
-"""Work-arounds for two bugs of vLLM's CPU backend with speculation, each applied only where the bug is seen.
+"""Work-arounds for three bugs of vLLM's CPU backend, each applied only where the bug is seen.
 
 1. `expand_batch_to_tokens` leaves its result uninitialised (the compiled code writes into an int64 copy): temperature,
    top-k and top-p of drafted rows are random memory as soon as one request of the batch is not greedy, which gives
    wrong tokens, also to greedy requests, or kills the engine.
 2. A step without any draft runs `k.max()` over nothing in `apply_top_k_only`, which kills the engine.
+3. A prompt that is computed in parts, of a request with a seed, has its generator set back by an offset, which a CPU's
+   generator has not: that kills the engine, without speculation too. It is not set back then, so what such an ordinary
+   request draws depends on the number of parts; shared noise does not.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import torch
 from vllm.logger import init_logger
 from vllm.v1.sample import rejection_sampler
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 logger = init_logger("vllm.pipesd")
 
@@ -27,6 +31,9 @@ def work_around() -> list[str]:
     if empty_top_k_is_broken():
         _skip_empty_constraints()
         replaced.append("apply_sampling_constraints")
+    if rewinding_is_broken():
+        _do_not_rewind()
+        replaced.append("_bookkeeping_sync")
     if replaced:
         logger.info("work-arounds for vLLM's CPU backend: %s", ", ".join(replaced))
     return replaced
@@ -49,6 +56,32 @@ def empty_top_k_is_broken() -> bool:
     except RuntimeError:
         return not getattr(rejection_sampler.apply_sampling_constraints, "pipesd", False)
     return False
+
+
+def rewinding_is_broken() -> bool:
+    """Has the generator of a CPU no offset, and the model runner wants one?"""
+    try:
+        torch.Generator().get_offset()
+    except RuntimeError:
+        return not getattr(GPUModelRunner._bookkeeping_sync, "pipesd", False)
+    return False
+
+
+def _do_not_rewind() -> None:
+    original = GPUModelRunner._bookkeeping_sync
+
+    def _bookkeeping_sync(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.device.type != "cpu":
+            return original(self, *args, **kwargs)
+        batch = self.input_batch
+        generators, batch.generators = batch.generators, {}
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            batch.generators = generators
+
+    _bookkeeping_sync.pipesd = True  # type: ignore[attr-defined]
+    GPUModelRunner._bookkeeping_sync = _bookkeeping_sync
 
 
 def _expand_batch_to_tokens(
