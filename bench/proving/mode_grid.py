@@ -23,10 +23,10 @@ from bench.proving.scenario import KBIT, MBIT, Forward, Rate, Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.stochastic import FITTED, Text, make_table
+from pipesd_agent.config import AgentConfig
 from pipesd_agent.mode import AutoMode, Objective
 from pipesd_agent.planning.planner import Planner
 from pipesd_agent.policies import Policies
-from pipesd_agent.session import SessionSettings
 
 DRAFT_S: Final = (0.004, 0.02, 0.06, 0.15)
 RTT_S: Final = (0.005, 0.05, 0.3)
@@ -102,8 +102,7 @@ class Outcome:
 
 def play(place: Place, objective: Objective = "latency", answers: int = ANSWERS) -> Outcome:
     texts, scenario, ours = scripts(place.acceptance, answers), place.scenario, Ours()
-    # As `make_agent` has it.
-    agents = replace(ours, session=SessionSettings(free_start=1 if objective == "offload" else None))
+    agents = replace(ours, session=AgentConfig(objective=objective).sessions)
     switches: list[object] = []
     auto = AutoMode(objective, switched=switches.append)
 

@@ -7,10 +7,10 @@ from bench.proving.figures import Figures
 from bench.proving.scenario import Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
-from pipesd_agent.control import OFFLOAD_PRICE_MS, Controller
+from pipesd_agent.config import AgentConfig
+from pipesd_agent.control import Controller
 from pipesd_agent.mode import AutoMode, Objective
 from pipesd_agent.planning.planner import Planner
-from pipesd_agent.session import SessionSettings
 from pipesd_agent.tuning.proposer import Inline
 from pipesd_agent.tuning.rehearsal import Pair
 from pipesd_agent.tuning.surrogate import make_skopt
@@ -22,16 +22,15 @@ class Started:
     traffic. To be called as a `methods.Runner`, answer by answer."""
 
     def __init__(self, objective: Objective | None, ours: Ours | None = None, *, tuned: bool = True) -> None:
-        if ours is None:
-            session = SessionSettings(free_start=1 if objective == "offload" else None)
-            ours = Ours(session=session, batcher="expected")
+        config = AgentConfig(objective=objective or "latency")
+        ours = ours or Ours(session=config.sessions, batcher=config.batcher)
         trigger = ours.trigger
         tuners = Tuners(
             Pair(trigger.r1, trigger.r2),
             lambda: Inline(make_skopt),
             window=ours.session.window,
             upload="planned",
-            price_ms=OFFLOAD_PRICE_MS if objective == "offload" else 0.0,
+            price_ms=config.price_ms,
             kept=None,
         )
         auto = None if objective is None else AutoMode(objective)

@@ -206,8 +206,8 @@ async def test_switches_tries_and_objectives_without_effect_are_logged(caplog: p
     assert auto is not None
     for way, cost in ((0, 0.1), (CLOUD, 0.03)):
         for _ in range(200):
-            auto.measured(0.0, cost, 1, way)
-    auto.begins_try(0, 0.0)
+            auto.measured(cost, 1, way)
+    auto.begins_try(0)
     await agent.aclose()
     assert "from now on cloud-only (ms a token: drafting 100.0; cloud-only 30.0)" in caplog.text
     assert "for some tokens drafting (100.0 ms a token when last measured, 200 tokens ago)" in caplog.text

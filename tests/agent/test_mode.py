@@ -147,10 +147,10 @@ def test_a_try_costs_what_goes_beyond_the_way_in_use_or_beyond_what_offload_allo
         auto = AutoMode("offload" if objective == "offload" else "latency")
         assert auto.par == 0.0
         for _ in range(4 * WINDOW):
-            auto.measured(0.0, 0.1, 1, 0)
+            auto.measured(0.1, 1, 0)
         assert auto.par == pytest.approx(0.1), "nothing is known of cloud-only"
         for _ in range(4 * WINDOW):
-            auto.measured(0.0, 0.03, 1, CLOUD)
+            auto.measured(0.03, 1, CLOUD)
         assert auto.use == CLOUD
         assert auto.par == pytest.approx(par)
 
@@ -170,7 +170,7 @@ def test_the_ways_between_are_weighed_as_well(objective: str, costs: tuple[float
     auto = AutoMode("offload" if objective == "offload" else "latency")
     for which, cost in reversed(list(enumerate(costs))):
         for _ in range(8 * WINDOW):
-            auto.measured(0.0, cost, 1, which)
+            auto.measured(cost, 1, which)
     assert auto.use == way
     mode = auto.session()
     mode.opening(0.0)

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from answers import Answer, ask
-from footprint import footprint, watch
+from footprint import STUDENT_FDS, footprint, watch
 from harness import LONG, MODEL, Process, agent_process, gateway, openai_client, openai_error, prompts, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -33,8 +33,8 @@ for an agent in 2 minutes, 2.4 and 0.8 in 7: malloc's arenas fill up. 8,500 shor
 0.7, in the end none; 2,500 answers by a schema 2.4 with one arena (MALLOC_ARENA_MAX=1), ever more slowly."""
 DESCRIPTORS = 4
 """The same. Each client has one or none at a time, by chance."""
-STUDENTS = {"drafting agent": 4}
-"""Descriptors that a program has more when it has learnt: two pipes to each of the tuners' two processes."""
+LEARNT = {"drafting agent": STUDENT_FDS}
+"""More of them, of those that learn."""
 REQUEST_S = 60.0
 """No request takes longer."""
 DRAIN_S = 3.0
@@ -297,7 +297,7 @@ def test_sixteen_clients(seconds: float, tmp_path: Path) -> None:
             assert last - first <= DESCRIPTORS, f"{name}: descriptors grow, {course.line()}"
             first, last = course.thirds("threads")
             assert last <= first, f"{name}: threads grow, {course.line()}"
-        wait_until(lambda: all(footprint(pids[name]).fds <= before[name].fds + STUDENTS.get(name, 0) for name in pids))
+        wait_until(lambda: all(footprint(pids[name]).fds <= before[name].fds + LEARNT.get(name, 0) for name in pids))
         for program in programs.values():  # the gateway first, its agents at its door
             nothing_is_left(program)
 

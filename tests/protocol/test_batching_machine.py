@@ -43,11 +43,4 @@ def test_whatever_is_held_back_no_timeout_is_needed(name: str, wrong: float, dry
         trigger = TriggerSettings(r1=rng.random(), r2=rng.random())
         world = World(seed, wrong=wrong, dry=dry, trigger=trigger, free_start=None if seed % 2 == 0 else 1)
         world.edge._batcher = a_batcher(name, seed)
-        weights = [rng.random() for _ in world.moves]
-        start = world.now
-        for move in rng.choices(world.moves, weights, k=600):
-            move()
-            world.check()
-        world.settle()
-        assert world.complete
-        assert world.now == start, "only a timeout got it moving again"
+        world.end_without_a_clock(rng)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipesd_agent.catalog import Catalog
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control import OFFLOAD_PRICE_MS, Controller
+from pipesd_agent.control import Controller
 from pipesd_agent.drafting.types import Drafter
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.edge import IDLE_S, Edge
@@ -259,15 +259,12 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
 def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorker | None) -> Controller:
     tuners = None
     if config.tuner.enabled and config.trigger.kind == "dual" and worker is not None:
-        price_ms = config.tuner.price_ms
-        if price_ms is None:
-            price_ms = OFFLOAD_PRICE_MS if config.mode == "auto" and config.objective == "offload" else 0.0
         tuners = Tuners(
             Pair(config.trigger.r1, config.trigger.r2),
             lambda: InThread(Child()),
             window=config.session.window,
             upload=UPLOADS[config.batcher],
-            price_ms=price_ms,
+            price_ms=config.price_ms,
             kept=GoodPairs(state_file()),
             draft=f"{config.draft_model.name if config.draft_model else ''} {(worker.fingerprint or b'').hex()}",
         )

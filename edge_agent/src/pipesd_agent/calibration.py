@@ -78,6 +78,10 @@ class Calibration:
             return self.weights(token)
         return token.confidence
 
+    def calibrated(self, token: DraftToken) -> DraftToken:
+        """The token with that."""
+        return msgspec.structs.replace(token, confidence=self.confidence(token)) if self.used else token
+
     def judged(self, token: DraftToken, right: bool) -> None:
         """The target has decided the position of a drafted token."""
         if not token.margin:
@@ -126,8 +130,8 @@ class CalibratedTrigger:
         self._calibration = calibration
 
     def drafted(self, token: DraftToken) -> bool:
-        if self._calibration is not None and self._calibration.used:
-            token = msgspec.structs.replace(token, confidence=self._calibration.confidence(token))
+        if self._calibration is not None:
+            token = self._calibration.calibrated(token)
         return self.inner.drafted(token)
 
     def reset(self) -> None:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import force_setattr, replace
 
 from pipesd_agent.address import Address
-from pipesd_agent.control import TunerSettings
+from pipesd_agent.control import OFFLOAD_PRICE_MS, TunerSettings
 from pipesd_agent.fallback import Policy
 from pipesd_agent.mode import Objective
 from pipesd_agent.planning.planner import check_batcher
@@ -125,9 +125,16 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     @property
     def sessions(self) -> SessionSettings:
         """`session` as it is in force: with the objective `offload` the target waits for the first draft."""
-        if self.mode == "auto" and self.objective == "offload" and self.session.free_start is None:
+        if self._offload and self.session.free_start is None:
             return replace(self.session, free_start=1)  # the prompt's own step
         return self.session
+
+    @property
+    def price_ms(self) -> float:
+        """`tuner.price_ms` as it is in force."""
+        if self.tuner.price_ms is not None:
+            return self.tuner.price_ms
+        return OFFLOAD_PRICE_MS if self._offload else 0.0
 
     def tls(self) -> ssl.SSLContext | None:
         """How to verify secure gateways; None where there are none. Raises ConfigError."""
@@ -137,6 +144,10 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             return ssl.create_default_context(cafile=self.ca_file)
         except OSError as error:  # SSLError is one
             raise ConfigError(f"cannot use ca_file {self.ca_file}: {error}") from error
+
+    @property
+    def _offload(self) -> bool:
+        return self.mode == "auto" and self.objective == "offload"
 
     @property
     def _secure(self) -> bool:

@@ -222,6 +222,4 @@ class SessionControl:
             self._tape.ended(now)
 
     def _calibrated(self, token: DraftToken) -> DraftToken:
-        if self._calibration is None or not self._calibration.used:
-            return token
-        return msgspec.structs.replace(token, confidence=self._calibration.confidence(token))
+        return token if self._calibration is None else self._calibration.calibrated(token)

@@ -130,6 +130,11 @@ class Connection:
             self.over.set_result(why)
             await _hang_up(self._websocket, code)
 
+    @property
+    def _keeper(self) -> Connection | None:
+        """`RequestStream.kept_by` of those that it carries."""
+        return self if self._left else None
+
     def leave(self) -> None:
         """Another connection takes over: keep the sessions that only this gateway can finish, close the others."""
         moved = self._streams.move(self)
@@ -145,7 +150,7 @@ class Connection:
                 self._drains(message.deadline_s)
                 continue
             stream = self._streams.get(message.channel)
-            if stream is None or stream.kept_by is not (self if self._left else None):
+            if stream is None or stream.kept_by is not self._keeper:
                 if self._left:
                     continue
                 raise ProtocolError(f"{type(message).__name__} for channel {message.channel}, which is not open")
@@ -178,11 +183,11 @@ class Connection:
         wrote = slept = False
         while self._farewells:
             await self._send(self._farewells.popleft())
-        for stream in self._streams.carried(self if self._left else None):
+        for stream in self._streams.carried(self._keeper):
             if (wait := self._room_at() - time.monotonic()) > 0.0:
                 slept = True
                 await asyncio.sleep(wait)
-            if stream.kept_by is not (self if self._left else None):
+            if stream.kept_by is not self._keeper:
                 continue  # this connection has been left meanwhile
             if (message := stream.session.next_message(time.monotonic())) is not None:
                 if isinstance(message, Open | Resume):

@@ -79,9 +79,8 @@ CLOUD: Final = len(WAYS) - 1
 
 @dataclass(frozen=True)
 class Switch:
-    """now: the sessions' clock, in seconds. way: of `WAYS`."""
+    """way: of `WAYS`."""
 
-    now: float
     way: Way
     reason: str
 
@@ -90,8 +89,7 @@ class AutoMode:
     """Of all sessions of an agent.
 
     objective: `latency`, the way of least time per token; `offload`, the first one (of fewest steps) that takes at most
-    `bound` times as long as cloud-only. switched: is told of every change of mind, tried: of
-    every try of another way.
+    `bound` times as long as cloud-only. switched: is told of every change of mind, tried: of every try of another way.
 
     Attributes: use: the way in use, an index of `WAYS`, and `reason`: why. costs: of each way.
     """
@@ -164,7 +162,7 @@ class AutoMode:
 
     # For sessions.
 
-    def measured(self, now: float, seconds: float, tokens: int, way: int | None) -> None:
+    def measured(self, seconds: float, tokens: int, way: int | None) -> None:
         """A verdict came; way: what its time is a sample of."""
         self.tokens += tokens
         if way is not None:
@@ -177,10 +175,10 @@ class AutoMode:
                 self._tried_at = self.tokens - SOON  # what is known of others is of other conditions, too
             if len(self._known) < 2 or self.tokens >= self._decide_at:
                 self._decide_at = self.tokens + LOOK
-                self._decide(now)
+                self._decide()
         self.seconds += seconds
 
-    def _decide(self, now: float) -> None:
+    def _decide(self) -> None:
         if not self.known(CLOUD) or not self.known(0):
             return
         way = self._best()
@@ -195,7 +193,7 @@ class AutoMode:
         found = (f"{name.name} {1000 * c.mean:.1f}" for name, c in zip(WAYS, self.costs, strict=True) if c.known)
         limit = f"; {self._factor:g} times as much as cloud-only is allowed" if self._offload else ""
         self.reason = f"ms a token: {'; '.join(found)}{limit}"
-        self._switched(Switch(now, WAYS[way], self.reason))
+        self._switched(Switch(WAYS[way], self.reason))
 
     def _best(self) -> int:
         def weight(way: int) -> float:
@@ -247,14 +245,14 @@ class AutoMode:
         between = ratio > self._factor if self._offload else least < ratio < most
         return [0, *(range(1, CLOUD) if between else ()), CLOUD]
 
-    def begins_try(self, way: int, now: float) -> None:
+    def begins_try(self, way: int) -> None:
         """A session is about to go this way for a while."""
         if not self.known(way):
             reason = "what it costs is not known"
         else:
             ago = self.tokens - self._measured_at[way]
             reason = f"{1000 * self.costs[way].mean:.1f} ms a token when last measured, {ago} tokens ago"
-        self._tried(Switch(now, WAYS[way], reason))
+        self._tried(Switch(WAYS[way], reason))
 
     def trying(self, way: int, cost: float, more: float) -> None:
         """A try of `way` has cost so many seconds until now, `more` than last told."""
@@ -288,12 +286,12 @@ class SessionMode:
         """Only cloud-only has the drafter rest."""
         return LEAD if self._try == CLOUD else 2 * max(max(way.rejected, way.unsure) for way in WAYS)
 
-    def opening(self, now: float) -> int:
+    def opening(self, now: float) -> int:  # noqa: ARG002
         auto = self._auto
         self._way = auto.use
         way = auto.may_try() if auto.costs[CLOUD].known else None
         if way is not None:
-            return self._begin_try(way, now) or 0
+            return self._begin_try(way) or 0
         self._resting = not auto.collaborative
         return FOREVER if self._resting else 0
 
@@ -316,7 +314,7 @@ class SessionMode:
         if self._try is not None and not self._returning:
             said = self._go_on_trying()
         elif self._resting and not auto.collaborative:
-            said = self._begin(auto.may_try(), now)
+            said = self._begin(auto.may_try())
         elif self._resting:
             self._resting = self._counting = self._returning = False
             self._try = None
@@ -326,7 +324,7 @@ class SessionMode:
             said = self._rest()
         else:
             self._way = auto.use
-            said = self._begin(auto.may_try() if self._counting else None, now)
+            said = self._begin(auto.may_try() if self._counting else None)
         if said is None and rejected and not self._resting and self._try != CLOUD:
             return WAYS[self._way].rejected or None
         return said
@@ -345,7 +343,7 @@ class SessionMode:
                 way = CLOUD  # on the way to a try of drafting and back there are pauses
             if self._try is not None:
                 self._pay(seconds, tokens)
-            auto.measured(now, seconds, tokens, way)
+            auto.measured(seconds, tokens, way)
         if self._resting:
             self._counting = False
         if self._try == CLOUD and not ran:
@@ -363,13 +361,13 @@ class SessionMode:
         self._auto.trying(self._try, cost, cost - self._try_cost)
         self._try_cost = cost
 
-    def _begin(self, way: int | None, now: float) -> int | None:
-        return None if way is None else self._begin_try(way, now)
+    def _begin(self, way: int | None) -> int | None:
+        return None if way is None else self._begin_try(way)
 
-    def _begin_try(self, way: int, now: float) -> int | None:
+    def _begin_try(self, way: int) -> int | None:
         """Of another way than the one in use."""
         auto = self._auto
-        auto.begins_try(way, now)
+        auto.begins_try(way)
         self._try, self._returning = way, False
         self._try_from = auto.par
         self._try_tokens = self._try_drafted = 0

@@ -19,7 +19,7 @@ from pipesd_agent.measure.arrivals import Arrivals
 from pipesd_agent.measure.change import Change
 from pipesd_agent.measure.frames import Frames
 from pipesd_agent.measure.rolling import Rolling
-from pipesd_agent.measure.uplink import HEADER_BYTES, Uplink
+from pipesd_agent.measure.uplink import HEADER_BYTES, Occupancy, Uplink
 from pipesd_agent.measure.verifying import Verifying
 from pipesd_agent.measure.windows import Window, Windows
 from pipesd_gateway.protocol import Draft, EdgeMessage, Open, Opened, Reason, Resume, Verdict
@@ -125,15 +125,12 @@ class Monitor:
     @property
     def alpha_s(self) -> float | None:
         """Seconds that the uplink is busy with a draft message besides its tokens."""
-        if not self._heard:
-            return None
-        occupancy = self.uplink.occupancy
-        return occupancy.message_s + occupancy.byte_s * self.frames.empty_bytes
+        return self._alpha_beta(self.uplink.occupancy)[0] if self._heard else None
 
     @property
     def beta_s(self) -> float | None:
         """Seconds that the uplink is busy with each token of a draft message."""
-        return self.uplink.occupancy.byte_s * self.frames.token_bytes if self._heard else None
+        return self._alpha_beta(self.uplink.occupancy)[1] if self._heard else None
 
     @property
     def rtt_s(self) -> float | None:
@@ -180,14 +177,18 @@ class Monitor:
         """The gateway has told of arrivals."""
         self._heard = True
         occupancy = self.uplink.occupancy
-        alpha = occupancy.message_s + occupancy.byte_s * self.frames.empty_bytes
-        beta = occupancy.byte_s * self.frames.token_bytes
+        alpha, beta = self._alpha_beta(occupancy)
         spread = occupancy.spread
         self._replan |= self._alpha_change.moved(alpha, spread * alpha)
         self._replan |= self._beta_change.moved(beta, spread * beta)
 
     def travelled(self, seconds: float) -> None:
         self._rtt.add(seconds)
+
+    def _alpha_beta(self, occupancy: Occupancy) -> tuple[float, float]:
+        """Of draft messages."""
+        frames = self.frames
+        return occupancy.message_s + occupancy.byte_s * frames.empty_bytes, occupancy.byte_s * frames.token_bytes
 
     def _window(self, window: Window) -> None:
         self._tpt.add(window.tpt_s)
