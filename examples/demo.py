@@ -29,7 +29,7 @@ from typing import Any
 import httpx
 from openai import OpenAI
 
-from pipesd_gateway.llama import Model
+from pipesd_core.llamacpp.binding import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / ".build" / "demo-target-F32.gguf"

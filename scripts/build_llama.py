@@ -4,7 +4,7 @@
 
 The wheel stays in ${XDG_CACHE_HOME:-~/.cache}/pipesd/wheels, so other clones and new environments find it. No ABI of
 Python is in its name: it holds shared libraries that ctypes loads ("py3-none"). The version is the one that
-gateway/pyproject.toml asks for.
+core/pyproject.toml asks for.
 
 GGML_NATIVE=OFF: a native build by GCC 12 on a machine with AMX dies of SIGILL on quantised weights, and a wheel that
 stays in a cache should run on the next machine that mounts it as well.
@@ -37,7 +37,7 @@ class BuildError(Exception):
 
 
 def locked_version(pyproject: Path) -> str:
-    """The version that the gateway's extra `llama` pins."""
+    """The version that the extra `llama` pins."""
     extras = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     for requirement in extras["llama"]:
         name, _, version = str(requirement).partition("==")
@@ -105,7 +105,7 @@ def compile_wheel(version: str, folder: Path) -> Path:
 def main() -> int:
     """Find or build; returns the exit status."""
     try:
-        version = locked_version(ROOT / "gateway" / "pyproject.toml")
+        version = locked_version(ROOT / "core" / "pyproject.toml")
         folder = cache_folder(version, os.environ)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with open(folder.parent / f"{folder.name}.lock", "w", encoding="utf-8") as lock:

@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import fields
 
 import pipesd_agent
+import pipesd_core
 import pipesd_gateway
 from pipesd_agent.config import AgentConfig
 from pipesd_gateway.config import GatewayConfig
@@ -22,16 +23,16 @@ from pipesd_gateway.config import GatewayConfig
 ROOT: Final = Path(__file__).parents[1]
 DOC: Final = (ROOT / "docs" / "limits.md").read_text("utf-8")
 PACKAGES: Final = {
-    "Gateway": ("pipesd_gateway",),
-    "Agent": ("pipesd_agent", "pipesd_gateway"),
-    "vLLM": ("pipesd_vllm", "pipesd_gateway"),
+    "Gateway": ("pipesd_gateway", "pipesd_core"),
+    "Agent": ("pipesd_agent", "pipesd_core"),
+    "vLLM": ("pipesd_vllm", "pipesd_gateway", "pipesd_core"),
 }
 CONFIGS: Final[dict[str, Any]] = {"Gateway": GatewayConfig, "Agent": AgentConfig}
 UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20}
 NO_LIMITS: Final = {
-    "link.CLOSE_TIMEOUT_S": "the end of a link that is lost already",
+    "link.link.CLOSE_TIMEOUT_S": "the end of a link that is lost already",
     "chat.TIMEOUT_S": "a person's patience",
-    "embedded.decoder.JOIN_TIMEOUT_S": "the end of the program",
+    "llamacpp.runtime.decoder.JOIN_TIMEOUT_S": "the end of the program",
     "drafting.worker.IDLE_WAIT_S": "how often an idle thread looks whether it has an owner",
 }
 """Names that look like limits, and why they are none of anybody's requests."""
@@ -110,7 +111,7 @@ def test_numbers_are_those_of_the_code(row: Row) -> None:
     assert row.constants or row.flags or row.set_by == "code"
 
 
-@pytest.mark.parametrize("package", [pipesd_gateway, pipesd_agent], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", [pipesd_core, pipesd_gateway, pipesd_agent], ids=lambda package: package.__name__)
 def test_no_limit_is_missing(package: Any) -> None:
     listed = {name for row in ROWS for name in row.constants}
     missing = []

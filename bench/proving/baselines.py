@@ -17,9 +17,9 @@ from bench.proving.link import Link
 from bench.proving.scenario import Scenario
 from bench.proving.script import Script
 from bench.proving.timeline import Timeline
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.planning.plan import optimal_plan
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.control.plan_dp import optimal_plan
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.drafting.drafter import DraftToken
 
 PAPER_PAYLOAD: Final = 290_308
 """Bytes that the authors send for each drafted token: its whole probability vector."""

@@ -15,11 +15,11 @@ from bench.proving.methods import DECAYS, LENGTHS, OURS_FIRST, R1, R2, R2_ALONE,
 from bench.proving.planned import Planned
 from bench.proving.search import Axes, Point
 from bench.proving.simulator import Ours
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.policies import Collaborative, Mode
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import BY_ENTROPY, TriggerSettings
-from pipesd_gateway.protocol import Verdict
+from pipesd_agent.control.triggers import BY_ENTROPY, TriggerSettings
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.policies import Collaborative, Mode
+from pipesd_agent.session.session import SessionSettings
+from pipesd_core.protocol.messages import Verdict
 
 NAME: Final = "best-causal"
 NOT_CAUSAL: Final = ("edge-only",)
@@ -32,7 +32,7 @@ UNSURE: Final = 0.8
 
 
 class Running:
-    """A `Mode`: drafting, the target running on as `auto` (pipesd_agent.mode) has it, always."""
+    """A `Mode`: drafting, the target running on as `auto` (pipesd_agent.control.mode) has it, always."""
 
     def __init__(self, rejected: int, unsure: int) -> None:
         self._rejected = rejected

@@ -15,8 +15,8 @@ from bench.proving.recorded import TEMPERATURES, recorded
 from bench.proving.scenario import MBIT, Forward, Rate, Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.session.session import SessionSettings
 
 LINK: Final = Rate((1e6 * MBIT,))
 DEMO: Final = Scenario("demo", 0.001, up=LINK, down=LINK, delay_s=0.001, forward=Forward(0.04, 0.0))

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.proving.trace import DEPTH, NOTHING, Trace
-from pipesd_agent.drafting.types import Drafter, DraftToken, NoDraft
-from pipesd_gateway.engine import Opening
+from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
+from pipesd_core.engine.interface import Opening
 
 PATIENCE: Final = 1000
 """Forwards for one token, most of them for a long prompt."""

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 from bench.proving.stochastic import FITTED, Drawn, Noise, Text, draw
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.trigger import AdaptiveSequence, DualThreshold, FixedLength, Trigger
+from pipesd_agent.control.triggers import AdaptiveSequence, DualThreshold, FixedLength, Trigger
+from pipesd_agent.drafting.drafter import DraftToken
 
 TOKENS: Final = 12_000
 LONGEST: Final = 64

@@ -16,8 +16,8 @@ from bench.proving.figures import Figures
 from bench.proving.methods import play
 from bench.proving.scenario import Scenario
 from bench.proving.simulator import Ours, Simulation
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.session.session import SessionSettings
 
 FIXED: Final = Ours(
     trigger=TriggerSettings(r1=0.92, r2=0.95),

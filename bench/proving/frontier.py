@@ -13,8 +13,8 @@ from bench.proving.methods import R1, R2, R2_ALONE, SPACING_S
 from bench.proving.scenario import Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.session.session import SessionSettings
 
 LENGTHS: Final = (1, 2, 3, 4, 5, 6, 8, 10, 14, 20)
 

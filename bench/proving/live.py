@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from bench.proving.trace import DEPTH, NOTHING, UNKNOWN, Trace
-from pipesd_agent.tracing import SUFFIX, VERSION, Drafted, LiveTrace
+from pipesd_agent.telemetry.tracing import SUFFIX, VERSION, Drafted, LiveTrace
 
 _FIGURES: Final = ("confidence", "margin", "entropy")
 

@@ -29,8 +29,8 @@ from bench.proving.scenario import Scenario
 from bench.proving.script import Script
 from bench.proving.search import Axes, Point
 from bench.proving.simulator import Ours, Simulation
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.session.session import SessionSettings
 
 Runner = Callable[[Script, Scenario, float], Figures]
 SPACING_S: Final = 40.0

@@ -24,9 +24,9 @@ from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.stochastic import FITTED, Text, make_table
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.mode import AutoMode, Objective
-from pipesd_agent.planning.planner import Planner
-from pipesd_agent.policies import Policies
+from pipesd_agent.control.mode import AutoMode, Objective
+from pipesd_agent.control.upload_planner import Planner
+from pipesd_agent.session.policies import Policies
 
 DRAFT_S: Final = (0.004, 0.02, 0.06, 0.15)
 RTT_S: Final = (0.005, 0.05, 0.3)

@@ -11,9 +11,9 @@ from bench.proving.figures import Figures
 from bench.proving.scenario import Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
-from pipesd_agent.planning.planner import Costs, Planner
-from pipesd_agent.policies import Collaborative, Mode, Policies, Unwatched
-from pipesd_gateway.protocol import Draft, EdgeMessage, encode
+from pipesd_agent.control.upload_planner import Costs, Planner
+from pipesd_agent.session.policies import Collaborative, Mode, Policies, Unwatched
+from pipesd_core.protocol.messages import Draft, EdgeMessage, encode
 
 US: Final = 1e6
 

@@ -18,9 +18,9 @@ from bench.proving.drafting import rows_along, trace_of
 from bench.proving.recorded import CONTEXT, DRAFT, TABLES, TARGET, recorded
 from bench.proving.trace import Table
 from bench.proving.workloads import NAMES
-from pipesd_agent.drafting.choose import Chooser
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_agent.drafting.chooser import Chooser
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_core.sampling.sampler import SamplingParams
 
 FILE: Final = TABLES / "probabilities.npz"
 KINDS: Final = ("max", "drawn")
@@ -51,8 +51,8 @@ async def _record(out: Path) -> None:
     # Late: only this part needs llama.cpp.
     from bench.proving.record import info_of, openings
     from pipesd_agent.drafting.llama import LlamaDrafter
-    from pipesd_gateway.embedded.decoder import TargetDecoder
-    from pipesd_gateway.embedded.prompt import Prompter
+    from pipesd_core.llamacpp.openai.prompt import Prompter
+    from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
 
     decoder = TargetDecoder(TARGET, n_seq=1, n_ctx_seq=CONTEXT)
     columns: dict[str, NDArray[np.float16]] = {}

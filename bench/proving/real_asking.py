@@ -14,7 +14,7 @@ from bench.proving.recorded import CONTEXT, DRAFT, FIRST_SEED, TOKENS, recorded
 from bench.proving.script import Script
 from bench.proving.simulator import Ours
 from bench.proving.workloads import COUNT, workload
-from pipesd_gateway.protocol import Endpoint
+from pipesd_core.protocol.messages import Endpoint
 
 PLACES: Final = 2
 """Of gateway and drafter. A prompt that has just been asked is in their caches, and not computed again."""

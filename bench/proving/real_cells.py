@@ -26,10 +26,10 @@ from bench.proving.scenario import (
     Scenario,
 )
 from bench.proving.simulator import Ours
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.tracing import LiveTrace
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.protocol import Reason
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.telemetry.tracing import LiveTrace
+from pipesd_core.protocol.messages import Reason
 
 STEP_S: Final = 0.020
 """Of the emulated target: longer than the demo target's own 8 ms with 17 rows, and drawing them, on two cores."""

@@ -19,7 +19,7 @@ from bench.proving.real_asking import PLACES, configuration, figures_of
 from bench.proving.recorded import CONTEXT, ROOT, TARGET
 from bench.proving.scenario import Scenario
 from bench.proving.simulator import Ours
-from pipesd_gateway.protocol import Endpoint
+from pipesd_core.protocol.messages import Endpoint
 
 sys.path.insert(0, str(ROOT / "examples"))
 

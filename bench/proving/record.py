@@ -37,14 +37,14 @@ from bench.proving.recorded import (
 )
 from bench.proving.trace import DEPTH, Table, save
 from bench.proving.workloads import COUNT, NAMES, workload
+from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.llama import LlamaDrafter
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_gateway.embedded.decoder import TargetDecoder
-from pipesd_gateway.embedded.logprobs import Decoded
-from pipesd_gateway.embedded.prompt import Prompter
-from pipesd_gateway.embedded.request import parse
-from pipesd_gateway.engine import ModelInfo, Opening
-from pipesd_gateway.exceptions import ApiError
+from pipesd_core.engine.interface import ModelInfo, Opening
+from pipesd_core.errors import ApiError
+from pipesd_core.llamacpp.openai.prompt import Prompter
+from pipesd_core.llamacpp.openai.request import parse
+from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
+from pipesd_core.llamacpp.runtime.logprobs import Decoded
 
 ANSWERS_AT_ONCE: Final = 20
 ANSWERS_S: Final = 600.0

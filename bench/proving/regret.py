@@ -27,15 +27,15 @@ from bench.proving.methods import R1, R2, SPACING_S
 from bench.proving.scenario import FAST_EDGE, LAPTOP, PAPER, Scenario
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.trace import Table
-from pipesd_agent.batcher import Immediate
-from pipesd_agent.policies import Policies
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_agent.tuning.proposer import Inline
-from pipesd_agent.tuning.rehearsal import Costs, Pair
-from pipesd_agent.tuning.study import MakeOptimizer
-from pipesd_agent.tuning.surrogate import Skopt, make_skopt
-from pipesd_agent.tuning.tape import Tape
+from pipesd_agent.control.batchers import Immediate
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.session.policies import Policies
+from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.tuning.background import Inline
+from pipesd_agent.tuning.gaussian_process import Skopt, make_skopt
+from pipesd_agent.tuning.recorder import Tape
+from pipesd_agent.tuning.replay import Costs, Pair
+from pipesd_agent.tuning.search import MakeOptimizer
 from pipesd_agent.tuning.thresholds import TunedDual
 from pipesd_agent.tuning.tuner import Tuner
 

@@ -17,8 +17,8 @@ from bench.proving.planned import Planned, true_costs
 from bench.proving.scenario import LAPTOP, NARROW, Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours
-from pipesd_agent.planning.planner import BATCHERS, Planner
-from pipesd_agent.session import SessionSettings
+from pipesd_agent.control.upload_planner import BATCHERS, Planner
+from pipesd_agent.session.session import SessionSettings
 
 LINKS: Final = (*NARROW, LAPTOP.uplink(1), LAPTOP.uplink(20), LAPTOP.uplink(80))
 WORKLOADS: Final = ("made-up", "humaneval-t0")

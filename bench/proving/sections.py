@@ -12,7 +12,7 @@ from bench.proving.markdown import markdown, ms
 from bench.proving.methods import PUBLISHED
 from bench.proving.scenario import PAPER, SWEEP
 from bench.proving.schedules import NAME as SCHEDULES
-from pipesd_agent.planning.planner import BATCHERS
+from pipesd_agent.control.upload_planner import BATCHERS
 
 Row = dict[str, Any]
 MADE: Final = "made-up"

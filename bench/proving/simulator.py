@@ -21,13 +21,13 @@ from bench.proving.link import Link
 from bench.proving.scenario import TCP_IP, Scenario
 from bench.proving.script import Script
 from bench.proving.timeline import Timeline
-from pipesd_agent.link import SOCKET_BUFFER_BYTES
-from pipesd_agent.policies import Policies, fixed
-from pipesd_agent.session import Commit, Complete, Deliver, EdgeSession, Fail, SessionSettings, StartDrafting
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.engine import Opening, Payload, StepDone
-from pipesd_gateway.protocol import VERSION, Draft, EdgeMessage, Endpoint, Open, Verdict, encode
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.link.link import SOCKET_BUFFER_BYTES
+from pipesd_agent.session.policies import Policies, fixed
+from pipesd_agent.session.session import Commit, Complete, Deliver, EdgeSession, Fail, SessionSettings, StartDrafting
+from pipesd_core.engine.interface import Opening, Payload, StepDone
+from pipesd_core.protocol.messages import VERSION, Draft, EdgeMessage, Endpoint, Open, Verdict, encode
+from pipesd_core.sampling.sampler import SamplingParams
 from pipesd_gateway.session import Abort, GatewaySession, SessionLimits, Step
 
 CHUNK_BYTES: Final = 220

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipesd_agent.agent import make_agent
-from pipesd_agent.api import create_app
+from pipesd_agent.api.app import create_app
 from pipesd_agent.config import AgentConfig, load
-from pipesd_agent.drafting.types import Drafter, DraftToken, NoDraft
-from pipesd_gateway.sampling import SamplingParams
-from pipesd_gateway.serve import Server, listen, run_program
+from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
+from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.service.server import Server, listen, run_program
 
 
 class Floored:

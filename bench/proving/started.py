@@ -8,13 +8,13 @@ from bench.proving.scenario import Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control import Controller
-from pipesd_agent.mode import AutoMode, Objective
-from pipesd_agent.planning.planner import Planner
-from pipesd_agent.tuning.proposer import Inline
-from pipesd_agent.tuning.rehearsal import Pair
-from pipesd_agent.tuning.surrogate import make_skopt
-from pipesd_agent.tuning.tuners import Tuners
+from pipesd_agent.control.controller import Controller
+from pipesd_agent.control.mode import AutoMode, Objective
+from pipesd_agent.control.upload_planner import Planner
+from pipesd_agent.tuning.background import Inline
+from pipesd_agent.tuning.gaussian_process import make_skopt
+from pipesd_agent.tuning.per_sampling import Tuners
+from pipesd_agent.tuning.replay import Pair
 
 
 class Started:

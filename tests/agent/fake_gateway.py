@@ -12,14 +12,14 @@ from msgspec.structs import replace
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from pipesd_agent.address import Address
-from pipesd_agent.gateways import Gateways
-from pipesd_agent.link import Link
-from pipesd_agent.policies import fixed
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.streams import LinkSettings
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.protocol import (
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.link.address import Address
+from pipesd_agent.link.gateways import Gateways
+from pipesd_agent.link.link import Link
+from pipesd_agent.link.requests import LinkSettings
+from pipesd_agent.session.policies import fixed
+from pipesd_agent.session.session import SessionSettings
+from pipesd_core.protocol.messages import (
     SUBPROTOCOL,
     EdgeMessage,
     End,
@@ -34,7 +34,7 @@ from pipesd_gateway.protocol import (
     decode_edge,
     encode,
 )
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.sampling.sampler import SamplingParams
 
 Script = Callable[["FakeGateway", ServerConnection], Awaitable[None]]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipesd_agent.measure.uplink import HEADER_BYTES, Occupancy, Uplink
+from pipesd_agent.telemetry.uplink import HEADER_BYTES, Occupancy, Uplink
 
 PERIOD_S = 2**32 / 1e6
 QUEUE_S = 0.5

@@ -14,18 +14,18 @@ from fake_gateway import answer, gateways, opened
 from test_stream import make, sent
 
 from pipesd_agent.agent import Agent, make_agent
-from pipesd_agent.catalog import Catalog
 from pipesd_agent.config import AgentConfig
+from pipesd_agent.control.mode import CLOUD
 from pipesd_agent.drafting.lookup import LookupDrafter
-from pipesd_agent.forward import Forwarder
-from pipesd_agent.gateways import Gateways
-from pipesd_agent.link import Link
-from pipesd_agent.mode import CLOUD
-from pipesd_agent.session import RemoteError
-from pipesd_agent.stream import RequestStream
-from pipesd_agent.streams import LinkSettings
-from pipesd_gateway.exceptions import ModelLoadError, Unavailable, VocabularyMismatch
-from pipesd_gateway.protocol import Close, Endpoint, Failed
+from pipesd_agent.link.gateways import Gateways
+from pipesd_agent.link.link import Link
+from pipesd_agent.link.model_list import Catalog
+from pipesd_agent.link.passthrough import Forwarder
+from pipesd_agent.link.requests import LinkSettings
+from pipesd_agent.session.session import RemoteError
+from pipesd_agent.session.stream import RequestStream
+from pipesd_core.errors import ModelLoadError, Unavailable, VocabularyMismatch
+from pipesd_core.protocol.messages import Close, Endpoint, Failed
 
 Script = Callable[[RequestStream, bool], None]
 

@@ -7,12 +7,12 @@ from typing import Literal
 
 import pytest
 
-from pipesd_agent.address import Address
 from pipesd_agent.config import GATEWAY_KEY, AgentConfig, load
-from pipesd_agent.control import TunerSettings
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.exceptions import ConfigError
+from pipesd_agent.control.controller import TunerSettings
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.link.address import Address
+from pipesd_agent.session.session import SessionSettings
+from pipesd_core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,13 +15,13 @@ from test_agent import FakeLink, Script, accepts, agent_over, completes, waits
 from test_stream import sent
 
 from pipesd_agent.agent import Agent
-from pipesd_agent.api import create_app
+from pipesd_agent.api.app import create_app
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_agent.drafting.worker import DraftWorker
-from pipesd_agent.stream import RequestStream
-from pipesd_gateway.exceptions import Unavailable
-from pipesd_gateway.keys import Keys
-from pipesd_gateway.protocol import Close, End, Event, Failed
+from pipesd_agent.session.stream import RequestStream
+from pipesd_core.errors import Unavailable
+from pipesd_core.protocol.messages import Close, End, Event, Failed
+from pipesd_core.service.api_keys import Keys
 
 
 @asynccontextmanager

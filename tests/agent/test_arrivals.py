@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_agent.measure.arrivals import Arrivals
-from pipesd_agent.measure.uplink import Uplink
-from pipesd_gateway.protocol import Draft, Endpoint, Open, Reason, Resume, Verdict
+from pipesd_agent.telemetry.arrivals import Arrivals
+from pipesd_agent.telemetry.uplink import Uplink
+from pipesd_core.protocol.messages import Draft, Endpoint, Open, Reason, Resume, Verdict
 
 OPEN = Open(0, 1, Endpoint.COMPLETIONS, b"{}", b"")
 DRAFT = Draft(0, 0, 10, (7,))

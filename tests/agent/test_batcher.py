@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipesd_agent.batcher import Batcher, Immediate, Planned, Single, Timed
+from pipesd_agent.control.batchers import Batcher, Immediate, Planned, Single, Timed
 
 
 def test_immediate_and_single() -> None:

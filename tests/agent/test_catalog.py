@@ -8,8 +8,8 @@ import httpx
 import pytest
 from fake_gateway import gateways
 
-from pipesd_agent import catalog as catalog_module
-from pipesd_agent.catalog import Catalog
+from pipesd_agent.link import model_list as catalog_module
+from pipesd_agent.link.model_list import Catalog
 
 MODELS = [{"id": "m", "object": "model"}]
 

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from pipesd_agent.confidence import Logistic
-from pipesd_agent.drafting.choose import BEST, BEST_FROM, SURE_MARGIN, Chooser
-from pipesd_gateway.sampling import Sampler, SamplingParams
+from pipesd_agent.drafting.chooser import BEST, BEST_FROM, SURE_MARGIN, Chooser
+from pipesd_agent.drafting.confidence import Logistic
+from pipesd_core.sampling.sampler import Sampler, SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
-from pipesd_agent.circuit import BACKOFF_FIRST_S, STABLE_S, Circuit, State
+from pipesd_agent.link.breaker import BACKOFF_FIRST_S, STABLE_S, Circuit, State
 
 MOST = 10.0
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipesd_agent.confidence import SAMPLED, Logistic, auc, fit_logistic
+from pipesd_agent.drafting.confidence import SAMPLED, Logistic, auc, fit_logistic
 
 
 def test_logistic_stays_in_bounds_and_rises() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipesd_agent.cost import RECENT, WINDOW, Cost
+from pipesd_agent.control.mode_cost import RECENT, WINDOW, Cost
 
 
 def test_nothing_is_known_at_first_and_then_a_mean() -> None:

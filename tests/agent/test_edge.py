@@ -13,16 +13,16 @@ import pytest
 from fake_decoder import EOS, FakeDecoder
 from fake_gateway import verdict
 
-from pipesd_agent.edge import CannotGoOn, Edge, without
-from pipesd_agent.edge_answer import EdgeAnswer
-from pipesd_agent.policies import fixed
-from pipesd_agent.session import EdgeSession, SessionSettings
-from pipesd_agent.stream import RequestStream
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.embedded.serving import EmbeddedEngine
-from pipesd_gateway.exceptions import ApiError, InvalidRequest, ModelLoadError, Unavailable
-from pipesd_gateway.protocol import VERSION, Endpoint, Event, Open, Opened
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.local.answer import EdgeAnswer
+from pipesd_agent.local.model import CannotGoOn, Edge, without
+from pipesd_agent.session.policies import fixed
+from pipesd_agent.session.session import EdgeSession, SessionSettings
+from pipesd_agent.session.stream import RequestStream
+from pipesd_core.errors import ApiError, InvalidRequest, ModelLoadError, Unavailable
+from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
+from pipesd_core.protocol.messages import VERSION, Endpoint, Event, Open, Opened
+from pipesd_core.sampling.sampler import SamplingParams
 
 TEXT = b"abcdefgh"
 """What the draft model writes, whatever it is asked."""

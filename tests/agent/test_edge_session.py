@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.policies import fixed
-from pipesd_agent.session import (
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.policies import fixed
+from pipesd_agent.session.session import (
     ACK_BYTES,
     ACK_EVERY,
     DRY_RUN,
@@ -23,9 +24,8 @@ from pipesd_agent.session import (
     StopDrafting,
     usage_payload,
 )
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.exceptions import ConfigError, EngineFailed, ProtocolError, Unavailable
-from pipesd_gateway.protocol import (
+from pipesd_core.errors import ConfigError, EngineFailed, ProtocolError, Unavailable
+from pipesd_core.protocol.messages import (
     FOREVER,
     MAX_DRAFTS_PER_MESSAGE,
     MAX_UNACKED,
@@ -46,7 +46,7 @@ from pipesd_gateway.protocol import (
     Run,
     Verdict,
 )
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.sampling.sampler import SamplingParams
 
 BODY = b'{"prompt":"x"}'
 PROMPT = (1, 2, 3, 4)

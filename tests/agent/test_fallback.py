@@ -16,16 +16,16 @@ from test_api import error_of
 from test_edge import LABEL, TEXT, Maker, session
 
 from pipesd_agent.agent import Agent
-from pipesd_agent.api import create_app
-from pipesd_agent.catalog import Catalog
-from pipesd_agent.edge import Edge
-from pipesd_agent.fallback import Policy, is_loss, policy_of, said
-from pipesd_agent.forward import Forwarder
-from pipesd_agent.link import Link
-from pipesd_agent.session import RemoteError
-from pipesd_agent.stream import RequestStream
-from pipesd_gateway.exceptions import EngineFailed, InvalidRequest, Overloaded, Unauthorized, Unavailable
-from pipesd_gateway.protocol import End, Endpoint, Event, Failed
+from pipesd_agent.api.app import create_app
+from pipesd_agent.link.link import Link
+from pipesd_agent.link.model_list import Catalog
+from pipesd_agent.link.passthrough import Forwarder
+from pipesd_agent.local.fallback import Policy, is_loss, policy_of, said
+from pipesd_agent.local.model import Edge
+from pipesd_agent.session.session import RemoteError
+from pipesd_agent.session.stream import RequestStream
+from pipesd_core.errors import EngineFailed, InvalidRequest, Overloaded, Unauthorized, Unavailable
+from pipesd_core.protocol.messages import End, Endpoint, Event, Failed
 
 GONE = Unavailable("cannot reach the gateway")
 

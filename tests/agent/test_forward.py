@@ -16,15 +16,15 @@ import pytest
 from fake_gateway import gateways
 from test_agent import FakeLink, completes
 
-from pipesd_agent import forward
 from pipesd_agent.agent import Agent
-from pipesd_agent.api import ForwardedStream, create_app
-from pipesd_agent.catalog import Catalog
-from pipesd_agent.forward import Forwarder
-from pipesd_agent.link import Link
-from pipesd_gateway import sockets
-from pipesd_gateway.protocol import Endpoint
-from pipesd_gateway.serve import Server, listen
+from pipesd_agent.api.app import ForwardedStream, create_app
+from pipesd_agent.link import passthrough
+from pipesd_agent.link.link import Link
+from pipesd_agent.link.model_list import Catalog
+from pipesd_agent.link.passthrough import Forwarder
+from pipesd_core.protocol.messages import Endpoint
+from pipesd_core.service import sockets
+from pipesd_core.service.server import Server, listen
 
 UNDRAFTABLE: dict[str, Any] = {"prompt": "x", "n": 2}
 STREAM = UNDRAFTABLE | {"stream": True}
@@ -256,7 +256,7 @@ async def test_no_gateway(body: dict[str, Any]) -> None:
 
 
 async def test_a_gateway_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "SILENCE_S", 0.2)
+    monkeypatch.setattr(passthrough, "SILENCE_S", 0.2)
     async with gateway() as fake, agent_before(fake.url) as (client, _, _link):
         fake.holds = True
         fake.script = nothing
@@ -300,8 +300,8 @@ async def test_a_whole_answer_that_breaks_off_is_none() -> None:
 
 
 async def test_answers_have_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "MAX_ANSWER_BYTES", 10)
-    monkeypatch.setattr(forward, "MAX_EVENT_BYTES", 10)
+    monkeypatch.setattr(passthrough, "MAX_ANSWER_BYTES", 10)
+    monkeypatch.setattr(passthrough, "MAX_EVENT_BYTES", 10)
     async with gateway() as fake, agent_before(fake.url) as (client, _, _link):
         fake.script = whole(b"x" * 11)
         assert "larger than 10" in error_of(await client.post("/completions", json=UNDRAFTABLE), 503)["message"]
@@ -310,8 +310,8 @@ async def test_answers_have_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "MAX_STREAMS", 1)
-    monkeypatch.setattr(forward, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(passthrough, "MAX_STREAMS", 1)
+    monkeypatch.setattr(passthrough, "CONNECT_TIMEOUT_S", 0.2)
     async with gateway() as fake, agent_before(fake.url) as (client, _, _link):
         fake.script, fake.holds = begins, True
         async with client.stream("POST", "/completions", json=STREAM):

@@ -6,8 +6,8 @@ import hypothesis.strategies as st
 from fake_gateway import gateways
 from hypothesis import given
 
-from pipesd_agent.gateways import Gateway, Gateways
-from pipesd_gateway.exceptions import Unauthorized, Unavailable
+from pipesd_agent.link.gateways import Gateway, Gateways
+from pipesd_core.errors import Unauthorized, Unavailable
 
 NOW = 50.0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipesd_agent.tuning.good_pairs import LARGEST, MOST, GoodPairs, key, state_file
-from pipesd_agent.tuning.rehearsal import Pair
+from pipesd_agent.tuning.replay import Pair
+from pipesd_agent.tuning.store import LARGEST, MOST, GoodPairs, key, state_file
 
 
 def test_what_was_put_is_there_again(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_agent.planning.lengths import Lengths
+from pipesd_agent.control.draft_lengths import Lengths
 
 
 def test_n_hat() -> None:

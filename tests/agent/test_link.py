@@ -31,14 +31,14 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from pipesd_agent import circuit, streams
-from pipesd_agent import link as link_module
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.link import Link
-from pipesd_agent.session import RemoteError
-from pipesd_agent.stream import RequestStream
-from pipesd_gateway.exceptions import ApiError, Overloaded, Unauthorized, Unavailable
-from pipesd_gateway.protocol import Close, Draining, End, Endpoint, Event, Failed, Open, Rejected, Resume, encode
+from pipesd_agent.link import breaker, requests
+from pipesd_agent.link import link as link_module
+from pipesd_agent.link.link import Link
+from pipesd_agent.session.session import RemoteError
+from pipesd_agent.session.stream import RequestStream
+from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable
+from pipesd_core.protocol.messages import Close, Draining, End, Endpoint, Event, Failed, Open, Rejected, Resume, encode
 
 BODY = b"{}"
 
@@ -186,8 +186,8 @@ async def test_attempts_back_off_and_a_request_does_not_wait_for_them(
         attempts.append(time.monotonic())
         return connect(*args, **kwargs)
 
-    monkeypatch.setattr("pipesd_agent.link.connect", counting)
-    monkeypatch.setattr(circuit, "BACKOFF_FIRST_S", 0.05)
+    monkeypatch.setattr("pipesd_agent.link.link.connect", counting)
+    monkeypatch.setattr(breaker, "BACKOFF_FIRST_S", 0.05)
     monkeypatch.setattr(link_module, "BACKOFF_MOST_S", 0.2)
     monkeypatch.setattr("random.uniform", lambda _, most: most)
     async with running_link(f"ws://127.0.0.1:{unused_tcp_port}/") as link:
@@ -210,12 +210,12 @@ async def test_a_bug_in_connecting_is_logged_and_survived(
     def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("pipesd_agent.link.connect", broken)
+    monkeypatch.setattr("pipesd_agent.link.link.connect", broken)
     async with fake_gateway(answers) as gateway, running_link(gateway.url) as link:
         with pytest.raises(Unavailable, match="ZeroDivisionError"):
             await ask(link)
         assert "the attempt to connect failed" in caplog.text
-        monkeypatch.setattr("pipesd_agent.link.connect", connect)
+        monkeypatch.setattr("pipesd_agent.link.link.connect", connect)
         assert await payloads(await ask(link)) == [b"{}"]
 
 
@@ -410,7 +410,7 @@ async def test_a_link_that_is_stopped_tells_its_clients() -> None:
 
 
 async def test_too_many_requests_of_one_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "MAX_STREAMS", 2)
+    monkeypatch.setattr(requests, "MAX_STREAMS", 2)
     async with fake_gateway(is_silent) as gateway, running_link(gateway.url) as link:
         for _ in range(2):
             await ask(link)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipesd_agent.drafting.types import Drafter, DraftToken, NoDraft
+from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
 from pipesd_agent.drafting.worker import DraftWorker
-from pipesd_gateway.exceptions import DecodeError, ModelLoadError
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.errors import DecodeError, ModelLoadError
+from pipesd_core.sampling.sampler import SamplingParams
 
 if TYPE_CHECKING:
     from pipesd_agent.drafting.llama import LlamaDrafter
@@ -167,7 +167,7 @@ def test_drafts_to_the_end_of_its_context_and_no_further(drafter: LlamaDrafter) 
 
 
 def test_fingerprint_is_that_of_the_other_model_of_the_pair(drafter: LlamaDrafter) -> None:
-    from pipesd_gateway.llama import Model
+    from pipesd_core.llamacpp.binding import Model
 
     with Model(MODEL.with_name("demo-target-F32.gguf")) as target:
         assert drafter.fingerprint == target.fingerprint()

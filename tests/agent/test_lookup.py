@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from pipesd_agent.drafting import lookup
+from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_agent.drafting.lookup import CONFIDENCE, CONFIDENCE_SAMPLED, LookupDrafter
-from pipesd_agent.drafting.types import DraftToken, NoDraft
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.sampling.sampler import SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipesd_agent.measure.acceptance import BOUNDS, Acceptance
-from pipesd_agent.measure.change import Change
-from pipesd_agent.measure.frames import Frames
-from pipesd_agent.measure.rolling import Rolling
-from pipesd_agent.measure.verifying import Verifying
-from pipesd_agent.measure.windows import MOST_S, Window, Windows
+from pipesd_agent.telemetry.acceptance import BOUNDS, Acceptance
+from pipesd_agent.telemetry.change import Change
+from pipesd_agent.telemetry.frames import Frames
+from pipesd_agent.telemetry.rolling import Rolling
+from pipesd_agent.telemetry.target import Verifying
+from pipesd_agent.telemetry.windows import MOST_S, Window, Windows
 
 
 def test_rolling_is_numpy_s() -> None:

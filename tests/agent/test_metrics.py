@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.metrics import ControlFigures, exposition
-from pipesd_agent.monitor import Monitor
-from pipesd_gateway.protocol import Reason, Verdict
+from pipesd_agent.api.metrics import ControlFigures, exposition
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.telemetry.monitor import Monitor
+from pipesd_core.protocol.messages import Reason, Verdict
 
 
 def shown(figures: ControlFigures) -> dict[str, tuple[float, dict[str, str]]]:

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from pipesd_agent.cost import WINDOW
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.mode import CLOUD, DRAFT, EXPLORE, LOSS, RUN, WAYS, AutoMode, SessionMode, Switch
-from pipesd_gateway.protocol import FOREVER, Reason, Verdict
+from pipesd_agent.control.mode import CLOUD, DRAFT, EXPLORE, LOSS, RUN, WAYS, AutoMode, SessionMode, Switch
+from pipesd_agent.control.mode_cost import WINDOW
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_core.protocol.messages import FOREVER, Reason, Verdict
 
 
 class World:

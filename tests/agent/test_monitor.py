@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from fake_gateway import opened
 
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.monitor import Monitor, Moved, SessionWatch
-from pipesd_gateway.protocol import Draft, Endpoint, Open, Reason, Verdict
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.telemetry.monitor import Monitor, Moved, SessionWatch
+from pipesd_core.protocol.messages import Draft, Endpoint, Open, Reason, Verdict
 
 OPEN = Open(0, 1, Endpoint.COMPLETIONS, bytes(500), b"")
 NOTHING = Moved(replan=False, retune=False)

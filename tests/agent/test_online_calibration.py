@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pipesd_agent.calibration import MEMORY, REFIT, WARM, CalibratedTrigger, Calibration, Weights
-from pipesd_agent.confidence import SAMPLED
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.trigger import DualThreshold
+from pipesd_agent.control.calibration import MEMORY, REFIT, WARM, CalibratedTrigger, Calibration, Weights
+from pipesd_agent.control.triggers import DualThreshold
+from pipesd_agent.drafting.confidence import SAMPLED
+from pipesd_agent.drafting.drafter import DraftToken
 
 OTHER_PAIR = Weights(1.5, 0.4, -1.8)
 

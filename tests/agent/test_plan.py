@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from pipesd_agent.planning.plan import makespan, optimal_plan
+from pipesd_agent.control.plan_dp import makespan, optimal_plan
 
 SCALES = (3, 20, 3_000, 300_000)
 """Of costs: small ones tie often."""

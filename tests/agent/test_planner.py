@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_agent.planning.plan import optimal_plan
-from pipesd_agent.planning.planner import BATCHERS, LONGEST_WAIT_S, Costs, Planner, check_batcher
-from pipesd_gateway.exceptions import ConfigError
-from pipesd_gateway.protocol import Ack, Draft, Resume
+from pipesd_agent.control.plan_dp import optimal_plan
+from pipesd_agent.control.upload_planner import BATCHERS, LONGEST_WAIT_S, Costs, Planner, check_batcher
+from pipesd_core.errors import ConfigError
+from pipesd_core.protocol.messages import Ack, Draft, Resume
 
 NARROW = 53_600, 2_400, 36_000
 """10 kbit/s."""

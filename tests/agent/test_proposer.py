@@ -9,8 +9,8 @@ import time
 import pytest
 from tuning import TASK, Anywhere
 
-from pipesd_agent.tuning.proposer import Inline, InThread, timed
-from pipesd_agent.tuning.study import Studied, Task
+from pipesd_agent.tuning.background import Inline, InThread, timed
+from pipesd_agent.tuning.search import Studied, Task
 
 
 class Waiting:
@@ -87,7 +87,7 @@ def test_a_student_that_fails_is_reported(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_an_idle_student_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipesd_agent.tuning.proposer.IDLE_S", 0.02)
+    monkeypatch.setattr("pipesd_agent.tuning.background.IDLE_S", 0.02)
     student = Waiting()
     student.go.set()
     proposer = InThread(student)

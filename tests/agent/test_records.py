@@ -5,8 +5,8 @@ import json
 from fake_gateway import opened, verdict
 from test_stream import make
 
-from pipesd_agent.records import KEPT, Records
-from pipesd_agent.stream import RequestStream
+from pipesd_agent.session.records import KEPT, Records
+from pipesd_agent.session.stream import RequestStream
 
 
 def finished(number: int) -> RequestStream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_agent.drafting.redo import Redo
+from pipesd_agent.drafting.abort_cost import Redo
 
 
 def test_nothing_is_aborted_before_a_forward_was_timed() -> None:

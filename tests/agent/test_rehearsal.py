@@ -11,9 +11,9 @@ from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.stochastic import make_table
 from bench.proving.trace import Trace
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_agent.tuning.rehearsal import Costs, Judged, Pair, Upload, rehearse
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.tuning.replay import Costs, Judged, Pair, Upload, rehearse
 
 SURE = Judged(0.99, right=True)
 UPLOADS: tuple[Upload, ...] = ("immediate", "planned", "single")

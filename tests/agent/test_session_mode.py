@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 
-from pipesd_agent.batcher import Immediate
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.policies import Policies
-from pipesd_agent.session import FEED_EVERY, NEVER, Action, Commit, EdgeSession, SessionSettings, StartDrafting
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.exceptions import Unavailable
-from pipesd_gateway.protocol import (
+from pipesd_agent.control.batchers import Immediate
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.policies import Policies
+from pipesd_agent.session.session import FEED_EVERY, NEVER, Action, Commit, EdgeSession, SessionSettings, StartDrafting
+from pipesd_core.errors import Unavailable
+from pipesd_core.protocol.messages import (
     FOREVER,
     VERSION,
     Ack,
@@ -24,7 +24,7 @@ from pipesd_gateway.protocol import (
     Run,
     Verdict,
 )
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.sampling.sampler import SamplingParams
 
 PROMPT = (1, 2, 3, 4)
 BASE = len(PROMPT)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipesd_agent.splice import CannotSplice, Shown, Splice
+from pipesd_agent.session.splice import CannotSplice, Shown, Splice
 
 
 def completion(text: str, end: str | None = None, name: str = "new", **more: Any) -> bytes:

@@ -10,15 +10,15 @@ from typing import Any, cast
 import pytest
 from fake_gateway import opened, verdict
 
-from pipesd_agent import stream as stream_module
-from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.worker import DraftWorker
-from pipesd_agent.policies import fixed
-from pipesd_agent.session import EdgeSession, SessionSettings
-from pipesd_agent.stream import RequestStream, Upload
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.exceptions import ApiError, Unavailable
-from pipesd_gateway.protocol import FOREVER, VERSION, Ack, Close, Draft, End, Endpoint, Event, Failed, Open, Run
+from pipesd_agent.session import stream as stream_module
+from pipesd_agent.session.policies import fixed
+from pipesd_agent.session.session import EdgeSession, SessionSettings
+from pipesd_agent.session.stream import RequestStream, Upload
+from pipesd_core.errors import ApiError, Unavailable
+from pipesd_core.protocol.messages import FOREVER, VERSION, Ack, Close, Draft, End, Endpoint, Event, Failed, Open, Run
 
 
 class FakeLane:

@@ -12,13 +12,13 @@ import time
 import pytest
 from tuning import TASK
 
-from pipesd_agent.tuning import student
-from pipesd_agent.tuning.study import GRID, Studied, Task, study
-from pipesd_agent.tuning.surrogate import make_skopt
+from pipesd_agent.tuning import worker_process
+from pipesd_agent.tuning.gaussian_process import make_skopt
+from pipesd_agent.tuning.search import GRID, Studied, Task, study
 
 
 def test_it_does_what_would_have_been_done_here_and_says_what_it_cannot_do() -> None:
-    child = student.Child()
+    child = worker_process.Child()
     child.let_go()  # nothing is there yet
     done = child.study(TASK)
     assert done.rehearsed == study(TASK, make_skopt(TASK.seed)).rehearsed
@@ -32,7 +32,7 @@ def test_it_does_what_would_have_been_done_here_and_says_what_it_cannot_do() -> 
 
 
 def test_it_is_let_go_in_the_middle() -> None:
-    child = student.Child()
+    child = worker_process.Child()
     errors: list[Exception] = []
 
     def run() -> None:
@@ -53,7 +53,7 @@ def test_it_is_let_go_in_the_middle() -> None:
 
 def test_it_ends_with_its_input_and_not_before() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipesd_agent.tuning.student"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "pipesd_agent.tuning.worker_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdin is not None
     assert process.stdout is not None

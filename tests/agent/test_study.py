@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipesd_agent.tuning.rehearsal import Costs, Judged, Pair, rehearse
-from pipesd_agent.tuning.study import ASKS, GRID, Point, Task, study, to_pair, to_point
+from pipesd_agent.tuning.replay import Costs, Judged, Pair, rehearse
+from pipesd_agent.tuning.search import ASKS, GRID, Point, Task, study, to_pair, to_point
 
 TEXT = tuple(Judged(0.95 if i % 7 else 0.4, right=i % 7 != 0, astray=(0.5, 0.3)) for i in range(300))
 COSTS = Costs(0.03, 0.02, 0.01)

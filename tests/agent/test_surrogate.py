@@ -7,8 +7,8 @@ import sys
 
 from tuning import TASK
 
-from pipesd_agent.tuning.study import study
-from pipesd_agent.tuning.surrogate import make_skopt
+from pipesd_agent.tuning.gaussian_process import make_skopt
+from pipesd_agent.tuning.search import study
 
 
 def test_it_finds_the_bottom_of_a_bowl() -> None:
@@ -38,7 +38,8 @@ def test_equal_seeds_give_equal_studies() -> None:
 
 def test_the_agent_starts_without_it() -> None:
     code = (
-        "import sys, pipesd_agent.cli, pipesd_agent.agent, pipesd_agent.tuning.tuners, pipesd_agent.tuning.student\n"
+        "import sys, pipesd_agent.cli, pipesd_agent.agent\n"
+        "import pipesd_agent.tuning.per_sampling, pipesd_agent.tuning.worker_process\n"
         "print([m for m in ('skopt', 'sklearn', 'scipy', 'threadpoolctl', 'joblib') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from tuning import COSTS, START, WINDOW, Studying
 
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.tuning.rehearsal import Judged, Pair
-from pipesd_agent.tuning.tape import Tape
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.tuning.recorder import Tape
+from pipesd_agent.tuning.replay import Judged, Pair
 from pipesd_agent.tuning.thresholds import TunedDual
 from pipesd_agent.tuning.tuner import STRETCH, Stretch, Tuner
-from pipesd_gateway.protocol import Opened, Reason, Verdict
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.protocol.messages import Opened, Reason, Verdict
+from pipesd_core.sampling.sampler import SamplingParams
 
 
 class Told(Tuner):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.trigger import DualThreshold
-from pipesd_agent.tuning.rehearsal import Pair
+from pipesd_agent.control.triggers import DualThreshold
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.tuning.replay import Pair
 from pipesd_agent.tuning.thresholds import Thresholds, TunedDual
 
 

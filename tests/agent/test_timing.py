@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipesd_agent.planning.plan import makespan, optimal_plan
-from pipesd_agent.planning.timing import Timing
+from pipesd_agent.control.plan_dp import makespan, optimal_plan
+from pipesd_agent.control.plan_expected import Timing
 
 FloatArray = NDArray[np.float64]
 

@@ -12,12 +12,12 @@ import pytest
 from fake_gateway import opened, verdict
 from test_stream import FakeWorker, make, sent
 
-from pipesd_agent import tracing
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.stream import RequestStream
-from pipesd_agent.tracing import LiveTrace, SentDrafts, TraceFiles, Tracer
-from pipesd_gateway.exceptions import ConfigError
-from pipesd_gateway.protocol import Draft
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.stream import RequestStream
+from pipesd_agent.telemetry import tracing
+from pipesd_agent.telemetry.tracing import LiveTrace, SentDrafts, TraceFiles, Tracer
+from pipesd_core.errors import ConfigError
+from pipesd_core.protocol.messages import Draft
 
 
 def finished(tracer: Tracer | None) -> RequestStream:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.trigger import (
+from pipesd_agent.control.triggers import (
     AdaEdl,
     AdaptiveSequence,
     DualThreshold,
@@ -15,7 +14,8 @@ from pipesd_agent.trigger import (
     Trigger,
     TriggerSettings,
 )
-from pipesd_gateway.exceptions import ConfigError
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_core.errors import ConfigError
 
 
 def feed(trigger: Trigger, *confidences: float) -> list[bool]:

@@ -7,8 +7,8 @@ import random
 import pytest
 from tuning import COSTS, START, WINDOW, Studying, text, truth, write
 
-from pipesd_agent.tuning.rehearsal import Costs, Pair
-from pipesd_agent.tuning.study import GRID
+from pipesd_agent.tuning.replay import Costs, Pair
+from pipesd_agent.tuning.search import GRID
 from pipesd_agent.tuning.tuner import BEGINNING, BUDGET, CPU_SHARE, FIRST_STUDY, PAIRS, STRETCH, Stretch, Tuner
 
 

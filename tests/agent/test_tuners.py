@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tuning import COSTS, START, WINDOW, Studying, write
 
-from pipesd_agent.tuning.good_pairs import GoodPairs
-from pipesd_agent.tuning.rehearsal import Pair
-from pipesd_agent.tuning.tuners import Tuners
+from pipesd_agent.tuning.per_sampling import Tuners
+from pipesd_agent.tuning.replay import Pair
+from pipesd_agent.tuning.store import GoodPairs
 
 
 def made(kept: Path | None) -> Tuners:

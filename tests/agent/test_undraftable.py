@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipesd_agent.undraftable import why_undraftable, with_noise
-from pipesd_gateway.embedded.request import parse
-from pipesd_gateway.exceptions import InvalidRequest
-from pipesd_gateway.protocol import Endpoint
+from pipesd_agent.api.eligibility import why_undraftable, with_noise
+from pipesd_core.errors import InvalidRequest
+from pipesd_core.llamacpp.openai.request import parse
+from pipesd_core.protocol.messages import Endpoint
 
 CHAT, COMPLETIONS = Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS
 

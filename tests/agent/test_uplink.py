@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from links import PERIOD_S, constant, drive
 
-from pipesd_agent.measure.uplink import HEADER_BYTES, KEPT, Occupancy, Uplink
+from pipesd_agent.telemetry.uplink import HEADER_BYTES, KEPT, Occupancy, Uplink
 
 BYTES = 26.0
 

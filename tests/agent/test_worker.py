@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from pipesd_agent.drafting.types import DraftToken, NoDraft
+from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_agent.drafting.worker import DraftLane, DraftWorker
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.sampling.sampler import SamplingParams
 
 Script = Callable[[Sequence[int]], int | None]
 

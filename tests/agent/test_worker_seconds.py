@@ -6,7 +6,7 @@ import asyncio
 
 from test_worker import PARAMS, FakeDrafter, unexpected, until
 
-from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.worker import DraftWorker
 
 

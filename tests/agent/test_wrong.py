@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pipesd_agent.drafting.drafter import DraftToken, NoDraft
+from pipesd_agent.drafting.faulty import WrongDrafter
 from pipesd_agent.drafting.lookup import LookupDrafter
-from pipesd_agent.drafting.types import DraftToken, NoDraft
-from pipesd_agent.drafting.wrong import WrongDrafter
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.sampling.sampler import SamplingParams
 
 PROMPT = [5, 6, 7, 8] * 3
 

@@ -6,8 +6,8 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from pipesd_agent.tuning.rehearsal import Costs, Judged, Pair, rehearse
-from pipesd_agent.tuning.study import Point, Studied, Task, study
+from pipesd_agent.tuning.replay import Costs, Judged, Pair, rehearse
+from pipesd_agent.tuning.search import Point, Studied, Task, study
 from pipesd_agent.tuning.tuner import STRETCH, Stretch, Tuner
 
 COSTS = Costs(0.03, 0.025, 0.006)

@@ -12,8 +12,8 @@ from bench.proving.scenario import LAPTOP, PAPER, Forward, Rate, Scenario
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.stochastic import make_table
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.session.session import SessionSettings
 
 TEN = Scenario("ten", 0.010, Rate((8e12,)), Rate((8e12,)), 0.001, Forward(0.001, 0.0))
 """10 ms a draft, 1 ms a step, 3 ms from asking to knowing."""

@@ -10,9 +10,9 @@ from bench.proving.cells import Budget, Workload, run_all, run_best_causal
 from bench.proving.methods import CONTENDERS
 from bench.proving.scenario import LAPTOP, LONG, NARROW
 from bench.proving.stochastic import make_table
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.planning.planner import BATCHERS
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.upload_planner import BATCHERS
+from pipesd_agent.drafting.drafter import DraftToken
 
 TINY = Budget(trials=3, tokens=60, report_tokens=120, search=4)
 

@@ -6,8 +6,8 @@ from made import scripted
 
 from bench.proving.defaults import DEMO, line, play
 from bench.proving.simulator import Ours
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.session.session import SessionSettings
 
 
 def test_a_line_of_the_grid() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from bench.proving.drafting import rows_along, trace_of
 from bench.proving.trace import DEPTH, NOTHING
-from pipesd_agent.drafting.types import DraftToken, NoDraft
-from pipesd_gateway.engine import Opening
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_agent.drafting.drafter import DraftToken, NoDraft
+from pipesd_core.engine.interface import Opening
+from pipesd_core.sampling.sampler import SamplingParams
 
 EOS = 50
 

@@ -17,7 +17,7 @@ from bench.proving.methods import CONTENDERS, play
 from bench.proving.scenario import LAPTOP
 from bench.proving.script import Script
 from bench.proving.trace import NOTHING, UNKNOWN
-from pipesd_agent.tracing import LiveTrace
+from pipesd_agent.telemetry.tracing import LiveTrace
 
 TRACES = [rows(lived(seed)) for seed in range(8)]
 

@@ -10,9 +10,9 @@ import pytest
 
 from bench.proving.live import figures, main, read, read_all, rows
 from bench.proving.trace import DEPTH, NOTHING, UNKNOWN
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.tracing import Decided, Drafted, LiveTrace, SentDrafts
-from pipesd_gateway.protocol import Reason
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.telemetry.tracing import Decided, Drafted, LiveTrace, SentDrafts
+from pipesd_core.protocol.messages import Reason
 
 PROMPT = 3
 EOS = 50

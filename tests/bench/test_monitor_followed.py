@@ -8,12 +8,12 @@ from made import scripted
 
 from bench.proving.scenario import KBIT, Rate, Scenario
 from bench.proving.simulator import Ours, Simulation
-from pipesd_agent.monitor import Monitor, SessionWatch
-from pipesd_agent.planning.planner import Planner
-from pipesd_agent.policies import Policies
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.protocol import EdgeMessage, Verdict
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.upload_planner import Planner
+from pipesd_agent.session.policies import Policies
+from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.telemetry.monitor import Monitor, SessionWatch
+from pipesd_core.protocol.messages import EdgeMessage, Verdict
 
 SETTLED_S = 2.0
 PERIOD_S = 20.0

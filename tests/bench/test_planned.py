@@ -12,8 +12,8 @@ from bench.proving.recorded import recorded
 from bench.proving.scenario import LAPTOP, NARROW
 from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.session.session import SessionSettings
 
 
 def test_what_a_message_costs() -> None:

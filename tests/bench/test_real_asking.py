@@ -9,7 +9,7 @@ import pytest
 from bench.proving.real_asking import configuration, figures_of, questions
 from bench.proving.real_cells import METHODS
 from pipesd_agent.config import load
-from pipesd_gateway.protocol import Endpoint
+from pipesd_core.protocol.messages import Endpoint
 
 
 @pytest.mark.parametrize("method", METHODS)

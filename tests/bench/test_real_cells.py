@@ -7,8 +7,8 @@ import pytest
 from bench.proving.figures import Figures
 from bench.proving.real_cells import CELLS, PROBE, Costs, costs_of
 from bench.proving.real_report import LEAST_CELLS
-from pipesd_agent.tracing import Decided, Drafted, LiveTrace, SentDrafts
-from pipesd_gateway.protocol import Reason
+from pipesd_agent.telemetry.tracing import Decided, Drafted, LiveTrace, SentDrafts
+from pipesd_core.protocol.messages import Reason
 
 MS = 0.001
 

@@ -12,8 +12,8 @@ from bench.proving.drafting import trace_of
 from bench.proving.recorded import TEMPERATURES, recorded
 from bench.proving.trace import DEPTH, UNKNOWN, Trace
 from bench.proving.workloads import NAMES
-from pipesd_agent.drafting.types import Drafter, DraftToken, NoDraft
-from pipesd_gateway.engine import Opening
+from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
+from pipesd_core.engine.interface import Opening
 
 pytestmark = pytest.mark.e2e
 
@@ -25,8 +25,8 @@ SOME = (3, 18, 37)
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 async def test_tables_are_what_the_models_say(name: str, temperature: float) -> None:
     from bench.proving.record import answers, info_of, openings
-    from pipesd_gateway.embedded.decoder import TargetDecoder
-    from pipesd_gateway.embedded.prompt import Prompter
+    from pipesd_core.llamacpp.openai.prompt import Prompter
+    from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
 
     decoder = TargetDecoder(BUILD / "demo-target-F32.gguf", n_seq=2)
     try:

@@ -12,7 +12,7 @@ from bench.proving import regret, regret_report
 from bench.proving.regret import DEFAULT, Curve, Ground, Setting, fixed, grid, random, rivals, row, settings, tuned
 from bench.proving.scenario import LAPTOP
 from bench.proving.stochastic import make_table
-from pipesd_agent.tuning.study import Point
+from pipesd_agent.tuning.search import Point
 
 TABLE = make_table("small", 4, 150)
 

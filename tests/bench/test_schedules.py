@@ -16,7 +16,7 @@ from bench.proving.script import Script
 from bench.proving.sections import Rows
 from bench.proving.sections import schedules as section
 from bench.proving.stochastic import make_table
-from pipesd_agent.planning.planner import BATCHERS
+from pipesd_agent.control.upload_planner import BATCHERS
 
 SCRIPTS = [Script(trace) for trace in make_table("made-up", 6, 128, seed=11).traces]
 

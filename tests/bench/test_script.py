@@ -12,10 +12,10 @@ from bench.proving.script import Script
 from bench.proving.simulator import Ours, Simulation
 from bench.proving.stochastic import make_table
 from bench.proving.trace import DEPTH
-from pipesd_agent.batcher import Immediate
-from pipesd_agent.calibration import CalibratedTrigger
-from pipesd_agent.policies import Policies
-from pipesd_agent.trigger import Kind, TriggerSettings
+from pipesd_agent.control.batchers import Immediate
+from pipesd_agent.control.calibration import CalibratedTrigger
+from pipesd_agent.control.triggers import Kind, TriggerSettings
+from pipesd_agent.session.policies import Policies
 
 
 def test_a_right_path_goes_on_for_ever() -> None:

@@ -11,8 +11,8 @@ from bench.proving.baselines import PROMPT_BYTES
 from bench.proving.figures import Figures
 from bench.proving.scenario import Forward, Rate, Scenario
 from bench.proving.simulator import Ours, Simulation
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.session.session import SessionSettings
 
 FAST = Rate((8e9,))
 SLOW_TARGET = Scenario("slow target", 0.010, FAST, FAST, 0.005, Forward(0.030, 0.0), overhead_up=0, overhead_down=0)

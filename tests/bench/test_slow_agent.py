@@ -6,9 +6,9 @@ import threading
 import time
 
 from bench.proving.slow_agent import Floored
+from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_agent.drafting.lookup import LookupDrafter
-from pipesd_agent.drafting.types import DraftToken, NoDraft
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.sampling.sampler import SamplingParams
 
 FLOOR_S = 0.05
 

@@ -21,8 +21,8 @@ from bench.proving.triggers import (
     section,
 )
 from bench.proving.workloads import NAMES
-from pipesd_agent.calibration import Calibration
-from pipesd_agent.drafting.types import DraftToken
+from pipesd_agent.control.calibration import Calibration
+from pipesd_agent.drafting.drafter import DraftToken
 
 
 def figures(forwards: int, seconds: float) -> Figures:

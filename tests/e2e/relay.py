@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pipesd_gateway.protocol import EdgeMessage, decode_edge
+from pipesd_core.protocol.messages import EdgeMessage, decode_edge
 
 CONTROL: Final = {8: "close frames", 9: "ping", 10: "pong"}
 

@@ -12,7 +12,7 @@ import pytest
 from harness import MODEL, agent_process, complete, gateway
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipesd_agent.tuning.good_pairs import state_file
+from pipesd_agent.tuning.store import state_file
 
 pytestmark = pytest.mark.e2e
 

@@ -34,10 +34,10 @@ from harness import (
 )
 
 from pipesd_agent.config import AgentConfig
+from pipesd_agent.drafting.drafter import DraftToken, NoDraft
+from pipesd_agent.drafting.faulty import WrongDrafter
 from pipesd_agent.drafting.llama import LlamaDrafter
-from pipesd_agent.drafting.types import DraftToken, NoDraft
-from pipesd_agent.drafting.wrong import WrongDrafter
-from pipesd_gateway.llama import Model
+from pipesd_core.llamacpp.binding import Model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

@@ -8,7 +8,7 @@ from fault_plan import Happened, Kind
 from fault_report import Run, Uploads, ends, outcomes
 from relay import Sent
 
-from pipesd_gateway.protocol import VERSION, Endpoint, Open, Resume
+from pipesd_core.protocol.messages import VERSION, Endpoint, Open, Resume
 
 CASE = Case("completions", {}, "right text", "length")
 ERROR = {"message": "the link was lost; try again", "type": "server_error", "param": None, "code": None}

@@ -13,8 +13,8 @@ from harness import DRAFT, Process, agent_thread, gateway, prompts
 from relay import Relay, Sent
 
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.protocol import Draft
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_core.protocol.messages import Draft
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

@@ -17,13 +17,13 @@ from openai import OpenAI
 from whims import AnyBatcher, AnyTrigger, Whims
 
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control import Controller
+from pipesd_agent.control.controller import Controller
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.drafting.drafter import Drafter
+from pipesd_agent.drafting.faulty import WrongDrafter
 from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_agent.drafting.lookup import LookupDrafter
-from pipesd_agent.drafting.types import Drafter
-from pipesd_agent.drafting.wrong import WrongDrafter
-from pipesd_agent.policies import Policies
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.session.policies import Policies
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 

@@ -19,8 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from pipesd_gateway.bounded import MAX_CONNECTIONS, MAX_REFUSED
-from pipesd_gateway.protocol import (
+from pipesd_core.protocol.messages import (
     SUBPROTOCOL,
     VERSION,
     Close,
@@ -32,6 +31,7 @@ from pipesd_gateway.protocol import (
     decode_gateway,
     encode,
 )
+from pipesd_core.service.limits import MAX_CONNECTIONS, MAX_REFUSED
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

@@ -19,7 +19,7 @@ from harness import DRAFT, LONG, ROOT, AgentThread, Process, agent_thread, compl
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_agent.drafting.lookup import LookupDrafter
-from pipesd_gateway.llama import Model
+from pipesd_core.llamacpp.binding import Model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -92,7 +92,7 @@ def test_only_a_session_with_an_id_that_the_draft_lacks_goes_on_without_it(
     def ask(url: str, item: tuple[str, dict[str, Any]]) -> tuple[str, str, dict[str, Any]]:
         return complete(url, item[0], max_tokens=60, **item[1])
 
-    caplog.set_level("INFO", "pipesd_agent.stream")
+    caplog.set_level("INFO", "pipesd_agent.session.stream")
     alone = [ask(target.url, item) for item in items]
     answers = in_parallel(lambda item: ask(agent.url, item), items, 4)
     assert [answer[:2] for answer in answers] == [answer[:2] for answer in alone]

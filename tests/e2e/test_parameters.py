@@ -16,9 +16,9 @@ from harness import DRAFT, MODEL, Process, agent_thread, gateway, in_parallel, o
 from pydantic import BaseModel, Field
 
 from pipesd_agent.config import AgentConfig
+from pipesd_agent.drafting.drafter import Drafter
+from pipesd_agent.drafting.faulty import WrongDrafter
 from pipesd_agent.drafting.llama import LlamaDrafter
-from pipesd_agent.drafting.types import Drafter
-from pipesd_agent.drafting.wrong import WrongDrafter
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 

@@ -10,7 +10,7 @@ import msgspec
 from harness import MODEL, prompts
 from websockets.sync.client import connect
 
-from pipesd_gateway.protocol import (
+from pipesd_core.protocol.messages import (
     SUBPROTOCOL,
     VERSION,
     Ack,

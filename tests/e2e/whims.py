@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.policies import Mode
-from pipesd_gateway.protocol import FOREVER, Verdict
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.policies import Mode
+from pipesd_core.protocol.messages import FOREVER, Verdict
 
 
 class Whims(Mode):

@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesd_gateway.embedded.chooser import Grammar
-from pipesd_gateway.embedded.controls import Controls
-from pipesd_gateway.embedded.logprobs import Decoded, Ranked
-from pipesd_gateway.exceptions import ApiError, InvalidRequest
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.errors import ApiError, InvalidRequest
+from pipesd_core.llamacpp.openai.controls import Controls
+from pipesd_core.llamacpp.runtime.chooser import Grammar
+from pipesd_core.llamacpp.runtime.logprobs import Decoded, Ranked
+from pipesd_core.sampling.sampler import SamplingParams
 
 EOS = 256
 BOS = 257

@@ -7,11 +7,11 @@ import msgspec
 import pytest
 from fake_decoder import FakeDecoder
 
-from pipesd_gateway import alone
-from pipesd_gateway.alone import Alone
-from pipesd_gateway.embedded.serving import EmbeddedEngine
-from pipesd_gateway.exceptions import EngineFailed
-from pipesd_gateway.protocol import Endpoint
+from pipesd_core.engine import autoregressive
+from pipesd_core.engine.autoregressive import Alone
+from pipesd_core.errors import EngineFailed
+from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
+from pipesd_core.protocol.messages import Endpoint
 
 BODY = b'{"prompt": "hi", "stream": true, "max_tokens": 3}'
 
@@ -60,7 +60,7 @@ async def test_a_broken_generation(engine: EmbeddedEngine, decoder: FakeDecoder)
 
 
 async def test_a_step_that_never_ends(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alone, "STEP_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(autoregressive, "STEP_TIMEOUT_S", 0.02)
     monkeypatch.setattr("fake_decoder.FakePlace.step", lambda *_: None)
     answer = Alone(engine)
     await answer.open(Endpoint.COMPLETIONS, BODY)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from starlette.requests import HTTPConnection
 
-from pipesd_gateway import keys as keys_module
-from pipesd_gateway.exceptions import Unauthorized
-from pipesd_gateway.keys import Keys
+from pipesd_core.errors import Unauthorized
+from pipesd_core.service import api_keys as keys_module
+from pipesd_core.service.api_keys import Keys
 
 
 def connection(key: str | None) -> HTTPConnection:
@@ -29,7 +29,7 @@ def passes(keys: Keys, key: str | None) -> bool:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr("pipesd_gateway.keys.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pipesd_core.service.api_keys.time.monotonic", lambda: now[0])
     return now
 
 
@@ -50,7 +50,7 @@ def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         compared.append(one)
         return one == other
 
-    monkeypatch.setattr("pipesd_gateway.keys.hmac.compare_digest", compare)
+    monkeypatch.setattr("pipesd_core.service.api_keys.hmac.compare_digest", compare)
     Keys(frozenset({"a", "b", "c"})).authorize(connection("a"))
     assert sorted(compared) == [b"a", b"b", b"c"]
 

@@ -16,9 +16,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 
-from pipesd_gateway import bounded, http
-from pipesd_gateway.http import EventStream, read_body
-from pipesd_gateway.serve import Server, listen
+from pipesd_core.service import http, limits
+from pipesd_core.service.http import EventStream, read_body
+from pipesd_core.service.server import Server, listen
 
 GET = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 MESSAGES: list[Any] = []
@@ -114,7 +114,7 @@ async def until(condition: Any, seconds: float = 10.0) -> None:
 
 
 async def test_a_head_that_does_not_come(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "HEAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(limits, "HEAD_TIMEOUT_S", 0.2)
     async with peer(server) as (reader, writer):
         for _ in range(3):
             writer.write(b"GET /health HTTP/1.1\r\n" if not _ else b"x: y\r\n")
@@ -126,7 +126,7 @@ async def test_a_head_that_does_not_come(server: Server, monkeypatch: pytest.Mon
 
 
 async def test_the_next_head_on_a_connection_has_its_own_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "HEAD_TIMEOUT_S", 1.5)
+    monkeypatch.setattr(limits, "HEAD_TIMEOUT_S", 1.5)
     async with peer(server) as (reader, writer):
         for _ in range(3):
             writer.write(GET[:20])
@@ -146,7 +146,7 @@ async def test_an_idle_connection_is_closed(server: Server) -> None:
 
 async def test_too_large_a_head(server: Server) -> None:
     async with peer(server) as (reader, writer):
-        writer.write(b"GET /health HTTP/1.1\r\nx: " + b"y" * (bounded.MAX_HEAD_BYTES + 100_000))
+        writer.write(b"GET /health HTTP/1.1\r\nx: " + b"y" * (limits.MAX_HEAD_BYTES + 100_000))
         assert "65536 bytes" in error_of(await said(reader), 431)["message"]
     async with peer(server) as (reader, writer):
         writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 60_000 + b"\r\n\r\n")
@@ -173,8 +173,8 @@ async def test_what_is_no_request_after_the_answer(server: Server, caplog: pytes
 
 
 async def test_a_body_that_nobody_reads_has_an_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "BODY_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(bounded, "BODY_SLACK_S", 0.2)
+    monkeypatch.setattr(limits, "BODY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(limits, "BODY_SLACK_S", 0.2)
     async with peer(server) as (reader, writer):
         writer.write(b"POST /health HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n")
         await reader.readuntil(b"ok")
@@ -192,8 +192,8 @@ async def test_a_body_that_nobody_reads_has_an_end(server: Server, monkeypatch: 
 
 
 async def test_too_many_connections_are_told_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "MAX_CONNECTIONS", 2)
-    monkeypatch.setattr(bounded, "MAX_REFUSED", 1)
+    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(limits, "MAX_REFUSED", 1)
     async with peer(server) as one, peer(server), peer(server) as (reader, writer):
         await until(lambda: len(server.server_state.connections) == 3)
         async with peer(server) as (beyond, _):
@@ -226,7 +226,7 @@ async def test_connections_come_and_go(server: Server) -> None:
 
 
 async def test_a_client_that_does_not_take_a_whole_answer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "SEND_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(limits, "SEND_TIMEOUT_S", 1.0)
     async with peer(server) as (_, writer):
         writer.write(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         await until(lambda: any(c.transport.is_closing() for c in server.server_state.connections))
@@ -234,7 +234,7 @@ async def test_a_client_that_does_not_take_a_whole_answer(server: Server, monkey
 
 
 async def test_one_that_takes_its_time_gets_it_all(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "SEND_TIMEOUT_S", 2.5)
+    monkeypatch.setattr(limits, "SEND_TIMEOUT_S", 2.5)
     async with peer(server) as (reader, writer):
         writer.write(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         size = 0
@@ -262,9 +262,9 @@ async def test_a_client_that_does_not_take_its_stream(
 
 
 async def test_a_websocket_outlives_the_time_of_a_body(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "BODY_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(bounded, "BODY_SLACK_S", 0.0)
-    monkeypatch.setattr(bounded, "HEAD_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(limits, "BODY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(limits, "BODY_SLACK_S", 0.0)
+    monkeypatch.setattr(limits, "HEAD_TIMEOUT_S", 0.1)
     async with connect(f"ws://127.0.0.1:{server.port}/") as socket:  # type: ignore[attr-defined]
         await asyncio.sleep(0.4)
         await socket.send(b"still here")
@@ -274,11 +274,11 @@ async def test_a_websocket_outlives_the_time_of_a_body(server: Server, monkeypat
 
 async def test_a_message_in_too_many_fragments(server: Server) -> None:
     async with connect(f"ws://127.0.0.1:{server.port}/", compression=None) as socket:  # type: ignore[attr-defined]
-        await socket.send(b"x" for _ in range(bounded.MAX_FRAGMENTS - 1))  # and an empty one that ends it
+        await socket.send(b"x" for _ in range(limits.MAX_FRAGMENTS - 1))  # and an empty one that ends it
         await until(lambda: bool(MESSAGES))
-        assert len(MESSAGES[0]["bytes"]) == bounded.MAX_FRAGMENTS - 1
+        assert len(MESSAGES[0]["bytes"]) == limits.MAX_FRAGMENTS - 1
         raw = Frame(Opcode.BINARY, b"", fin=False).serialize(mask=True)
-        raw += Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * (bounded.MAX_FRAGMENTS + 10)
+        raw += Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * (limits.MAX_FRAGMENTS + 10)
         socket.transport.write(raw)
         await asyncio.wait_for(socket.wait_closed(), 10)
         assert socket.close_code == 1009
@@ -288,7 +288,7 @@ async def test_a_message_in_too_many_fragments(server: Server) -> None:
 
 
 async def test_an_agent_that_pings_and_never_reads(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "MAX_UNREAD_BYTES", 10_000)
+    monkeypatch.setattr(limits, "MAX_UNREAD_BYTES", 10_000)
     async with connect(f"ws://127.0.0.1:{server.port}/", compression=None) as socket:  # type: ignore[attr-defined]
         socket.transport.pause_reading()
         pings = Frame(Opcode.PING, bytes(125)).serialize(mask=True) * 5000

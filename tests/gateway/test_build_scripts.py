@@ -26,7 +26,7 @@ def build() -> ModuleType:
 
 
 def test_a_finished_wheel_is_found_and_nothing_is_built(build: ModuleType, tmp_path: Path) -> None:
-    version = build.locked_version(ROOT / "gateway" / "pyproject.toml")
+    version = build.locked_version(ROOT / "core" / "pyproject.toml")
     folder: Path = build.cache_folder(version, {"XDG_CACHE_HOME": str(tmp_path)})
     folder.mkdir(parents=True)
     wheel = folder / "made_before.whl"
@@ -47,7 +47,7 @@ def test_other_flags_are_another_wheel(build: ModuleType, tmp_path: Path) -> Non
     assert folder(CMAKE_ARGS=cuda) == folder(CMAKE_ARGS=f" {cuda} ")
     assert len({folder(), folder(CMAKE_ARGS=cuda), folder(CMAKE_ARGS="-DGGML_VULKAN=on")}) == 3
     # A finished wheel without the flags is not found for them: it goes on to building, for which the tools lack.
-    version = build.locked_version(ROOT / "gateway" / "pyproject.toml")
+    version = build.locked_version(ROOT / "core" / "pyproject.toml")
     plain: Path = build.cache_folder(version, {"XDG_CACHE_HOME": str(tmp_path)})
     plain.mkdir(parents=True)
     (plain / "made_before.whl").touch()

@@ -4,9 +4,9 @@ import datetime
 
 import pytest
 
-from pipesd_gateway.embedded.chat import ChatTemplate
-from pipesd_gateway.embedded.request import Message
-from pipesd_gateway.exceptions import InvalidRequest, ModelLoadError
+from pipesd_core.errors import InvalidRequest, ModelLoadError
+from pipesd_core.llamacpp.openai.chat_template import ChatTemplate
+from pipesd_core.llamacpp.openai.request import Message
 
 USER = Message("user", "hi <b>")
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipesd_gateway import noise
-from pipesd_gateway.embedded.chooser import Chooser
-from pipesd_gateway.embedded.controls import Controls
-from pipesd_gateway.exceptions import EngineFailed
-from pipesd_gateway.sampling import Logits, Sampler, SamplingParams
+from pipesd_core.errors import EngineFailed
+from pipesd_core.llamacpp.openai.controls import Controls
+from pipesd_core.llamacpp.runtime.chooser import Chooser
+from pipesd_core.sampling import noise
+from pipesd_core.sampling.sampler import Logits, Sampler, SamplingParams
 
 N = 40
 F = np.float32

@@ -5,18 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pipesd_gateway.connection import (
-    AbortRequest,
-    CancelRequest,
-    GatewayConnection,
-    Hangup,
-    Output,
-    StartRequest,
-    StepRequest,
-)
-from pipesd_gateway.engine import ModelInfo, Opening, StepDone
-from pipesd_gateway.exceptions import ModelNotFound
-from pipesd_gateway.protocol import (
+from pipesd_core.engine.interface import ModelInfo, Opening, StepDone
+from pipesd_core.errors import ModelNotFound
+from pipesd_core.protocol.messages import (
     MAX_CHANNELS,
     MAX_FRAME_BYTES,
     VERSION,
@@ -36,8 +27,17 @@ from pipesd_gateway.protocol import (
     Verdict,
     encode,
 )
+from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_gateway.connection import (
+    AbortRequest,
+    CancelRequest,
+    GatewayConnection,
+    Hangup,
+    Output,
+    StartRequest,
+    StepRequest,
+)
 from pipesd_gateway.quota import Quota
-from pipesd_gateway.sampling import SamplingParams
 from pipesd_gateway.session import SessionLimits
 
 PRINT = b"target-vocabular"

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from pipesd_gateway.embedded.controls import MAX_BIASES, Controls, take_controls
-from pipesd_gateway.embedded.fields import Fields
-from pipesd_gateway.embedded.schema import JSON_OBJECT, grammar_of
-from pipesd_gateway.exceptions import InvalidRequest
+from pipesd_core.errors import InvalidRequest
+from pipesd_core.llamacpp.openai.controls import MAX_BIASES, Controls, take_controls
+from pipesd_core.llamacpp.openai.fields import Fields
+from pipesd_core.llamacpp.openai.json_schema import JSON_OBJECT, grammar_of
 
 
 def take(chat: bool = True, **body: Any) -> Controls:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipesd_gateway.embedded import decoder as decoder_module
-from pipesd_gateway.embedded.decoder import TargetDecoder
-from pipesd_gateway.engine import StepDone
-from pipesd_gateway.exceptions import ApiError, DecodeError, EngineFailed, ModelLoadError, Overloaded, Unavailable
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.engine.interface import StepDone
+from pipesd_core.errors import ApiError, DecodeError, EngineFailed, ModelLoadError, Overloaded, Unavailable
+from pipesd_core.llamacpp.runtime import decoder as decoder_module
+from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
+from pipesd_core.sampling.sampler import SamplingParams
 
 pytestmark = pytest.mark.e2e
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_gateway import exceptions
-from pipesd_gateway.exceptions import (
+from pipesd_core import errors
+from pipesd_core.errors import (
     ApiError,
     ContextLengthExceeded,
     EngineFailed,
@@ -22,7 +22,7 @@ from pipesd_gateway.exceptions import (
     VocabularyMismatch,
 )
 
-EVERY = [e for e in vars(exceptions).values() if isinstance(e, type) and issubclass(e, Exception)]
+EVERY = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
 
 
 @pytest.mark.parametrize("error", EVERY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_gateway.fingerprint import fingerprint
+from pipesd_core.protocol.fingerprint import fingerprint
 
 PIECES = [(0, b"<s>"), (1, b"a"), (2, b""), (3, "é".encode())]
 

@@ -13,9 +13,9 @@ import pytest
 
 from pipesd_agent import cli as agent_cli
 from pipesd_agent import config as agent_config
+from pipesd_core.service.settings import Program, variables
 from pipesd_gateway import cli as gateway_cli
 from pipesd_gateway import config as gateway_config
-from pipesd_gateway.settings import Program, variables
 
 PROGRAMS: dict[str, tuple[str, ModuleType, ModuleType, type[msgspec.Struct]]] = {
     "gateway": ("serve", gateway_cli, gateway_config, gateway_config.GatewayConfig),

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from pipesd_core.errors import ConfigError
 from pipesd_gateway.config import KEYS, GatewayConfig, load
-from pipesd_gateway.exceptions import ConfigError
 
 MODEL = {"model": "m.gguf"}
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipesd_gateway.embedded.prompt import Prompter
-from pipesd_gateway.embedded.request import parse
-from pipesd_gateway.embedded.schema import JSON_OBJECT, grammar_of
-from pipesd_gateway.engine import ModelInfo
-from pipesd_gateway.exceptions import InvalidRequest
-from pipesd_gateway.llama import Model
-from pipesd_gateway.protocol import Endpoint
+from pipesd_core.engine.interface import ModelInfo
+from pipesd_core.errors import InvalidRequest
+from pipesd_core.llamacpp.binding import Model
+from pipesd_core.llamacpp.openai.json_schema import JSON_OBJECT, grammar_of
+from pipesd_core.llamacpp.openai.prompt import Prompter
+from pipesd_core.llamacpp.openai.request import parse
+from pipesd_core.protocol.messages import Endpoint
 
 pytestmark = pytest.mark.e2e
 

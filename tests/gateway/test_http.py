@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from pipesd_gateway import http
-from pipesd_gateway.exceptions import InvalidRequest, Unavailable
-from pipesd_gateway.http import (
+from pipesd_core.errors import InvalidRequest, Unavailable
+from pipesd_core.service import http
+from pipesd_core.service.http import (
     BodyTooLarge,
     ClientGone,
     EventStream,

@@ -13,9 +13,10 @@ from fastapi import FastAPI, WebSocket
 from starlette.websockets import WebSocketDisconnect
 from websockets.asyncio.client import connect
 
-from pipesd_agent import link
-from pipesd_gateway import keepalive, serve
-from pipesd_gateway.serve import Server
+from pipesd_agent.link import link
+from pipesd_core.service import keepalive
+from pipesd_core.service import server as serving
+from pipesd_core.service.server import Server
 
 
 def test_both_ends_find_a_dead_link_within_twice_the_interval() -> None:
@@ -66,8 +67,8 @@ async def server(ended: list[float], *, writes: bool) -> AsyncIterator[tuple[Ser
 async def test_a_peer_that_is_silent_is_let_go_of(
     monkeypatch: pytest.MonkeyPatch, ended: list[float], writes: bool
 ) -> None:
-    monkeypatch.setattr(serve, "PING_INTERVAL_S", 0.3)
-    monkeypatch.setattr(serve, "PING_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(serving, "PING_INTERVAL_S", 0.3)
+    monkeypatch.setattr(serving, "PING_TIMEOUT_S", 0.3)
     async with server(ended, writes=writes) as (running, url), connect(url, ping_interval=None) as peer:
         peer.transport.pause_reading()
         async with asyncio.timeout(5):

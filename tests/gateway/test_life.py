@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_gateway.life import Draining, Life
+from pipesd_core.service.lifecycle import Draining, Life
 
 
 class Agents:

@@ -12,9 +12,9 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import pytest
 
-from pipesd_gateway import llama
-from pipesd_gateway.exceptions import DecodeError, ModelLoadError
-from pipesd_gateway.llama import Context, Model
+from pipesd_core.errors import DecodeError, ModelLoadError
+from pipesd_core.llamacpp import binding
+from pipesd_core.llamacpp.binding import Context, Model
 
 pytestmark = pytest.mark.e2e
 
@@ -60,7 +60,7 @@ def test_control_tokens_only_where_they_are_wanted(model: Model) -> None:
 
 def test_a_piece_may_be_longer_than_the_first_buffer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [piece for _, piece in model.vocabulary()]
-    monkeypatch.setattr(llama, "_PIECE_BYTES", 2)
+    monkeypatch.setattr(binding, "_PIECE_BYTES", 2)
     assert [piece for _, piece in model.vocabulary()] == whole
 
 
@@ -107,20 +107,20 @@ def test_a_directory_is_no_model(tmp_path: Path) -> None:
 
 def test_errors_of_llama_cpp_are_logged_as_errors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(100))
-    with caplog.at_level(logging.DEBUG, "pipesd.llama"), pytest.raises(ModelLoadError):
+    with caplog.at_level(logging.DEBUG, "pipesd_core.llamacpp.binding"), pytest.raises(ModelLoadError):
         Model(tmp_path / "bad.gguf")
     assert any(record.levelno == logging.ERROR for record in caplog.records)
 
 
 def test_a_good_load_logs_nothing_above_debug(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, "pipesd.llama"), Model(DRAFT):
+    with caplog.at_level(logging.DEBUG, "pipesd_core.llamacpp.binding"), Model(DRAFT):
         pass
     assert caplog.records
     assert {record.levelno for record in caplog.records} == {logging.DEBUG}
 
 
 def test_the_target_engine_leaves_a_gpu_alone_whatever_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipesd_gateway.embedded.decoder import TargetDecoder
+    from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
 
     seen: list[int | bool] = []
     load, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from pipesd_gateway.embedded.chooser import Chooser
-from pipesd_gateway.embedded.controls import Controls
-from pipesd_gateway.embedded.logprobs import Logprobs, Ranked, rank
-from pipesd_gateway.protocol import Endpoint
-from pipesd_gateway.sampling import Sampler, SamplingParams
+from pipesd_core.llamacpp.openai.controls import Controls
+from pipesd_core.llamacpp.runtime.chooser import Chooser
+from pipesd_core.llamacpp.runtime.logprobs import Logprobs, Ranked, rank
+from pipesd_core.protocol.messages import Endpoint
+from pipesd_core.sampling.sampler import Sampler, SamplingParams
 
 INF = float("inf")
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipesd_gateway import logs
-from pipesd_gateway.logs import JsonLines, LogFormat, TextLines, printable, session_name
+from pipesd_core.service import logs
+from pipesd_core.service.logs import JsonLines, LogFormat, TextLines, printable, session_name
 
 SetUp = Callable[[str, LogFormat], None]
 
@@ -74,8 +74,8 @@ def test_what_is_printable_stays() -> None:
 @pytest.mark.parametrize(("level", "ours", "others"), [("debug", 10, 20), ("info", 20, 20), ("error", 40, 40)])
 def test_levels(set_up: SetUp, level: str, ours: int, others: int) -> None:
     set_up(level, "text")
-    assert logging.getLogger("pipesd_agent.link").getEffectiveLevel() == ours
-    assert logging.getLogger("pipesd_gateway.ws").getEffectiveLevel() == ours
+    assert logging.getLogger("pipesd_agent.link.link").getEffectiveLevel() == ours
+    assert logging.getLogger("pipesd_gateway.agents").getEffectiveLevel() == ours
     assert logging.getLogger("websockets.client").getEffectiveLevel() == others
     logs.set_up("error", "json")  # once is enough
     (handler,) = logging.getLogger().handlers

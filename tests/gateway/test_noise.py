@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 
-from pipesd_gateway import noise
+from pipesd_core.sampling import noise
 
 SEEDS = [0, 1, 42, -1, 2**32, 2**63 - 1, -(2**63), 0x0123456789ABCDEF]
 HASHES = st.integers(0, 2**32 - 1)

@@ -12,12 +12,12 @@ from fastapi import FastAPI, WebSocket
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from pipesd_gateway import http
-from pipesd_gateway.exceptions import ConfigError, Unauthorized
-from pipesd_gateway.http import json_response
-from pipesd_gateway.life import Life
-from pipesd_gateway.serve import Server, listen
-from pipesd_gateway.settings import check_origins
+from pipesd_core.errors import ConfigError, Unauthorized
+from pipesd_core.service import http
+from pipesd_core.service.http import json_response
+from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.server import Server, listen
+from pipesd_core.service.settings import check_origins
 
 PAGE = "https://chat.example"
 STRANGER = "https://evil.example"

@@ -7,8 +7,8 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from pipesd_gateway.embedded.payloads import Usage, Writer
-from pipesd_gateway.protocol import Endpoint
+from pipesd_core.llamacpp.openai.responses import Usage, Writer
+from pipesd_core.protocol.messages import Endpoint
 
 USAGE = Usage(3, 4)
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from pipesd_gateway.embedded.places import RETRY_AFTER_S, Places
-from pipesd_gateway.exceptions import Overloaded, Unavailable
+from pipesd_core.errors import Overloaded, Unavailable
+from pipesd_core.llamacpp.runtime.admission import RETRY_AFTER_S, Places
 
 
 async def started(*waiters: asyncio.Task[None]) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipesd_gateway.embedded import probe
-from pipesd_gateway.exceptions import ModelLoadError
+from pipesd_core.errors import ModelLoadError
+from pipesd_core.llamacpp import probe
 
 BUILD = Path(__file__).parents[2] / ".build"
 MODEL = Path("some/model.gguf")

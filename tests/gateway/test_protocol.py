@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
-from pipesd_gateway.exceptions import MalformedMessage
-from pipesd_gateway.protocol import (
+from pipesd_core.errors import MalformedMessage
+from pipesd_core.protocol.messages import (
     FOREVER,
     MAX_CHANNELS,
     MAX_DRAFTS_PER_MESSAGE,
@@ -39,7 +39,7 @@ from pipesd_gateway.protocol import (
     decode_gateway,
     encode,
 )
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.sampling.sampler import SamplingParams
 
 ID = bytes(range(16))
 EDGE: list[EdgeMessage] = [

@@ -10,13 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipesd_core.engine.interface import ModelInfo, Opening, StepDone
+from pipesd_core.errors import EngineFailed, ModelNotFound, Overloaded
+from pipesd_core.protocol.messages import (
+    VERSION,
+    Ack,
+    Close,
+    Draft,
+    EdgeMessage,
+    Endpoint,
+    Failed,
+    Open,
+    Resume,
+    encode,
+)
+from pipesd_core.sampling.sampler import SamplingParams
 from pipesd_gateway.connection import GatewayConnection, Hangup, Output, StartRequest
-from pipesd_gateway.engine import ModelInfo, Opening, StepDone
-from pipesd_gateway.exceptions import EngineFailed, ModelNotFound, Overloaded
-from pipesd_gateway.protocol import VERSION, Ack, Close, Draft, EdgeMessage, Endpoint, Failed, Open, Resume, encode
 from pipesd_gateway.quota import Quota
 from pipesd_gateway.registry import Registry
-from pipesd_gateway.sampling import SamplingParams
 from pipesd_gateway.session import GatewaySession, SessionLimits
 
 INFO = ModelInfo("toy", n_vocab=100, fingerprint=b"f" * 16, max_context=64, max_drafts=5)

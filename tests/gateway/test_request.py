@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipesd_gateway.embedded.request import MAX_STOP_CHARS, Message, Request, parse
-from pipesd_gateway.exceptions import InvalidRequest
-from pipesd_gateway.protocol import Endpoint
+from pipesd_core.errors import InvalidRequest
+from pipesd_core.llamacpp.openai.request import MAX_STOP_CHARS, Message, Request, parse
+from pipesd_core.protocol.messages import Endpoint
 
 HELLO = [{"role": "user", "content": "hello"}]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipesd_gateway.embedded.rows import MAX_ROWS, MAX_WANTED, padded
+from pipesd_core.llamacpp.runtime.rows import MAX_ROWS, MAX_WANTED, padded
 
 
 def llama_cpp_ubatches(rows: dict[int, int]) -> list[dict[int, int]]:

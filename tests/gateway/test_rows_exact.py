@@ -1,4 +1,4 @@
-"""The claim of `embedded/rows.py` over the real model: logits do not depend on what else is in the llama_decode."""
+"""The claim of `runtime/rows.py` over the real model: logits do not depend on what else is in the llama_decode."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipesd_gateway.embedded.rows import MAX_ROWS, MAX_WANTED, padded
-from pipesd_gateway.llama import Context, Model
+from pipesd_core.llamacpp.binding import Context, Model
+from pipesd_core.llamacpp.runtime.rows import MAX_ROWS, MAX_WANTED, padded
 
 pytestmark = pytest.mark.e2e
 

@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipesd_gateway import noise, sampling
-from pipesd_gateway.exceptions import InvalidRequest
-from pipesd_gateway.sampling import Sampler, SamplingParams, draw_seed, scaled_candidates, shared_noise_acceptance
+from pipesd_core.errors import InvalidRequest
+from pipesd_core.sampling import noise
+from pipesd_core.sampling import sampler as sampling
+from pipesd_core.sampling.sampler import Sampler, SamplingParams, draw_seed, scaled_candidates, shared_noise_acceptance
 
 F64 = NDArray[np.float64]
 DRAWS = 20_000

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipesd_gateway.embedded.ambiguity import Node, is_bounded
-from pipesd_gateway.embedded.schema import MAX_REPEATS, grammar_of
-from pipesd_gateway.exceptions import InvalidRequest
+from pipesd_core.errors import InvalidRequest
+from pipesd_core.llamacpp.openai.json_schema import MAX_REPEATS, grammar_of
+from pipesd_core.llamacpp.openai.json_schema_bounds import Node, is_bounded
 
 STRING = {"type": "string"}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipesd_gateway.exceptions import ConfigError, ModelLoadError
-from pipesd_gateway.serve import CannotServe, Server, fail, listen, run_program
+from pipesd_core.errors import ConfigError, ModelLoadError
+from pipesd_core.service.server import CannotServe, Server, fail, listen, run_program
 
 
 @pytest.mark.parametrize(

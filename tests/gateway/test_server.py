@@ -14,12 +14,12 @@ import openai
 import pytest
 from fake_decoder import FakeDecoder
 
-from pipesd_gateway import http
-from pipesd_gateway.embedded.serving import EmbeddedEngine
-from pipesd_gateway.exceptions import EngineFailed
-from pipesd_gateway.keys import Keys
-from pipesd_gateway.serve import Server
-from pipesd_gateway.server import create_app
+from pipesd_core.errors import EngineFailed
+from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
+from pipesd_core.service import http
+from pipesd_core.service.api_keys import Keys
+from pipesd_core.service.server import Server
+from pipesd_gateway.api import create_app
 
 HELLO: Any = [{"role": "user", "content": "hi"}]
 PROMPT = {"prompt": "hi"}

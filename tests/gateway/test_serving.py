@@ -13,13 +13,8 @@ import msgspec
 import pytest
 from fake_decoder import BOS, EOS, FakeDecoder, FakeModel
 
-from pipesd_gateway.embedded import serving
-from pipesd_gateway.embedded.generation import EmbeddedGeneration
-from pipesd_gateway.embedded.prompt import SLACK
-from pipesd_gateway.embedded.request import parse
-from pipesd_gateway.embedded.serving import EmbeddedEngine
-from pipesd_gateway.engine import Broken, EngineOutput, Finished, Opening, Payload, StepDone
-from pipesd_gateway.exceptions import (
+from pipesd_core.engine.interface import Broken, EngineOutput, Finished, Opening, Payload, StepDone
+from pipesd_core.errors import (
     ContextLengthExceeded,
     EngineFailed,
     InvalidRequest,
@@ -27,8 +22,13 @@ from pipesd_gateway.exceptions import (
     Overloaded,
     Unavailable,
 )
-from pipesd_gateway.protocol import Endpoint
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.llamacpp.openai.prompt import SLACK
+from pipesd_core.llamacpp.openai.request import parse
+from pipesd_core.llamacpp.runtime import engine as runtime
+from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
+from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration
+from pipesd_core.protocol.messages import Endpoint
+from pipesd_core.sampling.sampler import SamplingParams
 
 HELLO = [{"role": "user", "content": "x"}]
 
@@ -298,7 +298,7 @@ async def test_the_wait_for_a_place_is_bounded_and_can_be_cancelled(monkeypatch:
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        monkeypatch.setattr(serving, "QUEUE_WAIT_S", 0.05)
+        monkeypatch.setattr(runtime, "QUEUE_WAIT_S", 0.05)
         with pytest.raises(Overloaded) as error:
             await Client(engine).open()
         assert error.value.headers() == {"retry-after": "10"}
@@ -306,7 +306,7 @@ async def test_the_wait_for_a_place_is_bounded_and_can_be_cancelled(monkeypatch:
 
 async def test_prompts_waiting_for_the_tokenizer_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serve(b"abc") as (engine, _):
-        monkeypatch.setattr(serving, "MAX_PREPARING", 0)
+        monkeypatch.setattr(runtime, "MAX_PREPARING", 0)
         with pytest.raises(Overloaded):
             await Client(engine).open()
 
@@ -379,9 +379,9 @@ async def test_requests_that_were_taken_back_do_not_pile_up(monkeypatch: pytest.
             assert free.wait(10)
             return parse(endpoint, body)
 
-        monkeypatch.setattr(serving, "parse", slow)
-        monkeypatch.setattr(serving, "MAX_PREPARING", 1)
-        monkeypatch.setattr(serving, "MAX_TAKEN_BACK", 2)
+        monkeypatch.setattr(runtime, "parse", slow)
+        monkeypatch.setattr(runtime, "MAX_PREPARING", 1)
+        monkeypatch.setattr(runtime, "MAX_TAKEN_BACK", 2)
         for _ in range(3):
             opening = asyncio.create_task(Client(engine).open())
             await asyncio.sleep(0.02)
@@ -402,7 +402,7 @@ DEMO_TARGET = Path(__file__).parents[2] / ".build" / "demo-target-F32.gguf"
 @pytest.mark.e2e
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 async def test_drafts_change_nothing_but_the_steps(temperature: float) -> None:
-    from pipesd_gateway.embedded.decoder import TargetDecoder
+    from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
 
     engine = EmbeddedEngine(TargetDecoder(DEMO_TARGET, n_seq=1, n_ctx_seq=256), name="demo")
     try:
@@ -433,7 +433,7 @@ async def test_drafts_change_nothing_but_the_steps(temperature: float) -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 async def test_tokens_of_another_model_are_gone_on_with_as_with_a_prompt(temperature: float) -> None:
     """To the token: what follows is what follows the same ids as a prompt, in the noise of their positions."""
-    from pipesd_gateway.embedded.decoder import TargetDecoder
+    from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
 
     engine = EmbeddedEngine(TargetDecoder(DEMO_TARGET, n_seq=1, n_ctx_seq=256), name="demo")
     try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pipesd_gateway.engine import Opening, Payload, StepDone
-from pipesd_gateway.exceptions import EngineFailed, OutOfState, Overloaded
-from pipesd_gateway.protocol import (
+from pipesd_core.engine.interface import Opening, Payload, StepDone
+from pipesd_core.errors import EngineFailed, OutOfState, Overloaded
+from pipesd_core.protocol.messages import (
     FOREVER,
     MAX_FRAME_BYTES,
     MAX_STAMPS,
@@ -28,7 +28,7 @@ from pipesd_gateway.protocol import (
     decode_gateway,
     encode,
 )
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_core.sampling.sampler import SamplingParams
 from pipesd_gateway.session import (
     MAX_AHEAD,
     MAX_PATH,

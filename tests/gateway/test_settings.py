@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
-from pipesd_gateway.exceptions import ConfigError
-from pipesd_gateway.settings import KeySource, Program, check_log_level, load, variables, within
+from pipesd_core.errors import ConfigError
+from pipesd_core.service.settings import KeySource, Program, check_log_level, load, variables, within
 
 PROGRAM = Program("PIPESD_TEST_", (KeySource("keys", "key_file", "PIPESD_TEST_KEYS"),))
 

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from fake_decoder import EOS, FakeDecoder
 
-from pipesd_gateway import several
-from pipesd_gateway.embedded.serving import EmbeddedEngine
-from pipesd_gateway.exceptions import EngineFailed, InvalidRequest, Overloaded
-from pipesd_gateway.protocol import Endpoint
-from pipesd_gateway.several import MAX_CHOICES, Several, split, wants_several
+from pipesd_core.engine import choices
+from pipesd_core.engine.choices import MAX_CHOICES, Several, split, wants_several
+from pipesd_core.errors import EngineFailed, InvalidRequest, Overloaded
+from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
+from pipesd_core.protocol.messages import Endpoint
 
 TEXT, CHAT = Endpoint.COMPLETIONS, Endpoint.CHAT_COMPLETIONS
 HELLO = [{"role": "user", "content": "hi"}]
@@ -117,7 +117,7 @@ async def test_only_a_few_hold_places_at_once(engine: EmbeddedEngine, decoder: S
         await asyncio.sleep(0.001)
         held.append(sum(not place.released for place in decoder.places))
     assert len(decoder.places) == 20
-    assert max(held) == several.AT_ONCE
+    assert max(held) == choices.AT_ONCE
     answer.abort()
 
 
@@ -126,7 +126,7 @@ async def test_a_client_that_does_not_read_stops_all(engine: EmbeddedEngine, dec
     await answer.open(TEXT, encoded(prompt="h" * 40, n=4, stream=True))
     await answer.next()
     await asyncio.sleep(0.05)
-    assert sum(place.at for place in decoder.places) <= several._MAX_WAITING + 2 * several.AT_ONCE
+    assert sum(place.at for place in decoder.places) <= choices._MAX_WAITING + 2 * choices.AT_ONCE
     answer.abort()
     assert all(place.released for place in decoder.places)
     await asyncio.sleep(0)
@@ -143,11 +143,11 @@ async def test_an_error_of_one_ends_all(engine: EmbeddedEngine, decoder: Seeded)
 async def test_a_later_choice_waits_for_room(
     engine: EmbeddedEngine, decoder: Seeded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(several, "_RETRY_S", 0.01)
+    monkeypatch.setattr(choices, "_RETRY_S", 0.01)
     decoder.refusals = [None, Overloaded("full"), Overloaded("full")]
     (answer,) = await ask(engine, prompt="hi", n=2, seed=0)
     assert [choice["text"] for choice in answer["choices"]] == ["hi0", "hi1"]
-    monkeypatch.setattr(several, "OPEN_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(choices, "OPEN_TIMEOUT_S", 0.0)
     decoder.refusals = [None, Overloaded("full")]
     with pytest.raises(Overloaded):
         await ask(engine, prompt="hi", n=2)

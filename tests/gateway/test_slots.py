@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_gateway.embedded.chooser import Chooser
-from pipesd_gateway.embedded.controls import Controls
-from pipesd_gateway.embedded.rows import MAX_WANTED
-from pipesd_gateway.embedded.slots import Batch, Job, Slots, common_prefix
-from pipesd_gateway.sampling import Sampler, SamplingParams
+from pipesd_core.llamacpp.openai.controls import Controls
+from pipesd_core.llamacpp.runtime.chooser import Chooser
+from pipesd_core.llamacpp.runtime.rows import MAX_WANTED
+from pipesd_core.llamacpp.runtime.slots import Batch, Job, Slots, common_prefix
+from pipesd_core.sampling.sampler import Sampler, SamplingParams
 
 CHOOSER = Chooser(Sampler(8), SamplingParams(), Controls(), ())
 

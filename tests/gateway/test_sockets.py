@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipesd_gateway import sockets
-from pipesd_gateway.http import SEND_TIMEOUT_S
-from pipesd_gateway.serve import listen
-from pipesd_gateway.sockets import CLIENT_TIMEOUT_S, IDLE_S, PROBES, SERVER_TIMEOUT_S
+from pipesd_core.service import sockets
+from pipesd_core.service.http import SEND_TIMEOUT_S
+from pipesd_core.service.server import listen
+from pipesd_core.service.sockets import CLIENT_TIMEOUT_S, IDLE_S, PROBES, SERVER_TIMEOUT_S
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="its options")
 

@@ -10,9 +10,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from pipesd_gateway import starting
-from pipesd_gateway.serve import listen
-from pipesd_gateway.starting import answering_while_starting
+from pipesd_core.service import startup
+from pipesd_core.service.server import listen
+from pipesd_core.service.startup import answering_while_starting
 
 
 async def test_alive_and_not_ready() -> None:
@@ -40,7 +40,7 @@ async def test_alive_and_not_ready() -> None:
 
 @pytest.mark.parametrize("said", [b"", b"\x00" * 100, b"GET", b"GET\r\n\r\n", b"x" * 200_000, b"\r\n\r\n"])
 async def test_what_is_no_request(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(startup, "PATIENCE_S", 0.3)
     with listen("127.0.0.1", 0) as listener:
         async with answering_while_starting(listener):
             reader, writer = await asyncio.open_connection(*listener.getsockname())
@@ -54,7 +54,7 @@ async def test_what_is_no_request(said: bytes, monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_more_clients_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "MAX_CLIENTS", 1)
+    monkeypatch.setattr(startup, "MAX_CLIENTS", 1)
     with listen("127.0.0.1", 0) as listener:
         async with answering_while_starting(listener), asyncio.timeout(10):
             _, first = await asyncio.open_connection(*listener.getsockname())

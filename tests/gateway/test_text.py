@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipesd_gateway.embedded.text import Text
+from pipesd_core.llamacpp.runtime.detokenizer import Text
 
 # Token ids of the tests: 0-255 are bytes, others stand for longer pieces.
 PIECES = {300: b"", 301: b"abc", 302: b"caa", 303: "ü".encode(), 304: "日本".encode()}

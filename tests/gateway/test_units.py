@@ -12,10 +12,10 @@ import pytest
 
 from pipesd_agent import cli as agent_cli
 from pipesd_agent import config as agent_config
+from pipesd_core.service import server
+from pipesd_core.service.settings import Program, variables
 from pipesd_gateway import cli as gateway_cli
 from pipesd_gateway import config as gateway_config
-from pipesd_gateway import serve
-from pipesd_gateway.settings import Program, variables
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 HARDENED = {
@@ -52,7 +52,7 @@ def test_they_are_hardened_and_wait_for_the_drain(name: str) -> None:
     unit = settings_of(name)
     assert {key: unit[key] for key in HARDENED} == HARDENED
     drain = {f.name: f.default for f in msgspec.structs.fields(UNITS[name][1])}["drain_timeout"]
-    assert int(unit["TimeoutStopSec"]) >= drain + serve.GRACE_S + 5
+    assert int(unit["TimeoutStopSec"]) >= drain + server.GRACE_S + 5
     assert re.findall(r"^\[(\w+)\]$", text_of(name), re.MULTILINE) == ["Unit", "Service", "Install"]
 
 

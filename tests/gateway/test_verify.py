@@ -15,14 +15,14 @@ from fastapi import FastAPI, Request, Response
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipesd_gateway import verify
-from pipesd_gateway.embedded.serving import EmbeddedEngine
-from pipesd_gateway.engine import Broken, Deliver, EngineOutput, Finished, ModelInfo, Opening, Payload, StepDone
-from pipesd_gateway.exceptions import EngineFailed, InvalidRequest, ModelNotFound, Unavailable
-from pipesd_gateway.keys import Keys
-from pipesd_gateway.protocol import Endpoint
-from pipesd_gateway.sampling import SamplingParams
-from pipesd_gateway.server import create_app
+from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, ModelInfo, Opening, Payload, StepDone
+from pipesd_core.errors import EngineFailed, InvalidRequest, ModelNotFound, Unavailable
+from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
+from pipesd_core.protocol.messages import Endpoint
+from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.service.api_keys import Keys
+from pipesd_gateway import verify_api
+from pipesd_gateway.api import create_app
 
 INFO = ModelInfo(name="fake", n_vocab=50, fingerprint=bytes(16), max_context=40, max_drafts=6)
 
@@ -123,8 +123,8 @@ async def engine() -> FakeEngine:
     return FakeEngine()
 
 
-def wanted(prompt: Sequence[int], drafts: Sequence[int]) -> verify.Wanted:
-    return verify.Wanted(tuple(prompt), tuple(drafts), SamplingParams(seed=7))
+def wanted(prompt: Sequence[int], drafts: Sequence[int]) -> verify_api.Wanted:
+    return verify_api.Wanted(tuple(prompt), tuple(drafts), SamplingParams(seed=7))
 
 
 def body(**fields: Any) -> bytes:
@@ -149,16 +149,16 @@ async def test_the_accepted_count_and_the_token_after(
     drafts = right[:count]
     if wrong_at < count:
         drafts[wrong_at] = (drafts[wrong_at] + 1) % 50
-    (result,) = await verify.verify(engine, [wanted(prompt, drafts)])
+    (result,) = await verify_api.verify(engine, [wanted(prompt, drafts)])
     accepted = min(wrong_at, count)
-    assert result == verify.Verified(accepted, right[accepted], 7)
+    assert result == verify_api.Verified(accepted, right[accepted], 7)
     engine.assert_let_go()
 
 
 async def test_a_batch_shares_the_engine(engine: FakeEngine) -> None:
     batch = [wanted([i], truth([i], 3)) for i in range(20)]
     engine.per_step = [0] * 20  # as vLLM: the step of the prompt verifies nothing
-    results = await verify.verify(engine, batch)
+    results = await verify_api.verify(engine, batch)
     assert [result.token for result in results] == [truth([i], 4)[3] for i in range(20)]
     assert {result.accepted for result in results} == {3}
     assert engine.steps == 40
@@ -167,7 +167,7 @@ async def test_a_batch_shares_the_engine(engine: FakeEngine) -> None:
 
 async def test_a_batch_waits_in_one_place_of_the_queue() -> None:
     engine = FakeEngine(places=2)
-    results = await verify.verify(engine, [wanted([i], []) for i in range(9)])
+    results = await verify_api.verify(engine, [wanted([i], []) for i in range(9)])
     assert [result.token for result in results] == [next_token([i]) for i in range(9)]
     assert engine.most_waiting == 1
     engine.assert_let_go()
@@ -175,7 +175,7 @@ async def test_a_batch_waits_in_one_place_of_the_queue() -> None:
 
 async def test_requests_of_a_batch_run_side_by_side(engine: FakeEngine) -> None:
     engine.hangs = True
-    call = asyncio.create_task(verify.verify(engine, [wanted([i], []) for i in range(5)]))
+    call = asyncio.create_task(verify_api.verify(engine, [wanted([i], []) for i in range(5)]))
     await asyncio.sleep(0.02)
     assert len(engine.generations) == 5
     call.cancel()
@@ -197,16 +197,16 @@ async def test_one_failure_fails_the_call_and_ends_the_others(
 ) -> None:
     engine.says = says
     with pytest.raises(EngineFailed, match=message):
-        await verify.verify(engine, [wanted([i], [5, 5]) for i in range(5)])
+        await verify_api.verify(engine, [wanted([i], [5, 5]) for i in range(5)])
     engine.assert_let_go()
 
 
 async def test_no_batch_lasts_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "TIMEOUT_S", 0.02)
+    monkeypatch.setattr(verify_api, "TIMEOUT_S", 0.02)
     engine = FakeEngine(places=2)
     engine.hangs = True
     with pytest.raises(Unavailable, match="batch of 5 was not verified within"):
-        await verify.verify(engine, [wanted([i], []) for i in range(5)])
+        await verify_api.verify(engine, [wanted([i], []) for i in range(5)])
     engine.assert_let_go()
 
 
@@ -245,7 +245,7 @@ async def test_no_batch_lasts_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_refused(asked: bytes, message: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        verify.parse(asked, INFO)
+        verify_api.parse(asked, INFO)
     assert refused.value.message.startswith(message)
     assert refused.value.status == 400
     where = message.split()[0].rstrip(":")
@@ -261,7 +261,7 @@ def test_the_limits_themselves_are_allowed() -> None:
         {"temperature": 2, "top_p": 1, "top_k": -1, "seed": -(2**63)},
     ]
     for fields in allowed:
-        assert len(verify.parse(body(**fields), INFO)) == 1
+        assert len(verify_api.parse(body(**fields), INFO)) == 1
 
 
 def test_the_place_of_a_fault_in_a_batch() -> None:
@@ -269,31 +269,31 @@ def test_the_place_of_a_fault_in_a_batch() -> None:
         one = {"prompt": [1], "drafts": []}
         return msgspec.json.encode({"requests": [one] * (count - 1) + [{"prompt": [1], "drafts": last}]})
 
-    assert len(verify.parse(batch(64, [1]), INFO)) == 64
+    assert len(verify_api.parse(batch(64, [1]), INFO)) == 64
     with pytest.raises(InvalidRequest, match=r"requests\[3\]\.drafts\[2\] must be a token id from 0 to 49, but is 99"):
-        verify.parse(batch(4, [1, 1, 99]), INFO)
+        verify_api.parse(batch(4, [1, 1, 99]), INFO)
     with pytest.raises(InvalidRequest, match="requests must hold 1 to 64 requests, but holds 65"):
-        verify.parse(batch(65, []), INFO)
+        verify_api.parse(batch(65, []), INFO)
 
 
 def test_what_the_engine_is_asked_for() -> None:
-    (wanted,) = verify.parse(body(drafts=[3, 4], temperature=0.5, top_p=0.9, top_k=7, seed=-3), INFO)
+    (wanted,) = verify_api.parse(body(drafts=[3, 4], temperature=0.5, top_p=0.9, top_k=7, seed=-3), INFO)
     asked = {"prompt": [1, 2], "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "top_k": 7, "seed": -3}
     assert msgspec.json.decode(wanted.body()) == asked | {"ignore_eos": True}
 
 
 def test_defaults_and_seeds() -> None:
-    (first,), (second,) = (verify.parse(body(), INFO) for _ in range(2))
+    (first,), (second,) = (verify_api.parse(body(), INFO) for _ in range(2))
     assert (first.params.temperature, first.params.top_p, first.params.top_k) == (1.0, 1.0, 0)
     assert 0 <= first.params.seed < 2**63
     assert first.params.seed != second.params.seed
-    assert verify.parse(body(seed=-3), INFO)[0].params.seed == -3
+    assert verify_api.parse(body(seed=-3), INFO)[0].params.seed == -3
 
 
 @given(st.binary(max_size=64) | st.builds(msgspec.json.encode, st.dictionaries(st.text(), st.integers())))
 def test_any_bytes_are_accepted_or_refused(asked: bytes) -> None:
     with contextlib.suppress(InvalidRequest):
-        verify.parse(asked, INFO)
+        verify_api.parse(asked, INFO)
 
 
 # The route.
@@ -304,7 +304,7 @@ def bare_app(engine: FakeEngine) -> FastAPI:
     app = FastAPI()
 
     async def route(request: Request) -> Response:
-        return await verify.respond(request, engine)
+        return await verify_api.respond(request, engine)
 
     app.add_api_route("/v1/pipesd/verify", route, methods=["POST"])
     return app
@@ -357,7 +357,7 @@ async def test_a_client_that_goes_away_lets_go_of_everything(engine: FakeEngine)
         return sent.pop(0)
 
     request = Request({"type": "http", "method": "POST", "headers": []}, receive)
-    response = await asyncio.wait_for(verify.respond(request, engine), 10)
+    response = await asyncio.wait_for(verify_api.respond(request, engine), 10)
     assert response.status_code == 499
     assert len(engine.generations) == 1
     engine.assert_let_go()

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from test_protocol import EDGE, GATEWAY
 
-from pipesd_gateway.exceptions import MalformedMessage
-from pipesd_gateway.protocol import MAX_FRAME_BYTES, Draft, decode_edge, decode_gateway, encode
+from pipesd_core.errors import MalformedMessage
+from pipesd_core.protocol.messages import MAX_FRAME_BYTES, Draft, decode_edge, decode_gateway, encode
 
 Decode = Callable[[bytes], object]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipesd_gateway.writable import Writable
+from pipesd_core.llamacpp.utf8 import Writable
 
 PIECES = [b"a", "ü".encode(), b"\xc3", b"\xbc", b"\xc0\xa2", b"\xe0", b"\xe0\x80", b"\xff", b"", b"\x80\x80b", b"<eos>"]
 EOS = 10

@@ -18,12 +18,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 from websockets.frames import Frame, Opcode
 
-from pipesd_gateway import quota, ws
-from pipesd_gateway.connection import GatewayConnection
-from pipesd_gateway.engine import Broken, Deliver, EngineOutput, Finished, ModelInfo, Opening, Payload, StepDone
-from pipesd_gateway.exceptions import EngineFailed, Overloaded, Unauthorized
-from pipesd_gateway.life import Life
-from pipesd_gateway.protocol import (
+from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, ModelInfo, Opening, Payload, StepDone
+from pipesd_core.errors import EngineFailed, Overloaded, Unauthorized
+from pipesd_core.protocol.messages import (
     FOREVER,
     MAX_FRAME_BYTES,
     SUBPROTOCOL,
@@ -48,8 +45,11 @@ from pipesd_gateway.protocol import (
     decode_gateway,
     encode,
 )
+from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.service.lifecycle import Life
+from pipesd_gateway import agents, quota
+from pipesd_gateway.connection import GatewayConnection
 from pipesd_gateway.quota import Quota
-from pipesd_gateway.sampling import SamplingParams
 from pipesd_gateway.session import SessionLimits
 
 INFO = ModelInfo("toy", n_vocab=100, fingerprint=b"f" * 16, max_context=64, max_drafts=5)
@@ -176,7 +176,7 @@ async def serving(
     """A real server; the URL of its agents' socket. Afterwards no task of an agent is left."""
     app = FastAPI()
     limits = SessionLimits(park_timeout_s=park_timeout_s, grace_s=grace_s)
-    ws.attach(app, engine, limits, check_key, Quota(max_per_key), life)
+    agents.attach(app, engine, limits, check_key, Quota(max_per_key), life)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app, log_config=None, log_level="warning", ws="websockets-sansio", ws_per_message_deflate=False,
@@ -384,7 +384,7 @@ async def test_a_refusal_of_the_engine_reaches_the_edge(url: str) -> None:
 
 async def test_a_bug_of_the_engine_fails_its_request_and_no_other(url: str, caplog: pytest.LogCaptureFixture) -> None:
     async with agent(url) as socket:
-        with caplog.at_level(logging.ERROR, "pipesd_gateway.ws"):
+        with caplog.at_level(logging.ERROR, "pipesd_gateway.agents"):
             await say(socket, request(0, b"bug"))
             fault = await hear(socket)
         assert isinstance(fault, Failed)
@@ -588,7 +588,7 @@ async def test_an_answer_that_ended_in_the_absence_is_delivered(engine: Scripted
             assert [m.code for m in failures] == ["session_unknown"]
 
 
-@pytest.mark.parametrize("code", ws.GOODBYES)
+@pytest.mark.parametrize("code", agents.GOODBYES)
 async def test_an_agent_that_says_goodbye_has_its_generations_aborted_at_once(
     engine: ScriptedEngine, code: int
 ) -> None:
@@ -608,7 +608,7 @@ async def test_the_newer_connection_wins_and_the_older_is_closed(engine: Scripte
         sessions = [m.session for m in openings if isinstance(m, Opened)]
         await say(new, Resume(0, sessions[0], 0))
         heard, code = await hear_end(old)
-        assert (heard, code) == ([], ws.CLOSE_SUPERSEDED)
+        assert (heard, code) == ([], agents.CLOSE_SUPERSEDED)
         await say(new, Resume(1, sessions[1], 0))  # that one is lost, and resumed like any other
         engine.generations[1].go()
         engine.generations[0].go()
@@ -676,7 +676,7 @@ async def test_a_drain_does_not_wait_for_an_agent_that_stays_away(
     engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.running = False
-    monkeypatch.setattr(ws, "RETURN_S", 0.3)
+    monkeypatch.setattr(agents, "RETURN_S", 0.3)
     life = Life()
     async with serving(engine, grace_s=3, life=life) as url:
         async with agent(url) as lost:
@@ -769,8 +769,8 @@ async def test_a_frame_above_the_protocol_s_limit_is_rejected_where_the_server_s
 async def test_an_agent_that_never_reads_is_dropped_while_its_socket_is_full(
     engine: ScriptedEngine, url: str, limit: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ws, limit, value)
-    monkeypatch.setattr(ws, "FAREWELL_S", 0.1)
+    monkeypatch.setattr(agents, limit, value)
+    monkeypatch.setattr(agents, "FAREWELL_S", 0.1)
     engine.padding = bytes(100_000)
     async with agent(url, max_queue=1) as socket:
         for channel in range(16):
@@ -852,7 +852,7 @@ async def test_an_agent_that_sends_as_fast_as_it_can_leaves_others_their_turn(
 async def test_what_could_not_be_sent_back_is_not_opened(
     engine: ScriptedEngine, url: str, ids: int, stop: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ws, "MAX_OPENED_BYTES", 100)
+    monkeypatch.setattr(agents, "MAX_OPENED_BYTES", 100)
     opening = Opening((1,) * ids, SamplingParams(seed=5), 3, (99,), "toy", stop)
     engine.opening = opening
     async with agent(url) as socket:

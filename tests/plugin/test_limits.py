@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_gateway.exceptions import ConfigError
+from pipesd_core.errors import ConfigError
 from pipesd_vllm.limits import GRACE, SESSIONS, Limit, count
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipesd_vllm.rounds import Decided, Round, fault
+from pipesd_core.engine.rounds import Decided, Round, fault
 
 
 def test_a_round_without_drafts_is_one_token() -> None:

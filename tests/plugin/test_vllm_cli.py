@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from pipesd_gateway.exceptions import ConfigError
+from pipesd_core.errors import ConfigError
 from pipesd_vllm import cli
 from pipesd_vllm.cli import main, plugins, server_arguments
 from pipesd_vllm.limits import GRACE, SESSIONS

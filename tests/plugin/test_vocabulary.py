@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipesd_gateway.exceptions import ModelLoadError
-from pipesd_vllm.vocabulary import pieces
+from pipesd_core.errors import ModelLoadError
+from pipesd_core.protocol.hf_vocabulary import pieces
 
 
 def tokenizer(names: list[str], added: set[int]) -> Any:

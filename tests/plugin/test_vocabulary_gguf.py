@@ -11,9 +11,9 @@ import gguf
 import numpy as np
 import pytest
 
-from pipesd_gateway.fingerprint import fingerprint
-from pipesd_gateway.llama import Model
-from pipesd_vllm.vocabulary import pieces
+from pipesd_core.llamacpp.binding import Model
+from pipesd_core.protocol.fingerprint import fingerprint
+from pipesd_core.protocol.hf_vocabulary import pieces
 
 pytestmark = pytest.mark.e2e
 

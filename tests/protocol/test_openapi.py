@@ -16,13 +16,14 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from pipesd_agent import api
 from pipesd_agent.agent import Agent
-from pipesd_gateway import server, several, verify
-from pipesd_gateway.embedded import controls, request
-from pipesd_gateway.engine import Engine
-from pipesd_gateway.keys import Keys
-from pipesd_gateway.openapi import PATH, describe
+from pipesd_agent.api import app
+from pipesd_core.engine import choices
+from pipesd_core.engine.interface import Engine
+from pipesd_core.llamacpp.openai import controls, request
+from pipesd_core.service.api_keys import Keys
+from pipesd_core.service.openapi import PATH, describe
+from pipesd_gateway import api, verify_api
 
 README = Path(__file__).parents[2] / "README.md"
 PACKAGES = ["pipesd_gateway", "pipesd_agent"]
@@ -31,8 +32,8 @@ PACKAGES = ["pipesd_gateway", "pipesd_agent"]
 def app_of(package: str, keys: Keys | None = None) -> FastAPI:
     """Its routes; nothing that they do works."""
     if package == "pipesd_gateway":
-        return server.create_app(cast(Engine, None), keys=keys)
-    return api.create_app(cast(Agent, None), keys=keys)
+        return api.create_app(cast(Engine, None), keys=keys)
+    return app.create_app(cast(Agent, None), keys=keys)
 
 
 def references(value: Any) -> Iterator[str]:
@@ -107,8 +108,8 @@ def test_limits_are_those_of_the_code() -> None:
         schemas[name]["properties"] for name in ("Parameters", "ChatRequest", "CompletionRequest")
     )
     assert common["max_tokens"]["maximum"] == request.MAX_TOKENS
-    assert common["n"]["maximum"] == several.MAX_CHOICES
-    assert completions["best_of"]["maximum"] == several.MAX_CHOICES
+    assert common["n"]["maximum"] == choices.MAX_CHOICES
+    assert completions["best_of"]["maximum"] == choices.MAX_CHOICES
     one, several_stops = common["stop"]["anyOf"][1:]
     assert several_stops["maxItems"] == request.MAX_STOPS
     assert one["maxLength"] == several_stops["items"]["maxLength"] == request.MAX_STOP_CHARS
@@ -119,8 +120,8 @@ def test_limits_are_those_of_the_code() -> None:
     assert completions["logprobs"]["anyOf"][0]["maximum"] == controls.MAX_COMPLETION_LOGPROBS
     assert tuple(schemas["Message"]["properties"]["role"]["enum"]) == request.ROLES
     batch = schemas["VerifyRequest"]["properties"]["requests"]
-    assert batch["maxItems"] == verify.MAX_REQUESTS
-    assert set(batch["items"]["properties"]) == set(verify.Asked.__struct_fields__)
+    assert batch["maxItems"] == verify_api.MAX_REQUESTS
+    assert set(batch["items"]["properties"]) == set(verify_api.Asked.__struct_fields__)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

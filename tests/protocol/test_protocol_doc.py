@@ -8,11 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pipesd_gateway import protocol, quota, session, ws
+from pipesd_core.engine.interface import ModelInfo, Opening, Payload, StepDone
+from pipesd_core.llamacpp.runtime import rows
+from pipesd_core.protocol import messages
+from pipesd_core.protocol.messages import EdgeMessage, End, Event, GatewayMessage, Opened, Verdict, encode
+from pipesd_gateway import agents, quota, session
 from pipesd_gateway.connection import GatewayConnection
-from pipesd_gateway.embedded import rows
-from pipesd_gateway.engine import ModelInfo, Opening, Payload, StepDone
-from pipesd_gateway.protocol import EdgeMessage, End, Event, GatewayMessage, Opened, Verdict, encode
 from pipesd_gateway.quota import Quota
 from pipesd_gateway.session import SessionLimits
 
@@ -35,7 +36,7 @@ def test_every_message_stands_in_its_table(message: type[msgspec.Struct]) -> Non
     ("module", "names"),
     [
         (
-            protocol,
+            messages,
             [
                 "MAX_FRAME_BYTES",
                 "MAX_DRAFTS_PER_MESSAGE",
@@ -57,16 +58,16 @@ def test_limits_are_those_of_the_code(module: object, names: list[str]) -> None:
 def test_bounds_are_those_of_the_code() -> None:
     bounds = dict(re.findall(r"^\| .+ \| ([^|]+) \| `(?:\w+\.)*([A-Z_]+)`.* \|$", DOC, re.MULTILINE))
     assert bounds == {
-        str(protocol.MAX_UNACKED_BYTES): "MAX_UNACKED_BYTES",
-        str(ws.MAX_SESSIONS): "MAX_SESSIONS",
+        str(messages.MAX_UNACKED_BYTES): "MAX_UNACKED_BYTES",
+        str(agents.MAX_SESSIONS): "MAX_SESSIONS",
         str(quota.MAX_SESSIONS_PER_KEY): "MAX_SESSIONS_PER_KEY",
         str(session.MAX_PATH): "MAX_PATH",
         f"{rows.MAX_DRAFTS}, embedded engine": "MAX_DRAFTS",
-        str(protocol.MAX_UNACKED): "MAX_UNACKED",
+        str(messages.MAX_UNACKED): "MAX_UNACKED",
         str(session.MAX_AHEAD + 1): "MAX_AHEAD",
         "64 × (256 + 2 × 16 + 16)": "MAX_OUTBOX",
     }
-    assert ws.MAX_OUTBOX == 64 * (256 + 2 * 16 + 16)
+    assert agents.MAX_OUTBOX == 64 * (256 + 2 * 16 + 16)
     limits = SessionLimits()
     assert f"`park_timeout_s` ({limits.park_timeout_s:g} s)" in DOC
     assert f"`stall_timeout_s` ({limits.stall_timeout_s:g} s)" in DOC
@@ -125,6 +126,6 @@ def test_the_example_is_what_a_session_does() -> None:
 
 
 def _evaluate(said: str) -> EdgeMessage | GatewayMessage:
-    message = eval(said, vars(protocol))
+    message = eval(said, vars(messages))
     assert isinstance(message, EdgeMessage | GatewayMessage)
     return message

@@ -18,8 +18,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from world import N_VOCAB, Run, World
 
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.protocol import MAX_UNACKED
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_core.protocol.messages import MAX_UNACKED
 
 TRIGGERS = st.one_of(
     st.builds(TriggerSettings, kind=st.just("fixed"), length=st.sampled_from([1, 3, 8, 32])),

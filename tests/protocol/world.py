@@ -10,10 +10,11 @@ from functools import lru_cache
 
 from whims import AnyBatcher, AnyTrigger, Whims
 
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.planning.planner import Planner
-from pipesd_agent.policies import Policies
-from pipesd_agent.session import (
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.upload_planner import Planner
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.policies import Policies
+from pipesd_agent.session.session import (
     Commit,
     Complete,
     Deliver,
@@ -24,19 +25,9 @@ from pipesd_agent.session import (
     StartDrafting,
     StopDrafting,
 )
-from pipesd_agent.trigger import TriggerSettings
-from pipesd_gateway.connection import (
-    AbortRequest,
-    AdoptRequest,
-    CancelRequest,
-    GatewayConnection,
-    Hangup,
-    StartRequest,
-    StepRequest,
-)
-from pipesd_gateway.engine import Finished, ModelInfo, Opening, Payload, StepDone
-from pipesd_gateway.exceptions import ApiError, Unavailable
-from pipesd_gateway.protocol import (
+from pipesd_core.engine.interface import Finished, ModelInfo, Opening, Payload, StepDone
+from pipesd_core.errors import ApiError, Unavailable
+from pipesd_core.protocol.messages import (
     FOREVER,
     MAX_UNACKED,
     VERSION,
@@ -51,9 +42,18 @@ from pipesd_gateway.protocol import (
     decode_gateway,
     encode,
 )
+from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_gateway.connection import (
+    AbortRequest,
+    AdoptRequest,
+    CancelRequest,
+    GatewayConnection,
+    Hangup,
+    StartRequest,
+    StepRequest,
+)
 from pipesd_gateway.quota import Quota
 from pipesd_gateway.registry import Registry
-from pipesd_gateway.sampling import SamplingParams
 from pipesd_gateway.session import MAX_PATH, SessionLimits
 
 N_VOCAB = 6

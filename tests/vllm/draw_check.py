@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipesd_gateway import noise
-from pipesd_gateway.sampling import Sampler, SamplingParams
-from pipesd_vllm.draw import Draw
+from pipesd_core.sampling import noise
+from pipesd_core.sampling.sampler import Sampler, SamplingParams
+from pipesd_core.sampling.torch_noise import Draw
 
 SEEDS = (0, 1, -1, 2**32, 2**63 - 1, -(2**63))
 ROUNDS = {12: 60, 4096: 30, 151936: 2}

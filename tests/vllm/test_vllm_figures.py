@@ -12,7 +12,7 @@ from harness import MODEL, wait_until
 from vllm_server import HEADERS, VllmServer, alone
 from vllm_wire import LONG, edge, park, receive
 
-from pipesd_gateway.protocol import Close, Draft, End, Endpoint, Event, Open, Reason, Verdict, encode
+from pipesd_core.protocol.messages import Close, Draft, End, Endpoint, Event, Open, Reason, Verdict, encode
 
 pytest_plugins = ("vllm_fixture",)
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]

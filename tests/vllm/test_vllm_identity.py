@@ -11,11 +11,11 @@ from matrix import Reference, compare, references
 from vllm_server import KEY, VllmServer, alone
 
 from pipesd_agent.config import AgentConfig
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.drafting.drafter import Drafter
+from pipesd_agent.drafting.faulty import WrongDrafter
 from pipesd_agent.drafting.llama import LlamaDrafter
-from pipesd_agent.drafting.types import Drafter
-from pipesd_agent.drafting.wrong import WrongDrafter
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import TriggerSettings
+from pipesd_agent.session.session import SessionSettings
 
 pytest_plugins = ("vllm_fixture",)
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]

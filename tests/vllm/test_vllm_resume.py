@@ -12,8 +12,8 @@ from relay import Relay
 from vllm_server import KEY, VllmServer, alone
 
 from pipesd_agent.config import AgentConfig
+from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.drafting.llama import LlamaDrafter
-from pipesd_agent.trigger import TriggerSettings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

@@ -13,8 +13,8 @@ from harness import DRAFT, MODEL, AgentThread, agent_thread, wait_until
 from vllm_server import KEY, NOISE, VllmServer, post
 
 from pipesd_agent.config import AgentConfig
+from pipesd_agent.drafting.faulty import WrongDrafter
 from pipesd_agent.drafting.llama import LlamaDrafter
-from pipesd_agent.drafting.wrong import WrongDrafter
 
 pytest_plugins = ("vllm_fixture",)
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]

@@ -13,7 +13,7 @@ from vllm_server import KEY, VllmServer
 
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.llama import LlamaDrafter
-from pipesd_agent.session import SessionSettings
+from pipesd_agent.session.session import SessionSettings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 

@@ -12,7 +12,7 @@ from vllm_wire import LONG, edge, park, receive
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from pipesd_gateway.protocol import (
+from pipesd_core.protocol.messages import (
     SUBPROTOCOL,
     Close,
     Draft,

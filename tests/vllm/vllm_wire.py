@@ -12,7 +12,7 @@ from harness import MODEL
 from vllm_server import KEY, VllmServer
 from websockets.sync.client import ClientConnection, connect
 
-from pipesd_gateway.protocol import (
+from pipesd_core.protocol.messages import (
     SUBPROTOCOL,
     VERSION,
     Ack,

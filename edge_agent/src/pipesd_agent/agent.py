@@ -9,37 +9,37 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pipesd_agent.catalog import Catalog
+from pipesd_agent.api.eligibility import with_noise
+from pipesd_agent.api.metrics import ControlFigures
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control import Controller
-from pipesd_agent.drafting.types import Drafter
+from pipesd_agent.control.controller import Controller
+from pipesd_agent.control.mode import AutoMode, Switch
+from pipesd_agent.control.upload_planner import Planner
+from pipesd_agent.drafting.drafter import Drafter
 from pipesd_agent.drafting.worker import DraftWorker
-from pipesd_agent.edge import IDLE_S, Edge
-from pipesd_agent.edge_answer import EdgeAnswer
-from pipesd_agent.fallback import CloudAnswer, Policy, begin, is_loss, policy_of, said
-from pipesd_agent.forward import Answer, Forwarder
-from pipesd_agent.gateways import Gateways
-from pipesd_agent.link import Link
-from pipesd_agent.metrics import ControlFigures
-from pipesd_agent.mode import AutoMode, Switch
-from pipesd_agent.planning.planner import Planner
-from pipesd_agent.records import Records
-from pipesd_agent.session import RemoteError
-from pipesd_agent.stream import RequestStream
-from pipesd_agent.streams import LinkSettings
-from pipesd_agent.tracing import TraceFiles
-from pipesd_agent.tuning.good_pairs import GoodPairs, state_file
-from pipesd_agent.tuning.proposer import InThread
-from pipesd_agent.tuning.rehearsal import Pair, Upload
-from pipesd_agent.tuning.student import Child
-from pipesd_agent.tuning.tuners import Tuners
-from pipesd_agent.undraftable import with_noise
-from pipesd_gateway.exceptions import ApiError, ModelLoadError, Unavailable, VocabularyMismatch
-from pipesd_gateway.logs import session_name
-from pipesd_gateway.protocol import Endpoint, Opened
+from pipesd_agent.link.gateways import Gateways
+from pipesd_agent.link.link import Link
+from pipesd_agent.link.model_list import Catalog
+from pipesd_agent.link.passthrough import Answer, Forwarder
+from pipesd_agent.link.requests import LinkSettings
+from pipesd_agent.local.answer import EdgeAnswer
+from pipesd_agent.local.fallback import CloudAnswer, Policy, begin, is_loss, policy_of, said
+from pipesd_agent.local.model import IDLE_S, Edge
+from pipesd_agent.session.records import Records
+from pipesd_agent.session.session import RemoteError
+from pipesd_agent.session.stream import RequestStream
+from pipesd_agent.telemetry.tracing import TraceFiles
+from pipesd_agent.tuning.background import InThread
+from pipesd_agent.tuning.per_sampling import Tuners
+from pipesd_agent.tuning.replay import Pair, Upload
+from pipesd_agent.tuning.store import GoodPairs, state_file
+from pipesd_agent.tuning.worker_process import Child
+from pipesd_core.errors import ApiError, ModelLoadError, Unavailable, VocabularyMismatch
+from pipesd_core.protocol.messages import Endpoint, Opened
+from pipesd_core.service.logs import session_name
 
 if TYPE_CHECKING:
-    from pipesd_gateway.embedded.serving import EmbeddedEngine
+    from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 
 log = logging.getLogger(__name__)
 
@@ -294,9 +294,9 @@ async def _keep(tuners: Tuners) -> None:
 
 
 def _load_edge(config: AgentConfig, model: Path) -> EmbeddedEngine:
-    from pipesd_gateway.embedded.decoder import TargetDecoder
-    from pipesd_gateway.embedded.probe import check_model_runs
-    from pipesd_gateway.embedded.serving import EmbeddedEngine
+    from pipesd_core.llamacpp.probe import check_model_runs
+    from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
+    from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 
     if config.mode in ("cloud", "edge") or config.gpu_layers:  # else the drafter has tried it
         check_model_runs(model)
@@ -310,7 +310,7 @@ def _make_drafter(config: AgentConfig) -> Drafter:
 
         return LookupDrafter(capacity=config.capacity, max_context=config.context)
     from pipesd_agent.drafting.llama import LlamaDrafter
-    from pipesd_gateway.embedded.probe import check_model_runs
+    from pipesd_core.llamacpp.probe import check_model_runs
 
     check_model_runs(config.draft_model, gpu_layers=config.gpu_layers)
     return LlamaDrafter(

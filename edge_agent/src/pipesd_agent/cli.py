@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pipesd_agent.config import KEYS, PROGRAM, AgentConfig, load
-from pipesd_gateway.exceptions import ConfigError
-from pipesd_gateway.keys import Keys
-from pipesd_gateway.life import Life
-from pipesd_gateway.serve import Server, fail, listen, run_program
-from pipesd_gateway.settings import HELP, LOG_LEVELS, LOOPBACK, help_format, read_keys
-from pipesd_gateway.starting import answering_while_starting
+from pipesd_core.errors import ConfigError
+from pipesd_core.service.api_keys import Keys
+from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.server import Server, fail, listen, run_program
+from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, help_format, read_keys
+from pipesd_core.service.startup import answering_while_starting
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ async def _serve(config: AgentConfig) -> None:
     import asyncio
 
     from pipesd_agent.agent import make_agent
-    from pipesd_agent.api import create_app
+    from pipesd_agent.api.app import create_app
 
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
     try:

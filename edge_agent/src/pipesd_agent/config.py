@@ -10,17 +10,17 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 from msgspec.structs import force_setattr, replace
 
-from pipesd_agent.address import Address
-from pipesd_agent.control import OFFLOAD_PRICE_MS, TunerSettings
-from pipesd_agent.fallback import Policy
-from pipesd_agent.mode import Objective
-from pipesd_agent.planning.planner import check_batcher
-from pipesd_agent.session import SessionSettings
-from pipesd_agent.trigger import BY_ENTROPY, TriggerSettings
-from pipesd_gateway import settings
-from pipesd_gateway.exceptions import ConfigError
-from pipesd_gateway.logs import LogFormat
-from pipesd_gateway.settings import KeySource, Program, check_log_level, check_origins, within
+from pipesd_agent.control.controller import OFFLOAD_PRICE_MS, TunerSettings
+from pipesd_agent.control.mode import Objective
+from pipesd_agent.control.triggers import BY_ENTROPY, TriggerSettings
+from pipesd_agent.control.upload_planner import check_batcher
+from pipesd_agent.link.address import Address
+from pipesd_agent.local.fallback import Policy
+from pipesd_agent.session.session import SessionSettings
+from pipesd_core.errors import ConfigError
+from pipesd_core.service import settings
+from pipesd_core.service.logs import LogFormat
+from pipesd_core.service.settings import KeySource, Program, check_log_level, check_origins, within
 
 GATEWAY_KEY: Final = KeySource("gateway_api_keys", "gateway_api_key_file", "PIPESD_GATEWAY_API_KEY")
 """The variable is the gateway's own: there it holds the keys that are accepted, here the one that is sent."""

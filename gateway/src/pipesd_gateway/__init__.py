@@ -1,1 +1,1 @@
-"""PipeSD, the cloud side: protocol, sessions, shared noise, engine interface, embedded engine."""
+"""PipeSD, the cloud side: the sessions of edge agents over any engine, and the OpenAI API beside them."""

@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipesd_gateway import ws
+from pipesd_core.errors import ConfigError
+from pipesd_core.service.api_keys import Keys
+from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.server import Server, fail, listen, run_program
+from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, help_format
+from pipesd_core.service.startup import answering_while_starting
+from pipesd_gateway import agents
+from pipesd_gateway.api import create_app
 from pipesd_gateway.config import PROGRAM, GatewayConfig, load
-from pipesd_gateway.exceptions import ConfigError
-from pipesd_gateway.keys import Keys
-from pipesd_gateway.life import Life
 from pipesd_gateway.quota import Quota
-from pipesd_gateway.serve import Server, fail, listen, run_program
-from pipesd_gateway.server import create_app
 from pipesd_gateway.session import SessionLimits
-from pipesd_gateway.settings import HELP, LOG_LEVELS, LOOPBACK, help_format
-from pipesd_gateway.starting import answering_while_starting
 
 if TYPE_CHECKING:
-    from pipesd_gateway.embedded.serving import EmbeddedEngine
+    from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ async def _serve(config: GatewayConfig) -> None:
 
         app = create_app(engine, keys=keys, life=life, cors_origins=config.cors_origin, load=held)
         limits = SessionLimits(park_timeout_s=config.park_timeout, grace_s=config.grace)
-        registry = ws.attach(app, engine, limits, keys.authorize, quota, life)
+        registry = agents.attach(app, engine, limits, keys.authorize, quota, life)
         if not keys.required and config.host not in LOOPBACK:
             logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
         server = Server(
@@ -115,9 +115,9 @@ async def _serve(config: GatewayConfig) -> None:
 
 def _load_engine(config: GatewayConfig) -> EmbeddedEngine:
     # Imported here: `--help` and configuration errors need no llama.cpp.
-    from pipesd_gateway.embedded.decoder import TargetDecoder
-    from pipesd_gateway.embedded.probe import check_model_runs
-    from pipesd_gateway.embedded.serving import EmbeddedEngine
+    from pipesd_core.llamacpp.probe import check_model_runs
+    from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
+    from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 
     check_model_runs(config.model)
     decoder = TargetDecoder(

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from pipesd_gateway import settings
-from pipesd_gateway.exceptions import ConfigError
-from pipesd_gateway.logs import LogFormat
+from pipesd_core.errors import ConfigError
+from pipesd_core.service import settings
+from pipesd_core.service.logs import LogFormat
+from pipesd_core.service.settings import KeySource, Program, check_log_level, check_origins, within
 from pipesd_gateway.quota import MAX_SESSIONS_PER_KEY
-from pipesd_gateway.settings import KeySource, Program, check_log_level, check_origins, within
 
 KEYS: Final = KeySource("api_keys", "api_key_file", "PIPESD_GATEWAY_API_KEY")
 PROGRAM: Final = Program("PIPESD_GATEWAY_", (KEYS,))

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from pipesd_gateway.engine import ModelInfo, Opening
-from pipesd_gateway.exceptions import (
+from pipesd_core.engine.interface import ModelInfo, Opening
+from pipesd_core.errors import (
     ApiError,
     MalformedMessage,
     OutOfState,
@@ -23,7 +23,7 @@ from pipesd_gateway.exceptions import (
     UnknownVersion,
     VocabularyMismatch,
 )
-from pipesd_gateway.protocol import (
+from pipesd_core.protocol.messages import (
     VERSION,
     Ack,
     Close,

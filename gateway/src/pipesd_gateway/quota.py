@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from pipesd_gateway.exceptions import Overloaded
+from pipesd_core.errors import Overloaded
 
 MAX_SESSIONS_PER_KEY: Final = 256
 """Unless the operator says otherwise."""

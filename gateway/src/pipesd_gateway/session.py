@@ -20,9 +20,9 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from pipesd_gateway.engine import Opening, Payload, StepDone
-from pipesd_gateway.exceptions import ApiError, InvalidRequest, OutOfState, ProtocolError
-from pipesd_gateway.protocol import (
+from pipesd_core.engine.interface import Opening, Payload, StepDone
+from pipesd_core.errors import ApiError, InvalidRequest, OutOfState, ProtocolError
+from pipesd_core.protocol.messages import (
     FOREVER,
     MAX_FRAME_BYTES,
     MAX_STAMPS,

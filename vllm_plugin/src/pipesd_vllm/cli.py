@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from pipesd_gateway.exceptions import ConfigError, PipeSDError
+from pipesd_core.errors import ConfigError, PipeSDError
 from pipesd_vllm import limits
 from pipesd_vllm.limits import GRACE, SESSIONS
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
 
-from pipesd_gateway import verify, ws
-from pipesd_gateway.exceptions import ConfigError
-from pipesd_gateway.http import json_response
-from pipesd_gateway.keys import bearer
-from pipesd_gateway.life import Life
-from pipesd_gateway.protocol import SUBPROTOCOL
+from pipesd_core.errors import ConfigError
+from pipesd_core.protocol.messages import SUBPROTOCOL
+from pipesd_core.service.api_keys import bearer
+from pipesd_core.service.http import json_response
+from pipesd_core.service.lifecycle import Life
+from pipesd_gateway import agents, verify_api
 from pipesd_gateway.quota import Quota
 from pipesd_gateway.session import SessionLimits
 from pipesd_vllm.compat.core import Core
@@ -45,7 +45,7 @@ class PipesdEndpoint:
     def attach_router(self, app: FastAPI) -> None:
         app.router.lifespan_context = self._closing(app.router.lifespan_context)
         limits = SessionLimits(grace_s=GRACE.of(os.environ))
-        ws.attach(app, self._engine, limits, self._key, self._quota, self._life)
+        agents.attach(app, self._engine, limits, self._key, self._quota, self._life)
         app.add_api_route("/v1/pipesd/info", self._info, methods=["GET"])
         app.add_api_route("/v1/pipesd/verify", self._verify, methods=["POST"])
 
@@ -79,7 +79,7 @@ class PipesdEndpoint:
         return bearer(websocket) if self._has_keys else None
 
     async def _verify(self, request: Request) -> Response:
-        return await verify.respond(request, self._engine)
+        return await verify_api.respond(request, self._engine)
 
     async def _info(self) -> Any:
         info = self._engine.info

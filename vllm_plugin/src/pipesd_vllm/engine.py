@@ -1,4 +1,4 @@
-"""`pipesd_gateway.engine.Engine` over a vLLM server that runs in this process and the ones it has spawned."""
+"""`pipesd_core.engine.interface.Engine` over a vLLM server that runs in this process and the ones it has spawned."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import logging
 from typing import Final
 
-from pipesd_gateway.engine import Deliver, ModelInfo
-from pipesd_gateway.exceptions import Unavailable
-from pipesd_gateway.protocol import Endpoint
+from pipesd_core.engine.interface import Deliver, ModelInfo
+from pipesd_core.errors import Unavailable
+from pipesd_core.protocol.messages import Endpoint
 from pipesd_vllm.batcher import Batcher
 from pipesd_vllm.compat.core import Core
 from pipesd_vllm.compat.serving import Serving

@@ -1,4 +1,4 @@
-"""One session inside the vLLM engine: `pipesd_gateway.engine.Generation` over vLLM's own serving code.
+"""One session inside the vLLM engine: `pipesd_core.engine.interface.Generation` over vLLM's own serving code.
 
 A task runs the serving code, which asks its engine client to `generate`; that is `_generate` here. It passes on what
 vLLM says of a round only when the round is over and its StepDone is delivered, then waits for the next `step`.
@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from pipesd_gateway.engine import Broken, Deliver, Finished, Opening, Payload, StepDone
-from pipesd_gateway.exceptions import ApiError, EngineFailed, InvalidRequest
-from pipesd_gateway.protocol import Endpoint
+from pipesd_core.engine.interface import Broken, Deliver, Finished, Opening, Payload, StepDone
+from pipesd_core.engine.rounds import Decided, Round
+from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest
+from pipesd_core.protocol.messages import Endpoint
 from pipesd_vllm import keys
 from pipesd_vllm.batcher import Batcher
 from pipesd_vllm.compat.serving import Serving, as_api_error, go_ahead, new_tokens, take_time
 from pipesd_vllm.metrics import Metrics
-from pipesd_vllm.rounds import Decided, Round
 
 log = logging.getLogger(__name__)
 

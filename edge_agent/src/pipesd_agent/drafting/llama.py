@@ -12,12 +12,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesd_agent.confidence import SAMPLED, Logistic
-from pipesd_agent.drafting.choose import Chooser
-from pipesd_agent.drafting.types import DraftToken, NoDraft
-from pipesd_gateway.fingerprint import fingerprint
-from pipesd_gateway.llama import Context, Model
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_agent.drafting.chooser import Chooser
+from pipesd_agent.drafting.confidence import SAMPLED, Logistic
+from pipesd_agent.drafting.drafter import DraftToken, NoDraft
+from pipesd_core.llamacpp.binding import Context, Model
+from pipesd_core.protocol.fingerprint import fingerprint
+from pipesd_core.sampling.sampler import SamplingParams
 
 ROWS: Final = 64
 """Most rows of a forward: what bounds a chunk of prefill, and with it how long it holds up the other lanes."""

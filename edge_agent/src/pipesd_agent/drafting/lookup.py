@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from pipesd_agent.drafting.types import DraftToken, NoDraft
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_agent.drafting.drafter import DraftToken, NoDraft
+from pipesd_core.sampling.sampler import SamplingParams
 
 NGRAMS: Final = (3, 2, 1)
 """Lengths tried, longest first: the longest match wins, of those the most recent."""

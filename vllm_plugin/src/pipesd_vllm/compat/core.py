@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm.v1.engine.core import EngineCore
 
-from pipesd_gateway.exceptions import Unavailable
+from pipesd_core.errors import Unavailable
 from pipesd_vllm.batcher import Order
 
 VERIFY = "pipesd_verify"

@@ -6,7 +6,7 @@ the noise of (seed, p - 1). A draft is accepted iff it is that token. Replaced a
 (`rejection_sample`) and that of a request's last row (`TopKTopPSampler`), both before logprobs are gathered.
 
 vLLM draws the last rows first. In a step with drafts they wait for the drafted ones, and all rows are drawn at once, on
-the device of the logits (`pipesd_vllm.draw`), for which nothing else here waits.
+the device of the logits (`pipesd_core.sampling.torch_noise`), for which nothing else here waits.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from vllm.v1.sample import rejection_sampler
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from pipesd_gateway.sampling import GREEDY_BELOW
-from pipesd_vllm.draw import Draw, upload
+from pipesd_core.sampling.sampler import GREEDY_BELOW
+from pipesd_core.sampling.torch_noise import Draw, upload
 from pipesd_vllm.keys import NOISE_ARG
 
 

@@ -16,10 +16,10 @@ from msgspec import Struct
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
-from pipesd_gateway.exceptions import ConfigError
+from pipesd_core.engine.rounds import Round, fault
+from pipesd_core.errors import ConfigError
 from pipesd_vllm import compat, keys, limits
 from pipesd_vllm.batcher import Order
-from pipesd_vllm.rounds import Round, fault
 
 OK = "ok"
 

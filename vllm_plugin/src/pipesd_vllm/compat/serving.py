@@ -18,13 +18,13 @@ from vllm.entrypoints.serve.exception_handling.error_response import create_erro
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from pipesd_gateway.engine import ModelInfo, Opening
-from pipesd_gateway.exceptions import ApiError, InvalidRequest, Unavailable
-from pipesd_gateway.fingerprint import fingerprint
-from pipesd_gateway.protocol import Endpoint
-from pipesd_gateway.sampling import GREEDY_BELOW, SamplingParams, draw_seed
+from pipesd_core.engine.interface import ModelInfo, Opening
+from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
+from pipesd_core.protocol.fingerprint import fingerprint
+from pipesd_core.protocol.hf_vocabulary import pieces
+from pipesd_core.protocol.messages import Endpoint
+from pipesd_core.sampling.sampler import GREEDY_BELOW, SamplingParams, draw_seed
 from pipesd_vllm import keys
-from pipesd_vllm.vocabulary import pieces
 
 Generate = Callable[..., AsyncIterator[Any]]
 

@@ -1,0 +1,1 @@
+"""What a session needs of an engine, and what is built on it alone."""

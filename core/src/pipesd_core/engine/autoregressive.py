@@ -1,0 +1,73 @@
+"""Target-only answers: a generation driven to its end with empty drafts. The reference for everything else."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, Generation, Opening, Payload, StepDone
+from pipesd_core.errors import EngineFailed
+from pipesd_core.protocol.messages import Endpoint
+
+STEP_TIMEOUT_S: Final = 120.0
+"""Longest wait for one engine step, the prefill of the prompt included."""
+_MAX_OUTPUTS: Final = 64
+"""Most outputs of one step; a step has three or four."""
+
+
+class Opener(Protocol):
+    """What is needed of an `Engine`."""
+
+    async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> Generation: ...
+
+
+class Alone:
+    """One request that nobody drafts for. Whoever makes one calls `abort` in the end, whatever happened.
+
+    A step is asked for only when `next` is, so a client that does not read stops the generation.
+    """
+
+    def __init__(self, engine: Opener) -> None:
+        self._engine = engine
+        self._outputs: asyncio.Queue[EngineOutput] = asyncio.Queue(_MAX_OUTPUTS)
+        self._generation: Generation | None = None
+        self._stepping = False
+        self._finished = False
+
+    async def open(self, endpoint: Endpoint, body: bytes) -> Opening:
+        """Raises ApiError, see `Engine.open`."""
+        self._generation = await self._engine.open(endpoint, body, self._outputs.put_nowait)
+        return self._generation.opening
+
+    async def next(self) -> Payload | None:
+        """The next payload of the answer; None after the last. Raises ApiError when the generation breaks."""
+        if self._generation is None:
+            raise RuntimeError("next() before open()")
+        while not self._finished:
+            if not self._stepping and self._outputs.empty():
+                self._generation.step(())
+                self._stepping = True
+            match await self._output():
+                case StepDone():
+                    self._stepping = False
+                case Payload() as payload:
+                    return payload
+                case Finished():
+                    self._finished = True
+                case Broken(error=error):
+                    self._finished = True
+                    raise error
+        return None
+
+    def abort(self) -> None:
+        """Let go of the request. Harmless at any time, and when repeated."""
+        self._finished = True
+        if self._generation is not None:
+            self._generation.abort()
+
+    async def _output(self) -> EngineOutput:
+        try:
+            async with asyncio.timeout(STEP_TIMEOUT_S):
+                return await self._outputs.get()
+        except TimeoutError:
+            raise EngineFailed(f"the engine did not take a step within {STEP_TIMEOUT_S:.0f} s") from None

@@ -1,0 +1,1 @@
+"""OpenAI requests for the llama.cpp engine: their fields, prompts, grammars and answers."""

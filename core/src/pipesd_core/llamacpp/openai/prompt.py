@@ -1,0 +1,170 @@
+"""From a checked request to what the engine runs: prompt ids, and how long the answer may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from pipesd_core.engine.interface import ModelInfo, Opening
+from pipesd_core.errors import ContextLengthExceeded, InvalidRequest
+from pipesd_core.llamacpp.openai.chat_template import ChatTemplate
+from pipesd_core.llamacpp.openai.request import Request
+from pipesd_core.llamacpp.runtime.chooser import Grammar
+from pipesd_core.protocol.messages import Endpoint
+
+DEFAULT_COMPLETION_TOKENS: Final = 16
+"""OpenAI's default of max_tokens in /v1/completions; in a chat it is the rest of the context."""
+
+SLACK: Final = 2
+"""Text longer than the longest tokens that fill the context, times this, is not read at all: some texts of megabytes
+take a tokenizer many seconds, in which it reads nobody else's."""
+
+
+class Model(Protocol):
+    """What is needed of `embedded.llama.Model`."""
+
+    @property
+    def n_vocab(self) -> int: ...
+    @property
+    def bos(self) -> int | None: ...
+    @property
+    def eos(self) -> int | None: ...
+    @property
+    def adds_bos(self) -> bool: ...
+    @property
+    def eog_ids(self) -> tuple[int, ...]: ...
+    @property
+    def chat_template(self) -> str | None: ...
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]: ...
+    def piece(self, token: int, *, special: bool) -> bytes: ...
+    def fingerprint(self) -> bytes: ...
+    def grammar(self, text: str) -> Grammar: ...
+
+
+class Prompter:
+    """Makes openings for one model. Safe to use from any one thread while the model is open."""
+
+    def __init__(self, model: Model, info: ModelInfo) -> None:
+        self._model = model
+        self._info = info
+        self._template = _template(model)
+        self._longest = max(len(model.piece(token, special=True)) for token in range(model.n_vocab))
+
+    def opening(self, request: Request) -> Opening:
+        """Raises InvalidRequest, ContextLengthExceeded."""
+        prompt_ids = self._prompt_ids(request)
+        request.controls.check_ids(self._model.n_vocab)
+        return Opening(
+            prompt_ids=prompt_ids,
+            params=request.params,
+            max_tokens=_max_tokens(request, len(prompt_ids), self._info),
+            eos_ids=() if request.ignore_eos else self._model.eog_ids,
+            model=self._info.name,
+            stop=request.stop,
+        )
+
+    def opening_after(self, request: Request, opening: Opening, decided: Sequence[int]) -> Opening:
+        """Of an answer that another model opened and began with `decided`. Raises as `opening`."""
+        n_vocab, context = self._model.n_vocab, self._info.max_context
+        n_prompt = len(opening.prompt_ids)
+        if request.controls.logprobs is not None:
+            raise InvalidRequest("logprobs are not known of tokens that another model chose", param="logprobs")
+        request.controls.check_ids(n_vocab)
+        largest = max([*opening.prompt_ids, *decided])
+        if largest >= n_vocab:
+            raise InvalidRequest(f"the answer so far has the token id {largest}; ids of this model are below {n_vocab}")
+        room = context - n_prompt
+        if len(decided) >= room or (request.max_tokens is not None and opening.max_tokens > room):
+            raise ContextLengthExceeded(
+                f"the prompt has {n_prompt} tokens, the answer {len(decided)} so far and {opening.max_tokens} at most, "
+                f"but the context of {self._info.name!r} is {context} tokens"
+            )
+        return msgspec.structs.replace(opening, max_tokens=min(opening.max_tokens, room), model=self._info.name)
+
+    def grammar(self, request: Request, decided: Sequence[int] = ()) -> Grammar | None:
+        """At the end of `decided`. Raises InvalidRequest: llama.cpp does not take it, or it forbids those tokens."""
+        text = request.controls.grammar
+        if text is None:
+            return None
+        grammar = self._model.grammar(text)
+        try:
+            for token in decided:
+                grammar.accept(token)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"the answer so far does not follow the response_format: {error}", param="response_format"
+            ) from error
+        return grammar
+
+    def _prompt_ids(self, request: Request) -> tuple[int, ...]:
+        """Text is tokenised with special tokens recognised, in both endpoints, as in vLLM.
+
+        BOS, where the model wants it: of a chat it is the template's business, before a prompt it is put here.
+        """
+        model = self._model
+        if request.endpoint is Endpoint.CHAT_COMPLETIONS:
+            if self._template is None:
+                raise InvalidRequest(f"{self._info.name!r} has no chat template; use /v1/completions", param="messages")
+            ids = self._tokenize(self._template.render(request.messages), "messages")
+        elif isinstance(request.prompt, str):
+            ids = self._tokenize(request.prompt, "prompt")
+            if model.adds_bos and model.bos is not None and ids[:1] != (model.bos,):
+                ids = (model.bos, *ids)
+        else:
+            ids = request.prompt
+            if max(ids) >= model.n_vocab:
+                raise InvalidRequest(
+                    f"prompt has the token id {max(ids)}; ids of this model are below {model.n_vocab}",
+                    param="prompt",
+                )
+        if not ids:
+            raise InvalidRequest("the prompt has no tokens", param="prompt")
+        return ids
+
+    def _tokenize(self, text: str, param: str) -> tuple[int, ...]:
+        limit = SLACK * self._longest * self._info.max_context
+        if len(text) > limit:
+            raise ContextLengthExceeded(
+                f"the prompt has {len(text)} characters, but no prompt of more than {limit} can fit into the context "
+                f"of {self._info.max_context} tokens; shorten the prompt",
+                param=param,
+            )
+        return tuple(self._model.tokenize(text, special=True))
+
+
+def _template(model: Model) -> ChatTemplate | None:
+    if model.chat_template is None:
+        return None
+    special = {"bos_token": model.bos, "eos_token": model.eos}
+    return ChatTemplate(
+        model.chat_template,
+        {
+            name: model.piece(token, special=True).decode("utf-8", "replace")
+            for name, token in special.items()
+            if token is not None
+        },
+    )
+
+
+def _max_tokens(request: Request, n_prompt: int, info: ModelInfo) -> int:
+    chat = request.endpoint is Endpoint.CHAT_COMPLETIONS
+    room = info.max_context - n_prompt
+    if room < 1:
+        raise ContextLengthExceeded(
+            f"the prompt has {n_prompt} tokens, but the context is {info.max_context} tokens for prompt and answer "
+            "together; shorten the prompt",
+            param="messages" if chat else "prompt",
+        )
+    if request.max_tokens is None:
+        return room if chat else min(room, DEFAULT_COMPLETION_TOKENS)
+    if request.max_tokens > room:
+        raise ContextLengthExceeded(
+            f"the prompt has {n_prompt} tokens and max_tokens is {request.max_tokens}, together "
+            f"{n_prompt + request.max_tokens}, but the context is {info.max_context} tokens; ask for at most {room} "
+            "or shorten the prompt",
+            param="max_tokens",
+        )
+    return request.max_tokens

@@ -1,0 +1,108 @@
+"""The JSON of OpenAI answers: chunks of a stream, and whole responses, of both endpoints.
+
+Counts as vLLM has them: every token the target decided is a completion token, EOS and the tokens of a stop string
+included. Drafts are counted where they are sent; whoever drives the generation fills those two numbers in.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, Literal, Self
+
+import msgspec
+from msgspec import Struct
+
+from pipesd_core.protocol.messages import Endpoint
+
+FinishReason = Literal["stop", "length"]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Usage(Struct, frozen=True):
+    """Token counts of one answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "completion_tokens_details": {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0},
+        }
+
+
+class Writer(Struct, frozen=True):
+    """Writes the payloads of one answer: the same id, time and model in each.
+
+    created: Unix time, seconds. include_usage: as in `stream_options`.
+    """
+
+    endpoint: Endpoint
+    id: str
+    created: int
+    model: str
+    include_usage: bool = False
+
+    @classmethod
+    def start(cls, endpoint: Endpoint, model: str, *, include_usage: bool = False) -> Self:
+        prefix = "chatcmpl" if endpoint is Endpoint.CHAT_COMPLETIONS else "cmpl"
+        return cls(
+            endpoint=endpoint,
+            id=f"{prefix}-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=model,
+            include_usage=include_usage,
+        )
+
+    def chunk(
+        self,
+        text: str,
+        *,
+        first: bool,
+        finish_reason: FinishReason | None = None,
+        logprobs: dict[str, Any] | None = None,
+    ) -> bytes:
+        """One chunk of a stream; the first of a chat names the role, the last has the finish reason."""
+        choice: dict[str, Any]
+        if self.endpoint is Endpoint.CHAT_COMPLETIONS:
+            delta: dict[str, str] = {"role": "assistant"} if first else {}
+            if text or first:
+                delta["content"] = text
+            choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        else:
+            choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+        body = self._head(stream=True) | {"choices": [choice]}
+        if self.include_usage:
+            body["usage"] = None
+        return _encode(body)
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        """The last chunk of a stream with `include_usage`: no choices, only the counts."""
+        return _encode(self._head(stream=True) | {"choices": [], "usage": usage.to_json()})
+
+    def whole(
+        self, text: str, finish_reason: FinishReason, usage: Usage, logprobs: dict[str, Any] | None = None
+    ) -> bytes:
+        """The whole response of a request that does not stream."""
+        choice: dict[str, Any] = {"index": 0, "logprobs": logprobs, "finish_reason": finish_reason}
+        if self.endpoint is Endpoint.CHAT_COMPLETIONS:
+            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+        else:
+            choice["text"] = text
+        return _encode(self._head(stream=False) | {"choices": [choice], "usage": usage.to_json()})
+
+    def _head(self, *, stream: bool) -> dict[str, Any]:
+        kind = "text_completion"
+        if self.endpoint is Endpoint.CHAT_COMPLETIONS:
+            kind = "chat.completion.chunk" if stream else "chat.completion"
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+        }

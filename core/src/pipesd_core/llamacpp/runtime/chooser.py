@@ -1,0 +1,151 @@
+"""The target's choice: its tokens one after the other, each from one row of logits and everything before it.
+
+A verification asks for the rows of a step in order and stops behind the first wrong draft, so a row is asked for only
+once all tokens before it are decided: what penalties count never has to be rolled back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesd_core.errors import EngineFailed
+from pipesd_core.llamacpp.openai.controls import Controls
+from pipesd_core.llamacpp.runtime.logprobs import Ranked, rank
+from pipesd_core.sampling.sampler import Logits, Sampler, SamplingParams, scaled_candidates
+
+
+class Grammar(Protocol):
+    """What is needed of `llama.Grammar`."""
+
+    def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]: ...
+    def accept(self, token: int) -> None: ...
+
+
+class Chooser:
+    """Chooses the tokens of one sequence. Used by one thread at a time.
+
+    Args:
+        sampler: of the target's vocabulary.
+        prompt_ids: all of them inside the vocabulary.
+        grammar: of `controls`, at the end of `decided`; nobody else's.
+        decided: tokens of the output that another model chose before.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        params: SamplingParams,
+        controls: Controls,
+        prompt_ids: Sequence[int],
+        grammar: Grammar | None = None,
+        decided: Sequence[int] = (),
+    ) -> None:
+        self._sampler = sampler
+        self._params = params
+        self._min_p = controls.min_p
+        self._grammar = grammar
+        self._logprobs = controls.logprobs
+        self._ranked: list[Ranked] = []
+        self._adjust = Adjust(controls, prompt_ids, sampler.n_vocab) if Adjust.is_needed(controls) else None
+        if self._adjust is not None:
+            for token in decided:
+                self._adjust.count(token)
+
+    def choose(self, logits: Logits, index: int) -> int:
+        """The target's token at absolute position `index`; the calls are for one position after the other.
+
+        logits: float32 (n_vocab,), read only. Raises EngineFailed when the grammar allows no token at all.
+        """
+        adjusted = logits if self._adjust is None else self._adjust(logits)
+        if self._grammar is None:
+            token = self._sampler.sample(adjusted, self._params, index, self._min_p)
+        else:
+            token = self._allowed(adjusted, index, self._grammar)
+            self._grammar.accept(token)
+        if self._adjust is not None:
+            self._adjust.count(token)
+        if self._logprobs is not None:
+            self._ranked.append(rank(logits, token, self._logprobs))
+        return token
+
+    def _allowed(self, logits: Logits, index: int, grammar: Grammar) -> int:
+        """The token that is drawn when those that the grammar forbids are left out from the beginning."""
+        params, ids = self._params, np.arange(len(logits))
+        scores: NDArray[Any] = logits
+        if not params.greedy:
+            if params.top_p < 1 or 0 < params.top_k < len(logits) or self._min_p > 0:
+                ids = np.flatnonzero(grammar.allowed(ids))  # what survives these depends on all that are allowed
+                if len(ids) == 0:
+                    raise _stuck()
+            scores, kept = scaled_candidates(logits[ids], params, self._min_p)
+            ids = ids if kept is None else ids[kept]
+            scores = self._sampler.perturb(scores, ids, params.seed, index)
+        return _first_allowed(scores, ids, grammar)
+
+    def take_ranked(self) -> tuple[Ranked, ...]:
+        """Of the tokens chosen since the last call; empty if the request wants no logprobs."""
+        ranked = tuple(self._ranked)
+        self._ranked.clear()
+        return ranked
+
+
+def _first_allowed(scores: NDArray[Any], ids: NDArray[np.int64], grammar: Grammar) -> int:
+    """The allowed token with the largest score, ties to the smallest id. ids ascending; asks about few as a rule."""
+    best = int(scores.argmax())
+    if grammar.allowed(ids[best : best + 1])[0]:
+        return int(ids[best])
+    order = ids[np.argsort(-scores, kind="stable")]
+    begin, end = 1, 17
+    while begin < len(order):
+        allowed = grammar.allowed(order[begin:end])
+        if allowed.any():
+            return int(order[begin + int(allowed.argmax())])
+        begin, end = end, 16 * end
+    raise _stuck()
+
+
+def _stuck() -> EngineFailed:
+    return EngineFailed("no token of the model can go on with the response_format; the text so far is a dead end")
+
+
+class Adjust:
+    """Biases and penalties, in vLLM's order and in float32 as there: bias, repetition, frequency, presence."""
+
+    def __init__(self, controls: Controls, prompt_ids: Sequence[int], n_vocab: int) -> None:
+        self._biased = np.array([token for token, _ in controls.logit_bias], dtype=np.int64)
+        self._bias = np.array([bias for _, bias in controls.logit_bias], dtype=np.float32)
+        self._repetition = np.float32(controls.repetition_penalty)
+        self._frequency = np.float32(controls.frequency_penalty)
+        self._presence = np.float32(controls.presence_penalty)
+        self._seen = np.zeros(n_vocab, dtype=np.bool_)
+        self._seen[np.asarray(prompt_ids, dtype=np.int64)] = True
+        self._counts = np.zeros(n_vocab, dtype=np.float32)
+
+    @staticmethod
+    def is_needed(controls: Controls) -> bool:
+        return any((controls.presence_penalty, controls.frequency_penalty, controls.logit_bias)) or (
+            controls.repetition_penalty != 1
+        )
+
+    def __call__(self, logits: Logits) -> Logits:
+        """The adjusted logits, in an array of their own."""
+        logits = logits.copy()
+        logits[self._biased] += self._bias
+        if self._repetition != 1:
+            ids = np.flatnonzero(self._seen)
+            found = logits[ids]
+            logits[ids] = found * np.where(found > 0, 1 / self._repetition, self._repetition)
+        if self._frequency or self._presence:
+            ids = np.flatnonzero(self._counts)
+            logits[ids] -= self._frequency * self._counts[ids]
+            logits[ids] -= self._presence
+        return logits
+
+    def count(self, token: int) -> None:
+        """The next token of the output is decided."""
+        self._seen[token] = True
+        self._counts[token] += 1

@@ -1,0 +1,221 @@
+"""The OpenAI serving code of the embedded engine: `pipesd_core.engine.interface.Engine` over a `TargetDecoder`.
+
+The decoder knows sequences of token ids; everything between them and an OpenAI body is in the modules beside this one:
+`request` checks, `prompt` (with `chat`) makes the prompt, `generation` (with `text` and `payloads`) makes the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Protocol
+
+from pipesd_core.engine.interface import Deliver, ModelInfo, Opening
+from pipesd_core.errors import ApiError, ModelNotFound, Overloaded, Unavailable
+from pipesd_core.llamacpp.openai.controls import Controls
+from pipesd_core.llamacpp.openai.prompt import Model, Prompter
+from pipesd_core.llamacpp.openai.request import Request, parse
+from pipesd_core.llamacpp.runtime.chooser import Grammar
+from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration, Place
+from pipesd_core.llamacpp.runtime.logprobs import Decoded
+from pipesd_core.protocol.messages import Endpoint
+from pipesd_core.sampling.sampler import SamplingParams
+
+QUEUE_WAIT_S: Final = 100.0
+"""Longest wait for a free sequence; below the time that an agent waits for a silent gateway (120 s)."""
+MAX_PREPARING: Final = 64
+"""Most requests whose bodies and prompts may wait to be read."""
+MAX_TAKEN_BACK: Final = 4096
+"""Most that wait with them though nobody wants them any more; their turn costs next to nothing."""
+
+
+Begun = tuple[Opening, Grammar | None]
+
+
+class Decoder(Protocol):
+    """What is needed of `embedded.decoder.TargetDecoder`."""
+
+    @property
+    def model(self) -> Model: ...
+    @property
+    def n_ctx_seq(self) -> int: ...
+    @property
+    def max_drafts(self) -> int: ...
+    @property
+    def load(self) -> dict[str, int]: ...
+
+    async def reserve(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        limit: int,
+        eos_ids: frozenset[int],
+        on_step: Callable[[Decoded | ApiError], None],
+        controls: Controls,
+        grammar: Grammar | None,
+        decided: Sequence[int],
+    ) -> Place: ...
+
+    async def aclose(self) -> None: ...
+
+
+class EmbeddedEngine:
+    """Serves OpenAI requests with a llama.cpp target in this process.
+
+    Args:
+        decoder: the target; closed with the engine.
+        name: the model's name in the API.
+    """
+
+    def __init__(self, decoder: Decoder, *, name: str) -> None:
+        model = decoder.model
+        self._decoder = decoder
+        self._info = ModelInfo(
+            name=name,
+            n_vocab=model.n_vocab,
+            fingerprint=model.fingerprint(),
+            max_context=decoder.n_ctx_seq,
+            max_drafts=decoder.max_drafts,
+        )
+        self._prompter = Prompter(model, self._info)
+        # A body of megabytes must not stop the event loop; one thread, so that the model outlives every use of it.
+        self._preparer = ThreadPoolExecutor(1, "pipesd-prompt")
+        self._preparing = 0
+        """On their way to the preparer's thread."""
+        self._wanted = 0
+        """Of those, such as somebody waits for."""
+        self._live: set[EmbeddedGeneration] = set()
+        self._closed = False
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    @property
+    def load(self) -> dict[str, int]:
+        """For `/health`."""
+        return self._decoder.load
+
+    async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
+        """See `Engine.open`."""
+        self._check_open()
+        request, (opening, grammar) = await self._prepare(endpoint, body, self._begun)
+        return await self._begin(request, opening, grammar, deliver)
+
+    async def go_on(
+        self, endpoint: Endpoint, body: bytes, opening: Opening, decided: tuple[int, ...], deliver: Deliver
+    ) -> EmbeddedGeneration:
+        """The answer that another model with this vocabulary began, told again from its beginning.
+
+        Args:
+            body: for what `opening` does not say.
+            opening: of the other model; its max_tokens is cut to this model's context where the body names none.
+            decided: the tokens of the output that the other model chose.
+
+        Raises ApiError, as `open`; InvalidRequest for logprobs, which nobody here knows of `decided`.
+        """
+        self._check_open()
+        request, (opening, grammar) = await self._prepare(
+            endpoint,
+            body,
+            lambda request: (
+                self._prompter.opening_after(request, opening, decided),
+                self._prompter.grammar(request, decided),
+            ),
+        )
+        return await self._begin(request, opening, grammar, deliver, decided)
+
+    async def _begin(
+        self,
+        request: Request,
+        opening: Opening,
+        grammar: Grammar | None,
+        deliver: Deliver,
+        decided: tuple[int, ...] = (),
+    ) -> EmbeddedGeneration:
+        self._check_open()
+        generation = EmbeddedGeneration(request, opening, self._decoder.model, deliver, self._live.discard)
+        if decided:
+            generation.follow(decided)
+            if generation.over:
+                return generation
+        try:
+            async with asyncio.timeout(QUEUE_WAIT_S):
+                place = await self._decoder.reserve(
+                    opening.prompt_ids,
+                    opening.params,
+                    len(opening.prompt_ids) + opening.max_tokens,
+                    frozenset(opening.eos_ids),
+                    generation.on_step,
+                    request.controls,
+                    grammar,
+                    decided,
+                )
+        except TimeoutError:
+            raise Overloaded(
+                f"no place became free within {QUEUE_WAIT_S:.0f} s; try again later", retry_after_s=10
+            ) from None
+        if self._closed:
+            place.release()
+            self._check_open()
+        generation.start(place)
+        self._live.add(generation)
+        return generation
+
+    async def aclose(self) -> None:
+        """See `Engine.aclose`. Waits for the forward pass that is under way."""
+        if self._closed:
+            return
+        self._closed = True
+        self._preparer.shutdown(wait=True)  # what still waits there finds the engine closed, and is quick
+        for generation in list(self._live):
+            generation.fail(_shutting_down())
+        await self._decoder.aclose()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _shutting_down()
+
+    async def _prepare(
+        self, endpoint: Endpoint, body: bytes, make: Callable[[Request], Begun]
+    ) -> tuple[Request, Begun]:
+        """The request, and what `make` gives for it on the preparer's thread."""
+        if self._wanted >= MAX_PREPARING or self._preparing >= MAX_PREPARING + MAX_TAKEN_BACK:
+            raise Overloaded(f"{self._preparing} requests are waiting to be read already; try again later")
+        wanted = [body]
+        future = asyncio.get_running_loop().run_in_executor(self._preparer, self._prepared, endpoint, wanted, make)
+        self._preparing += 1
+        self._wanted += 1
+        future.add_done_callback(self._on_prepared)
+        try:
+            return await asyncio.shield(future)
+        finally:
+            self._wanted -= 1
+            wanted.clear()  # whoever opens and closes faster than prompts are read must not have them pile up
+
+    def _on_prepared(self, future: asyncio.Future[tuple[Request, Begun]]) -> None:
+        self._preparing -= 1
+        if not future.cancelled():
+            future.exception()  # seen, also where nobody waits for it any more
+
+    def _prepared(
+        self, endpoint: Endpoint, wanted: list[bytes], make: Callable[[Request], Begun]
+    ) -> tuple[Request, Begun]:
+        """On the preparer's thread. wanted: the body; empty where nobody waits for it any more."""
+        self._check_open()
+        if not wanted:
+            raise Unavailable("the request was taken back")
+        request = parse(endpoint, wanted[0])
+        return request, make(request)
+
+    def _begun(self, request: Request) -> Begun:
+        if request.model not in (None, self._info.name):
+            raise ModelNotFound(
+                f"the model {request.model!r} does not exist; this server has {self._info.name!r}", param="model"
+            )
+        return self._prompter.opening(request), self._prompter.grammar(request)
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("the server is shutting down; try again later")

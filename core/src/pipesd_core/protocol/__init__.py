@@ -1,0 +1,1 @@
+"""The session protocol on the wire, and fingerprints of vocabularies."""

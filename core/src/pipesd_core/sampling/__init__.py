@@ -1,0 +1,1 @@
+"""Shared-noise sampling: the same noise and the same sampler at both ends."""

@@ -1,0 +1,159 @@
+"""The sampler of architecture §5: one function from (logits, parameters, seed, position) to a token.
+
+Order of the steps (vLLM's): divide by the temperature, min-p, top-k, top-p, then add the shared noise and take the
+largest. At temperature 0 it is the argmax. Both ends run this module: the target's token is `Sampler.sample` of the
+target's logits, and a draft is accepted iff it equals that token. Penalties and biases come before all that, at the
+target only (`llamacpp.runtime.chooser`). Ties go to the smallest token id, everywhere.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pipesd_core.errors import InvalidRequest
+from pipesd_core.sampling import noise
+
+Logits = NDArray[np.float32]
+
+GREEDY_BELOW: Final = 1e-5
+"""Temperatures below this are 0 (vLLM's ``_SAMPLING_EPS``)."""
+MIN_TEMPERATURE: Final = 0.01
+"""Other temperatures below this are raised to it (vLLM's ``_MAX_TEMP``)."""
+PREFILTER_TOP: Final = 256
+"""How many of the best logits are scored exactly before the rest is filtered by hash."""
+PREFILTER_FROM: Final = 16_384
+"""Candidate counts from which the hash filter is worth its overhead."""
+
+
+class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
+    """The effective sampling parameters of a request, server defaults included.
+
+    temperature: as asked for; see `GREEDY_BELOW` and `MIN_TEMPERATURE` for the two clamps. top_p: 0 < top_p <= 1.
+    top_k: 0 or less means off. seed: 63 random bits when the client gave none.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature <= 2.0:
+            raise InvalidRequest(
+                f"temperature must lie between 0 and 2, but is {self.temperature}", param="temperature"
+            )
+        if not 0.0 < self.top_p <= 1.0:
+            raise InvalidRequest(f"top_p must be above 0 and at most 1, but is {self.top_p}", param="top_p")
+        if not -1 <= self.top_k < 2**31:
+            raise InvalidRequest(f"top_k must be -1 or 0 (off) or positive, but is {self.top_k}", param="top_k")
+        if not -(2**63) <= self.seed < 2**63:
+            raise InvalidRequest(f"seed must fit into 64 bits, but is {self.seed}", param="seed")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
+
+
+class Sampler:
+    """Draws tokens for one vocabulary. Holds only what can be computed once per vocabulary; safe to share.
+
+    Args:
+        n_vocab: number of logits in a row.
+    """
+
+    def __init__(self, n_vocab: int) -> None:
+        self.n_vocab = n_vocab
+        self._mixed = noise.mix_tokens(n_vocab)
+
+    def sample(self, logits: Logits, params: SamplingParams, index: int, min_p: float = 0.0) -> int:
+        """The token for absolute index ``index`` (its noise is that of the input token at ``index - 1``).
+
+        Args:
+            logits: float32 row of shape (n_vocab,); read only, never kept.
+            params: effective parameters.
+            index: absolute position of the token to be drawn, at least 1.
+            min_p: 0 (off) to 1; the drafts need not know it.
+        """
+        if params.greedy:
+            return int(logits.argmax())
+        scores, ids = scaled_candidates(logits, params, min_p)
+        if len(scores) >= PREFILTER_FROM:
+            scores, ids = self._prefilter(scores, ids, params.seed, index - 1)
+        perturbed = scores + noise.gumbel(noise.hashes(params.seed, index - 1, self._words(ids)))
+        best = int(perturbed.argmax())
+        return best if ids is None else int(ids[best])
+
+    def perturb(self, scores: noise.F64, ids: NDArray[np.int64], seed: int, index: int) -> noise.F64:
+        """Scores of the tokens ``ids`` plus their shared noise for absolute index ``index``; same shape."""
+        return scores + noise.gumbel(noise.hashes(seed, index - 1, self._mixed[ids]))
+
+    def _words(self, ids: NDArray[np.int64] | None) -> noise.U32:
+        return self._mixed if ids is None else self._mixed[ids]
+
+    def _prefilter(
+        self, scores: noise.F64, ids: NDArray[np.int64] | None, seed: int, position: int
+    ) -> tuple[noise.F64, NDArray[np.int64]]:
+        """Keep a superset of the winner: the best logits, and the others whose noise could still overtake them."""
+        split = len(scores) - PREFILTER_TOP
+        order = np.argpartition(scores, split)
+        top = order[split:]
+        hashed = noise.hashes(seed, position, self._words(ids))
+        to_beat = float((scores[top] + noise.gumbel(hashed[top])).max())
+        best_of_rest = float(scores[order[:split]].max())
+        keep = hashed <= np.int64(noise.hash_ceiling(to_beat - best_of_rest))
+        keep[top] = True
+        kept = np.flatnonzero(keep)  # ascending, so that argmax still breaks ties by the smallest id
+        return scores[kept], kept if ids is None else ids[kept]
+
+
+def scaled_candidates(
+    logits: Logits, params: SamplingParams, min_p: float = 0.0
+) -> tuple[noise.F64, NDArray[np.int64] | None]:
+    """logits / T of the tokens that survive min-p, top-k and then top-p.
+
+    Masked tokens are left out by index, never by adding -inf. Tokens tied with the k-th largest logit survive top-k
+    (as in vLLM). Min-p keeps those at least min_p times as probable as the most probable one; as both keep the best
+    tokens, and the best one in any case, it does not matter which of the two comes first. Top-p keeps the smallest set
+    of most probable tokens whose mass reaches top_p; ties by id.
+
+    Returns: (scores float64 (n,), ids int64 (n,) ascending), ids None when every token survives.
+    """
+    n = len(logits)
+    ids: NDArray[np.int64] | None = None
+    if 0 < params.top_k < n:
+        threshold = np.partition(logits, n - params.top_k)[n - params.top_k]
+        ids = np.flatnonzero(logits >= threshold)
+        logits = logits[ids]
+    scores = logits.astype(np.float64) / max(params.temperature, MIN_TEMPERATURE)
+    if min_p > 0.0:
+        kept = np.flatnonzero(scores >= scores.max() + np.log(min_p))
+        scores = scores[kept]
+        ids = kept if ids is None else ids[kept]
+    if params.top_p < 1.0:
+        order = np.argsort(-scores, kind="stable")
+        probability = np.exp(scores[order] - scores[order[0]])
+        mass_before = np.concatenate(([0.0], np.cumsum(probability[:-1])))
+        kept = np.sort(order[: np.searchsorted(mass_before, params.top_p * probability.sum(), side="left")])
+        scores = scores[kept]
+        ids = kept if ids is None else ids[kept]
+    return scores, ids
+
+
+def draw_seed() -> int:
+    """63 random bits: the seed of a request that names none."""
+    return secrets.randbits(63)
+
+
+def shared_noise_acceptance(p: NDArray[Any], q: NDArray[Any]) -> float:
+    """Probability that target ``p`` and draft ``q`` draw the same token from the same Gumbel noise.
+
+    Closed form of architecture §5: the sum over x of 1 / sum over y of max(p_y/p_x, q_y/q_x). Shapes (n,), each
+    summing to 1; tokens of zero mass in either add nothing.
+    """
+    both = np.flatnonzero((p > 0) & (q > 0))
+    return float(sum(1.0 / np.maximum(p / p[x], q / q[x]).sum() for x in both))

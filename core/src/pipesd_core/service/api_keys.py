@@ -1,0 +1,81 @@
+"""Who may use an HTTP API of ours: API keys, and a key file that is read again when it changes."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from pathlib import Path
+from typing import Final
+
+from starlette.requests import HTTPConnection
+
+from pipesd_core.errors import ConfigError, Unauthorized
+from pipesd_core.service.settings import read_keys
+
+log = logging.getLogger(__name__)
+
+CHECK_S: Final = 1.0
+"""A changed key file is noticed by the first request that comes so long after the one before, or later."""
+
+
+class Keys:
+    """The keys of one server.
+
+    Args:
+        keys: empty means open to everybody.
+        file: where they come from; looked at again while the server runs. None: they stay what they are.
+    """
+
+    def __init__(self, keys: frozenset[str] = frozenset(), file: Path | None = None) -> None:
+        self._keys = keys
+        self._file = file
+        self._seen: object = None
+        self._look_at = 0.0
+
+    @property
+    def required(self) -> bool:
+        """Does anybody need a key? That never changes while a server runs."""
+        return bool(self._keys)
+
+    def authorize(self, connection: HTTPConnection) -> str | None:
+        """The key of a request or of a WebSocket handshake. Raises Unauthorized. Without keys: all may pass, None."""
+        if not self.required:
+            return None
+        self._look()
+        given = bearer(connection)
+        if given is None:
+            raise Unauthorized("no API key: send it as `Authorization: Bearer KEY`")
+        # Every key is compared, and each in constant time: how long it takes tells nothing about any of them.
+        matches = [hmac.compare_digest(key.encode(), given.encode()) for key in self._keys]
+        if not any(matches):
+            raise Unauthorized("the API key is not one of this server's")
+        return given
+
+    def _look(self) -> None:
+        if self._file is None or (now := time.monotonic()) < self._look_at:
+            return
+        self._look_at = now + CHECK_S
+        seen: object
+        try:
+            status = self._file.stat()
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError as error:
+            seen = error.errno
+        if seen == self._seen:
+            return
+        self._seen = seen
+        try:
+            keys = read_keys(self._file)
+        except ConfigError as error:  # half written, perhaps; a server that was closed must not open
+            log.error("the API keys stay what they were: %s", error)
+            return
+        if keys != self._keys:
+            log.info("API keys read again: %d new, %d removed", len(keys - self._keys), len(self._keys - keys))
+            self._keys = keys
+
+
+def bearer(connection: HTTPConnection) -> str | None:
+    """The key that a request says it has."""
+    scheme, _, given = connection.headers.get("authorization", "").partition(" ")
+    return given.strip() or None if scheme.lower() == "bearer" else None

@@ -1,0 +1,301 @@
+"""What both HTTP sides, the gateway's and the agent's, do alike: bodies, disconnects, events, ids, errors.
+
+Every error is OpenAI-shaped, those of unknown routes too; an error in mid-stream is a `data: {"error": ...}`, because a
+bare close looks like success to the OpenAI SDK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+import msgspec
+from fastapi import FastAPI
+from msgspec import Struct
+from sse_starlette import EventSourceResponse
+from sse_starlette.sse import SendTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest, Overloaded
+from pipesd_core.service import logs
+from pipesd_core.service.lifecycle import Life
+
+MAX_BODY_BYTES: Final = 4 * 2**20 - 1024
+"""So that the `open` message that carries a body stays below the protocol's MAX_FRAME_BYTES."""
+BODY_TIMEOUT_S: Final = 60.0
+"""Longest time for a client to send its body."""
+SEND_TIMEOUT_S: Final = 60.0
+"""Longest time for a client to take one chunk of a stream."""
+MAX_REQUESTS: Final = 256
+"""Under way at a time, each with a body of up to MAX_BODY_BYTES; whatever else bounds them comes after the body."""
+HANG_UP: Final = "pipesd_hang_up"
+"""In a scope's `state`: a call that ends the connection at once, from a server that has one (`bounded`)."""
+FAREWELL_S: Final = 2.0
+"""At shutdown: time for a stream to tell its client so."""
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class BodyTooLarge(InvalidRequest):
+    status = 413
+
+
+class BodyTooSlow(InvalidRequest):
+    status = 408
+
+
+class NoSuchRoute(InvalidRequest):
+    status = 404
+
+
+class WrongMethod(InvalidRequest):
+    status = 405
+
+
+class ForeignOrigin(InvalidRequest):
+    status = 403
+
+
+class ClientGone(Exception):
+    """Nobody is there to read the answer any more."""
+
+
+def install(app: FastAPI, life: Life, cors_origins: tuple[str, ...] = ()) -> None:
+    """Give an app its request ids and its OpenAI-shaped errors, and keep web pages out but those of `cors_origins`.
+
+    `life` counts its requests, and refuses new ones when it drains.
+    """
+    app.add_middleware(_Work, life=life)
+    # The last one added is the outermost.
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),  # OpenAI's client sends many of its own
+            expose_headers=("x-request-id", "x-pipesd-seed", "x-pipesd-mode", "retry-after"),
+        )
+    app.add_middleware(_Origins, allowed=frozenset(cors_origins))
+    app.add_middleware(_RequestIds)
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientGone, _on_client_gone)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
+
+
+class EventStream(EventSourceResponse):
+    """Ready-made server-sent events. Calls `done` however the response ends, also when it never began."""
+
+    def __init__(self, events: AsyncIterator[bytes], done: Callable[[], None], headers: dict[str, str]) -> None:
+        super().__init__(
+            events, headers=headers, sep="\n", send_timeout=SEND_TIMEOUT_S, shutdown_grace_period=FAREWELL_S
+        )
+        self._done = done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            hang_up = scope.get("state", {}).get(HANG_UP)
+            if hang_up is None:
+                raise
+            log.info("the client took nothing of its stream for %g s: given up", SEND_TIMEOUT_S)
+            hang_up()
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            self._done()
+
+
+def error_event(error: ApiError) -> bytes:
+    """The last event of a stream that cannot be completed."""
+    return b"data: " + msgspec.json.encode(error.body()) + b"\n\n"
+
+
+class _Peek(Struct):
+    stream: bool | None = None
+
+
+def wants_stream(body: bytes) -> bool:
+    """Of a body that the engine has accepted. Raises InvalidRequest: some engines read more into one than we do."""
+    try:
+        return bool(msgspec.json.decode(body, type=_Peek).stream)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"stream must be true or false: {error}", param="stream") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
+
+
+async def read_body(request: Request) -> bytes:
+    """The body of a request. Raises BodyTooLarge, BodyTooSlow, ClientGone."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    raise BodyTooLarge(f"the body is larger than the limit of {MAX_BODY_BYTES} bytes")
+                parts.append(part)
+    except TimeoutError:
+        raise BodyTooSlow(f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
+    except ClientDisconnect:
+        raise ClientGone from None
+    return b"".join(parts)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client goes away. The body has been read before."""
+    task, watch = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        task.cancel()
+        watch.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def request_id_of(request: Request) -> str:
+    """The id that the response to a request carries as `x-request-id`."""
+    request_id: str = request.scope["pipesd.request_id"]
+    return request_id
+
+
+class _RequestIds:
+    """Gives every response an `x-request-id`: the client's own, or a new one. Logs them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        sensible = 0 < len(given) <= 128 and all(0x21 <= byte <= 0x7E for byte in given)
+        request_id = given if sensible else f"req_{uuid.uuid4().hex}".encode()
+
+        scope["pipesd.request_id"] = request_id.decode()
+        logs.request_id.set(request_id.decode())
+        began, status = time.monotonic(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            # Without the query: nobody should, but somebody may, have put a key there.
+            level = logging.INFO if scope["path"].startswith("/v1/") else logging.DEBUG
+            seconds = time.monotonic() - began
+            log.log(level, "%s %.128s: %d in %.3f s", scope["method"], scope["path"], status, seconds)
+
+
+class _Work:
+    """Counts the requests of the API that are under way, their streams included; refuses new ones in a drain, and
+    more than MAX_REQUESTS."""
+
+    def __init__(self, app: ASGIApp, life: Life) -> None:
+        self._app = app
+        self._life = life
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            if scope["method"] == "POST":
+                self._life.admit()
+                if self._life.requests >= MAX_REQUESTS:
+                    raise Overloaded(f"{MAX_REQUESTS} requests are under way at this server, its limit; try again")
+        except ApiError as error:
+            await json_response(error.body(), error.status, error.headers())(scope, receive, send)
+            return
+        self._life.requests += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._life.requests -= 1
+
+
+class _Origins:
+    """Refuses what a web page sends, WebSockets included, unless its origin is allowed.
+
+    That a page cannot read the answers (CORS) is not enough: on a user's own machine, where no key is asked for, any
+    page could still spend the model's time; and for WebSockets, or where a page's host name is made to point here, a
+    browser does not even hide the answers.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
+        if not origin or origin in self._allowed or "*" in self._allowed:
+            await self._app(scope, receive, send)
+            return
+        error = ForeignOrigin(f"web pages of {origin[:128]!r} may not use this server: allow them with --cors-origin")
+        response = json_response(error.body(), error.status)
+        if scope["type"] == "http":
+            await response(scope, receive, send)
+        else:
+            await WebSocket(scope, receive, send).send_denial_response(response)
+
+
+async def _on_api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return json_response(error.body(), error.status, error.headers())
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {request.url.path[:128]}"
+    wrong: ApiError
+    if error.status_code == 404:
+        wrong = NoSuchRoute(f"there is no {what}; the API is under /v1, such as POST /v1/chat/completions")
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        wrong = WrongMethod(f"{what} does not exist; use {allowed}")
+    else:
+        wrong = InvalidRequest(str(error.detail))
+    return json_response(wrong.body(), error.status_code, dict(error.headers or {}))
+
+
+async def _on_client_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nginx's "client closed request"; for the log, nobody reads it
+
+
+async def _on_bug(_: Request, __: Exception) -> Response:
+    """Starlette logs the exception after this."""
+    return json_response(EngineFailed("internal error; see the server's log").body(), 500)

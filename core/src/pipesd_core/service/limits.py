@@ -1,0 +1,228 @@
+"""uvicorn's protocols, with bounds on what a peer can make them hold and on how long it can make them wait.
+
+Every bound is in docs/limits.md. What a client is told is OpenAI-shaped, also before its request reaches the app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any, Final
+
+import h11
+import msgspec
+from starlette.types import Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+from websockets.frames import Frame
+
+from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
+from pipesd_core.service.http import BODY_TIMEOUT_S, HANG_UP, SEND_TIMEOUT_S, json_response
+from pipesd_core.service.keepalive import KeptAlive
+
+MAX_CONNECTIONS: Final = 512
+"""At a time, WebSockets included; what is asked on more gets a 503. Below the usual limit of 1024 open files."""
+MAX_REFUSED: Final = 64
+"""So many more are told so; beyond those a connection is just closed."""
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of a request's first line and headers."""
+HEAD_TIMEOUT_S: Final = 30.0
+"""From the beginning of a connection, or of the next request on it, to the end of the request's head."""
+BODY_SLACK_S: Final = 5.0
+"""A body that the app does not read (any more) may last so much longer than one that it reads."""
+LINGER_S: Final = 1.0
+"""After a refusal what still comes is dropped for so long: closing at once would reset the connection, and with it the
+refusal."""
+KEEP_ALIVE_S: Final = 5
+"""An idle connection is closed after this."""
+MAX_FRAGMENTS: Final = 4096
+"""Of one WebSocket message. Our agents send 4 KiB in each; without a bound empty ones would fill the memory."""
+MAX_UNREAD_BYTES: Final = 2**20
+"""What may wait for an agent that pings and does not read the pongs."""
+
+
+class HeadTooLarge(InvalidRequest):
+    status = 431
+
+
+class HeadTooSlow(InvalidRequest):
+    status = 408
+
+
+class BoundedHttp(H11Protocol):
+    """One HTTP connection."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state | {HANG_UP: self._hang_up}, _loop)
+        self._awaited: Callable[[], None] | None = None
+        """What happens when the part of a request that is on its way does not come in time."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._begun = False
+        self._refused = False
+        self._over = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS + MAX_REFUSED:
+            transport.abort()
+            return
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._refused = True
+            self.app = _too_many
+        self._await(self._no_head, HEAD_TIMEOUT_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._await(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._over:
+            return
+        self._begun = True
+        super().data_received(data)
+        if not self._over:
+            self._look()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._look()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._await(None)
+        super().handle_websocket_upgrade(event)
+
+    def send_400_response(self, msg: str) -> None:
+        """Called while the error is being handled."""
+        error = sys.exception()
+        if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
+            self._refuse(HeadTooLarge(f"the head of the request is larger than the limit of {MAX_HEAD_BYTES} bytes"))
+        else:
+            self._refuse(InvalidRequest(f"this is no HTTP request: {error or msg}"))
+
+    def _should_upgrade(self) -> bool:
+        return not self._refused and super()._should_upgrade()
+
+    def _look(self) -> None:
+        """Which part of a request is on its way?"""
+        state = self.conn.their_state
+        if self.transport.get_protocol() is not self:
+            pass  # it has become a WebSocket
+        elif state is h11.SEND_BODY:
+            self._await(self._no_body, BODY_TIMEOUT_S + BODY_SLACK_S)
+        elif state is h11.IDLE and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self._await(self._no_head, HEAD_TIMEOUT_S)
+        else:
+            self._begun = False
+            self._await(None)
+
+    def _await(self, or_else: Callable[[], None] | None, seconds: float = 0.0) -> None:
+        if or_else == self._awaited:
+            return
+        self._awaited = or_else
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if or_else is None else self.loop.call_later(seconds, or_else)
+
+    def _no_head(self) -> None:
+        if self._begun:
+            self._refuse(HeadTooSlow(f"the head of the request did not arrive within {HEAD_TIMEOUT_S:g} s"))
+        else:
+            self.transport.close()
+
+    def _no_body(self) -> None:
+        self.transport.close()  # the app has answered long ago
+
+    def _refuse(self, error: ApiError) -> None:
+        """Say it, if nothing has been said yet, and close."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
+            body = msgspec.json.encode(error.body())
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(body))),
+                ("connection", "close"),
+                *error.headers().items(),
+            ]
+            reason = HTTPStatus(error.status).phrase.encode()
+            for event in (
+                h11.Response(status_code=error.status, headers=headers, reason=reason),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+            self._over = True
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self._await(self.transport.close, LINGER_S)
+        else:
+            self.transport.close()
+
+    def _hang_up(self) -> None:
+        """For the app: nothing that is left for the client is sent any more."""
+        self.transport.abort()
+
+    @property
+    def said_all(self) -> bool:
+        """Nothing more will be added to what waits for the client."""
+        return self.transport.is_closing() or self.cycle is None or self.cycle.response_complete
+
+
+class BoundedWebSocket(KeptAlive):
+    """One agent's WebSocket. Messages in it are bounded by `Config.ws_max_size`, unread ones to one."""
+
+    def handle_cont(self, event: Frame) -> None:
+        if self.close_sent:
+            return
+        if len(self.frames) >= MAX_FRAGMENTS:
+            self.frames = []
+            self.conn.fail(1009, f"more than {MAX_FRAGMENTS} fragments")
+            self.handle_parser_exception()
+            return
+        super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self.transport.abort()
+
+    @property
+    def said_all(self) -> bool:
+        return self.transport.is_closing()
+
+
+class Lingering:
+    """Connections that only wait for the peer to take the rest: `transport.close` alone would wait for ever."""
+
+    def __init__(self) -> None:
+        self._left: dict[Any, tuple[int, float]] = {}
+
+    def sweep(self, connections: Iterable[Any]) -> None:
+        """Call it about once a second: cuts those whose peer has taken nothing for SEND_TIMEOUT_S."""
+        now = time.monotonic()
+        before, self._left = self._left, {}
+        for connection in list(connections):
+            left = connection.transport.get_write_buffer_size()
+            if not left or not connection.said_all:
+                continue
+            size, since = before.get(connection, (left, now))
+            if left < size:
+                since = now
+            if now - since >= SEND_TIMEOUT_S:
+                connection.transport.abort()
+            else:
+                self._left[connection] = (left, since)
+
+
+async def _too_many(scope: Scope, receive: Receive, send: Send) -> None:
+    error = Unavailable(f"{MAX_CONNECTIONS} connections are open at this server, its limit; try again")
+    headers = error.headers() | {"connection": "close"}
+    await json_response(error.body(), error.status, headers)(scope, receive, send)

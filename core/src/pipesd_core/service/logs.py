@@ -1,0 +1,85 @@
+"""What our programs write to stderr: one line an event, text or JSON, with the id of the request that it is about.
+
+Never a key, a prompt or an answer, at any level: ours do not log them, and the libraries, some of which do at level
+debug (headers, frames), are kept at info.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+LogFormat = Literal["text", "json"]
+OURS: Final = ("pipesd_core", "pipesd_gateway", "pipesd_agent")
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that the running task works for, "" for none."""
+
+
+def set_up(level: str, style: LogFormat) -> None:
+    """Log to stderr. Where somebody has set up logging before, it stays as it is."""
+    root = logging.getLogger()
+    if root.handlers:
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_add_request_id)
+    handler.setFormatter(JsonLines() if style == "json" else TextLines())
+    root.addHandler(handler)
+    root.setLevel(library_level(level).upper())
+    for name in OURS:
+        logging.getLogger(name).setLevel(level.upper())
+
+
+def library_level(level: str) -> str:
+    """The level of everybody else's loggers where ours have `level`."""
+    return "info" if level == "debug" else level
+
+
+def printable(text: str) -> str:
+    """Text from outside, fit for one line of a log."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def session_name(session_id: bytes) -> str:
+    """What a session is called in logs: the beginning of its id, which as a whole is a secret of its two ends."""
+    return session_id[:4].hex()
+
+
+class TextLines(logging.Formatter):
+    """For people. A traceback follows on lines of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        said = getattr(record, "request_id", "")
+        return printable(super().formatMessage(record) + (f" [{said}]" if said and said not in record.message else ""))
+
+
+class JsonLines(logging.Formatter):
+    """For programs: one JSON object a line, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name in ("request_id", "session"):
+            if said := getattr(record, name, ""):
+                fields[name] = said
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(fields).decode()
+
+
+def _add_request_id(record: logging.LogRecord) -> bool:
+    if not hasattr(record, "request_id"):
+        record.request_id = request_id.get()
+    return True

@@ -1,0 +1,161 @@
+"""How a program of ours serves HTTP: the socket first, then uvicorn with our settings, then an orderly end.
+
+Exit codes: 0 stopped by a signal, 1 cannot run (model, port), 2 wrong configuration. Errors are one line on stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from types import FrameType
+from typing import Any, Final
+
+import uvicorn
+
+from pipesd_core.errors import ConfigError, PipeSDError
+from pipesd_core.protocol.messages import MAX_FRAME_BYTES
+from pipesd_core.service.keepalive import PING_INTERVAL_S, PING_TIMEOUT_S
+from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.logs import LogFormat, library_level, set_up
+from pipesd_core.service.sockets import SERVER_TIMEOUT_S, notice_dead_peers
+
+log = logging.getLogger(__name__)
+
+GRACE_S: Final = 5
+"""At shutdown: longest wait for connections to end, after all their requests were told so."""
+
+
+class CannotServe(PipeSDError):
+    """The address is not free, or not ours."""
+
+
+def run_program(name: str, log_level: str, program: Coroutine[Any, Any, None], log_format: LogFormat = "text") -> int:
+    """Run a server to its end; returns the exit code."""
+    set_up(log_level, log_format)
+    try:
+        asyncio.run(program)
+    except PipeSDError as error:
+        return fail(name, error)
+    except KeyboardInterrupt:  # while the model was loading
+        return 130
+    return 0
+
+
+def fail(name: str, error: PipeSDError) -> int:
+    """Say on one line of stderr why the program ends; returns the exit code."""
+    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2 if isinstance(error, ConfigError) else 1
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises CannotServe."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            notice_dead_peers(listener, SERVER_TIMEOUT_S)
+            listener.bind(address)
+            listener.listen(128)
+        except OSError:
+            listener.close()
+            raise
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+        why = error.strerror if isinstance(error, OSError) else error
+        raise CannotServe(f"cannot listen on {host}:{port}: {why}; choose another --host or --port") from error
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn with our settings, and an orderly end: first the drain, then agents are let go of (they may find
+    us again, or another gateway), then `on_stop`, then connections are cut.
+
+    Args:
+        on_stop: tells every request that still runs.
+        drain_timeout_s: after SIGTERM, longest wait for what `life` counts.
+    """
+
+    def __init__(
+        self,
+        app: object,
+        on_stop: Callable[[], Awaitable[None]],
+        *,
+        log_level: str = "info",
+        tls: ssl.SSLContext | None = None,
+        life: Life | None = None,
+        drain_timeout_s: float = 0.0,
+    ) -> None:
+        # Imported here: `--help` and a person's chat need no web framework.
+        from pipesd_core.service.limits import KEEP_ALIVE_S, MAX_HEAD_BYTES, BoundedHttp, BoundedWebSocket, Lingering
+
+        super().__init__(
+            uvicorn.Config(
+                app,  # type: ignore[arg-type]
+                log_config=None,
+                log_level=library_level(log_level),
+                access_log=False,  # `http` has its own, with the request's id
+                http=BoundedHttp,
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                ws=BoundedWebSocket,
+                ws_per_message_deflate=False,
+                ws_max_size=MAX_FRAME_BYTES,
+                ws_ping_interval=PING_INTERVAL_S,
+                ws_ping_timeout=PING_TIMEOUT_S,
+                timeout_graceful_shutdown=GRACE_S,
+                server_header=False,
+            )
+        )
+        self._on_stop = on_stop
+        self._life = life or Life()
+        self._drain_timeout_s = drain_timeout_s
+        self._drain_until: float | None = None
+        self._lingering = Lingering()
+        self.config.load()
+        self.config.ssl = tls
+
+    async def run_on(self, listener: socket.socket) -> None:
+        """Serve until SIGINT or SIGTERM, which then count as dealt with."""
+        # uvicorn raises the signals that stopped it once more when it is done; by then they have done their work.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        await self.serve([listener])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        scheme = "https" if self.config.ssl else "http"
+        for listener in sockets or ():
+            host, port = listener.getsockname()[:2]
+            print(f"listening on {scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM drains; SIGINT, and a second SIGTERM, stop at once."""
+        if sig == signal.SIGTERM and not self._life.draining:
+            self._life.draining = True
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second: is it time to shut down?"""
+        if counter % 10 == 0:
+            self._lingering.sweep(self.server_state.connections)
+        if self._life.draining:
+            if self._drain_until is None:
+                self._drain_until = time.monotonic() + self._drain_timeout_s
+                log.info("SIGTERM: nothing new is begun; what runs has %g s", self._drain_timeout_s)
+                self._life.drain(self._drain_timeout_s)
+            self.should_exit = self.should_exit or self._life.idle or time.monotonic() >= self._drain_until
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._life.aclose()
+        await self._on_stop()
+        await super().shutdown(sockets)

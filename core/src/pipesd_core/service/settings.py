@@ -1,0 +1,205 @@
+"""How a program of ours gets its configuration: one TOML file, environment variables, and flags.
+
+A flag beats the environment, the environment beats the file. API keys never stand in the file itself, only the name of
+the file that they are in; the environment may hold either. What is unknown is an error and names the nearest known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar, get_args, get_origin
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from pipesd_core.errors import ConfigError
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+FAMILIES: Final = ("PIPESD_GATEWAY_", "PIPESD_AGENT_", "PIPESD_VLLM_", "PIPESD_MAX_SESSIONS_PER_KEY")
+"""How the variables of all our programs begin: of those of the others a program says nothing."""
+
+HELP: Final = """\
+every flag is also an environment variable, {prefix} and its name ({prefix}PORT), and a key of the file, with _ for -; \
+a flag beats its variable, that beats the file"""
+
+
+def help_format(prog: str) -> argparse.HelpFormatter:
+    """Of `--help`: a line for each flag where 80 columns suffice."""
+    return argparse.HelpFormatter(prog, max_help_position=29)
+
+
+S = TypeVar("S", bound=Struct)
+
+
+class KeySource(Struct, frozen=True):
+    """Where API keys come from: the struct's field, the field (and setting) that names a file, the variable."""
+
+    field: str
+    file_setting: str
+    variable: str
+
+
+class Program(Struct, frozen=True):
+    """prefix: of its environment variables, one for every setting that is no table, and CONFIG for the file."""
+
+    prefix: str
+    keys: tuple[KeySource, ...]
+
+
+def load(kind: type[S], program: Program, flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None) -> S:
+    """The configuration of flags (those that were given), environment and file together.
+
+    The keys of the file are the flags' names with underscores. Raises ConfigError.
+    """
+    if file is None and (named := environ.get(f"{program.prefix}CONFIG")):
+        file = Path(named)
+    where = f"{file}: " if file else ""
+    settings = {f.name: f.type for f in msgspec.structs.fields(kind)}
+    for source in program.keys:
+        del settings[source.field]
+    of_file = _read_toml(file) if file else {}
+    _check_known(settings, of_file, where)
+    of_environment = _of_environment(settings, program, environ)
+    values: dict[str, Any] = {**of_file, **of_environment, **flags}
+    for source in program.keys:
+        _add_keys(values, source, flags, environ, of_environment, where)
+    try:
+        return msgspec.convert(values, kind, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}{error}") from error
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Raises ConfigError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise ConfigError(f"{name} must lie between {low} and {high}, but is {value}")
+
+
+def check_log_level(value: str) -> None:
+    """Raises ConfigError for an unknown level."""
+    if value not in LOG_LEVELS:
+        raise ConfigError(f"log_level must be one of {', '.join(LOG_LEVELS)}, but is {value!r}")
+
+
+def check_origins(values: tuple[str, ...]) -> None:
+    """Raises ConfigError for what is no origin of web pages as browsers send it."""
+    for value in values:
+        parts = urlsplit(value)
+        plain = f"{parts.scheme}://{parts.netloc}" == value == value.lower() and bool(parts.netloc)
+        if value != "*" and not plain:
+            raise ConfigError(f"cors_origin must be such as https://chat.example:8443, or *, but one is {value!r}")
+
+
+def read_keys(file: Path) -> frozenset[str]:
+    """The API keys in a file, at least one. Raises ConfigError, which shows none."""
+    try:
+        return _keys(file.read_text("utf-8"), str(file))
+    except OSError as error:
+        raise ConfigError(f"cannot read the API key file {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the API key file {file} is not UTF-8 text") from error
+
+
+def variables(kind: type[Struct], program: Program) -> dict[str, str]:
+    """The environment variables of a program, each with the setting that it is."""
+    settings = {f.name: f.type for f in msgspec.structs.fields(kind)}
+    own = {source.field for source in program.keys}
+    return {name: setting for name, setting in _variables(settings, program).items() if setting not in own}
+
+
+def _variables(settings: Mapping[str, Any], program: Program) -> dict[str, str]:
+    flat = (name for name, kind in settings.items() if not _is_table(kind))
+    return {f"{program.prefix}{name.upper()}": name for name in flat}
+
+
+def _of_environment(settings: Mapping[str, Any], program: Program, environ: Mapping[str, str]) -> dict[str, Any]:
+    known = _variables(settings, program)
+    names = {*known, f"{program.prefix}CONFIG", *(source.variable for source in program.keys)}
+    others = tuple(family for family in FAMILIES if family != program.prefix)
+    for name in sorted(environ):
+        if name.startswith("PIPESD_") and name not in names and not name.startswith(others):
+            raise ConfigError(f"unknown environment variable {name}; the nearest known one is {_nearest(name, names)}")
+    values = {}
+    for name in known.keys() & environ.keys():
+        setting, text = known[name], environ[name]
+        kinds = (settings[setting], *get_args(settings[setting]))
+        listed = any(get_origin(kind) is tuple for kind in kinds)
+        try:
+            values[setting] = msgspec.convert(
+                text.replace(",", " ").split() if listed else text, settings[setting], strict=False, dec_hook=_path
+            )
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"the environment variable {name}: {error}, but is {text[:64]!r}") from error
+    return values
+
+
+def _add_keys(
+    values: dict[str, Any],
+    source: KeySource,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    of_environment: Mapping[str, Any],
+    where: str,
+) -> None:
+    """The nearest source alone says what the keys are: those of a file do not add to those of a flag."""
+    if source.variable in environ and source.file_setting in of_environment:
+        raise ConfigError(f"{source.variable} and the variable for {source.file_setting} are both set; leave out one")
+    if source.variable in environ and source.file_setting not in flags:
+        values[source.file_setting] = None
+        values[source.field] = _keys(environ[source.variable], f"the environment variable {source.variable}")
+        return
+    file = values.get(source.file_setting)
+    if file is None:
+        return
+    if not isinstance(file, str | Path):
+        raise ConfigError(f"{where}{source.file_setting} must be a path in quotes")
+    values[source.field] = read_keys(Path(file))
+
+
+def _check_known(settings: Mapping[str, Any], given: Mapping[str, Any], where: str, table: str = "") -> None:
+    for name, value in given.items():
+        if name not in settings:
+            nearest = _nearest(name, settings)
+            raise ConfigError(f"{where}unknown key {table + name!r}; the nearest known one is {table + nearest!r}")
+        if _is_table(kind := settings[name]) and isinstance(value, dict):
+            _check_known({f.name: f.type for f in msgspec.structs.fields(kind)}, value, where, f"{table}{name}.")
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, Path):
+        return value
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise ValueError("Expected a path in quotes")  # msgspec adds where
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are both
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _keys(text: str, source: str) -> frozenset[str]:
+    """One key per line; empty lines and those that begin with # do not count."""
+    keys = frozenset(line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#"))
+    if not keys:
+        # A server that was meant to be closed must not start open.
+        raise ConfigError(f"{source} holds no API key; leave it out to run without keys")
+    return keys

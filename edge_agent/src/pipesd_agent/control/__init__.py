@@ -1,0 +1,1 @@
+"""What decides: when to verify, when to send, whether to draft."""

@@ -1,0 +1,166 @@
+"""The scheduler: which batches drafts leave the device in, from measured costs and draft lengths (architecture §6).
+
+One `Planner` per agent, since its sessions share the link; each session has a batcher of it. It is sans-I/O: whoever
+owns it tells it what is measured (`learn`) and passes on what the `Watch` of each session hears (`wished`, `sent`).
+All clock readings are the sessions'.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple, get_args
+
+from pipesd_agent.control.batchers import Batcher, Immediate, Planned, Single, Timed
+from pipesd_agent.control.draft_lengths import LONGEST, OVER, Lengths
+from pipesd_agent.control.plan_dp import optimal_plan
+from pipesd_agent.control.plan_expected import Timing, costs_nothing
+from pipesd_core.errors import ConfigError
+from pipesd_core.protocol.messages import Draft, EdgeMessage, Resume
+
+BatcherName = Literal["immediate", "single", "dp", "expected"]
+BATCHERS: Final[tuple[str, ...]] = get_args(BatcherName)
+MOVED: Final = 0.2
+"""Relative change of a cost, or of N-hat, that is worth a new plan."""
+US: Final = 1e6
+LONGEST_WAIT_S: Final = 0.5
+"""For the link to be free of one message, whatever that is believed to cost."""
+
+
+class Costs(NamedTuple):
+    """µs: alpha of the link for a message, beta for each token in it, gamma of the drafter for a token."""
+
+    alpha: int
+    beta: int
+    gamma: int
+
+
+def check_batcher(name: str) -> None:
+    """Raises ConfigError for an unknown one."""
+    if name not in BATCHERS:
+        raise ConfigError(f"batcher must be one of {', '.join(BATCHERS)}, but is {name!r}")
+
+
+class Planner:
+    """name: `immediate`, `single`, `dp` (the paper's plan for N-hat tokens) or `expected` (`timing`). The latter two
+    send each token at once until costs are known. Raises ConfigError for another.
+
+    Attributes:
+        costs: that plans are made for; None: not known yet.
+        plans: how many were made.
+        lengths: of drafts, all sessions' together.
+    """
+
+    def __init__(self, name: str) -> None:
+        check_batcher(name)
+        self.name = name
+        self.costs: Costs | None = None
+        self.plans = 0
+        self.lengths = Lengths()
+        self._free_at = self._sent_at = 0.0
+        self._dp: tuple[tuple[int, Costs], tuple[int, ...]] | None = None
+        self._timing: Timing | None = None
+        self._timed_over = 0
+        self._timed_for = 0
+
+    def batcher(self) -> Batcher:
+        """A session's."""
+        match self.name:
+            case "single":
+                return Single()
+            case "dp":
+                return Planned(self._paper_s)
+            case "expected":
+                return Timed(self._expected)
+            case _:
+                return Immediate()
+
+    # What is told.
+
+    def learn(self, alpha: float, beta: float, gamma: float) -> bool:
+        """Costs as measured now, in µs. Adopted where one has moved by more than a fifth; returns whether."""
+        # A token is never free: where it costs less than 1 µs, plans with and without waiting for others would tie.
+        costs = Costs(max(0, round(alpha)), max(1, round(beta)), max(0, round(gamma)))
+        if self.costs is not None and not any(
+            abs(new - old) > MOVED * old for new, old in zip(costs, self.costs, strict=True)
+        ):
+            return False
+        self.costs = costs
+        self._timing = None
+        return True
+
+    def wished(self, drafts: int, now: float) -> None:  # noqa: ARG002
+        """As `Watch.wished`, of any session."""
+        self.lengths.add(drafts)
+
+    def restart(self) -> None:
+        """The link is a new one, or the clock: nothing is on its way."""
+        self._free_at = self._sent_at = 0.0
+
+    def sent(self, message: EdgeMessage, size: int, now: float) -> None:  # noqa: ARG002
+        """As `Watch.sent`, of any session: the link is busy with it."""
+        if isinstance(message, Resume):
+            self.restart()  # of what was on the old link nothing is on this one
+        if self.costs is not None:
+            drafts = len(message.ids) if isinstance(message, Draft) else 0
+            occupied = (self.costs.alpha + self.costs.beta * drafts) / US
+            self._free_at = max(self.room_at(), now) + occupied
+            self._sent_at = now
+
+    # What is in force.
+
+    def room_at(self) -> float:
+        """From when on the link can take a message that will not have to queue, by the sessions' clock.
+
+        Until then it is better not to have decided what it says: drafts that queue go stale, and those that were
+        sent behind a wrong one hold up what comes after it.
+        """
+        return min(self._free_at, self._sent_at + LONGEST_WAIT_S)
+
+    @property
+    def n_hat(self) -> int:
+        """The mean draft length."""
+        return self.lengths.n_hat
+
+    @property
+    def plan(self) -> tuple[int, ...] | None:
+        """Batch sizes of a round that begins with the link idle and goes on to the plan's end; None: no plan."""
+        match self.name:
+            case "dp":
+                return self._paper_s()
+            case "expected":
+                timing = self._timing_now()
+                return None if timing is None else timing.plan()
+            case _:
+                return None
+
+    # Inside.
+
+    def _paper_s(self) -> tuple[int, ...] | None:
+        if self.costs is None:
+            return None
+        key = min(self.n_hat, LONGEST), self.costs
+        if self._dp is None or self._dp[0] != key:
+            self._dp = key, optimal_plan(key[0], *self.costs)
+            self.plans += 1
+        return self._dp[1]
+
+    def _expected(self, sent: int, unsent: int, now: float) -> bool:
+        costs = self.costs
+        if costs is None:
+            return True
+        backlog = max(0.0, self._free_at - now) * US
+        if costs_nothing(unsent, backlog, *costs):
+            return True  # as on every fast link: no table is ever made there
+        timing = self._timing_now()
+        return timing is None or timing.due(sent, unsent, backlog)
+
+    def _timing_now(self) -> Timing | None:
+        """Made anew with new costs, where N-hat has moved, and once all lengths are others."""
+        if self.costs is None:
+            return None
+        n_hat, added = self.n_hat, self.lengths.added
+        stale = added - self._timed_over >= OVER or abs(n_hat - self._timed_for) > MOVED * self._timed_for
+        if self._timing is None or stale:
+            self._timing = Timing(self.lengths.chances(), *self.costs)
+            self._timed_over, self._timed_for = added, n_hat
+            self.plans += 1
+        return self._timing

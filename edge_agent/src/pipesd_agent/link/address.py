@@ -1,0 +1,47 @@
+"""Addresses of gateways, as people write them."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+from msgspec import Struct
+
+from pipesd_core.errors import ConfigError
+
+AGENTS_SOCKET: Final = "/v1/pipesd/ws"
+
+
+class Address(Struct, frozen=True):
+    """socket: ws:// or wss:// of the agents' WebSocket. http: http:// or https:// of the root, without /v1."""
+
+    socket: str
+    http: str
+
+    @property
+    def secure(self) -> bool:
+        return self.socket.startswith("wss:")
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Of http(s):// or ws(s)://, with or without the path of the API. Raises ConfigError."""
+        try:
+            parts = urlsplit(text)
+            host, _ = parts.hostname or "", parts.port  # ValueError when it is no port
+            host.encode("idna")  # ValueError when it is no name, as whoever connects would find
+            usable = parts.scheme in ("http", "https", "ws", "wss") and bool(host) and " " not in host
+        except ValueError:
+            usable = False
+        if usable and "@" in parts.netloc:
+            # Not shown: it would be in logs and in /health as well.
+            raise ConfigError("gateway must be an address without a user or password: set gateway_api_key_file")
+        if not usable:
+            raise ConfigError(
+                f"gateway must be an address such as http://127.0.0.1:8100 or wss://host, but is {text!r}"
+            )
+        s = "s" if parts.scheme in ("https", "wss") else ""
+        root = parts.path.rstrip("/").removesuffix(AGENTS_SOCKET).removesuffix("/v1")
+        return cls(
+            urlunsplit((f"ws{s}", parts.netloc, root + AGENTS_SOCKET, "", "")),
+            urlunsplit((f"http{s}", parts.netloc, root, "", "")),
+        )

@@ -1,0 +1,74 @@
+"""The models that the gateway serves, remembered, so that `/v1/models` answers at once also when the cloud is down.
+
+The gateway is the one that the link is up to, or else the first that answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+from typing import Any, Final
+
+import httpx
+
+from pipesd_agent.link.gateways import Gateways
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S: Final = 5.0
+FRESH_S: Final = 60.0
+RETRY_S: Final = 5.0
+MAX_LIST_BYTES: Final = 2**20
+
+
+class Catalog:
+    """Asks now and then, and when the link has gone to another gateway. `run` is its one task; whoever starts it
+    cancels it."""
+
+    def __init__(self, gateways: Gateways, api_key: str | None, tls: ssl.SSLContext | None) -> None:
+        self._gateways = gateways
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._verify: ssl.SSLContext | bool = tls if tls is not None else True
+        self.models: list[dict[str, Any]] = []
+
+    async def run(self) -> None:
+        """Refresh until cancelled."""
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, headers=self._headers, verify=self._verify) as client:
+            while True:
+                self._gateways.moved.clear()
+                known = await self._refresh(client)
+                try:
+                    async with asyncio.timeout(FRESH_S if known else RETRY_S):
+                        await self._gateways.moved.wait()
+                except TimeoutError:
+                    pass
+
+    async def _refresh(self, client: httpx.AsyncClient) -> bool:
+        for gateway in self._gateways.to_ask():
+            if await self._ask(client, f"{gateway.address.http}/v1/models"):
+                return True
+        return False
+
+    async def _ask(self, client: httpx.AsyncClient, url: str) -> bool:
+        try:
+            async with client.stream("GET", url) as answer:
+                answer.raise_for_status()
+                listed = json.loads(await _body(answer))["data"]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, RecursionError) as error:
+            log.debug("no model list from %s: %s", url, error)
+            return False
+        if isinstance(listed, list):
+            self.models = [model for model in listed if isinstance(model, dict)]
+        return True
+
+
+async def _body(answer: httpx.Response) -> bytes:
+    """Raises ValueError for a list of models that is larger than any."""
+    body = b""
+    async for part in answer.aiter_bytes(65_536):
+        body += part
+        if len(body) > MAX_LIST_BYTES:
+            raise ValueError(f"more than {MAX_LIST_BYTES} bytes")
+    return body

@@ -1,0 +1,198 @@
+"""The draft model alone: whole answers, and the rest of answers that the target began.
+
+The draft's file in the embedded engine, target-only, with a context of its own beside the drafter's (llama.cpp maps the
+file, so both share its pages). It is loaded when it is first needed, and let go of when nobody has needed it for a
+while: an agent whose cloud is there pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from pipesd_agent.local.answer import EdgeAnswer
+from pipesd_agent.session.session import EdgeSession
+from pipesd_agent.session.splice import CannotSplice, Splice
+from pipesd_core.engine.autoregressive import Alone
+from pipesd_core.engine.choices import Several, wants_several
+from pipesd_core.engine.interface import Deliver, Generation, Opening
+from pipesd_core.errors import ApiError, ModelLoadError, Unavailable
+from pipesd_core.protocol.messages import Endpoint, Opened
+
+if TYPE_CHECKING:  # it imports llama.cpp's bindings
+    from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
+
+log = logging.getLogger(__name__)
+
+IDLE_S: Final = 60.0
+"""After so long without a request the model and its KV cache are freed."""
+_EFFECTIVE: Final = ("model", "temperature", "top_p", "top_k", "seed", "stop")
+"""What `Opened` says better than the body."""
+
+
+class CannotGoOn(Exception):
+    """The draft model cannot continue this answer; the message says why."""
+
+
+class Edge:
+    """Owns the engine. All methods on the event loop's thread, but `load`.
+
+    Args:
+        make: loads the engine; blocks, raises ModelLoadError.
+        idle_s: see `IDLE_S`; None: the model stays.
+    """
+
+    def __init__(self, make: Callable[[], EmbeddedEngine], *, idle_s: float | None = IDLE_S) -> None:
+        self._make = make
+        self._idle_s = idle_s
+        self._engine: EmbeddedEngine | None = None
+        self._users = 0
+        self._work: asyncio.Task[None] | None = None
+        """Loads the engine, or lets go of it."""
+        self._timer: asyncio.TimerHandle | None = None
+        self.closed = False
+        """Nothing is begun any more."""
+
+    @property
+    def listing(self) -> list[dict[str, Any]]:
+        """What `/v1/models` says; nothing unless it is loaded."""
+        if self._engine is None:
+            return []
+        info = self._engine.info
+        model = {"id": info.name, "object": "model", "created": 0, "owned_by": "pipesd"}
+        return [model | {"max_model_len": info.max_context}]
+
+    def load(self) -> None:
+        """Before the event loop uses it, on any thread. Raises ModelLoadError."""
+        self._engine = self._make()
+
+    async def begin(self, endpoint: Endpoint, body: bytes, reason: str) -> EdgeAnswer:
+        """The whole answer. Raises ApiError; cancelling takes the request back."""
+        engine = await self._take()
+        answer = Several(engine) if wants_several(endpoint, body) else Alone(engine)
+        try:
+            opening = await answer.open(endpoint, body)
+        except BaseException:
+            answer.abort()
+            self._give_back()
+            raise
+        return EdgeAnswer(answer, opening, engine.info.name, self._give_back, reason=reason)
+
+    async def go_on(self, session: EdgeSession, reason: str) -> EdgeAnswer:
+        """The rest of an answer whose target is lost, from what it has committed.
+
+        Raises CannotGoOn, ApiError; cancelling takes the request back.
+        """
+        opened, request = session.opened, session.request
+        if opened is None:
+            raise CannotGoOn("it has not begun")
+        if not request.fingerprint:
+            raise CannotGoOn("it was opened cloud-only, so nobody compared its vocabulary with the draft model's")
+        try:
+            splice = Splice(session.shown)
+        except CannotSplice as why:
+            raise CannotGoOn(str(why)) from why
+        decided = tuple(session.committed[len(opened.prompt_ids) :])
+        engine = await self._take()
+        answer = Alone(_Begun(engine, _opening(opened), decided))
+        try:
+            opening = await answer.open(request.endpoint, without(request.body, *_EFFECTIVE))
+        except BaseException:
+            answer.abort()
+            self._give_back()
+            raise
+        return EdgeAnswer(
+            answer,
+            opening,
+            engine.info.name,
+            self._give_back,
+            reason=reason,
+            from_token=len(decided),
+            splice=splice,
+            counts=session.counts,
+        )
+
+    async def aclose(self) -> None:
+        """End what runs with an error, and free the model. Harmless when repeated."""
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._work is not None:
+            await asyncio.gather(self._work, return_exceptions=True)
+        if self._engine is not None:
+            await self._engine.aclose()
+
+    async def _take(self) -> EmbeddedEngine:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._users += 1
+        try:
+            while self._engine is None:
+                if self.closed:
+                    raise Unavailable("the agent is shutting down; try again later")
+                if self._work is None:
+                    self._work = asyncio.create_task(self._load())
+                    self._work.add_done_callback(self._worked)
+                await asyncio.shield(self._work)
+            return self._engine
+        except BaseException:
+            self._give_back()
+            raise
+
+    async def _load(self) -> None:
+        log.info("loading the draft model, to answer without the target")
+        try:
+            self._engine = await asyncio.to_thread(self._make)
+        except (ModelLoadError, MemoryError) as error:
+            raise Unavailable(f"it cannot be loaded: {str(error) or 'not enough memory'}") from error
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        self._work = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the draft model's engine: %s", error)
+
+    def _give_back(self) -> None:
+        self._users -= 1
+        if not self._users and self._idle_s is not None and not self.closed:
+            self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._let_go)
+
+    def _let_go(self) -> None:
+        engine, self._engine, self._timer = self._engine, None, None
+        if engine is not None:
+            log.info("the draft model's own context is freed: it was not needed for %g s", self._idle_s)
+            self._work = asyncio.create_task(engine.aclose())
+            self._work.add_done_callback(self._worked)
+
+
+class _Begun:
+    """Opens the one generation that goes on with an answer."""
+
+    def __init__(self, engine: EmbeddedEngine, opening: Opening, decided: tuple[int, ...]) -> None:
+        self._engine, self._opening, self._decided = engine, opening, decided
+
+    async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> Generation:
+        return await self._engine.go_on(endpoint, body, self._opening, self._decided, deliver)
+
+
+def without(body: bytes, *names: str) -> bytes:
+    """A body as it came, less these fields. What is no object stays as it is, for the engine to refuse."""
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, Raw])
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return body
+    return msgspec.json.encode({name: value for name, value in fields.items() if name not in names})
+
+
+def _opening(opened: Opened) -> Opening:
+    return Opening(opened.prompt_ids, opened.params, opened.max_tokens, opened.eos_ids, opened.model, opened.stop)
+
+
+def why(error: ApiError) -> str:
+    """What a client is told of an error; of a gateway's that is in its body."""
+    return str(error.body()["error"]["message"])

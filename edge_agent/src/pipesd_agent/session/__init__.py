@@ -1,0 +1,1 @@
+"""One request, sans-I/O, and what steers and watches it."""

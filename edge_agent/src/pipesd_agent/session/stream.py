@@ -1,0 +1,248 @@
+"""One client's request in the agent: an `EdgeSession` with its lane of the drafter, and what the client waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.drafting.worker import DraftLane, DraftWorker
+from pipesd_agent.session.session import (
+    Commit,
+    Complete,
+    Deliver,
+    EdgeSession,
+    Fail,
+    RemoteError,
+    StartDrafting,
+    StopDrafting,
+    usage_payload,
+)
+from pipesd_agent.telemetry.tracing import Tracer
+from pipesd_core.errors import ApiError, OutOfState, ProtocolError, Unavailable
+from pipesd_core.protocol.messages import (
+    MAX_UNACKED,
+    Ack,
+    Desync,
+    Draft,
+    EdgeMessage,
+    End,
+    Event,
+    Failed,
+    Open,
+    Opened,
+    Verdict,
+)
+
+log = logging.getLogger(__name__)
+
+
+MAX_UNTAKEN: Final = 4 * MAX_UNACKED
+MAX_UNTAKEN_BYTES: Final = 16 * 2**20
+"""What may wait for a client that reads slowly. A gateway stops long before, for want of acknowledgements; one that
+does not must not fill this machine's memory."""
+
+
+class Upload(Struct):
+    """Bytes sent for a request, WebSocket headers and masks included."""
+
+    open: int = 0
+    drafts: int = 0
+    acks: int = 0
+    other: int = 0
+
+
+class RequestStream:
+    """Owns the lane; carries out the session's actions. All on the event loop's thread.
+
+    Args:
+        worker: None when this request is served cloud-only.
+        changed: called whenever the session may have something to send, or its deadline moved.
+    """
+
+    def __init__(
+        self, request_id: str, session: EdgeSession, worker: DraftWorker | None, changed: Callable[[], None]
+    ) -> None:
+        self.request_id = request_id
+        self.session = session
+        self.upload = Upload()
+        self.started = time.monotonic()
+        self.kept_by: object | None = None
+        """The connection that it stays on while the link goes to another gateway; None: it goes with the link."""
+        self.tracer: Tracer | None = None
+        """Set by who wants a trace of this request."""
+        self._worker = worker
+        self._lane: DraftLane | None = None
+        self._changed = changed
+        self._answers: deque[Deliver | Complete | Fail] = deque()
+        self._untaken_bytes = 0
+        self._answered = asyncio.Event()
+        self._opened = asyncio.Event()
+
+    # For the client.
+
+    async def opened(self) -> Opened:
+        """Wait until the gateway has accepted the request. Raises ApiError; bounded by the session's own clocks."""
+        await self._opened.wait()
+        if self.session.opened is None:
+            await self.next()
+            raise Unavailable("the gateway ended the request before it began; try again")
+        return self.session.opened
+
+    async def next(self) -> bytes | None:
+        """The next payload for the client, who has taken all before it; None: complete. Raises ApiError."""
+        while not self._answers:
+            self._answered.clear()
+            await self._answered.wait()
+        answer = self._answers[0]
+        match answer:
+            case Deliver(_, payload, usage):
+                self._answers.popleft()
+                self._untaken_bytes -= len(payload)
+                return usage_payload(payload, self.session.counts) if usage else payload
+            case Fail(error):
+                raise error
+        return None
+
+    def taken(self) -> None:
+        """The client has what `next` returned last."""
+        waiting = next((answer.seq for answer in self._answers if isinstance(answer, Deliver)), None)
+        self.session.taken(2**53 if waiting is None else waiting - 1, time.monotonic())
+        self._changed()
+
+    def client_left(self) -> None:
+        """The client is gone, or done. Harmless when repeated."""
+        self.session.client_left()
+        self._act()
+
+    # For the link.
+
+    def receive(self, message: Opened | Verdict | Event | End | Failed | Desync) -> None:
+        """A message of the gateway for this request."""
+        try:
+            self.session.receive(message, time.monotonic())
+            if self.tracer is not None and isinstance(message, Verdict):
+                self.tracer.decided(message)
+            self._act()
+            self._check_untaken()
+        except ProtocolError as error:
+            log.error("request %s: the gateway broke the protocol: %s", self.request_id, error)
+            self.session.fail(Unavailable(f"the gateway broke the session protocol: {error}"))
+            self._act()
+
+    def sent(self, message: EdgeMessage, size: int, began: float) -> None:
+        """Count a message that went out as `size` bytes, the first of them given to the socket at `began`."""
+        self.session.watch.sent(message, size, began)
+        match message:
+            case Open():
+                self.upload.open += size
+            case Draft():
+                self.upload.drafts += size
+                if self.tracer is not None:
+                    self.tracer.sent(message, size)
+            case Ack():
+                self.upload.acks += size
+            case _:
+                self.upload.other += size
+
+    def tick(self, now: float) -> None:
+        self.session.tick(now)
+        self._act()
+
+    def suspended(self, error: ApiError) -> None:
+        """The link is gone; perhaps it comes back."""
+        self.session.suspended(error, time.monotonic())
+        self._act()
+
+    def resumed(self) -> None:
+        """It is back."""
+        self.session.resumed()
+        self._act()
+
+    def relocated(self) -> None:
+        """The link has been given up for one to another gateway."""
+        self.session.relocated()
+        self._act()
+
+    def postponed(self, failed: Failed) -> None:
+        """The gateway ends: another one will be asked."""
+        self.session.postponed(RemoteError(failed), time.monotonic())
+        self._act()
+
+    def refused(self) -> None:
+        """There is no other one."""
+        self.session.refused()
+        self._act()
+
+    def link_lost(self, error: ApiError) -> None:
+        """The link is gone for good."""
+        self.session.link_lost(error)
+        self._act()
+
+    # Inside.
+
+    def _check_untaken(self) -> None:
+        count = len(self._answers)
+        if (count > MAX_UNTAKEN or self._untaken_bytes > MAX_UNTAKEN_BYTES) and isinstance(self._answers[-1], Deliver):
+            raise OutOfState(
+                f"{count} events of {self._untaken_bytes} bytes wait for the client, unacknowledged; the limits are "
+                f"{MAX_UNTAKEN} and {MAX_UNTAKEN_BYTES}"
+            )
+
+    def _act(self) -> None:
+        for action in self.session.take_actions():
+            match action:
+                case StartDrafting():
+                    self._open_lane(action)
+                case Commit(tokens, limit):
+                    self._commit(tokens, limit)
+                case StopDrafting():
+                    if self._lane is not None:
+                        self._lane.close()
+                        self._lane = None
+                case _:
+                    self._untaken_bytes += len(action.payload) if isinstance(action, Deliver) else 0
+                    self._answers.append(action)
+                    self._answered.set()
+        if self.session.opened is not None or self._answers:
+            self._opened.set()
+        self._changed()
+
+    def _open_lane(self, start: StartDrafting) -> None:
+        if self._worker is not None:
+            self._lane = self._worker.open(
+                start.prompt_ids, start.params, start.eos_ids, self._drafted, self._drafter_failed
+            )
+        if self._lane is None:
+            if self._worker is not None and self._worker.broken is not None:
+                log.warning("request %s is served cloud-only: the drafter is broken", self.request_id)
+            else:
+                log.info(
+                    "request %s: the drafter has no room, served cloud-only (too many, too long, an id that it lacks)",
+                    self.request_id,
+                )
+            self.session.drafting_ended()
+
+    def _commit(self, tokens: Sequence[int], limit: int) -> None:
+        if self._lane is not None and self._lane.commit(tokens, limit) is None:
+            log.info("request %s goes on cloud-only: the drafter does not have a token id of it", self.request_id)
+            self._lane = None
+            self.session.drafting_ended()
+
+    def _drafted(self, commit: int, token: DraftToken | None) -> None:
+        before = self.session.counts.drafted
+        self.session.drafted(commit, token, time.monotonic())
+        if self.tracer is not None and token is not None and self.session.counts.drafted > before:
+            self.tracer.drafted(token)
+        self._act()
+
+    def _drafter_failed(self, error: Exception) -> None:
+        log.error("request %s goes on cloud-only: the drafter failed: %s", self.request_id, error)
+        self.session.drafting_ended()
+        self._act()

@@ -1,0 +1,1 @@
+"""What is measured: link, drafter, target, acceptance, time per token."""

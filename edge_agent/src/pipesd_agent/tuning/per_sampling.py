@@ -1,0 +1,104 @@
+"""The tuners of one agent: greedy and sampled answers have other confidences, so each its own (architecture §6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipesd_agent.tuning.background import Proposer
+from pipesd_agent.tuning.recorder import Tape
+from pipesd_agent.tuning.replay import Costs, Pair, Upload
+from pipesd_agent.tuning.store import GoodPairs, key
+from pipesd_agent.tuning.thresholds import TunedDual
+from pipesd_agent.tuning.tuner import Tuner, TunerFigures
+
+
+class Tuners:
+    """To be driven, all on the event loop and none of it waits but `save`:
+
+    - `session()` for each session: its trigger, and a `Watch` that has to be told everything;
+    - `costs(...)` whenever the monitor has new ones, once a second, say; nothing is tuned before the first;
+    - `gateway(...)` when the link is up, also to another one;
+    - `moved(...)` when the monitor says that conditions have;
+    - `save()` now and then (in a thread: it may write a file), and at the end, then `close()`.
+
+    Args:
+        first: thresholds to begin with where none are kept.
+        proposer: makes one, `lambda: InThread(Child())`: each tuner has its own, and neither waits for the other.
+        window: `SessionSettings.window`. upload: what the sessions' batcher does.
+        price_ms: of a NAV; 0: latency is all that counts.
+        kept, draft: where good pairs are kept, and the drafter's name there.
+    """
+
+    def __init__(
+        self,
+        first: Pair,
+        proposer: Callable[[], Proposer],
+        *,
+        window: int,
+        upload: Upload,
+        price_ms: float,
+        kept: GoodPairs | None,
+        draft: str = "",
+    ) -> None:
+        self._price_ms = price_ms
+        self._kept = kept
+        self._draft = draft
+        self._gateway: str | None = None
+        self._proposers = {sampled: proposer() for sampled in (False, True)}
+        self._tuners = {
+            sampled: Tuner(first, self._proposers[sampled], window=window, upload=upload, price_s=price_ms / 1000)
+            for sampled in (False, True)
+        }
+
+    def session(self) -> tuple[TunedDual, Tape]:
+        """Trigger and watch of a new session."""
+        trigger = TunedDual(self._tuners[False].thresholds)
+        return trigger, Tape(self._tuners, trigger)
+
+    def costs(self, costs: Costs) -> None:
+        for tuner in self._tuners.values():
+            tuner.costs(costs)
+
+    def gateway(self, address: str) -> None:
+        """The link is up, to this one. The first time, or where it is another one than before: begin with what was good
+        there."""
+        before, self._gateway = self._gateway, address
+        if address == before:
+            return
+        for sampled, tuner in self._tuners.items():
+            pair = self._kept.get(self._key(sampled)) if self._kept else None
+            if pair is not None:
+                tuner.begin_with(pair)
+            if before is not None:
+                tuner.moved(f"the gateway is {address}")
+
+    def moved(self, why: str, *, text: bool = False, sampled: bool | None = None) -> None:
+        """text: acceptance is another. sampled: of which answers; None: of all."""
+        for which, tuner in self._tuners.items():
+            if sampled is None or which == sampled:
+                tuner.moved(why, text=text)
+
+    def save(self) -> None:
+        """Keep what is good."""
+        if self._kept is None or self._gateway is None:
+            return
+        for sampled, tuner in self._tuners.items():
+            if (pair := tuner.good) is not None:
+                self._kept.put(self._key(sampled), pair)
+
+    def close(self) -> None:
+        """No more studies."""
+        for proposer in self._proposers.values():
+            proposer.close()
+
+    @property
+    def state(self) -> tuple[int, ...]:
+        """Another one whenever thresholds in force have changed."""
+        return tuple(tuner.thresholds.version for tuner in self._tuners.values())
+
+    def figures(self) -> dict[str, TunerFigures]:
+        """By kind of text: "greedy", "sampled"."""
+        return {"sampled" if sampled else "greedy": tuner.figures() for sampled, tuner in self._tuners.items()}
+
+    def _key(self, sampled: bool) -> str:
+        return key(self._draft, self._gateway or "", self._price_ms, sampled=sampled)

@@ -1,0 +1,83 @@
+"""What the tuner learns from: one session's judged drafts, and how long its verifications took (architecture §6)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Final
+
+from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.policies import Unwatched
+from pipesd_agent.tuning.replay import Judged
+from pipesd_agent.tuning.thresholds import TunedDual
+from pipesd_agent.tuning.tuner import STRETCH, Stretch, Tuner
+from pipesd_core.protocol.messages import Opened, Reason, Verdict
+
+ASTRAY: Final = 16
+"""Drafts after a wrong one that are kept."""
+
+
+class Tape(Unwatched):
+    """A session's `Watch`. It gives the session's trigger the thresholds of the tuner for its kind of text, and that
+    tuner a `Stretch` of every STRETCH tokens or so, and of what is left at the end.
+
+    Time counts from one verdict to the next that a NAV led to: neither the prompt nor free runs are in it.
+
+    tuners: by whether answers are sampled (temperature above 0).
+    """
+
+    def __init__(self, tuners: Mapping[bool, Tuner], trigger: TunedDual) -> None:
+        self._tuners = tuners
+        self._trigger = trigger
+        self._tuner = tuners[False]
+        self._since: float | None = None
+        self._window: deque[DraftToken] = deque()
+        self._judged: list[Judged] = []
+        self._begin()
+
+    def opened(self, opened: Opened, now: float) -> None:  # noqa: ARG002
+        self._tuner = self._tuners[opened.params.temperature > 0]
+        self._trigger.thresholds = self._tuner.thresholds
+        self._begin()
+
+    def drafted(self, token: DraftToken, now: float) -> None:  # noqa: ARG002
+        self._window.append(token)
+
+    def judged(self, token: DraftToken, right: bool, now: float) -> None:  # noqa: ARG002
+        while self._window and self._window[0].position <= token.position:
+            self._window.popleft()
+        astray = () if right else tuple(one.confidence for one, _ in zip(self._window, range(ASTRAY), strict=False))
+        self._judged.append(Judged(token.confidence, right, astray))
+
+    def discarded(self, now: float) -> None:  # noqa: ARG002
+        self._window.clear()
+
+    def decided(self, verdict: Verdict, now: float) -> None:
+        if verdict.reason is Reason.NAV and self._since is not None:
+            self._text += self._judged
+            self._tokens += len(verdict.tokens)
+            self._seconds += now - self._since
+            self._navs += 1
+            if self._tokens >= STRETCH or self._tuner.thresholds.version != self._version:
+                self._end()
+        else:
+            self._end()
+            if self._judged:
+                self._tuner.stretch(Stretch(self._pair, 0, 0.0, 0, tuple(self._judged)))
+        self._judged = []
+        self._since = now
+
+    def ended(self, now: float) -> None:  # noqa: ARG002
+        self._end()
+
+    def _begin(self) -> None:
+        self._pair = self._tuner.thresholds.pair
+        self._version = self._tuner.thresholds.version
+        self._text: list[Judged] = []
+        self._tokens = self._navs = 0
+        self._seconds = 0.0
+
+    def _end(self) -> None:
+        if self._tokens:
+            self._tuner.stretch(Stretch(self._pair, self._tokens, self._seconds, self._navs, tuple(self._text)))
+        self._begin()

@@ -1,0 +1,97 @@
+"""Studies in a child process of low priority: the agent's interpreter has tokens to pass on meanwhile.
+
+`Child` is the parent's end; `python -m pipesd_agent.tuning.worker_process` the other one, which does a study for each
+that comes in, and ends with its standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from typing import Final
+
+from pipesd_agent.tuning.background import timed
+from pipesd_agent.tuning.gaussian_process import make_skopt
+from pipesd_agent.tuning.search import Studied, Task
+
+LIMIT_S: Final = 120.0
+"""For a study, the child's start included: it takes a second or two."""
+NICE: Final = 10
+
+
+class Child:
+    """A `Student`. The process begins with the first study."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def study(self, task: Task) -> Studied:
+        """Raises RuntimeError where the child cannot do it, or ends."""
+        process = self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        limit = threading.Timer(LIMIT_S, process.kill)
+        limit.daemon = True
+        limit.start()
+        try:
+            pickle.dump(task, process.stdin)
+            process.stdin.flush()
+            done = pickle.load(process.stdout)
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            raise RuntimeError(f"the tuner's process ended with status {process.poll()}") from error
+        finally:
+            limit.cancel()
+        if isinstance(done, Studied):
+            return done
+        raise RuntimeError(f"the tuner's process failed: {done}")
+
+    def let_go(self) -> None:
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait(10)
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):  # what was not written yet
+                    if pipe is not None:
+                        pipe.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._process is None:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "pipesd_agent.tuning.worker_process"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                )
+            return self._process
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal, or systemd, means the parent, which drains
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(NICE)
+    reading, writing = sys.stdin.buffer, sys.stdout.buffer
+    while True:
+        try:
+            task = pickle.load(reading)
+        except EOFError:
+            return
+        try:
+            done: Studied | str = timed(task, make_skopt(task.seed))
+        except Exception as error:  # the parent has it told
+            done = f"{type(error).__name__}: {error}"
+        pickle.dump(done, writing)
+        writing.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The gateway's HTTP side: an OpenAI API with target-only answers, and what an agent asks before it connects.
+
+`create_app` gives the app; `pipesd_gateway.agents.attach` adds the WebSocket route to it. Both check keys by `Keys`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pipesd_core.engine.autoregressive import Alone
+from pipesd_core.engine.choices import Several, wants_several
+from pipesd_core.engine.interface import Engine
+from pipesd_core.errors import ApiError, EngineFailed
+from pipesd_core.protocol.messages import SUBPROTOCOL, Endpoint
+from pipesd_core.service.api_keys import Keys
+from pipesd_core.service.http import (
+    EventStream,
+    error_event,
+    install,
+    json_response,
+    read_body,
+    wants_stream,
+    while_connected,
+)
+from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.openapi import add_description
+from pipesd_gateway import verify_api
+
+
+def create_app(
+    engine: Engine,
+    *,
+    keys: Keys | None = None,
+    life: Life | None = None,
+    cors_origins: tuple[str, ...] = (),
+    load: Callable[[], Mapping[str, int]] = dict,
+) -> FastAPI:
+    """The app over `engine`, which stays the caller's to close. No `keys`: open to everybody.
+
+    load: figures for `/health`: what the server holds at the moment.
+    """
+    keys = keys or Keys()
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    life = life or Life()
+    install(app, life, cors_origins)
+    started = int(time.time())
+
+    async def chat_completions(request: Request) -> Response:
+        return await _answer(request, engine, keys, Endpoint.CHAT_COMPLETIONS)
+
+    async def completions(request: Request) -> Response:
+        return await _answer(request, engine, keys, Endpoint.COMPLETIONS)
+
+    async def models(request: Request) -> Response:
+        keys.authorize(request)
+        info = engine.info
+        model = {"id": info.name, "object": "model", "created": started, "owned_by": "pipesd"}
+        return json_response({"object": "list", "data": [model | {"max_model_len": info.max_context}]})
+
+    async def info(request: Request) -> Response:
+        keys.authorize(request)
+        return json_response(
+            {
+                "model": engine.info.name,
+                "fingerprint": engine.info.fingerprint.hex(),
+                "n_vocab": engine.info.n_vocab,
+                "max_context": engine.info.max_context,
+                "max_drafts": engine.info.max_drafts,
+                "protocol": SUBPROTOCOL,
+            }
+        )
+
+    async def verifications(request: Request) -> Response:
+        keys.authorize(request)
+        return await verify_api.respond(request, engine)
+
+    async def health(_: Request) -> Response:
+        return json_response({"status": "ok", "load": load()})
+
+    async def ready(_: Request) -> Response:
+        life.admit()
+        return json_response({"status": "ready"})
+
+    app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
+    app.add_route("/v1/completions", completions, methods=["POST"])
+    app.add_route("/v1/models", models, methods=["GET"])
+    app.add_route("/v1/pipesd/info", info, methods=["GET"])
+    app.add_route("/v1/pipesd/verify", verifications, methods=["POST"])
+    app.add_route("/health", health, methods=["GET"])
+    app.add_route("/ready", ready, methods=["GET"])
+    add_description(app, "pipesd_gateway")
+    return app
+
+
+async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoint) -> Response:
+    keys.authorize(request)
+    body = await read_body(request)
+    answer = Several(engine) if wants_several(endpoint, body) else Alone(engine)
+    handed_over = False
+    try:
+        opening = await while_connected(request, answer.open(endpoint, body))
+        headers = {"x-pipesd-seed": str(opening.params.seed)}
+        if wants_stream(body):
+            handed_over = True
+            return EventStream(_events(answer), answer.abort, headers)
+        payload = await while_connected(request, answer.next())
+        if payload is None:
+            raise EngineFailed("the engine ended without an answer")
+        return Response(payload.data, media_type="application/json", headers=headers)
+    finally:
+        if not handed_over:
+            answer.abort()
+
+
+async def _events(answer: Alone | Several) -> AsyncIterator[bytes]:
+    try:
+        while (payload := await answer.next()) is not None:
+            yield b"data: " + payload.data + b"\n\n"
+    except ApiError as error:
+        yield error_event(error)
+        return
+    yield b"data: [DONE]\n\n"

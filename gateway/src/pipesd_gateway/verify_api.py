@@ -1,0 +1,184 @@
+"""`POST /v1/pipesd/verify`: the target's word on drafts, over plain HTTP, for people who bring their own edge.
+
+No session and no state: each call names the whole prefix (docs/verify.md). One generation of the engine for each
+request of the batch, side by side, so that they share the engine's steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pipesd_core.engine.interface import Broken, Engine, EngineOutput, Finished, ModelInfo, StepDone
+from pipesd_core.errors import ApiError, ContextLengthExceeded, EngineFailed, InvalidRequest, Unavailable
+from pipesd_core.protocol.messages import Endpoint
+from pipesd_core.sampling.sampler import SamplingParams, draw_seed
+from pipesd_core.service.http import ClientGone, json_response, read_body, while_connected
+
+MAX_REQUESTS: Final = 64
+TIMEOUT_S: Final = 300.0
+"""Longest time for a whole batch, waiting for a place in the engine included."""
+_MAX_OUTPUTS: Final = 64
+"""Most outputs of one step; a step has three or four."""
+
+
+class Asked(Struct, frozen=True, forbid_unknown_fields=True):
+    """One request as it comes. Defaults are the OpenAI API's."""
+
+    prompt: tuple[int, ...]
+    drafts: tuple[int, ...]
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+
+class _Body(Struct, frozen=True, forbid_unknown_fields=True):
+    requests: tuple[Asked, ...]
+    model: str | None = None
+
+
+class Wanted(Struct, frozen=True):
+    """One request, checked. model None: the only one there is. params: effective, seed drawn."""
+
+    prompt: tuple[int, ...]
+    drafts: tuple[int, ...]
+    params: SamplingParams
+    model: str | None = None
+
+    def body(self) -> bytes:
+        """The OpenAI request that it is to the engine."""
+        fields = {
+            "model": self.model,
+            "prompt": self.prompt,
+            "max_tokens": len(self.drafts) + 1,
+            "temperature": self.params.temperature,
+            "top_p": self.params.top_p,
+            "top_k": self.params.top_k,
+            "seed": self.params.seed,
+            "ignore_eos": True,
+        }
+        return msgspec.json.encode({name: value for name, value in fields.items() if value is not None})
+
+
+class Verified(Struct, frozen=True):
+    """The first `accepted` drafts are the target's own tokens, and `token` comes after them."""
+
+    accepted: int
+    token: int
+    seed: int
+
+
+async def respond(request: Request, engine: Engine) -> Response:
+    """The route, for any app: errors are OpenAI-shaped whatever handlers it has. The caller has checked the key."""
+    try:
+        wanted = parse(await read_body(request), engine.info)
+        results = await while_connected(request, verify(engine, wanted))
+        return json_response({"model": engine.info.name, "results": results})
+    except ApiError as error:
+        return json_response(error.body(), error.status, error.headers())
+    except ClientGone:
+        return Response(status_code=499)  # as in `http`: nobody reads it
+
+
+def parse(body: bytes, info: ModelInfo) -> list[Wanted]:
+    """The batch in `body`, checked against the target. Raises InvalidRequest, and nothing else."""
+    try:
+        asked = msgspec.json.decode(body, type=_Body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        what, _, where = str(error).partition(" - at `$")
+        where = where.strip("`.")
+        raise InvalidRequest(f"{where}: {what}" if where else f"the body: {what}", param=where or None) from None
+    if not 1 <= len(asked.requests) <= MAX_REQUESTS:
+        raise InvalidRequest(
+            f"requests must hold 1 to {MAX_REQUESTS} requests, but holds {len(asked.requests)}", param="requests"
+        )
+    return [_check(f"requests[{i}]", one, asked.model, info) for i, one in enumerate(asked.requests)]
+
+
+async def verify(engine: Engine, batch: Sequence[Wanted]) -> list[Verified]:
+    """The target's word on each, in order. Raises ApiError: the first failure ends all of them.
+
+    Cancelling the call lets go of everything, as any other end does.
+    """
+    opening = asyncio.Lock()
+    try:
+        async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_verify_one(engine, wanted, opening)) for wanted in batch]
+    except TimeoutError:
+        raise Unavailable(
+            f"the batch of {len(batch)} was not verified within {TIMEOUT_S:g} s; try again, or send fewer at once"
+        ) from None
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _verify_one(engine: Engine, wanted: Wanted, opening: asyncio.Lock) -> Verified:
+    outputs: asyncio.Queue[EngineOutput] = asyncio.Queue(_MAX_OUTPUTS)
+    async with opening:  # one at a time: a batch waits in one place of the engine's bounded queue, not in all of them
+        generation = await engine.open(Endpoint.COMPLETIONS, wanted.body(), outputs.put_nowait)
+    try:
+        accepted = 0
+        while True:
+            # An engine may decide fewer drafts than it was given: vLLM verifies none in the step of the prompt.
+            generation.step(wanted.drafts[accepted:])
+            done = await _step_done(outputs)
+            for token in done.tokens:
+                if wanted.drafts[accepted : accepted + 1] != (token,):
+                    return Verified(accepted, token, wanted.params.seed)
+                accepted += 1
+            if done.ends:
+                raise EngineFailed(f"the engine ended the answer after {accepted} of {len(wanted.drafts)} drafts")
+    finally:
+        generation.abort()
+
+
+async def _step_done(outputs: asyncio.Queue[EngineOutput]) -> StepDone:
+    while True:
+        match await outputs.get():
+            case StepDone() as done:
+                return done
+            case Broken(error=error):
+                raise error
+            case Finished():
+                raise EngineFailed("the engine ended the answer without taking a step")
+
+
+def _check(where: str, asked: Asked, model: str | None, info: ModelInfo) -> Wanted:
+    if not asked.prompt:
+        raise InvalidRequest(f"{where}.prompt must hold at least one token id, but is empty", param=f"{where}.prompt")
+    _check_ids(f"{where}.prompt", asked.prompt, info.n_vocab)
+    if len(asked.drafts) > info.max_drafts:
+        raise InvalidRequest(
+            f"{where}.drafts may hold {info.max_drafts} token ids, but holds {len(asked.drafts)}",
+            param=f"{where}.drafts",
+        )
+    _check_ids(f"{where}.drafts", asked.drafts, info.n_vocab)
+    length = len(asked.prompt) + len(asked.drafts) + 1
+    if length > info.max_context:
+        raise ContextLengthExceeded(
+            f"{where} has {len(asked.prompt)} prompt ids and {len(asked.drafts)} drafts, with the token after them "
+            f"{length}, but the context is {info.max_context} tokens; send fewer",
+            param=where,
+        )
+    seed = draw_seed() if asked.seed is None else asked.seed
+    try:
+        params = SamplingParams(asked.temperature, asked.top_p, asked.top_k, seed)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{where}.{error.message}", param=f"{where}.{error.param}") from None
+    return Wanted(asked.prompt, asked.drafts, params, model)
+
+
+def _check_ids(where: str, ids: tuple[int, ...], n_vocab: int) -> None:
+    if ids and not (min(ids) >= 0 and max(ids) < n_vocab):
+        at, token = next((at, token) for at, token in enumerate(ids) if not 0 <= token < n_vocab)
+        raise InvalidRequest(
+            f"{where}[{at}] must be a token id from 0 to {n_vocab - 1}, but is {token}", param=f"{where}[{at}]"
+        )
