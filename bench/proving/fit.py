@@ -14,8 +14,9 @@ import numpy as np
 from scipy.optimize import minimize
 
 from bench.proving.stochastic import FITTED, Drawn, Noise, Text, draw
-from pipesd_agent.control.triggers import AdaptiveSequence, DualThreshold, FixedLength, Trigger
+from pipesd_agent.control.triggers import AdaptiveSequence, DualThreshold, FixedLength
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.policies import Trigger
 
 TOKENS: Final = 12_000
 LONGEST: Final = 64

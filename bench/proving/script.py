@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bench.proving.trace import DEPTH, Trace
 from pipesd_agent.control.calibration import CalibratedTrigger
-from pipesd_agent.control.triggers import AdaEdl, Svip, Trigger
+from pipesd_agent.control.triggers import AdaEdl, Svip
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.policies import Trigger
 
 
 class Script:

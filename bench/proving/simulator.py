@@ -21,14 +21,17 @@ from bench.proving.link import Link
 from bench.proving.scenario import TCP_IP, Scenario
 from bench.proving.script import Script
 from bench.proving.timeline import Timeline
+from pipesd_agent.control.fixed import fixed
 from pipesd_agent.control.triggers import TriggerSettings
-from pipesd_agent.link.link import SOCKET_BUFFER_BYTES
-from pipesd_agent.session.policies import Policies, fixed
+from pipesd_agent.link.connection import SOCKET_BUFFER_BYTES
+from pipesd_agent.session.policies import Policies
 from pipesd_agent.session.session import Commit, Complete, Deliver, EdgeSession, Fail, SessionSettings, StartDrafting
 from pipesd_core.engine.interface import Opening, Payload, StepDone
 from pipesd_core.protocol.messages import VERSION, Draft, EdgeMessage, Endpoint, Open, Verdict, encode
 from pipesd_core.sampling.sampler import SamplingParams
-from pipesd_gateway.session import Abort, GatewaySession, SessionLimits, Step
+from pipesd_gateway.limits import SessionLimits
+from pipesd_gateway.orders import Abort, Step
+from pipesd_gateway.session import GatewaySession
 
 CHUNK_BYTES: Final = 220
 TOKEN_TEXT_BYTES: Final = 4

@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipesd_agent.agent import make_agent
 from pipesd_agent.api.app import create_app
+from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig, load
 from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
 from pipesd_core.sampling.sampler import SamplingParams

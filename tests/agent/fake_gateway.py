@@ -12,12 +12,12 @@ from msgspec.structs import replace
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
+from pipesd_agent.control.fixed import fixed
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.link.address import Address
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
 from pipesd_agent.link.requests import LinkSettings
-from pipesd_agent.session.policies import fixed
 from pipesd_agent.session.session import SessionSettings
 from pipesd_core.protocol.messages import (
     SUBPROTOCOL,

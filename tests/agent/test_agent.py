@@ -13,7 +13,8 @@ import pytest
 from fake_gateway import answer, gateways, opened
 from test_stream import make, sent
 
-from pipesd_agent.agent import Agent, make_agent
+from pipesd_agent.agent import Agent
+from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.mode import CLOUD
 from pipesd_agent.drafting.lookup import LookupDrafter
@@ -180,7 +181,7 @@ async def test_the_link_is_told_how_sessions_begin_and_when_it_has_room(monkeypa
         given.append(settings)
         return Link(gateways, settings, *more)
 
-    monkeypatch.setattr("pipesd_agent.agent.Link", linking)
+    monkeypatch.setattr("pipesd_agent.build.Link", linking)
     agent = make_agent(AgentConfig(objective="offload"))
     (settings,) = given
     assert settings.session.free_start == 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipesd_agent.control.batchers import Batcher, Immediate, Planned, Single, Timed
+from pipesd_agent.control.batchers import Immediate, Planned, Single, Timed
+from pipesd_agent.session.policies import Batcher
 
 
 def test_immediate_and_single() -> None:

@@ -13,10 +13,10 @@ import pytest
 from fake_decoder import EOS, FakeDecoder
 from fake_gateway import verdict
 
+from pipesd_agent.control.fixed import fixed
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.local.answer import EdgeAnswer
 from pipesd_agent.local.model import CannotGoOn, Edge, without
-from pipesd_agent.session.policies import fixed
 from pipesd_agent.session.session import EdgeSession, SessionSettings
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, InvalidRequest, ModelLoadError, Unavailable

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from pipesd_agent.control.fixed import fixed
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.drafting.drafter import DraftToken
-from pipesd_agent.session.policies import fixed
 from pipesd_agent.session.session import (
     ACK_BYTES,
     ACK_EVERY,

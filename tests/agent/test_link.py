@@ -32,7 +32,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.link import breaker, requests
+from pipesd_agent.link import breaker, dialing, requests
+from pipesd_agent.link import connection as connecting
 from pipesd_agent.link import link as link_module
 from pipesd_agent.link.link import Link
 from pipesd_agent.session.session import RemoteError
@@ -146,7 +147,7 @@ async def test_a_server_that_is_no_web_server(script: bytes) -> None:
 
 
 async def test_a_server_that_accepts_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(dialing, "CONNECT_TIMEOUT_S", 0.2)
     async with await serve_tcp(None) as server:
         port = server.sockets[0].getsockname()[1]
         async with running_link(f"ws://127.0.0.1:{port}/") as link:
@@ -186,7 +187,7 @@ async def test_attempts_back_off_and_a_request_does_not_wait_for_them(
         attempts.append(time.monotonic())
         return connect(*args, **kwargs)
 
-    monkeypatch.setattr("pipesd_agent.link.link.connect", counting)
+    monkeypatch.setattr("pipesd_agent.link.dialing.connect", counting)
     monkeypatch.setattr(breaker, "BACKOFF_FIRST_S", 0.05)
     monkeypatch.setattr(link_module, "BACKOFF_MOST_S", 0.2)
     monkeypatch.setattr("random.uniform", lambda _, most: most)
@@ -210,12 +211,12 @@ async def test_a_bug_in_connecting_is_logged_and_survived(
     def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("pipesd_agent.link.link.connect", broken)
+    monkeypatch.setattr("pipesd_agent.link.dialing.connect", broken)
     async with fake_gateway(answers) as gateway, running_link(gateway.url) as link:
         with pytest.raises(Unavailable, match="ZeroDivisionError"):
             await ask(link)
         assert "the attempt to connect failed" in caplog.text
-        monkeypatch.setattr("pipesd_agent.link.link.connect", connect)
+        monkeypatch.setattr("pipesd_agent.link.dialing.connect", connect)
         assert await payloads(await ask(link)) == [b"{}"]
 
 
@@ -311,9 +312,10 @@ async def freezes(gateway: FakeGateway, connection: ServerConnection) -> None:
 
 
 async def test_a_frozen_gateway_is_noticed_by_its_pongs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "PING_INTERVAL_S", 0.2)
-    monkeypatch.setattr(link_module, "PING_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(link_module, "CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(dialing, "PING_INTERVAL_S", 0.2)
+    monkeypatch.setattr(dialing, "PING_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connecting, "CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(dialing, "CLOSE_TIMEOUT_S", 0.1)
     async with fake_gateway(freezes) as gateway, running_link(gateway.url) as link:
         stream = await ask(link)
         with pytest.raises(Unavailable, match="link to the gateway was lost"):
@@ -323,10 +325,11 @@ async def test_a_frozen_gateway_is_noticed_by_its_pongs(monkeypatch: pytest.Monk
 
 async def test_a_frozen_gateway_is_noticed_with_a_full_buffer_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pings wait behind what the socket does not take, so that they never time out."""
-    monkeypatch.setattr(link_module, "SEND_TIMEOUT_S", 0.4)
-    monkeypatch.setattr(link_module, "PING_INTERVAL_S", 0.1)
-    monkeypatch.setattr(link_module, "PING_TIMEOUT_S", 30.0)
-    monkeypatch.setattr(link_module, "CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(connecting, "SEND_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(dialing, "PING_INTERVAL_S", 0.1)
+    monkeypatch.setattr(dialing, "PING_TIMEOUT_S", 30.0)
+    monkeypatch.setattr(connecting, "CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(dialing, "CLOSE_TIMEOUT_S", 0.1)
     async with fake_gateway(freezes) as gateway, running_link(gateway.url) as link:
         first = await ask(link)
         await first.opened()
@@ -340,7 +343,7 @@ async def test_a_frozen_gateway_is_noticed_with_a_full_buffer_too(monkeypatch: p
 
 async def test_a_slow_but_living_link_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long message may take many times the patience with one fragment."""
-    monkeypatch.setattr(link_module, "SEND_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(connecting, "SEND_TIMEOUT_S", 0.5)
 
     async def slow(gateway: FakeGateway, connection: ServerConnection) -> None:
         raw = connection.transport
@@ -649,6 +652,7 @@ async def test_what_stays_is_lost_with_the_old_gateway_and_told_so() -> None:
 
 async def test_gateways_that_end_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one's next instance is there when the second one drains, long before the first one's deadline."""
+    monkeypatch.setattr(connecting, "DRAINS_FOR_S", 0.3)
     monkeypatch.setattr(link_module, "DRAINS_FOR_S", 0.3)
 
     async def restarted(gateway: FakeGateway, connection: ServerConnection) -> None:

@@ -189,7 +189,7 @@ def test_gpu_layers_reach_llama_cpp(
     """On a build for the CPU they change nothing but a line in the log."""
     import llama_cpp.llama_cpp as lib
 
-    from pipesd_agent import agent
+    from pipesd_agent import build
     from pipesd_agent.config import AgentConfig
 
     seen: list[tuple[int, bool]] = []
@@ -206,7 +206,7 @@ def test_gpu_layers_reach_llama_cpp(
 
     monkeypatch.setattr(lib, "llama_model_load_from_file", loading)
     monkeypatch.setattr(lib, "llama_init_from_model", making)
-    other = agent._make_drafter(AgentConfig(draft_model=MODEL, gpu_layers=gpu_layers))
+    other = build._make_drafter(AgentConfig(draft_model=MODEL, gpu_layers=gpu_layers))
     try:
         assert seen == [(gpu_layers, gpu_layers != 0)]
         if not lib.llama_supports_gpu_offload():

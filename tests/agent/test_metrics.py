@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipesd_agent.api.metrics import ControlFigures, exposition
+from pipesd_agent.api.metrics import exposition
+from pipesd_agent.control.figures import ControlFigures
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.telemetry.monitor import Monitor
 from pipesd_core.protocol.messages import Reason, Verdict

@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytest
 from fake_gateway import opened, verdict
 
+from pipesd_agent.control.fixed import fixed
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.session import stream as stream_module
-from pipesd_agent.session.policies import fixed
 from pipesd_agent.session.session import EdgeSession, SessionSettings
 from pipesd_agent.session.stream import RequestStream, Upload
 from pipesd_core.errors import ApiError, Unavailable

@@ -24,7 +24,8 @@ def finished(tracer: Tracer | None) -> RequestStream:
     """Prompt 1, 2; drafts 5, 6 (a wish), 7; the target says 5, 9."""
     worker = FakeWorker()
     stream = make(worker)
-    stream.tracer = tracer
+    if tracer is not None:
+        stream.watch(tracer)
     stream.receive(opened(3))
     lane = worker.lanes[0]
     lane.on_token(1, DraftToken(2, 5, 0.75, 0.5, 0.25))
@@ -39,14 +40,21 @@ def finished(tracer: Tracer | None) -> RequestStream:
     return stream
 
 
+def trace_of(tracer: Tracer, stream: RequestStream) -> LiveTrace | None:
+    return tracer.trace(stream.request_id, stream.session.opened, stream.session.committed)
+
+
+def traced(tracer: Tracer | None) -> LiveTrace | None:
+    stream = finished(tracer)
+    return None if tracer is None else trace_of(tracer, stream)
+
+
 def files(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
 def test_what_a_request_notes() -> None:
-    stream = finished(Tracer())
-    assert stream.tracer is not None
-    trace = stream.tracer.trace(stream)
+    trace = traced(Tracer())
     assert trace is not None
     assert (trace.version, trace.request, trace.prompt_length, trace.seed, trace.eos) == (1, "id", 2, 7, (0,))
     assert (trace.tokens, trace.temperature, trace.whole) == ((5, 9), 0.0, True)
@@ -64,9 +72,7 @@ def test_what_a_request_notes() -> None:
 
 def test_rows_are_bounded_and_none_comes_after_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "MAX_ROWS", 3)
-    stream = finished(Tracer())
-    assert stream.tracer is not None
-    trace = stream.tracer.trace(stream)
+    trace = traced(Tracer())
     assert trace is not None
     assert not trace.whole
     assert (len(trace.drafted), len(trace.sent), len(trace.decided)) == (2, 1, 0)
@@ -76,19 +82,17 @@ def test_a_request_without_drafts_has_no_trace() -> None:
     stream = make()
     stream.receive(opened(3))
     stream.receive(verdict(3, 1, 2, 5, 9))
-    assert Tracer().trace(stream) is None
+    assert trace_of(Tracer(), stream) is None
 
 
 async def test_one_file_a_request(tmp_path: Path) -> None:
     traces = TraceFiles(tmp_path / "new" / "folder")
     for _ in range(2):
-        stream = finished(traces.begin())
-        traces.add(stream)
-        traces.add(stream)
-    traces.add(finished(None))
+        traces.add(traced(traces.begin()))
+    traces.add(None)
     await traces.aclose()
     await traces.aclose()
-    traces.add(finished(Tracer()))
+    traces.add(traced(Tracer()))
     folder = tmp_path / "new" / "folder"
     assert len(files(folder)) == 2
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -105,7 +109,7 @@ async def test_a_full_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     traces = TraceFiles(tmp_path)
     begun = [traces.begin() for _ in range(4)]
     for tracer in begun:
-        traces.add(finished(tracer))
+        traces.add(traced(tracer))
     assert traces.begin() is None
     await traces.aclose()
     assert sum(path.name.endswith(".trace.json") for path in files(tmp_path)) == 3
@@ -126,7 +130,7 @@ async def test_a_slow_disk_costs_traces_and_not_answers(
 
     monkeypatch.setattr(traces, "_write", slow)
     for _ in range(4):
-        traces.add(finished(traces.begin()))
+        traces.add(traced(traces.begin()))
     disk.set()
     await traces.aclose()
     assert len(files(tmp_path)) == 2
@@ -138,7 +142,7 @@ async def test_a_disk_that_fails(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     traces = TraceFiles(folder)
     folder.rmdir()
     with caplog.at_level(logging.ERROR):
-        traces.add(finished(traces.begin()))
+        traces.add(traced(traces.begin()))
         await traces.aclose()
     assert "the trace of request id could not be written" in caplog.text
 

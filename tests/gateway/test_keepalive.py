@@ -13,7 +13,7 @@ from fastapi import FastAPI, WebSocket
 from starlette.websockets import WebSocketDisconnect
 from websockets.asyncio.client import connect
 
-from pipesd_agent.link import link
+from pipesd_agent.link import dialing
 from pipesd_core.service import keepalive
 from pipesd_core.service import server as serving
 from pipesd_core.service.server import Server
@@ -21,7 +21,7 @@ from pipesd_core.service.server import Server
 
 def test_both_ends_find_a_dead_link_within_twice_the_interval() -> None:
     assert keepalive.PING_TIMEOUT_S <= keepalive.PING_INTERVAL_S
-    assert (link.PING_INTERVAL_S, link.PING_TIMEOUT_S) == (keepalive.PING_INTERVAL_S, keepalive.PING_TIMEOUT_S)
+    assert (dialing.PING_INTERVAL_S, dialing.PING_TIMEOUT_S) == (keepalive.PING_INTERVAL_S, keepalive.PING_TIMEOUT_S)
     assert keepalive.PING_TIMEOUT_S >= 4, "a busy machine needs so long"
 
 

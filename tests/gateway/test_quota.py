@@ -26,9 +26,10 @@ from pipesd_core.protocol.messages import (
 )
 from pipesd_core.sampling.sampler import SamplingParams
 from pipesd_gateway.connection import GatewayConnection, Hangup, Output, StartRequest
+from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
 from pipesd_gateway.registry import Registry
-from pipesd_gateway.session import GatewaySession, SessionLimits
+from pipesd_gateway.session import GatewaySession
 
 INFO = ModelInfo("toy", n_vocab=100, fingerprint=b"f" * 16, max_context=64, max_drafts=5)
 OPENING = Opening((1, 2, 3), SamplingParams(seed=5), 50, (9,), "toy")

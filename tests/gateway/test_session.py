@@ -29,17 +29,9 @@ from pipesd_core.protocol.messages import (
     encode,
 )
 from pipesd_core.sampling.sampler import SamplingParams
-from pipesd_gateway.session import (
-    MAX_AHEAD,
-    MAX_PATH,
-    MAX_PAYLOAD_BYTES,
-    Abort,
-    GatewaySession,
-    Output,
-    SessionLimits,
-    Step,
-    failed,
-)
+from pipesd_gateway.limits import SessionLimits
+from pipesd_gateway.orders import Abort, Output, Step
+from pipesd_gateway.session import MAX_AHEAD, MAX_PATH, MAX_PAYLOAD_BYTES, GatewaySession, failed
 
 PROMPT = (1, 2, 3, 4)
 BASE = len(PROMPT)

@@ -49,8 +49,8 @@ from pipesd_core.sampling.sampler import SamplingParams
 from pipesd_core.service.lifecycle import Life
 from pipesd_gateway import agents, quota
 from pipesd_gateway.connection import GatewayConnection
+from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
-from pipesd_gateway.session import SessionLimits
 
 INFO = ModelInfo("toy", n_vocab=100, fingerprint=b"f" * 16, max_context=64, max_drafts=5)
 PROMPT = (1, 2, 3)

@@ -7,9 +7,9 @@ import random
 import pytest
 from world import World
 
-from pipesd_agent.control.batchers import Batcher
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.control.upload_planner import Planner
+from pipesd_agent.session.policies import Batcher
 
 
 class Whims:

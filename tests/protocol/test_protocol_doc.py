@@ -14,8 +14,8 @@ from pipesd_core.protocol import messages
 from pipesd_core.protocol.messages import EdgeMessage, End, Event, GatewayMessage, Opened, Verdict, encode
 from pipesd_gateway import agents, quota, session
 from pipesd_gateway.connection import GatewayConnection
+from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
-from pipesd_gateway.session import SessionLimits
 
 ROOT = Path(__file__).resolve().parents[2]
 DOC = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")

@@ -52,9 +52,10 @@ from pipesd_gateway.connection import (
     StartRequest,
     StepRequest,
 )
+from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
 from pipesd_gateway.registry import Registry
-from pipesd_gateway.session import MAX_PATH, SessionLimits
+from pipesd_gateway.session import MAX_PATH
 
 N_VOCAB = 6
 EOS = 5

@@ -5,52 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pipesd_agent.api.eligibility import with_noise
-from pipesd_agent.api.metrics import ControlFigures
-from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.controller import Controller
-from pipesd_agent.control.mode import AutoMode, Switch
-from pipesd_agent.control.upload_planner import Planner
-from pipesd_agent.drafting.drafter import Drafter
+from pipesd_agent.control.figures import ControlFigures
 from pipesd_agent.drafting.worker import DraftWorker
-from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
 from pipesd_agent.link.model_list import Catalog
-from pipesd_agent.link.passthrough import Answer, Forwarder
-from pipesd_agent.link.requests import LinkSettings
+from pipesd_agent.link.passthrough import Answer, Forwarder, with_noise
 from pipesd_agent.local.answer import EdgeAnswer
 from pipesd_agent.local.fallback import CloudAnswer, Policy, begin, is_loss, policy_of, said
-from pipesd_agent.local.model import IDLE_S, Edge
+from pipesd_agent.local.model import Edge
 from pipesd_agent.session.records import Records
 from pipesd_agent.session.session import RemoteError
 from pipesd_agent.session.stream import RequestStream
-from pipesd_agent.telemetry.tracing import TraceFiles
-from pipesd_agent.tuning.background import InThread
+from pipesd_agent.telemetry.tracing import TraceFiles, Tracer
 from pipesd_agent.tuning.per_sampling import Tuners
-from pipesd_agent.tuning.replay import Pair, Upload
-from pipesd_agent.tuning.store import GoodPairs, state_file
-from pipesd_agent.tuning.worker_process import Child
-from pipesd_core.errors import ApiError, ModelLoadError, Unavailable, VocabularyMismatch
+from pipesd_core.errors import ApiError, Unavailable, VocabularyMismatch
 from pipesd_core.protocol.messages import Endpoint, Opened
 from pipesd_core.service.logs import session_name
 
 if TYPE_CHECKING:
-    from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
+    pass
 
 log = logging.getLogger(__name__)
 
 KEEP_EVERY_S: Final = 60.0
-UPLOADS: Final[dict[str, Upload]] = {
-    "immediate": "immediate",
-    "single": "single",
-    "dp": "planned",
-    "expected": "planned",
-}
-"""What the tuner has to know of each batcher."""
 
 
 class Agent:
@@ -93,6 +73,7 @@ class Agent:
         self._fallback: Policy = fallback
         self._cloud_on_mismatch = cloud_on_mismatch
         self._traces = traces
+        self._tracers: dict[RequestStream, Tracer] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -170,7 +151,7 @@ class Agent:
         """The client has its answer, or is gone. Harmless when repeated."""
         if isinstance(answer, EdgeAnswer):
             answer.finish()
-            self.records.add_edge(request_id, answer)
+            self.records.add_local(request_id, answer.record())
             return
         if answer.rest is not None:
             answer.rest.finish()
@@ -190,8 +171,9 @@ class Agent:
         self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool
     ) -> tuple[RequestStream, Opened]:
         stream = await self.link.request(endpoint, body, request_id, collaborative=collaborative)
-        if self._traces is not None and collaborative:
-            stream.tracer = self._traces.begin()
+        if self._traces is not None and collaborative and (tracer := self._traces.begin()) is not None:
+            self._tracers[stream] = tracer
+            stream.watch(tracer)
         try:
             opened = await stream.opened()
             name = session_name(opened.session)
@@ -204,82 +186,17 @@ class Agent:
     def finish(self, stream: RequestStream, rest: EdgeAnswer | None = None) -> None:
         """The client has its answer, or is gone. rest: what the draft model wrote of it. Harmless when repeated."""
         stream.client_left()
-        self.records.add(stream, rest)
-        if self._traces is not None:
-            self._traces.add(stream)
+        self.records.add(stream, None if rest is None else rest.record())
+        tracer = self._tracers.pop(stream, None)
+        if self._traces is not None and tracer is not None:
+            session = stream.session
+            self._traces.add(tracer.trace(stream.request_id, session.opened, session.committed))
 
 
 def _log_death(task: asyncio.Task[None]) -> None:
     """The agent's tasks end by being cancelled only; anything else is a bug that somebody has to hear of."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("a task of the agent died", exc_info=error)
-
-
-def _log_switch(switch: Switch) -> None:
-    log.info("from now on %s (%s)", switch.way.name, switch.reason)
-
-
-def _log_try(switch: Switch) -> None:
-    log.info("for some tokens %s (%s)", switch.way.name, switch.reason)
-
-
-def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
-    """An agent as configured, or with another drafter. Blocks while models load. Raises ModelLoadError, ConfigError."""
-    traces = TraceFiles(config.trace) if config.trace else None
-    tls = config.tls()
-    gateways = Gateways(config.addresses)
-    worker = None
-    if config.mode not in ("cloud", "edge"):
-        worker = DraftWorker(drafter or _make_drafter(config))
-    if config.mode != "auto" and config.objective != "latency":
-        log.warning("objective %s is of use with mode auto only; mode is %s", config.objective, config.mode)
-    controller = _make_controller(config, gateways, worker)
-    settings = LinkSettings(config.gateway_api_key, controller.policies, config.sessions, controller.planner.room_at)
-    edge_only, edge = config.mode == "edge", None
-    if config.draft_model is not None:
-        if config.fallback == "edge" and not config.draft_model.is_file():  # else known on the day that it is needed
-            raise ModelLoadError(f"the draft model {config.draft_model} does not exist: fallback needs it")
-        edge = Edge(partial(_load_edge, config, config.draft_model), idle_s=None if edge_only else IDLE_S)
-        if edge_only:
-            edge.load()
-    return Agent(
-        Link(gateways, settings, worker, tls),
-        Catalog(gateways, config.gateway_api_key, tls),
-        Forwarder(gateways, config.gateway_api_key, tls),
-        worker,
-        cloud_on_mismatch=config.mode == "auto",
-        edge=edge,
-        fallback=config.fallback,
-        edge_only=edge_only,
-        traces=traces,
-        controller=controller,
-    )
-
-
-def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorker | None) -> Controller:
-    tuners = None
-    if config.tuner.enabled and config.trigger.kind == "dual" and worker is not None:
-        tuners = Tuners(
-            Pair(config.trigger.r1, config.trigger.r2),
-            lambda: InThread(Child()),
-            window=config.session.window,
-            upload=UPLOADS[config.batcher],
-            price_ms=config.price_ms,
-            kept=GoodPairs(state_file()),
-            draft=f"{config.draft_model.name if config.draft_model else ''} {(worker.fingerprint or b'').hex()}",
-        )
-
-    def gateway() -> str:
-        return "" if gateways.current is None else gateways.current.address.http
-
-    return Controller(
-        config.trigger,
-        Planner(config.batcher),
-        auto=AutoMode(config.objective, switched=_log_switch, tried=_log_try) if config.mode == "auto" else None,
-        mode=config.mode,
-        tuners=tuners,
-        gateway=gateway,
-    )
 
 
 async def _keep(tuners: Tuners) -> None:
@@ -291,32 +208,3 @@ async def _keep(tuners: Tuners) -> None:
     finally:
         tuners.save()
         tuners.close()
-
-
-def _load_edge(config: AgentConfig, model: Path) -> EmbeddedEngine:
-    from pipesd_core.llamacpp.probe import check_model_runs
-    from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
-    from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
-
-    if config.mode in ("cloud", "edge") or config.gpu_layers:  # else the drafter has tried it
-        check_model_runs(model)
-    decoder = TargetDecoder(model, n_seq=config.capacity, n_ctx_seq=config.context, threads=config.threads)
-    return EmbeddedEngine(decoder, name=decoder.model.name)
-
-
-def _make_drafter(config: AgentConfig) -> Drafter:
-    if config.draft_model is None:
-        from pipesd_agent.drafting.lookup import LookupDrafter
-
-        return LookupDrafter(capacity=config.capacity, max_context=config.context)
-    from pipesd_agent.drafting.llama import LlamaDrafter
-    from pipesd_core.llamacpp.probe import check_model_runs
-
-    check_model_runs(config.draft_model, gpu_layers=config.gpu_layers)
-    return LlamaDrafter(
-        config.draft_model,
-        capacity=config.capacity,
-        n_ctx_seq=config.context,
-        threads=config.threads,
-        gpu_layers=config.gpu_layers,
-    )

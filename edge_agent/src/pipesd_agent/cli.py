@@ -112,8 +112,8 @@ def _parser() -> argparse.ArgumentParser:
 async def _serve(config: AgentConfig) -> None:
     import asyncio
 
-    from pipesd_agent.agent import make_agent
     from pipesd_agent.api.app import create_app
+    from pipesd_agent.build import make_agent
 
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
     try:

@@ -29,9 +29,10 @@ from pipesd_gateway.connection import (
     StartRequest,
     StepRequest,
 )
+from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota, Share
 from pipesd_gateway.registry import Registry
-from pipesd_gateway.session import MAX_AHEAD, GatewaySession, SessionLimits
+from pipesd_gateway.session import MAX_AHEAD, GatewaySession
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from pipesd_core.service.startup import answering_while_starting
 from pipesd_gateway import agents
 from pipesd_gateway.api import create_app
 from pipesd_gateway.config import PROGRAM, GatewayConfig, load
+from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
-from pipesd_gateway.session import SessionLimits
 
 if TYPE_CHECKING:
     from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine

@@ -37,9 +37,11 @@ from pipesd_core.protocol.messages import (
     Run,
     decode_edge,
 )
+from pipesd_gateway.limits import SessionLimits
+from pipesd_gateway.orders import Abort, Step
 from pipesd_gateway.quota import Share
 from pipesd_gateway.registry import Registry
-from pipesd_gateway.session import Abort, GatewaySession, SessionLimits, Step, failed
+from pipesd_gateway.session import GatewaySession, failed
 
 
 class StartRequest(Struct, frozen=True):

@@ -18,7 +18,6 @@ from enum import Enum, auto
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from pipesd_core.engine.interface import Opening, Payload, StepDone
 from pipesd_core.errors import ApiError, InvalidRequest, OutOfState, ProtocolError
@@ -36,12 +35,13 @@ from pipesd_core.protocol.messages import (
     End,
     Event,
     Failed,
-    GatewayMessage,
     Opened,
     Reason,
     Run,
     Verdict,
 )
+from pipesd_gateway.limits import SessionLimits
+from pipesd_gateway.orders import Abort, Output, Step
 
 NEVER_RUN: Final = 0
 MAX_AHEAD: Final = 15
@@ -55,37 +55,6 @@ MAX_PAYLOAD_BYTES: Final = MAX_FRAME_BYTES - 1024
 
 class AnswerTooLarge(InvalidRequest):
     code = "answer_too_large"
-
-
-class SessionLimits(Struct, frozen=True):
-    """Bounds of one session, in seconds.
-
-    park_timeout_s: a parked session whose connected edge is silent for longer goes on by itself.
-    stall_timeout_s: a session held up by unacknowledged messages for longer is given up.
-    grace_s: how long a session whose link is gone can be resumed; 0: not at all.
-    """
-
-    park_timeout_s: float = 5.0
-    stall_timeout_s: float = 60.0
-    grace_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        if self.park_timeout_s <= 0 or self.stall_timeout_s <= 0 or self.grace_s < 0:
-            raise ValueError("timeouts of a session must be positive, and its grace time not negative")
-
-
-class Step(Struct, frozen=True):
-    """Order to the engine: one step that verifies `drafts`, then `ahead` steps of one token each."""
-
-    drafts: tuple[int, ...]
-    ahead: int = 0
-
-
-class Abort(Struct, frozen=True):
-    """Order to the engine: let go of the request."""
-
-
-Output = GatewayMessage | Step | Abort
 
 
 class _RunKind(Enum):

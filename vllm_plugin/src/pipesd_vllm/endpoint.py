@@ -18,8 +18,8 @@ from pipesd_core.service.api_keys import bearer
 from pipesd_core.service.http import json_response
 from pipesd_core.service.lifecycle import Life
 from pipesd_gateway import agents, verify_api
+from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
-from pipesd_gateway.session import SessionLimits
 from pipesd_vllm.compat.core import Core
 from pipesd_vllm.compat.server import keep_alive
 from pipesd_vllm.compat.serving import Serving

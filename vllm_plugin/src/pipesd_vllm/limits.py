@@ -8,8 +8,8 @@ from typing import Final
 from msgspec import Struct
 
 from pipesd_core.errors import ConfigError
+from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import MAX_SESSIONS_PER_KEY
-from pipesd_gateway.session import SessionLimits
 
 
 class Limit(Struct, frozen=True):

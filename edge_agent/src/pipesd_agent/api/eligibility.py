@@ -1,6 +1,7 @@
-"""Which requests cannot be drafted for, because their answer is not one sequence, and what is asked instead.
+"""Which requests cannot be drafted for, because their answer is not one sequence.
 
-A session is one sequence of one prompt (architecture §2.2). All else goes to the target's own OpenAI API (`forward`).
+A session is one sequence of one prompt (architecture §2.2). All else goes to the target's own OpenAI API
+(`link.passthrough`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,6 @@ import msgspec
 from msgspec import Raw, Struct
 
 from pipesd_core.protocol.messages import Endpoint
-
-NOISE: Final = "pipesd_noise"
-"""Of vllm_xargs: draw this request's tokens by the noise that sessions draw theirs by (docs/vllm.md)."""
 
 _NOT_JSON: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
@@ -40,20 +38,6 @@ def why_undraftable(endpoint: Endpoint, body: bytes) -> str | None:
         return _of_any(msgspec.json.decode(body, type=_Peek))
     except _NOT_JSON:
         return None
-
-
-def with_noise(body: bytes) -> bytes:
-    """A body as it came, all but `NOISE` in its vllm_xargs, so that its seed gives the text that a session's would.
-
-    A body or a vllm_xargs that is no object stays, for the server to refuse.
-    """
-    try:
-        fields = msgspec.json.decode(body, type=dict[str, Raw])
-        extra = msgspec.json.decode(fields.get("vllm_xargs", b"null"), type=dict[str, Raw] | None)
-    except _NOT_JSON:
-        return body
-    fields["vllm_xargs"] = Raw(msgspec.json.encode((extra or {}) | {NOISE: Raw(b"1")}))
-    return msgspec.json.encode(fields)
 
 
 def _of_any(peek: _Peek) -> str | None:

@@ -6,40 +6,14 @@ There is no registry that is written to on the way: a scrape reads the figures o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from pipesd_agent.telemetry.monitor import MonitorFigures
+from pipesd_agent.control.figures import ControlFigures
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-
-Pairs = dict[str, tuple[float, float]]
-"""(R1, R2) by the kind of text that they are for: greedy, sampled; fixed: of both."""
-
-
-@dataclass(frozen=True)
-class ControlFigures:
-    """What there is to show; what is None is left out.
-
-    monitor: what was measured. n_hat: draft length that the plan is made for; plan: its batches, in tokens, repeated;
-    batcher, trigger: their names. thresholds: in use. mode: what sessions are in now (or the last one was),
-    and the reason of its last change. requests: since the start, of all modes; running: now.
-    """
-
-    monitor: MonitorFigures | None = None
-    n_hat: int | None = None
-    plan: tuple[int, ...] | None = None
-    batcher: str | None = None
-    trigger: str | None = None
-    thresholds: Pairs = field(default_factory=dict)
-    mode: str | None = None
-    mode_reason: str | None = None
-    requests: int | None = None
-    running: int | None = None
 
 
 def exposition(figures: ControlFigures) -> bytes:

@@ -8,15 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import cycle
-from typing import Protocol
-
-
-class Batcher(Protocol):
-    def due(self, unsent: int, now: float) -> bool:
-        """Send the `unsent` >= 1 drafts now? Asked whenever the link can take a message; they go if it says so."""
-
-    def reset(self) -> None:
-        """Start a new plan: a NAV was sent, or the unsent drafts were discarded."""
 
 
 class Immediate:

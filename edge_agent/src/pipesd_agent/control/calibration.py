@@ -13,9 +13,9 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from pipesd_agent.control.triggers import Trigger
 from pipesd_agent.drafting.confidence import SAMPLED, fit_weights
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.policies import Trigger
 
 MEMORY: Final = 2048
 """Newest judged tokens that are fitted to."""

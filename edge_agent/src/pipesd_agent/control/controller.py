@@ -15,8 +15,8 @@ from typing import Final
 
 import msgspec
 
-from pipesd_agent.api.metrics import ControlFigures, Pairs
 from pipesd_agent.control.calibration import CalibratedTrigger, Calibration
+from pipesd_agent.control.figures import ControlFigures, Pairs
 from pipesd_agent.control.mode import AutoMode
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.control.upload_planner import Planner

@@ -7,25 +7,15 @@ business, so that a trigger which never fires costs speed only. One instance per
 from __future__ import annotations
 
 import math
-from typing import Final, Literal, Protocol, get_args
+from typing import Final, Literal, get_args
 
 import msgspec
 
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.policies import Trigger
 from pipesd_core.errors import ConfigError
 
 MAX_LENGTH: Final = 256
-
-
-class Trigger(Protocol):
-    def drafted(self, token: DraftToken) -> bool:
-        """Take note of the next drafted token. True: verify now, this token included."""
-
-    def reset(self) -> None:
-        """Start a new window: a NAV was sent, or the drafts since the last one were discarded."""
-
-    def verified(self, drafts: int, accepted: int) -> None:
-        """A verification of `drafts` >= 1 drafts accepted the first `accepted`. Comes before the reset for the rest."""
 
 
 class DualThreshold:

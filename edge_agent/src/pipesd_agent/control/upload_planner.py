@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple, get_args
 
-from pipesd_agent.control.batchers import Batcher, Immediate, Planned, Single, Timed
+from pipesd_agent.control.batchers import Immediate, Planned, Single, Timed
 from pipesd_agent.control.draft_lengths import LONGEST, OVER, Lengths
 from pipesd_agent.control.plan_dp import optimal_plan
 from pipesd_agent.control.plan_expected import Timing, costs_nothing
+from pipesd_agent.session.policies import Batcher
 from pipesd_core.errors import ConfigError
 from pipesd_core.protocol.messages import Draft, EdgeMessage, Resume
 

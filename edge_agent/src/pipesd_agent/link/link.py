@@ -1,9 +1,9 @@
 """The link: one WebSocket to a gateway, kept up, carrying the sessions of all clients.
 
-`Link` connects, reconnects with backoff, to the next gateway of the list where one fails, and knows why there is no
-connection; `Connection` is one WebSocket's life. The sessions (`streams`) outlive it: they are resumed on the next one,
-unless the two ends do not understand each other. From a gateway that is about to end they go to another one as soon as
-that has been connected to, but for those that only the first one can finish.
+`Link` connects (`dialing`), reconnects with backoff, to the next gateway of the list where one fails, and knows why
+there is no connection; `connection` is one WebSocket's life. The sessions (`requests`) outlive it: they are resumed on
+the next one, unless the two ends do not understand each other. From a gateway that is about to end they go to another
+one as soon as that has been connected to, but for those that only the first one can finish.
 """
 
 from __future__ import annotations
@@ -11,229 +11,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
 import ssl
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
-import msgspec
-from msgspec import Struct
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.asyncio.client import ClientConnection
 
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.breaker import BACKOFF_FIRST_S
+from pipesd_agent.link.connection import CLOSE_LEAVING, DRAINS_FOR_S, Connection, NotUnderstood, hang_up
+from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, dial
 from pipesd_agent.link.gateways import Gateway, Gateways
 from pipesd_agent.link.requests import LinkSettings, Streams
 from pipesd_agent.session.stream import RequestStream
-from pipesd_core.errors import ApiError, ProtocolError, Unauthorized, Unavailable
+from pipesd_core.errors import ApiError, Unavailable
 from pipesd_core.protocol.messages import (
-    MAX_FRAME_BYTES,
-    SUBPROTOCOL,
-    Close,
-    Draining,
-    EdgeMessage,
     Endpoint,
-    Failed,
-    Open,
-    Rejected,
-    Resume,
-    decode_gateway,
-    encode,
 )
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PING_INTERVAL_S: Final = 4.5
-PING_TIMEOUT_S: Final = 4.5
-"""Together the longest that a dead link goes unnoticed: twice the interval. A busy machine needs the timeout; where
-even that is not enough, the link's sessions are resumed on the next one."""
-CONNECT_TIMEOUT_S: Final = 5.0
 BACKOFF_MOST_S: Final = 10.0
 BACKOFF_WAITED_FOR_S: Final = 2.0
 """The most while clients wait for the link to come back."""
-DRAINS_FOR_S: Final = 5.0
-"""So long a gateway that was about to end is not gone back to: by then it refuses us, is gone, or is another one."""
-CLOSE_LEAVING: Final = 1001
-"""Tells the gateway that nothing of this connection will be resumed."""
-CLOSE_RESTARTING: Final = 1012
-"""From a gateway: it ends, and may come back."""
-CLOSE_RESUMING: Final = 4000
-"""Tells it that the sessions will be, on another connection."""
-SOCKET_BUFFER_BYTES: Final = 4096
-"""Unsent bytes that may lie in the socket: more would be drafts that go stale there on a slow link."""
-FRAGMENT_BYTES: Final = 4096
-"""A larger message (an `open` with a long chat) goes in pieces of this size, so that pings pass between them."""
-SEND_TIMEOUT_S: Final = 7.0
-"""Longest wait for the socket to take a message or fragment. A full buffer stops the pings too: they cannot tell."""
-CLOSE_TIMEOUT_S: Final = 1.0
-TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux's number; Python 3.11 does not name it
-
-
-class NotUnderstood(Unavailable):
-    """The two ends do not speak the same language: what they were about cannot be resumed."""
-
-
-class Connection:
-    """One WebSocket: pulls messages out of the sessions as fast as socket and link take them, and no faster.
-
-    Args:
-        room_at: of `LinkSettings`.
-        others: there are other gateways: what this one does not begin, or does not go on with, waits for them.
-
-    Attributes:
-        draining: the gateway is about to end; its result: in how many seconds.
-        over: the connection has ended; its result: why.
-    """
-
-    def __init__(
-        self, websocket: ClientConnection, streams: Streams, room_at: Callable[[], float], *, others: bool
-    ) -> None:
-        self._websocket = websocket
-        self._streams = streams
-        self._room_at = room_at
-        loop = asyncio.get_running_loop()
-        self.draining: asyncio.Future[float] = loop.create_future()
-        self.over: asyncio.Future[ApiError] = loop.create_future()
-        self.others = others
-        self._left = False
-        self._told: set[int] = set()
-        self._farewells: deque[Close] = deque()
-
-    async def run(self) -> None:
-        """Carry the sessions until the connection ends, or has been left and what it kept is done; then hang up."""
-        reader = asyncio.create_task(self._read())
-        writer = asyncio.create_task(self._write())
-        self._streams.back()
-        code = CLOSE_LEAVING
-        why: ApiError = Unavailable("the link was closed; try again")
-        try:
-            try:
-                await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                reader.cancel()
-                writer.cancel()
-                results = await asyncio.gather(reader, writer, return_exceptions=True)
-            why = _why_lost(results)
-            if self._left:
-                self._streams.join(self, why)
-            elif isinstance(why, NotUnderstood):
-                self._streams.lost(why, for_good=True)
-            else:
-                self._streams.lost(why)
-                code = CLOSE_RESUMING
-        finally:
-            self.over.set_result(why)
-            await _hang_up(self._websocket, code)
-
-    @property
-    def _keeper(self) -> Connection | None:
-        """`RequestStream.kept_by` of those that it carries."""
-        return self if self._left else None
-
-    def leave(self) -> None:
-        """Another connection takes over: keep the sessions that only this gateway can finish, close the others."""
-        moved = self._streams.move(self)
-        self._left = True
-        self._farewells.extend(Close(channel) for channel in moved & self._told)
-
-    async def _read(self) -> None:
-        async for frame in self._websocket:
-            message = decode_gateway(frame if isinstance(frame, bytes) else frame.encode())
-            if isinstance(message, Rejected):
-                raise ProtocolError(message.message)
-            if isinstance(message, Draining):
-                self._drains(message.deadline_s)
-                continue
-            stream = self._streams.get(message.channel)
-            if stream is None or stream.kept_by is not self._keeper:
-                if self._left:
-                    continue
-                raise ProtocolError(f"{type(message).__name__} for channel {message.channel}, which is not open")
-            if isinstance(message, Failed) and message.code == Unavailable.code and self.others:
-                self._drains(DRAINS_FOR_S)
-                if stream.session.movable:
-                    stream.postponed(message)
-                    self._streams.sweep()
-                    continue
-            stream.receive(message)
-            if stream.session.ended:
-                self._streams.sweep()
-
-    def _drains(self, seconds: float) -> None:
-        if not self.draining.done():
-            self.draining.set_result(seconds)
-
-    async def _write(self) -> None:
-        while self._needed:
-            if not await self._write_round():
-                await self._streams.sendable.wait()
-                self._streams.sendable.clear()
-
-    @property
-    def _needed(self) -> bool:
-        return not self._left or bool(self._streams.carried(self))
-
-    async def _write_round(self) -> bool:
-        """One message of each session that has one, in turn, so that none starves the others."""
-        wrote = slept = False
-        while self._farewells:
-            await self._send(self._farewells.popleft())
-        for stream in self._streams.carried(self._keeper):
-            if (wait := self._room_at() - time.monotonic()) > 0.0:
-                slept = True
-                await asyncio.sleep(wait)
-            if stream.kept_by is not self._keeper:
-                continue  # this connection has been left meanwhile
-            if (message := stream.session.next_message(time.monotonic())) is not None:
-                if isinstance(message, Open | Resume):
-                    self._told.add(message.channel)
-                began = time.monotonic()
-                stream.sent(message, await self._send(message), began)
-                wrote = True
-        if wrote:
-            self._streams.rearm()
-        return wrote or slept  # who had nothing to say before the pause may have now
-
-    async def _send(self, message: EdgeMessage) -> int:
-        """Returns bytes on the wire, below TLS. Waits while more than SOCKET_BUFFER_BYTES are unsent; TimeoutError."""
-        frame = encode(message)
-        sizes = [len(frame)]
-        if len(frame) > FRAGMENT_BYTES:
-            sizes = [len(frame[at : at + FRAGMENT_BYTES]) for at in range(0, len(frame), FRAGMENT_BYTES)]
-            sizes.append(0)  # websockets ends fragmented messages so
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT_S) as patience:
-                await self._websocket.send(frame if len(sizes) == 1 else _fragments(frame, patience))
-        except TimeoutError:
-            raise TimeoutError(f"nothing could be sent for {SEND_TIMEOUT_S:g} s") from None
-        return sum((2 if size < 126 else 4) + 4 + size for size in sizes)
-
-
-def _why_lost(results: Sequence[BaseException | None]) -> ApiError:
-    """What ended the reader or the writer."""
-    why: ApiError = Unavailable("the link to the gateway was lost; try again")
-    for result in results:
-        match result:
-            case ProtocolError():
-                why = NotUnderstood(f"the gateway and this agent do not understand each other: {result}")
-            case ConnectionClosed(rcvd=rcvd) if rcvd is not None and rcvd.code == CLOSE_RESTARTING:
-                why = Unavailable("the gateway is shutting down; try again")
-            case ConnectionClosed() | TimeoutError():
-                log.info("the link ended: %s", result)
-            case Exception():
-                log.error("the link failed", exc_info=result)
-    return why
-
-
-async def _fragments(frame: bytes, patience: asyncio.Timeout) -> AsyncIterator[bytes]:
-    for at in range(0, len(frame), FRAGMENT_BYTES):
-        patience.reschedule(asyncio.get_running_loop().time() + SEND_TIMEOUT_S)
-        yield frame[at : at + FRAGMENT_BYTES]
 
 
 class Link:
@@ -338,7 +141,7 @@ class Link:
             finally:
                 succession.cancel()
                 if found is None and succession.done() and not succession.cancelled() and not succession.exception():
-                    self._keep(_hang_up(succession.result()[1], CLOSE_LEAVING))
+                    self._keep(hang_up(succession.result()[1], CLOSE_LEAVING))
             if isinstance(found, Exception):
                 raise found
             if connection.over.done():
@@ -409,7 +212,7 @@ class Link:
         """A connection to this gateway; None: there is none, and it is noted why."""
         gateway.circuit.begin(time.monotonic())
         try:
-            return await self._connect(gateway)
+            return await dial(gateway.address, self._settings.api_key, self._tls)
         except ApiError as error:
             if str(error) != str(gateway.why):
                 log.warning("%s", error)
@@ -420,95 +223,3 @@ class Link:
             gateway.why = Unavailable(f"cannot connect to the gateway: {error!r}; see the agent's log")
         gateway.circuit.failed(time.monotonic(), self._longest_wait)
         return None
-
-    async def _connect(self, gateway: Gateway) -> ClientConnection:
-        """Raises ApiError."""
-        key, url = self._settings.api_key, gateway.address.socket
-        try:
-            websocket = await connect(
-                url,
-                subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
-                additional_headers={"Authorization": f"Bearer {key}"} if key else {},
-                compression=None,
-                open_timeout=CONNECT_TIMEOUT_S,
-                ping_interval=PING_INTERVAL_S,
-                ping_timeout=PING_TIMEOUT_S,
-                close_timeout=CLOSE_TIMEOUT_S,
-                max_size=MAX_FRAME_BYTES,
-                write_limit=SOCKET_BUFFER_BYTES,
-                ssl=self._tls if gateway.address.secure else None,
-            )
-        except (OSError, InvalidHandshake, InvalidURI, ssl.SSLError) as error:
-            raise _why_not(error, url) from error
-        if websocket.subprotocol != SUBPROTOCOL:
-            await _hang_up(websocket, CLOSE_LEAVING)
-            raise Unavailable(f"{url} does not speak {SUBPROTOCOL}: is it a PipeSD gateway's address?")
-        self._bound_kernel_buffer(websocket)
-        return websocket
-
-    def _bound_kernel_buffer(self, websocket: ClientConnection) -> None:
-        raw = websocket.transport.get_extra_info("socket")
-        if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
-            try:
-                raw.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, SOCKET_BUFFER_BYTES)
-            except OSError as error:  # not on this system: the buffer is the kernel's then
-                log.debug("TCP_NOTSENT_LOWAT: %s", error)
-
-
-async def _hang_up(websocket: ClientConnection, code: int) -> None:
-    """Close, politely if the gateway takes part: with a full buffer on a dead link `close` alone would never end."""
-    try:
-        async with asyncio.timeout(2 * CLOSE_TIMEOUT_S):
-            await websocket.close(code)
-    except TimeoutError:
-        pass
-    finally:
-        websocket.transport.abort()
-
-
-def _why_not(error: Exception, url: str) -> ApiError:
-    if isinstance(error, InvalidStatus):
-        status, said = error.response.status_code, _message_of(error.response.body)
-        if status == 401:  # whatever the body says: vLLM's own is not OpenAI-shaped
-            reason = said or "no reason given"
-            return Unauthorized(f"the gateway {url} refuses this agent's key ({reason}): set gateway_api_key_file")
-        if not said:
-            return Unavailable(
-                f"there is no PipeSD gateway at {url} (it answered {status}): check the setting gateway, and any proxy "
-                "in between"
-            )
-        return Unavailable(f"the gateway {url} answered {status}: {said}")
-    if isinstance(error, TimeoutError):
-        return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
-    if (distrust := untrusted(error, url)) is not None:
-        return distrust
-    return Unavailable(f"cannot reach the gateway {url}: {error}")
-
-
-def untrusted(error: BaseException, url: str) -> Unavailable | None:
-    """What a client is told if the gateway's certificate is what an attempt to connect failed of; else None."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is None:
-        return None
-    return Unavailable(
-        f"the certificate of the gateway {url} is not trusted ({cause.verify_message}): check the host's name, and "
-        "set ca_file if its authority is not a public one"
-    )
-
-
-class _Said(Struct):
-    message: str = ""
-
-
-class _Refusal(Struct):
-    error: _Said
-
-
-def _message_of(body: bytes | bytearray | None) -> str:
-    """Of an OpenAI-shaped error, as a gateway of ours sends it; else empty."""
-    try:
-        return msgspec.json.decode(body or b"", type=_Refusal).error.message
-    except msgspec.DecodeError:
-        return ""

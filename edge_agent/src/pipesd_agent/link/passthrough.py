@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
+import msgspec
+from msgspec import Raw
 
+from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, untrusted
 from pipesd_agent.link.gateways import Gateways
-from pipesd_agent.link.link import CONNECT_TIMEOUT_S, untrusted
 from pipesd_agent.link.requests import MAX_STREAMS
 from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable
 from pipesd_core.protocol.messages import Endpoint
@@ -25,6 +27,8 @@ from pipesd_core.service.http import error_event
 
 log = logging.getLogger(__name__)
 
+NOISE: Final = "pipesd_noise"
+"""Of vllm_xargs: draw this request's tokens by the noise that sessions draw theirs by (docs/vllm.md)."""
 SILENCE_S: Final = 600.0
 """Longest wait for the next bytes of an answer. A whole one comes at once at its end; OpenAI's SDK waits as long. A
 gateway that is dead, or behind a dead link, is noticed sooner (`sockets`)."""
@@ -187,3 +191,17 @@ def _by_proxy(url: str) -> bool:
 def _is_last(event: bytes) -> bool:
     """Does a client know after it that no more follows?"""
     return event == b"data: [DONE]" or event.startswith(b'data: {"error"')
+
+
+def with_noise(body: bytes) -> bytes:
+    """A body as it came, all but `NOISE` in its vllm_xargs, so that its seed gives the text that a session's would.
+
+    A body or a vllm_xargs that is no object stays, for the server to refuse.
+    """
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, Raw])
+        extra = msgspec.json.decode(fields.get("vllm_xargs", b"null"), type=dict[str, Raw] | None)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return body
+    fields["vllm_xargs"] = Raw(msgspec.json.encode((extra or {}) | {NOISE: Raw(b"1")}))
+    return msgspec.json.encode(fields)

@@ -7,11 +7,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipesd_agent.control.batchers import Batcher
-from pipesd_agent.control.triggers import Trigger, TriggerSettings
-from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_core.protocol.messages import EdgeMessage, Opened, Verdict
+
+
+class Trigger(Protocol):
+    """Decides when the drafts so far are worth a verification."""
+
+    def drafted(self, token: DraftToken) -> bool:
+        """Take note of the next drafted token. True: verify now, this token included."""
+
+    def reset(self) -> None:
+        """Start a new window: a NAV was sent, or the drafts since the last one were discarded."""
+
+    def verified(self, drafts: int, accepted: int) -> None:
+        """A verification of `drafts` >= 1 drafts accepted the first `accepted`. Comes before the reset for the rest."""
+
+
+class Batcher(Protocol):
+    """Decides when drafts leave the device before a verification takes them all."""
+
+    def due(self, unsent: int, now: float) -> bool:
+        """Send the `unsent` >= 1 drafts now? Asked whenever the link can take a message; they go if it says so."""
+
+    def reset(self) -> None:
+        """Start a new plan: a NAV was sent, or the unsent drafts were discarded."""
 
 
 class Watch(Protocol):
@@ -73,6 +93,45 @@ class Unwatched:
         pass
 
 
+class Watches:
+    """Several watches of one session, told in their order."""
+
+    def __init__(self, *watches: Watch) -> None:
+        self._watches = watches
+
+    def opened(self, opened: Opened, now: float) -> None:
+        for watch in self._watches:
+            watch.opened(opened, now)
+
+    def drafted(self, token: DraftToken, now: float) -> None:
+        for watch in self._watches:
+            watch.drafted(token, now)
+
+    def wished(self, drafts: int, now: float) -> None:
+        for watch in self._watches:
+            watch.wished(drafts, now)
+
+    def sent(self, message: EdgeMessage, size: int, now: float) -> None:
+        for watch in self._watches:
+            watch.sent(message, size, now)
+
+    def judged(self, token: DraftToken, right: bool, now: float) -> None:
+        for watch in self._watches:
+            watch.judged(token, right, now)
+
+    def decided(self, verdict: Verdict, now: float) -> None:
+        for watch in self._watches:
+            watch.decided(verdict, now)
+
+    def discarded(self, now: float) -> None:
+        for watch in self._watches:
+            watch.discarded(now)
+
+    def ended(self, now: float) -> None:
+        for watch in self._watches:
+            watch.ended(now)
+
+
 class Mode(Protocol):
     """Decides where the target goes on by itself, undrafted: a *rest* of the drafter. The session asks it and obeys.
 
@@ -123,9 +182,3 @@ class Policies:
 
 
 MakePolicies = Callable[[], Policies]
-
-
-def fixed(trigger: TriggerSettings, batcher: str, mode: Callable[[], Mode] = Collaborative) -> MakePolicies:
-    """Trigger and batcher that nothing changes, and that know no costs. Raises ConfigError for an unknown batcher."""
-    planner = Planner(batcher)
-    return lambda: Policies(trigger.make(), planner.batcher(), mode=mode())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
-from pipesd_agent.local.answer import EdgeAnswer
 from pipesd_agent.session.stream import RequestStream
 
 KEPT: Final = 64
@@ -20,8 +20,8 @@ class Records:
     def __init__(self) -> None:
         self._records: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
-    def add(self, stream: RequestStream, rest: EdgeAnswer | None = None) -> None:
-        """Note a request that is over. rest: what the draft model wrote of its answer."""
+    def add(self, stream: RequestStream, rest: Mapping[str, Any] | None = None) -> None:
+        """Note a request that is over. rest: the figures of what the draft model wrote of its answer."""
         session = stream.session
         if session.opened is None:
             return
@@ -34,13 +34,13 @@ class Records:
             "upload_bytes": msgspec.to_builtins(stream.upload),
             "tokens": list(zip(session.committed[prompt:], session.origins, strict=True)),
         }
-        self._note(stream.request_id, record | ({} if rest is None else rest.record() | {"seconds": record["seconds"]}))
+        self._note(stream.request_id, record | ({} if rest is None else dict(rest) | {"seconds": record["seconds"]}))
 
-    def add_edge(self, request_id: str, answer: EdgeAnswer) -> None:
-        """Note a request that the target had no part in."""
-        self._note(request_id, answer.record())
+    def add_local(self, request_id: str, record: Mapping[str, Any]) -> None:
+        """Note a request that the target had no part in, with the figures of the draft model's answer."""
+        self._note(request_id, record)
 
-    def _note(self, request_id: str, record: dict[str, Any]) -> None:
+    def _note(self, request_id: str, record: Mapping[str, Any]) -> None:
         self._records[request_id] = {"id": request_id, **record}
         self._records.move_to_end(request_id)
         while len(self._records) > KEPT:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.worker import DraftLane, DraftWorker
+from pipesd_agent.session.policies import Watch, Watches
 from pipesd_agent.session.session import (
     Commit,
     Complete,
@@ -24,7 +25,6 @@ from pipesd_agent.session.session import (
     StopDrafting,
     usage_payload,
 )
-from pipesd_agent.telemetry.tracing import Tracer
 from pipesd_core.errors import ApiError, OutOfState, ProtocolError, Unavailable
 from pipesd_core.protocol.messages import (
     MAX_UNACKED,
@@ -75,8 +75,6 @@ class RequestStream:
         self.started = time.monotonic()
         self.kept_by: object | None = None
         """The connection that it stays on while the link goes to another gateway; None: it goes with the link."""
-        self.tracer: Tracer | None = None
-        """Set by who wants a trace of this request."""
         self._worker = worker
         self._lane: DraftLane | None = None
         self._changed = changed
@@ -116,6 +114,10 @@ class RequestStream:
         self.session.taken(2**53 if waiting is None else waiting - 1, time.monotonic())
         self._changed()
 
+    def watch(self, watch: Watch) -> None:
+        """Tell this watch too what the session does from now on."""
+        self.session.watch = Watches(self.session.watch, watch)
+
     def client_left(self) -> None:
         """The client is gone, or done. Harmless when repeated."""
         self.session.client_left()
@@ -127,8 +129,6 @@ class RequestStream:
         """A message of the gateway for this request."""
         try:
             self.session.receive(message, time.monotonic())
-            if self.tracer is not None and isinstance(message, Verdict):
-                self.tracer.decided(message)
             self._act()
             self._check_untaken()
         except ProtocolError as error:
@@ -144,8 +144,6 @@ class RequestStream:
                 self.upload.open += size
             case Draft():
                 self.upload.drafts += size
-                if self.tracer is not None:
-                    self.tracer.sent(message, size)
             case Ack():
                 self.upload.acks += size
             case _:
@@ -236,10 +234,7 @@ class RequestStream:
             self.session.drafting_ended()
 
     def _drafted(self, commit: int, token: DraftToken | None) -> None:
-        before = self.session.counts.drafted
         self.session.drafted(commit, token, time.monotonic())
-        if self.tracer is not None and token is not None and self.session.counts.drafted > before:
-            self.tracer.drafted(token)
         self._act()
 
     def _drafter_failed(self, error: Exception) -> None:

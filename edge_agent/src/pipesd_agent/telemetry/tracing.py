@@ -12,19 +12,18 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.policies import Unwatched
 from pipesd_core.errors import ConfigError
-from pipesd_core.protocol.messages import Draft, Reason, Verdict
-
-if TYPE_CHECKING:
-    from pipesd_agent.session.stream import RequestStream
+from pipesd_core.protocol.messages import Draft, EdgeMessage, Opened, Reason, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +92,8 @@ class LiveTrace(Struct, frozen=True):
 VERSION: Final = 1
 
 
-class Tracer:
-    """Notes what one request does. Called by its stream."""
+class Tracer(Unwatched):
+    """A watch that notes what one request does."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -103,35 +102,35 @@ class Tracer:
         self._decided: list[Decided] = []
         self._room = MAX_ROWS
 
-    def drafted(self, token: DraftToken) -> None:
+    def drafted(self, token: DraftToken, now: float) -> None:  # noqa: ARG002
         if self._take_room():
             figures = (token.confidence, token.margin, token.entropy)
             self._drafted.append(Drafted(self._now(), len(self._decided), token.position, token.token, *figures))
 
-    def sent(self, draft: Draft, size: int) -> None:
-        if self._take_room():
+    def sent(self, message: EdgeMessage, size: int, now: float) -> None:  # noqa: ARG002
+        if isinstance(message, Draft) and self._take_room():
+            draft = message
             self._sent.append(SentDrafts(self._now(), draft.start, len(draft.ids), draft.verify_through, size))
 
-    def decided(self, verdict: Verdict) -> None:
+    def decided(self, verdict: Verdict, now: float) -> None:  # noqa: ARG002
         if self._take_room():
             v = verdict
             figures = (v.verified, v.accepted, v.reason, v.queue_us, v.forward_us)
             self._decided.append(Decided(self._now(), v.start, len(v.tokens), *figures))
 
-    def trace(self, stream: RequestStream) -> LiveTrace | None:
-        """What there is so far; None: nothing was drafted."""
-        session = stream.session
-        if session.opened is None or not self._drafted:
+    def trace(self, request_id: str, opened: Opened | None, committed: Sequence[int]) -> LiveTrace | None:
+        """What there is so far of a request with these ids, the prompt's included; None: nothing was drafted."""
+        if opened is None or not self._drafted:
             return None
-        params, prompt = session.opened.params, len(session.opened.prompt_ids)
+        params, prompt = opened.params, len(opened.prompt_ids)
         return LiveTrace(
             version=VERSION,
-            request=stream.request_id,
+            request=request_id,
             prompt_length=prompt,
             temperature=params.temperature,
             seed=params.seed,
-            eos=session.opened.eos_ids,
-            tokens=tuple(session.committed[prompt:]),
+            eos=opened.eos_ids,
+            tokens=tuple(committed[prompt:]),
             drafted=tuple(self._drafted),
             sent=tuple(self._sent),
             decided=tuple(self._decided),
@@ -169,14 +168,12 @@ class TraceFiles:
         """For a new request; None: the folder is full."""
         return Tracer() if self._left > 0 else None
 
-    def add(self, stream: RequestStream) -> None:
-        """The request is over: write its trace, if it has one. Harmless when repeated."""
-        tracer, stream.tracer = stream.tracer, None
-        trace = None if tracer is None else tracer.trace(stream)
+    def add(self, trace: LiveTrace | None) -> None:
+        """A request is over: write its trace, if it has one."""
         if trace is None or self._left <= 0 or self._closed:
             return
         if not self._waiting.acquire(blocking=False):
-            log.warning("request %s is not traced: %d traces wait for the disk", stream.request_id, MAX_WAITING)
+            log.warning("request %s is not traced: %d traces wait for the disk", trace.request, MAX_WAITING)
             return
         self._left -= 1
         self._number += 1

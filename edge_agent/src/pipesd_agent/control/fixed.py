@@ -1,0 +1,15 @@
+"""Policies that nothing changes and that know no costs: for tests, the bench, and an agent without a controller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.upload_planner import Planner
+from pipesd_agent.session.policies import Collaborative, MakePolicies, Mode, Policies
+
+
+def fixed(trigger: TriggerSettings, batcher: str, mode: Callable[[], Mode] = Collaborative) -> MakePolicies:
+    """Trigger and batcher that nothing changes, and that know no costs. Raises ConfigError for an unknown batcher."""
+    planner = Planner(batcher)
+    return lambda: Policies(trigger.make(), planner.batcher(), mode=mode())

@@ -1,0 +1,113 @@
+"""A WebSocket to one gateway, or why there is none."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+
+from pipesd_agent.link.address import Address
+from pipesd_agent.link.connection import CLOSE_LEAVING, CLOSE_TIMEOUT_S, SOCKET_BUFFER_BYTES, hang_up
+from pipesd_core.errors import ApiError, Unauthorized, Unavailable
+from pipesd_core.protocol.messages import (
+    MAX_FRAME_BYTES,
+    SUBPROTOCOL,
+)
+
+log = logging.getLogger(__name__)
+
+PING_INTERVAL_S: Final = 4.5
+PING_TIMEOUT_S: Final = 4.5
+"""Together the longest that a dead link goes unnoticed: twice the interval. A busy machine needs the timeout; where
+even that is not enough, the link's sessions are resumed on the next one."""
+CONNECT_TIMEOUT_S: Final = 5.0
+TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux's number; Python 3.11 does not name it
+
+
+async def dial(address: Address, key: str | None, tls: ssl.SSLContext | None) -> ClientConnection:
+    """A connection to a gateway that speaks our protocol, within `CONNECT_TIMEOUT_S`. Raises ApiError."""
+    url = address.socket
+    try:
+        websocket = await connect(
+            url,
+            subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
+            additional_headers={"Authorization": f"Bearer {key}"} if key else {},
+            compression=None,
+            open_timeout=CONNECT_TIMEOUT_S,
+            ping_interval=PING_INTERVAL_S,
+            ping_timeout=PING_TIMEOUT_S,
+            close_timeout=CLOSE_TIMEOUT_S,
+            max_size=MAX_FRAME_BYTES,
+            write_limit=SOCKET_BUFFER_BYTES,
+            ssl=tls if address.secure else None,
+        )
+    except (OSError, InvalidHandshake, InvalidURI, ssl.SSLError) as error:
+        raise _why_not(error, url) from error
+    if websocket.subprotocol != SUBPROTOCOL:
+        await hang_up(websocket, CLOSE_LEAVING)
+        raise Unavailable(f"{url} does not speak {SUBPROTOCOL}: is it a PipeSD gateway's address?")
+    _bound_kernel_buffer(websocket)
+    return websocket
+
+
+def _bound_kernel_buffer(websocket: ClientConnection) -> None:
+    raw = websocket.transport.get_extra_info("socket")
+    if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            raw.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, SOCKET_BUFFER_BYTES)
+        except OSError as error:  # not on this system: the buffer is the kernel's then
+            log.debug("TCP_NOTSENT_LOWAT: %s", error)
+
+
+def _why_not(error: Exception, url: str) -> ApiError:
+    if isinstance(error, InvalidStatus):
+        status, said = error.response.status_code, _message_of(error.response.body)
+        if status == 401:  # whatever the body says: vLLM's own is not OpenAI-shaped
+            reason = said or "no reason given"
+            return Unauthorized(f"the gateway {url} refuses this agent's key ({reason}): set gateway_api_key_file")
+        if not said:
+            return Unavailable(
+                f"there is no PipeSD gateway at {url} (it answered {status}): check the setting gateway, and any proxy "
+                "in between"
+            )
+        return Unavailable(f"the gateway {url} answered {status}: {said}")
+    if isinstance(error, TimeoutError):
+        return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
+    if (distrust := untrusted(error, url)) is not None:
+        return distrust
+    return Unavailable(f"cannot reach the gateway {url}: {error}")
+
+
+def untrusted(error: BaseException, url: str) -> Unavailable | None:
+    """What a client is told if the gateway's certificate is what an attempt to connect failed of; else None."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    return Unavailable(
+        f"the certificate of the gateway {url} is not trusted ({cause.verify_message}): check the host's name, and "
+        "set ca_file if its authority is not a public one"
+    )
+
+
+class _Said(Struct):
+    message: str = ""
+
+
+class _Refusal(Struct):
+    error: _Said
+
+
+def _message_of(body: bytes | bytearray | None) -> str:
+    """Of an OpenAI-shaped error, as a gateway of ours sends it; else empty."""
+    try:
+        return msgspec.json.decode(body or b"", type=_Refusal).error.message
+    except msgspec.DecodeError:
+        return ""
