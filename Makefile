@@ -41,6 +41,7 @@ check: lint  ## lint, types and fast tests; needs no compiled llama.cpp
 lint: $(READY)  ## lint and types
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m mypy
 	$(PY) -m mypy scripts tests
 	$(PY) -m mypy -p bench.proving

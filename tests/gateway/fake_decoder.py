@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesd_core.errors import ApiError, InvalidRequest
-from pipesd_core.llamacpp.openai.controls import Controls
-from pipesd_core.llamacpp.runtime.chooser import Grammar
+from pipesd_core.llamacpp.openai.controls import Controls, Grammar
 from pipesd_core.llamacpp.runtime.logprobs import Decoded, Ranked
 from pipesd_core.sampling.sampler import SamplingParams
 

@@ -14,7 +14,7 @@ from pipesd_core.errors import ConfigError
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.lifecycle import Life
 from pipesd_core.service.server import Server, fail, listen, run_program
-from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, help_format, read_keys
+from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format, read_keys
 from pipesd_core.service.startup import answering_while_starting
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ def _client_key(file: Path | None, environ: Mapping[str, str]) -> str | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pipesd-agent", description="PipeSD's edge side.")
+    parser.add_argument("--version", action=ShowVersion, help="print the version and end")
     commands = parser.add_subparsers(dest="command", required=True)
     # SUPPRESS: a flag that was not given is absent, so that it cannot hide what the file says.
     start = commands.add_parser(

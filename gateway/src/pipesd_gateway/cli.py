@@ -14,7 +14,7 @@ from pipesd_core.errors import ConfigError
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.lifecycle import Life
 from pipesd_core.service.server import Server, fail, listen, run_program
-from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, help_format
+from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format
 from pipesd_core.service.startup import answering_while_starting
 from pipesd_gateway import agents
 from pipesd_gateway.api import create_app
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pipesd-gateway", description="PipeSD's cloud side.")
+    parser.add_argument("--version", action=ShowVersion, help="print the version and end")
     commands = parser.add_subparsers(dest="command", required=True)
     # SUPPRESS: a flag that was not given is absent, so that it cannot hide what the file says.
     serve = commands.add_parser(

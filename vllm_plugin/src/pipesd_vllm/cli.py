@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipesd_core.errors import ConfigError, PipeSDError
+from pipesd_core.service.settings import installed_version
 from pipesd_vllm import limits
 from pipesd_vllm.limits import GRACE, SESSIONS
 
@@ -26,6 +27,7 @@ MOST_DRAFTS: Final = 128
 USAGE: Final = f"""\
 usage: pipesd-vllm serve MODEL [{DRAFTS_FLAG} N] [{SESSIONS.flag} N] [{GRACE.flag} S] [any flag of `vllm serve`]
        pipesd-vllm check
+       pipesd-vllm --version
 
 serve  start vLLM's OpenAI server with the PipeSD plugin. {DRAFTS_FLAG}: most drafts that one step verifies
        (default {DEFAULT_DRAFTS}). {SESSIONS.flag}: most sessions that agents with one API key may have
@@ -39,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] in ([], ["-h"], ["--help"]):
         print(USAGE)
+        return 0
+    if arguments == ["--version"]:
+        print(installed_version("pipesd-vllm"))
         return 0
     try:
         match arguments:

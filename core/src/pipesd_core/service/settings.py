@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
@@ -32,6 +32,24 @@ a flag beats its variable, that beats the file"""
 def help_format(prog: str) -> argparse.HelpFormatter:
     """Of `--help`: a line for each flag where 80 columns suffice."""
     return argparse.HelpFormatter(prog, max_help_position=29)
+
+
+def installed_version(program: str) -> str:
+    """What `--version` prints: the program, which is also its distribution's name, and the version installed."""
+    from importlib.metadata import version  # of no use to any other start
+
+    return f"{program} {version(program)}"
+
+
+class ShowVersion(argparse.Action):
+    """The flag `--version` of a parser: print it and end with exit code 0."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        print(installed_version(parser.prog))
+        parser.exit()
 
 
 S = TypeVar("S", bound=Struct)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from pipesd_core.errors import InvalidRequest
 from pipesd_core.llamacpp.openai.fields import Fields, wrong
@@ -17,6 +19,13 @@ MAX_BIASES: Final = 1024
 """Entries of a logit_bias."""
 MAX_REPETITION: Final = 100.0
 """And 1 / this at least: so that a penalised logit stays a number in float32."""
+
+
+class Grammar(Protocol):
+    """What is needed of `binding.Grammar`: which tokens may come next."""
+
+    def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]: ...
+    def accept(self, token: int) -> None: ...
 
 
 class Controls(Struct, frozen=True):

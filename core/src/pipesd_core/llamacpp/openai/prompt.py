@@ -10,8 +10,8 @@ import msgspec
 from pipesd_core.engine.interface import ModelInfo, Opening
 from pipesd_core.errors import ContextLengthExceeded, InvalidRequest
 from pipesd_core.llamacpp.openai.chat_template import ChatTemplate
+from pipesd_core.llamacpp.openai.controls import Grammar
 from pipesd_core.llamacpp.openai.request import Request
-from pipesd_core.llamacpp.runtime.chooser import Grammar
 from pipesd_core.protocol.messages import Endpoint
 
 DEFAULT_COMPLETION_TOKENS: Final = 16

@@ -7,22 +7,15 @@ once all tokens before it are decided: what penalties count never has to be roll
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipesd_core.errors import EngineFailed
-from pipesd_core.llamacpp.openai.controls import Controls
+from pipesd_core.llamacpp.openai.controls import Controls, Grammar
 from pipesd_core.llamacpp.runtime.logprobs import Ranked, rank
 from pipesd_core.sampling.sampler import Logits, Sampler, SamplingParams, scaled_candidates
-
-
-class Grammar(Protocol):
-    """What is needed of `llama.Grammar`."""
-
-    def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]: ...
-    def accept(self, token: int) -> None: ...
 
 
 class Chooser:
