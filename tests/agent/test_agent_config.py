@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from repository import ROOT
 
 from pipesd_agent.config import GATEWAY_KEY, AgentConfig, load
 from pipesd_agent.control.controller import TunerSettings
@@ -13,8 +14,6 @@ from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.link.address import Address
 from pipesd_agent.session.session import SessionSettings
 from pipesd_core.errors import ConfigError
-
-ROOT = Path(__file__).parents[2]
 
 
 def write(path: Path, text: str) -> Path:

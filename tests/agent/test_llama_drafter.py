@@ -6,10 +6,10 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from repository import BUILD
 
 from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
 from pipesd_agent.drafting.worker import DraftWorker
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-MODEL = Path(__file__).resolve().parents[2] / ".build" / "demo-draft-F32.gguf"
+MODEL = BUILD / "demo-draft-F32.gguf"
 GREEDY = SamplingParams(temperature=0.0)
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=11)
 PROMPT = [0, *range(300, 400)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from repository import BUILD
 
 from pipesd_core.engine.interface import StepDone
 from pipesd_core.errors import ApiError, DecodeError, EngineFailed, ModelLoadError, Overloaded, Unavailable
@@ -19,7 +20,6 @@ from pipesd_core.sampling.sampler import SamplingParams
 
 pytestmark = pytest.mark.e2e
 
-BUILD = Path(__file__).parents[2] / ".build"
 TARGET = BUILD / "demo-target-F32.gguf"
 GREEDY = SamplingParams(temperature=0.0)
 NO_EOS: frozenset[int] = frozenset()

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from repository import ROOT
 
 from pipesd_agent import cli as agent_cli
 from pipesd_agent import config as agent_config
@@ -126,6 +127,6 @@ def test_a_wrong_variable_is_one_line_and_code_2(
 def test_the_ready_configuration_names_every_setting(name: str) -> None:
     """As it is, or in a comment that shows how."""
     command, module, *_ = PROGRAMS[name]
-    text = (Path(__file__).parents[2] / "configs" / f"{name}.toml").read_text("utf-8")
+    text = (ROOT / "configs" / f"{name}.toml").read_text("utf-8")
     for dest in flags_of(command, module):
         assert f"\n{dest} = " in text or f"\n# {dest} = " in text, dest

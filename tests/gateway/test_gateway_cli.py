@@ -15,10 +15,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from repository import BUILD
 
 from pipesd_gateway.cli import main
 
-DEMO_TARGET = Path(__file__).parents[2] / ".build" / "demo-target-F32.gguf"
+DEMO_TARGET = BUILD / "demo-target-F32.gguf"
 
 
 @pytest.fixture(autouse=True)

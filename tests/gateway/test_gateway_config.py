@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import ROOT
 
 from pipesd_core.errors import ConfigError
 from pipesd_gateway.config import KEYS, GatewayConfig, load
@@ -82,7 +83,7 @@ def test_no_key_where_one_was_meant_is_an_error(tmp_path: Path, keys: str) -> No
 
 
 def test_the_ready_configuration_works_and_shows_the_defaults() -> None:
-    config = load({}, {}, Path(__file__).parents[2] / "configs" / "gateway.toml")
+    config = load({}, {}, ROOT / "configs" / "gateway.toml")
     ready: dict[str, Any] = {name: getattr(config, name) for name in config.__struct_fields__ if name != "model"}
     default = GatewayConfig(model=config.model)
     assert ready == {name: getattr(default, name) for name in ready}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from repository import BUILD
 
 from pipesd_core.engine.interface import ModelInfo
 from pipesd_core.errors import InvalidRequest
@@ -21,7 +21,7 @@ from pipesd_core.protocol.messages import Endpoint
 
 pytestmark = pytest.mark.e2e
 
-TARGET = Path(__file__).parents[2] / ".build" / "demo-target-F32.gguf"
+TARGET = BUILD / "demo-target-F32.gguf"
 PERSON = {
     "type": "object",
     "properties": {

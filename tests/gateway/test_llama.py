@@ -11,6 +11,7 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 import numpy as np
 import pytest
+from repository import BUILD
 
 from pipesd_core.errors import DecodeError, ModelLoadError
 from pipesd_core.llamacpp import binding
@@ -18,7 +19,6 @@ from pipesd_core.llamacpp.binding import Context, Model
 
 pytestmark = pytest.mark.e2e
 
-BUILD = Path(__file__).parents[2] / ".build"
 TARGET = BUILD / "demo-target-F32.gguf"
 DRAFT = BUILD / "demo-draft-Q8_0.gguf"
 

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import BUILD
 
 from pipesd_core.errors import ModelLoadError
 from pipesd_core.llamacpp import probe
 
-BUILD = Path(__file__).parents[2] / ".build"
 MODEL = Path("some/model.gguf")
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from repository import BUILD
 
 from pipesd_core.llamacpp.binding import Context, Model
 from pipesd_core.llamacpp.runtime.rows import MAX_ROWS, MAX_WANTED, padded
 
 pytestmark = pytest.mark.e2e
 
-BUILD = Path(__file__).parents[2] / ".build"
 N_SEQ, LENGTH = 4, 600
 
 Padding = Callable[[list[int]], list[int]]

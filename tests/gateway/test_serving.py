@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from fake_decoder import BOS, EOS, FakeDecoder, FakeModel
+from repository import BUILD
 
 from pipesd_core.engine.interface import Broken, EngineOutput, Finished, Opening, Payload, StepDone
 from pipesd_core.errors import (
@@ -396,7 +396,7 @@ async def test_requests_that_were_taken_back_do_not_pile_up(monkeypatch: pytest.
         assert len(parsed) == 2, "one that had begun, and the last"
 
 
-DEMO_TARGET = Path(__file__).parents[2] / ".build" / "demo-target-F32.gguf"
+DEMO_TARGET = BUILD / "demo-target-F32.gguf"
 
 
 @pytest.mark.e2e

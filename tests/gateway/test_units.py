@@ -9,6 +9,7 @@ from types import ModuleType
 
 import msgspec
 import pytest
+from repository import ROOT
 
 from pipesd_agent import cli as agent_cli
 from pipesd_agent import config as agent_config
@@ -17,7 +18,7 @@ from pipesd_core.service.settings import Program, variables
 from pipesd_gateway import cli as gateway_cli
 from pipesd_gateway import config as gateway_config
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 HARDENED = {
     "DynamicUser": "yes",
     "NoNewPrivileges": "yes",

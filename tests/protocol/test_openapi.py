@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import jsonschema_rs
 import pytest
 from fastapi import FastAPI
+from repository import ROOT
 from starlette.routing import Route
 
 from pipesd_agent.agent import Agent
@@ -25,7 +25,7 @@ from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.openapi import PATH, describe
 from pipesd_gateway import api, verify_api
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 PACKAGES = ["pipesd_gateway", "pipesd_agent"]
 
 

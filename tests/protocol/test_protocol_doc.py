@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import msgspec
 import pytest
+from repository import ROOT
 
 from pipesd_core.engine.interface import ModelInfo, Opening, Payload, StepDone
 from pipesd_core.llamacpp.runtime import rows
@@ -17,7 +17,6 @@ from pipesd_gateway.connection import GatewayConnection
 from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
 
-ROOT = Path(__file__).resolve().parents[2]
 DOC = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 MESSAGES = [*EdgeMessage.__args__, *GatewayMessage.__args__]
 EXAMPLE = re.findall(r"^([→←]) (.+)\n  ([0-9a-f ]+)$", DOC, re.MULTILINE)
