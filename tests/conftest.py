@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if "not e2e" not in config.getoption("markexpr") or collection_path.suffix != ".py":
         return None
     return True if E2E_MODULE.search(collection_path.read_text(encoding="utf-8")) else None
+
+
+def pytest_unconfigure() -> None:
+    """llama-cpp-python opens /dev/null twice when it is imported and never closes it, which a run would end by
+    complaining of."""
+    if (utils := sys.modules.get("llama_cpp._utils")) is not None:
+        utils.outnull_file.close()
+        utils.errnull_file.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,7 @@ from relay import Relay, Sent
 
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.session.session import SessionSettings
 from pipesd_core.protocol.messages import Draft
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -32,7 +33,15 @@ def measure(
     relay = Relay(int(target.root.rpartition(":")[2]))
     records = []
     try:
-        config = AgentConfig(gateway=relay.url, draft_model=DRAFT, trigger=trigger, batcher=batcher)
+        # The target waits for the drafts, however slowly they come: a busy machine changes no message.
+        config = AgentConfig(
+            gateway=relay.url,
+            draft_model=DRAFT,
+            trigger=trigger,
+            batcher=batcher,
+            mode="collaborative",
+            session=SessionSettings(free_start=1),
+        )
         with agent_thread(config) as agent, httpx.Client(base_url=agent.url, timeout=60) as client:
             for ask in asks:
                 response = client.post("/completions", json=ask)
@@ -76,7 +85,7 @@ def test_bytes_per_drafted_token(
     report(sent, sum(tokens for _, tokens in drafts))
     each = sum(full) / len(full) / batch
     print(f"{len(full)} of {len(drafts)} draft messages hold {batch}: {each:.2f} bytes a token")
-    assert len(full) > len(drafts) / 3, "this measures something else"
+    assert len(full) >= 10, "this measures something else"
     assert each <= limit
     if batch == 1:
         # What is not alone shares its header: all together are cheaper still.
