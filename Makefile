@@ -58,15 +58,15 @@ reliability: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the fault suites, the
 
 bench: $(READY)  ## all methods in all scenarios in virtual time, to .build/bench (minutes)
 	$(PY) -m bench.proving --out .build/bench & cells=$$!; \
-	$(PY) -m bench.proving.regret --out .build/bench && wait $$cells
+	$(PY) -m bench.proving.methods.regret --out .build/bench && wait $$cells
 
 bench-quick: $(READY)  ## some of it, with few trials, to .build/bench-quick (under a minute)
 	$(PY) -m bench.proving --quick --out .build/bench-quick
-	$(PY) -m bench.proving.regret --quick --out .build/bench-quick
+	$(PY) -m bench.proving.methods.regret --quick --out .build/bench-quick
 
 bench-report: $(READY)  ## docs/benchmarks.md and its figures from what `make bench` left in .build/bench
-	$(PY) -m bench.proving.report .build/bench
-	$(PY) -m bench.proving.regret_report .build/bench
+	$(PY) -m bench.proving.reports.report .build/bench
+	$(PY) -m bench.proving.reports.regret_report .build/bench
 
 bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp loop
 	$(PY) bench/agent.py

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from made import scripted
 
-from bench.proving.bounds import clairvoyant
-from bench.proving.scenario import LAPTOP, PAPER, Forward, Rate, Scenario
-from bench.proving.script import Script
-from bench.proving.simulator import Ours, Simulation
-from bench.proving.stochastic import make_table
+from bench.proving.methods.bounds import clairvoyant
+from bench.proving.simulator.scenario import LAPTOP, PAPER, Forward, Rate, Scenario
+from bench.proving.simulator.script import Script
+from bench.proving.simulator.simulation import Ours, Simulation
+from bench.proving.traces.stochastic import make_table
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.session.session import SessionSettings
 

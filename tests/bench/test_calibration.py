@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.proving.baselines import AUTHORS_SYSTEM, ablations, vanilla
-from bench.proving.calibration import (
+from bench.proving.methods.baselines import AUTHORS_SYSTEM, ablations, vanilla
+from bench.proving.methods.calibration import (
     BUG_13,
     DIAGNOSTIC_MS,
     DIAGNOSTIC_ROUNDS,
@@ -16,7 +16,7 @@ from bench.proving.calibration import (
     lines,
     measured,
 )
-from bench.proving.scenario import AUTHORS
+from bench.proving.simulator.scenario import AUTHORS
 
 
 @pytest.mark.parametrize("name", METHODS)

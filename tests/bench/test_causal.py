@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from made import scripted
 
-from bench.proving.causal import FAMILIES, Running, ours
-from bench.proving.cells import Budget, Workload, run_all, run_best_causal
-from bench.proving.methods import CONTENDERS
-from bench.proving.scenario import LAPTOP, LONG, NARROW
-from bench.proving.stochastic import make_table
+from bench.proving.methods.causal import FAMILIES, Running, ours
+from bench.proving.methods.cells import Budget, Workload, run_all, run_best_causal
+from bench.proving.methods.contenders import CONTENDERS
+from bench.proving.simulator.scenario import LAPTOP, LONG, NARROW
+from bench.proving.traces.stochastic import make_table
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.control.upload_planner import BATCHERS
 from pipesd_agent.drafting.drafter import DraftToken

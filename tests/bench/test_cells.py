@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from bench.proving import __main__ as command
-from bench.proving.cells import INFEASIBLE_MS, Budget, Workload, cost, names, run_all, run_cell
-from bench.proving.figures import Figures
-from bench.proving.methods import CONTENDERS, PUBLISHED, Contender
-from bench.proving.scenario import LAPTOP, NARROW
-from bench.proving.stochastic import make_table
-from bench.proving.summary import tables
+from bench.proving.methods.cells import INFEASIBLE_MS, Budget, Workload, cost, names, run_all, run_cell
+from bench.proving.methods.contenders import CONTENDERS, PUBLISHED, Contender
+from bench.proving.reports.summary import tables
+from bench.proving.simulator.figures import Figures
+from bench.proving.simulator.scenario import LAPTOP, NARROW
+from bench.proving.traces.stochastic import make_table
 
 TINY = Budget(trials=3, tokens=60, report_tokens=120, search=4)
 
@@ -90,5 +90,5 @@ def test_a_cell_that_does_not_exist(cell: str, named: str, monkeypatch: pytest.M
 
 def test_virtual_time_needs_no_llama_cpp() -> None:
     """`make bench` and `make check` build no native code: here the import of it fails, as it does there."""
-    code = "import sys; sys.modules['llama_cpp'] = None; import bench.proving.__main__, bench.proving.regret"
+    code = "import sys; sys.modules['llama_cpp'] = None; import bench.proving.__main__, bench.proving.methods.regret"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from made import table_lines as lines
 
-from bench.proving.compared import calibrated, fixed_thresholds, links, papers_tables, uplinks
+from bench.proving.reports.compared import calibrated, fixed_thresholds, links, papers_tables, uplinks
 
 
 def test_what_needs_no_rows() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from made import scripted
 
-from bench.proving.defaults import DEMO, line, play
-from bench.proving.simulator import Ours
+from bench.proving.methods.defaults import DEMO, line, play
+from bench.proving.simulator.simulation import Ours
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.session.session import SessionSettings
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from bench.proving.drafting import rows_along, trace_of
-from bench.proving.trace import DEPTH, NOTHING
+from bench.proving.traces.drafting import rows_along, trace_of
+from bench.proving.traces.table import DEPTH, NOTHING
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_core.engine.interface import Opening
 from pipesd_core.sampling.sampler import SamplingParams

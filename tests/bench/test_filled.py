@@ -11,12 +11,12 @@ import pytest
 from test_live import EOS, lived
 
 from bench.proving import __main__ as command
-from bench.proving.filled import fill, known, live_table
-from bench.proving.live import rows
-from bench.proving.methods import CONTENDERS, play
-from bench.proving.scenario import LAPTOP
-from bench.proving.script import Script
-from bench.proving.trace import NOTHING, UNKNOWN
+from bench.proving.methods.contenders import CONTENDERS, play
+from bench.proving.simulator.scenario import LAPTOP
+from bench.proving.simulator.script import Script
+from bench.proving.traces.filled import fill, known, live_table
+from bench.proving.traces.live import rows
+from bench.proving.traces.table import NOTHING, UNKNOWN
 from pipesd_agent.telemetry.tracing import LiveTrace
 
 TRACES = [rows(lived(seed)) for seed in range(8)]

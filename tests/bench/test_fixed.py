@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.proving.fixed import compare, lean, ours
-from bench.proving.scenario import NARROW, PAPER
+from bench.proving.methods.fixed import compare, lean, ours
+from bench.proving.simulator.scenario import NARROW, PAPER
 
 
 @pytest.mark.parametrize(("number", "ratio"), [(0, 0.305), (1, 0.535), (2, 0.825), (3, 0.455)])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from made import scripted
 
-from bench.proving.frontier import Spot, families, frontier, spots
-from bench.proving.scenario import LAPTOP
+from bench.proving.methods.frontier import Spot, families, frontier, spots
+from bench.proving.simulator.scenario import LAPTOP
 
 
 def test_a_frontier_is_what_no_other_spot_beats() -> None:

@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench.proving.live import figures, main, read, read_all, rows
-from bench.proving.trace import DEPTH, NOTHING, UNKNOWN
+from bench.proving.traces.live import figures, main, read, read_all, rows
+from bench.proving.traces.table import DEPTH, NOTHING, UNKNOWN
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.telemetry.tracing import Decided, Drafted, LiveTrace, SentDrafts
 from pipesd_core.protocol.messages import Reason

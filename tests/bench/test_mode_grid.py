@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.proving.mode_grid import GRID, Place, play, rows, section
-from bench.proving.scenario import KBIT, MBIT
+from bench.proving.reports.mode_grid import GRID, Place, play, rows, section
+from bench.proving.simulator.scenario import KBIT, MBIT
 
 NEAR = 1.05
 POINTS = (

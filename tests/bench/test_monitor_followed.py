@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made import scripted
 
-from bench.proving.scenario import KBIT, Rate, Scenario
-from bench.proving.simulator import Ours, Simulation
+from bench.proving.simulator.scenario import KBIT, Rate, Scenario
+from bench.proving.simulator.simulation import Ours, Simulation
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.session.policies import Policies

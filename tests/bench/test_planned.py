@@ -6,12 +6,12 @@ from functools import partial
 
 import pytest
 
-from bench.proving.methods import play
-from bench.proving.planned import Planned, true_costs
-from bench.proving.recorded import recorded
-from bench.proving.scenario import LAPTOP, NARROW
-from bench.proving.script import Script
-from bench.proving.simulator import Ours, Simulation
+from bench.proving.methods.contenders import play
+from bench.proving.simulator.planned import Planned, true_costs
+from bench.proving.simulator.scenario import LAPTOP, NARROW
+from bench.proving.simulator.script import Script
+from bench.proving.simulator.simulation import Ours, Simulation
+from bench.proving.traces.recorded import recorded
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.session.session import SessionSettings
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from made import scripted
 
-from bench.proving import plots
-from bench.proving.report import FOLDER, read
-from bench.proving.scenario import LAPTOP
-from bench.proving.sections import Rows
+from bench.proving.reports import plots
+from bench.proving.reports.report import FOLDER, read
+from bench.proving.reports.sections import Rows
+from bench.proving.simulator.scenario import LAPTOP
 
 SCRIPT = scripted("....x.....x...........xx......." * 4)
 

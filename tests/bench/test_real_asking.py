@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.proving.real_asking import configuration, figures_of, questions
-from bench.proving.real_cells import METHODS
+from bench.proving.real.asking import configuration, figures_of, questions
+from bench.proving.real.cells import METHODS
 from pipesd_agent.config import load
 from pipesd_core.protocol.messages import Endpoint
 

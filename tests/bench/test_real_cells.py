@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench.proving.figures import Figures
-from bench.proving.real_cells import CELLS, PROBE, Costs, costs_of
-from bench.proving.real_report import LEAST_CELLS
+from bench.proving.real.cells import CELLS, PROBE, Costs, costs_of
+from bench.proving.real.report import LEAST_CELLS
+from bench.proving.simulator.figures import Figures
 from pipesd_agent.telemetry.tracing import Decided, Drafted, LiveTrace, SentDrafts
 from pipesd_core.protocol.messages import Reason
 

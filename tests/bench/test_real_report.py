@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from bench.proving.figures import Figures
-from bench.proving.real_cells import CELLS, Costs
-from bench.proving.real_report import Run, agreement, agreements, enough, page, table
+from bench.proving.real.cells import CELLS, Costs
+from bench.proving.real.report import Run, agreement, agreements, enough, page, table
+from bench.proving.simulator.figures import Figures
 
 COSTS = Costs(0.0002, 0.0003, 0.001, 0.004)
 

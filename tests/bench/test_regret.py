@@ -8,10 +8,23 @@ from pathlib import Path
 import pytest
 from made import table_lines
 
-from bench.proving import regret, regret_report
-from bench.proving.regret import DEFAULT, Curve, Ground, Setting, fixed, grid, random, rivals, row, settings, tuned
-from bench.proving.scenario import LAPTOP
-from bench.proving.stochastic import make_table
+from bench.proving.methods import regret
+from bench.proving.methods.regret import (
+    DEFAULT,
+    Curve,
+    Ground,
+    Setting,
+    fixed,
+    grid,
+    random,
+    rivals,
+    row,
+    settings,
+    tuned,
+)
+from bench.proving.reports import regret_report
+from bench.proving.simulator.scenario import LAPTOP
+from bench.proving.traces.stochastic import make_table
 from pipesd_agent.tuning.search import Point
 
 TABLE = make_table("small", 4, 150)

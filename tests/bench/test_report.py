@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.proving import report
-from bench.proving.cells import names
-from bench.proving.scenario import SCENARIOS, SWEEP
-from bench.proving.sections import Rows
+from bench.proving.methods.cells import names
+from bench.proving.reports import report
+from bench.proving.reports.sections import Rows
+from bench.proving.simulator.scenario import SCENARIOS, SWEEP
 
 
 def test_rows_are_kept_rounded_and_read_again(tmp_path: Path) -> None:

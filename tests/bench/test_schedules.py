@@ -9,13 +9,13 @@ import pytest
 from made import table_lines as lines
 
 from bench.proving import __main__ as command
-from bench.proving import schedules
-from bench.proving.fixed import FIXED
-from bench.proving.scenario import LAPTOP, NARROW
-from bench.proving.script import Script
-from bench.proving.sections import Rows
-from bench.proving.sections import schedules as section
-from bench.proving.stochastic import make_table
+from bench.proving.methods import schedules
+from bench.proving.methods.fixed import FIXED
+from bench.proving.reports.sections import Rows
+from bench.proving.reports.sections import schedules as section
+from bench.proving.simulator.scenario import LAPTOP, NARROW
+from bench.proving.simulator.script import Script
+from bench.proving.traces.stochastic import make_table
 from pipesd_agent.control.upload_planner import BATCHERS
 
 SCRIPTS = [Script(trace) for trace in make_table("made-up", 6, 128, seed=11).traces]

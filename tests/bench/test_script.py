@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from made import scripted
 
-from bench.proving.baselines import LEAN_SYSTEM, Method, Play
-from bench.proving.recorded import recorded
-from bench.proving.scenario import LAPTOP
-from bench.proving.script import Script
-from bench.proving.simulator import Ours, Simulation
-from bench.proving.stochastic import make_table
-from bench.proving.trace import DEPTH
+from bench.proving.methods.baselines import LEAN_SYSTEM, Method, Play
+from bench.proving.simulator.scenario import LAPTOP
+from bench.proving.simulator.script import Script
+from bench.proving.simulator.simulation import Ours, Simulation
+from bench.proving.traces.recorded import recorded
+from bench.proving.traces.stochastic import make_table
+from bench.proving.traces.table import DEPTH
 from pipesd_agent.control.batchers import Immediate
 from pipesd_agent.control.calibration import CalibratedTrigger
 from pipesd_agent.control.triggers import Kind, TriggerSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.proving.search import Point, search
+from bench.proving.methods.search import Point, search
 
 AXIS = tuple(range(12))
 

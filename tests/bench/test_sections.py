@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from made import table_lines as lines
 
-from bench.proving.sections import (
+from bench.proving.reports.sections import (
     Rows,
     best_causal,
     cloud_only,

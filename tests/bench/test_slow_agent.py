@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from bench.proving.slow_agent import Floored
+from bench.proving.real.slow_agent import Floored
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_core.sampling.sampler import SamplingParams

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from bench.proving.methods import play
-from bench.proving.scenario import FAST_EDGE, NARROW, PAPER
-from bench.proving.script import Script
-from bench.proving.simulator import Ours, Simulation
-from bench.proving.started import Started
-from bench.proving.stochastic import FITTED, make_table
+from bench.proving.methods.contenders import play
+from bench.proving.simulator.scenario import FAST_EDGE, NARROW, PAPER
+from bench.proving.simulator.script import Script
+from bench.proving.simulator.simulation import Ours, Simulation
+from bench.proving.simulator.started import Started
+from bench.proving.traces.stochastic import FITTED, make_table
 
 
 @pytest.fixture(scope="module")

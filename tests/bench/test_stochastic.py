@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.proving import fit
-from bench.proving.stochastic import FITTED, Noise, draw, make_table
-from bench.proving.trace import DEPTH
+from bench.proving.traces import fit
+from bench.proving.traces.stochastic import FITTED, Noise, draw, make_table
+from bench.proving.traces.table import DEPTH
 
 
 def test_equal_arguments_give_equal_tables() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.proving.recorded import TABLES, TEMPERATURES, figures, recorded, table_name
-from bench.proving.trace import DEPTH, NOTHING, Table, Trace
-from bench.proving.workloads import NAMES, workload
+from bench.proving.traces.recorded import TABLES, TEMPERATURES, figures, recorded, table_name
+from bench.proving.traces.table import DEPTH, NOTHING, Table, Trace
+from bench.proving.traces.workloads import NAMES, workload
 
 ALL = [(name, temperature) for name in NAMES for temperature in TEMPERATURES]
 COLUMNS = ("drafts", "confidence", "margin", "entropy")

@@ -7,12 +7,12 @@ import itertools
 import pytest
 from made import scripted
 
-from bench.proving.baselines import AUTHORS_SYSTEM, LEAN_SYSTEM, Play, System, pipesd
-from bench.proving.fixed import FIXED
-from bench.proving.scenario import LAPTOP
-from bench.proving.script import Script
-from bench.proving.simulator import Simulation
-from bench.proving.timeline import Lane, Timeline
+from bench.proving.methods.baselines import AUTHORS_SYSTEM, LEAN_SYSTEM, Play, System, pipesd
+from bench.proving.methods.fixed import FIXED
+from bench.proving.simulator.scenario import LAPTOP
+from bench.proving.simulator.script import Script
+from bench.proving.simulator.simulation import Simulation
+from bench.proving.simulator.timeline import Lane, Timeline
 
 UNSURE = dict.fromkeys(range(3, 60, 7), 0.8)
 

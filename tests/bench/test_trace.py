@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.proving.trace import DEPTH, Table, Trace, load, save
+from bench.proving.traces.table import DEPTH, Table, Trace, load, save
 
 
 def trace(name: str, n: int) -> Trace:

@@ -6,11 +6,8 @@ import math
 
 import pytest
 
-from bench.proving.cells import Budget, Workload
-from bench.proving.figures import Figures
-from bench.proving.probabilities import KINDS, with_probability
-from bench.proving.recorded import TEMPERATURES, recorded
-from bench.proving.triggers import (
+from bench.proving.methods.cells import Budget, Workload
+from bench.proving.methods.triggers import (
     CONFIDENCES,
     SETTINGS,
     best_pair,
@@ -20,7 +17,10 @@ from bench.proving.triggers import (
     run_entry,
     section,
 )
-from bench.proving.workloads import NAMES
+from bench.proving.simulator.figures import Figures
+from bench.proving.traces.probabilities import KINDS, with_probability
+from bench.proving.traces.recorded import TEMPERATURES, recorded
+from bench.proving.traces.workloads import NAMES
 from pipesd_agent.control.calibration import Calibration
 from pipesd_agent.drafting.drafter import DraftToken
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.proving.link import Link, begin, finish
-from bench.proving.scenario import MBIT, PAPER, SCENARIOS, SWEEP, Rate
+from bench.proving.simulator.link import Link, begin, finish
+from bench.proving.simulator.scenario import MBIT, PAPER, SCENARIOS, SWEEP, Rate
 
 
 def test_messages_keep_their_order_and_share_the_rate() -> None:

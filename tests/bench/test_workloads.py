@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.proving.workloads import COUNT, NAMES, workload
+from bench.proving.traces.workloads import COUNT, NAMES, workload
 from pipesd_core.llamacpp.openai.request import parse
 from pipesd_core.sampling.sampler import SamplingParams
 
