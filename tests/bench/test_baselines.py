@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from made import scripted
 
+from bench.link.model import Rate
 from bench.proving.methods.baselines import (
     AUTHORS_SYSTEM,
     LEAN_SYSTEM,
@@ -20,7 +21,7 @@ from bench.proving.methods.baselines import (
     pipesd,
     vanilla,
 )
-from bench.proving.simulator.scenario import Forward, Rate, Scenario
+from bench.proving.simulator.scenario import Forward, Scenario
 
 FREE = System("free", 0, blocking=False, last_eval=False, waits_for_waiting=False)
 """Nothing but what the scenario says."""

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from made import scripted
 
+from bench.link.model import Rate
 from bench.proving.methods.bounds import clairvoyant
-from bench.proving.simulator.scenario import LAPTOP, PAPER, Forward, Rate, Scenario
+from bench.proving.simulator.scenario import LAPTOP, PAPER, Forward, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
 from bench.proving.traces.stochastic import make_table

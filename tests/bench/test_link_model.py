@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.link_model import PACKET, Lane, Way, redrawn
+from bench.link.lane import PACKET, Lane, Way, redrawn
 
 sizes = st.lists(st.integers(1, 65536), min_size=1, max_size=30)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from made import scripted
 
-from bench.proving.simulator.scenario import KBIT, Rate, Scenario
+from bench.link.model import Rate
+from bench.proving.simulator.scenario import KBIT, Scenario
 from bench.proving.simulator.simulation import Ours, Simulation
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.control.upload_planner import Planner

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from made import scripted
 
+from bench.link.model import Rate
 from bench.proving.simulator.figures import Figures
-from bench.proving.simulator.scenario import PROMPT_BYTES, Forward, Rate, Scenario
+from bench.proving.simulator.scenario import PROMPT_BYTES, Forward, Scenario
 from bench.proving.simulator.simulation import Ours, Simulation
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.session.session import SessionSettings

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.proving.simulator.link import Link, begin, finish
-from bench.proving.simulator.scenario import MBIT, PAPER, SCENARIOS, SWEEP, Rate
+from bench.link.model import Rate, begin, finish
+from bench.link.virtual import Link
+from bench.proving.simulator.scenario import MBIT, PAPER, SCENARIOS, SWEEP
 
 
 def test_messages_keep_their_order_and_share_the_rate() -> None:

@@ -12,8 +12,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from bench.link.virtual import Link
 from bench.proving.simulator.figures import Figures
-from bench.proving.simulator.link import Link
 from bench.proving.simulator.scenario import PROMPT_BYTES, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.timeline import Timeline

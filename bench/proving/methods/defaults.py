@@ -12,8 +12,9 @@ import itertools
 from collections.abc import Sequence
 from typing import Final
 
+from bench.link.model import Rate
 from bench.proving.simulator.figures import Figures
-from bench.proving.simulator.scenario import MBIT, Forward, Rate, Scenario
+from bench.proving.simulator.scenario import MBIT, Forward, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
 from bench.proving.traces.recorded import TEMPERATURES, recorded

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from bench.link.model import Rate
 from bench.proving.simulator.figures import Figures
 from bench.proving.simulator.scenario import (
     FAST_EDGE,
@@ -22,7 +23,6 @@ from bench.proving.simulator.scenario import (
     PAPER,
     PLAIN_FRAME,
     Forward,
-    Rate,
     Scenario,
 )
 from bench.proving.simulator.simulation import Ours

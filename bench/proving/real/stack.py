@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from bench.emulator import Emulator
-from bench.link_model import Step, Way
+from bench.link.emulator import Emulator
+from bench.link.lane import Step, Way
 from bench.proving.real.asking import PLACES, configuration, figures_of
 from bench.proving.simulator.figures import Figures
 from bench.proving.simulator.scenario import Scenario

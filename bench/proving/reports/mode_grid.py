@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Final
 
+from bench.link.model import Rate
 from bench.markdown import markdown
 from bench.page import between
 from bench.proving.reports.report import PAGE
-from bench.proving.simulator.scenario import KBIT, MBIT, Forward, Rate, Scenario
+from bench.proving.simulator.scenario import KBIT, MBIT, Forward, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
 from bench.proving.traces.stochastic import FITTED, Text, make_table

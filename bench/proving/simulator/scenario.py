@@ -8,6 +8,8 @@ from typing import Final
 
 import numpy as np
 
+from bench.link.model import Rate
+
 MBIT: Final = 1e6
 KBIT: Final = 1e3
 TCP_IP: Final = 52
@@ -17,22 +19,6 @@ PLAIN_FRAME: Final = 2
 """WebSocket header of a short frame from the client, and from the server."""
 PROMPT_BYTES: Final = 4
 """Text of a prompt's token, in the request that opens an answer."""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Bits a second, redrawn every `period_s`; the last one stays. One entry: constant."""
-
-    steps: tuple[float, ...]
-    period_s: float = 20.0
-
-    def __post_init__(self) -> None:
-        if not self.steps or min(self.steps) <= 0 or self.period_s <= 0:
-            raise ValueError(f"a rate needs positive steps and a positive period, but has {self}")
-
-    def at(self, time: float) -> float:
-        """Bits a second."""
-        return self.steps[min(int(time / self.period_s), len(self.steps) - 1)]
 
 
 @dataclass(frozen=True)

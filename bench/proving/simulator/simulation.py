@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from bench.link.virtual import Link
 from bench.proving.simulator.figures import Figures
-from bench.proving.simulator.link import Link
 from bench.proving.simulator.scenario import PROMPT_BYTES, TCP_IP, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.timeline import Timeline

@@ -1,7 +1,6 @@
-"""What a link does to bytes, as arithmetic over clock readings: when each chunk has left, and when it arrives.
+"""An emulated link that changes while bytes are on it: when each chunk has left, and when it arrives.
 
-No sockets, no clock, no waiting: `emulator` is the shell around it. Times are in seconds on any one clock, sizes in
-bytes, rates in bits per second.
+No sockets, no clock, no waiting: `flow`, `proxy` and `emulator` are the shell around it.
 """
 
 from __future__ import annotations
@@ -11,7 +10,10 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
+
+from bench.link.model import Queue, Rate, finish
 
 PACKET: Final = 1460
 """Bytes that go at once on a slow link, as in an Ethernet frame."""
@@ -45,13 +47,18 @@ class Way:
         if min(self.delay_s, self.jitter_s, self.piece, self.pause_s) < 0:
             raise ValueError(f"delays and sizes of a link must not be negative, but are {self}")
 
+    @cached_property
+    def constant(self) -> Rate:
+        """The rate, as one that stays."""
+        return Rate((self.rate,))
+
     def chunk(self) -> int:
         """Most bytes that travel as one: a packet, or what goes in `CHUNK_S` if that is more."""
         return self.piece or int(min(MOST_AT_ONCE, max(PACKET, self.rate / 8 * CHUNK_S)))
 
     def seconds(self, size: int) -> float:
         """For how long a chunk keeps the link busy."""
-        return max(size * 8 / self.rate, self.pause_s)
+        return max(finish(self.constant, 0.0, size), self.pause_s)
 
     def kernel_bytes(self) -> int:
         """Of a socket's receive buffer: what a sender takes for sent while it waits for the link. As on a real link,
@@ -64,49 +71,37 @@ class Way:
         return int(min(MOST_IN_THE_AIR, QUEUE_BYTES + self.rate / 8 * (self.delay_s + self.jitter_s)))
 
 
-class Lane:
-    """One direction of a link, shared by all its connections: one chunk leaves after the other.
-
-    A token bucket by departure times: each chunk begins when the one before has left, or when it is ready, whichever
-    is later. Nothing is ever slept away, so that nothing adds up however late a timer fires.
-    """
+class Lane(Queue):
+    """One direction of a link, shared by all its connections: one chunk leaves after the other."""
 
     def __init__(self, way: Way, seed: int = 0) -> None:
+        super().__init__(-math.inf)
         self.way = way
         self._random = random.Random(seed)
         self._size = 0
-        self._departs = -math.inf
-        self._arrived = -math.inf
-
-    @property
-    def free_at(self) -> float:
-        """When the chunk that `begin` was last called with has left."""
-        return self._departs
 
     def begin(self, size: int, ready: float) -> None:
         """A chunk that was there at `ready` is next. Its departure may still move, with `change` and `stall`."""
         self._size = size
-        self._departs = max(ready, self._departs) + self.way.seconds(size)
+        self.leave(size, ready, self.way.constant, self.way.pause_s)
 
     def arrival(self) -> float:
         """When the chunk that has left last reaches the other end; ask once a chunk."""
-        delay = self.way.delay_s + self._random.uniform(0.0, self.way.jitter_s)
-        self._arrived = max(self._arrived, self._departs + delay)
-        return self._arrived
+        return self.arrive(self.way.delay_s + self._random.uniform(0.0, self.way.jitter_s))
 
     def change(self, way: Way, now: float) -> None:
         """From now on the link is another one, for the rest of the chunk that is leaving too."""
-        left = self._departs - now
+        left = self.free_at - now
         if left > 0 and (whole := self.way.seconds(self._size)) > 0 and self._size:
             leaving = min(left, whole)  # more than that is a stall
-            self._departs += leaving / whole * way.seconds(self._size) - leaving
+            self.free_at += leaving / whole * way.seconds(self._size) - leaving
         self.way = way
 
     def stall(self, seconds: float, now: float) -> None:
         """Nothing leaves for so long."""
-        if self._departs <= now:
-            self._departs, self._size = now, 0
-        self._departs += seconds
+        if self.free_at <= now:
+            self.free_at, self._size = now, 0
+        self.free_at += seconds
 
 
 @dataclass(frozen=True)
