@@ -25,6 +25,7 @@ import numpy as np
 from bench.proving.methods.cells import take
 from bench.proving.methods.contenders import R1, R2, SPACING_S
 from bench.proving.simulator.figures import Figures
+from bench.proving.simulator.inline import Inline
 from bench.proving.simulator.scenario import FAST_EDGE, LAPTOP, PAPER, Scenario
 from bench.proving.simulator.simulation import Ours, Simulation
 from bench.proving.traces.all_tables import tables
@@ -33,7 +34,6 @@ from pipesd_agent.control.batchers import Immediate
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.session.policies import Policies
 from pipesd_agent.session.session import SessionSettings
-from pipesd_agent.tuning.background import Inline
 from pipesd_agent.tuning.gaussian_process import Skopt, make_skopt
 from pipesd_agent.tuning.recorder import Tape
 from pipesd_agent.tuning.replay import Costs, Pair

@@ -4,6 +4,7 @@ by the controller itself, from nothing known on. What it learns is kept from one
 from __future__ import annotations
 
 from bench.proving.simulator.figures import Figures
+from bench.proving.simulator.inline import Inline
 from bench.proving.simulator.scenario import Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
@@ -11,7 +12,6 @@ from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.controller import Controller
 from pipesd_agent.control.mode import AutoMode, Objective
 from pipesd_agent.control.upload_planner import Planner
-from pipesd_agent.tuning.background import Inline
 from pipesd_agent.tuning.gaussian_process import make_skopt
 from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_agent.tuning.replay import Pair
