@@ -43,7 +43,7 @@ lint: $(READY)  ## lint and types
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PY) -m mypy scripts tests
-	$(PY) -m mypy -p bench.proving
+	$(PY) -m mypy -p bench
 
 test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of vLLM
 	$(PY) -m pytest -n 4 -m "$(FAST)"
@@ -69,10 +69,10 @@ bench-report: $(READY)  ## docs/benchmarks.md and its figures from what `make be
 	$(PY) -m bench.proving.reports.regret_report .build/bench
 
 bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp loop
-	$(PY) bench/agent.py
+	$(PY) -m bench.agent
 
 bench-vllm: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the vLLM plugin against stock vLLM on the CPU
-	$(PY) bench/vllm.py
+	$(PY) -m bench.vllm
 
 bench-real: $(READY) $(LLAMA) $(MODELS)  ## virtual against real time, to docs/benchmarks_real.md (20 minutes, nothing beside)
 	$(PY) -m bench.proving.real --out .build/bench-real --page docs/benchmarks_real.md

@@ -1,12 +1,12 @@
-"""The table that bench/vllm.py prints: which figures, against what, with which aims."""
+"""The table that bench/vllm prints: which figures, against what, with which aims."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from vllm_blocks import Figures
-from vllm_numbers import Estimate, estimate
+from bench.vllm.blocks import Figures
+from bench.vllm.numbers import Estimate, estimate
 
 CLIENTS: Final = 8
 Samples = dict[str, list[Figures]]

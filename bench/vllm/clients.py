@@ -1,4 +1,4 @@
-"""What asks the servers of bench/vllm.py: ordinary streams, and edges with scripted drafts.
+"""What asks the servers of bench/vllm: ordinary streams, and edges with scripted drafts.
 
 Both are as thin as they can be, because they share the machine with what they measure.
 """
@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from vllm_numbers import corrupt
-from vllm_servers import KEY, MODEL
 from websockets.asyncio.client import ClientConnection, connect
 
+from bench.vllm.numbers import corrupt
+from bench.vllm.servers import KEY, MODEL
 from pipesd_core.protocol.messages import (
     SUBPROTOCOL,
     VERSION,

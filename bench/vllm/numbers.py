@@ -1,4 +1,4 @@
-"""Arithmetic of bench/vllm.py: medians with intervals, and drafts that are wrong at a given rate."""
+"""Arithmetic of bench/vllm: medians with intervals, and drafts that are wrong at a given rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One block of bench/vllm.py: clients of one kind against one server, and the figures of its steady part."""
+"""One block of bench/vllm: clients of one kind against one server, and the figures of its steady part."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from vllm_clients import Answer, Link, Round, Session, request, stream
-from vllm_numbers import shared
-from vllm_servers import Server, Usage
+
+from bench.vllm.clients import Answer, Link, Round, Session, request, stream
+from bench.vllm.numbers import shared
+from bench.vllm.servers import Server, Usage
 
 MS: Final = 1000.0
 
