@@ -44,7 +44,7 @@ lint: $(READY)  ## lint and types
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) -m mypy
 	$(PY) -m mypy scripts tests
-	$(PY) -m mypy -p bench.proving
+	$(PY) -m mypy -p bench
 
 test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of vLLM
 	$(PY) -m pytest -n 4 -m "$(FAST)"
@@ -59,21 +59,21 @@ reliability: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the fault suites, the
 
 bench: $(READY)  ## all methods in all scenarios in virtual time, to .build/bench (minutes)
 	$(PY) -m bench.proving --out .build/bench & cells=$$!; \
-	$(PY) -m bench.proving.regret --out .build/bench && wait $$cells
+	$(PY) -m bench.proving.methods.regret --out .build/bench && wait $$cells
 
 bench-quick: $(READY)  ## some of it, with few trials, to .build/bench-quick (under a minute)
 	$(PY) -m bench.proving --quick --out .build/bench-quick
-	$(PY) -m bench.proving.regret --quick --out .build/bench-quick
+	$(PY) -m bench.proving.methods.regret --quick --out .build/bench-quick
 
 bench-report: $(READY)  ## docs/benchmarks.md and its figures from what `make bench` left in .build/bench
-	$(PY) -m bench.proving.report .build/bench
-	$(PY) -m bench.proving.regret_report .build/bench
+	$(PY) -m bench.proving.reports.report .build/bench
+	$(PY) -m bench.proving.reports.regret_report .build/bench
 
 bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp loop
-	$(PY) bench/agent.py
+	$(PY) -m bench.agent
 
 bench-vllm: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the vLLM plugin against stock vLLM on the CPU
-	$(PY) bench/vllm.py
+	$(PY) -m bench.vllm
 
 bench-real: $(READY) $(LLAMA) $(MODELS)  ## virtual against real time, to docs/benchmarks_real.md (20 minutes, nothing beside)
 	$(PY) -m bench.proving.real --out .build/bench-real --page docs/benchmarks_real.md

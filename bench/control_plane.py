@@ -1,6 +1,6 @@
 """What planning, measuring, tuning and choosing cost the agent: their share of its CPU time.
 
-    .venv/bin/python bench/control_plane.py [--answers 60]
+    .venv/bin/python -m bench.control_plane [--answers 60]
 
 The agent runs in this process as `pipesd-agent start --mode collaborative` puts it together, over a gateway of its own,
 with the demo pair, whose drafter needs well under a millisecond a token: the worst case. The control plane's functions

@@ -1,29 +1,11 @@
-"""The arithmetic of bench/vllm.py."""
+"""The arithmetic of bench/vllm."""
 
 from __future__ import annotations
-
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
-BENCH = Path(__file__).parents[1] / "bench"
-
-
-def load(name: str) -> ModuleType:
-    """By path: bench/ is not on the path, where its vllm.py would hide vLLM."""
-    spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-numbers = load("vllm_numbers")
+from bench.vllm import numbers
 
 
 def test_an_estimate_is_the_median_between_its_bounds() -> None:

@@ -20,25 +20,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bench.proving import schedules, triggers
-from bench.proving.cells import QUICK, Budget, Workload, names, run_all
-from bench.proving.filled import live_table
-from bench.proving.scenario import LONG, NARROW, PAPER, SCENARIOS, SWEEP, VARYING_SEED, Scenario
-from bench.proving.stochastic import FITTED, make_table
-from bench.proving.trace import Table, load
+from bench.proving.methods import schedules, triggers
+from bench.proving.methods.cells import QUICK, Budget, Workload, names, run_all
+from bench.proving.simulator.scenario import LONG, NARROW, PAPER, SCENARIOS, SWEEP, VARYING_SEED, Scenario
+from bench.proving.traces.all_tables import MADE_SEED, tables
+from bench.proving.traces.filled import live_table
+from bench.proving.traces.recorded import TABLES
+from bench.proving.traces.stochastic import FITTED
+from bench.proving.traces.table import Table
 
-TABLES = Path(__file__).parent / "tables"
 PACKAGES = ("msgspec", "numpy", "scikit-optimize", "scikit-learn", "pipesd-agent", "pipesd-gateway")
 """That the rows may depend on."""
 GIT_S = 10.0
-MADE_SEED = 11
-MADE_ANSWERS, MADE_TOKENS = 40, 256
-
-
-def tables() -> list[Table]:
-    """The made-up workload, and those recorded with real models."""
-    made = make_table("made-up", MADE_ANSWERS, MADE_TOKENS, seed=MADE_SEED)
-    return [made, *(load(path) for path in sorted(TABLES.glob("*-t?.npz")))]
 
 
 def manifest(budget: Budget, workloads: list[Table], seconds: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Loaded by every Python process of a vLLM server that bench/vllm.py starts (PYTHONPATH): a clock around engine steps.
+"""Loaded by every Python process of a vLLM server that bench/vllm starts (PYTHONPATH): a clock around engine steps.
 
 The server's flags stay as they are, so stock vLLM is stock. Each step of the engine core and each call in its worker
 is one record, appended to the file that PIPESD_BENCH_STEPS names, with `.core` or `.worker` behind it. A record costs

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from bench.proving.trace import NOTHING, UNKNOWN, Trace
+from bench.proving.traces.table import NOTHING, UNKNOWN, Trace
 
 CLOSE: Final = 0.05
 """A margin (`DraftToken`) that rounding may turn round. With the draft model in F32 instead of the table's F16, which

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.proving.script import Script
-from bench.proving.trace import DEPTH, Trace
+from bench.proving.simulator.script import Script
+from bench.proving.traces.table import DEPTH, Trace
 
 
 def scripted(pattern: str, confidence: dict[int, float] | None = None, *, eos_at: int | None = None) -> Script:

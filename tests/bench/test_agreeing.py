@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from agreeing import CLOSE, TOLERANCES, differing
 
-from bench.proving.trace import DEPTH, NOTHING, UNKNOWN, Trace
+from bench.proving.traces.table import DEPTH, NOTHING, UNKNOWN, Trace
 
 ROWS = 4
 

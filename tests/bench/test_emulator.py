@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.emulator import Emulator, rate
-from bench.link_model import Step, Way, redrawn
+from bench.link.emulator import Emulator, rate
+from bench.link.lane import Step, Way, redrawn
 
 pytestmark = pytest.mark.alone
 
@@ -355,7 +355,7 @@ def test_what_is_delivered_can_be_seen(server: Echo) -> None:
 def test_the_command(server: Echo) -> None:
     host, port = server.address
     with subprocess.Popen(
-        [sys.executable, "-m", "bench.emulator", "--to", f"{host}:{port}", "--delay-ms", "100", "--up", "1M"],
+        [sys.executable, "-m", "bench.link.emulator", "--to", f"{host}:{port}", "--delay-ms", "100", "--up", "1M"],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from agreeing import differing
 
-from bench.proving.drafting import trace_of
-from bench.proving.recorded import TEMPERATURES, recorded
-from bench.proving.trace import DEPTH, UNKNOWN, Trace
-from bench.proving.workloads import NAMES
+from bench.proving.traces.drafting import trace_of
+from bench.proving.traces.recorded import TEMPERATURES, recorded
+from bench.proving.traces.table import DEPTH, UNKNOWN, Trace
+from bench.proving.traces.workloads import NAMES
 from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
 from pipesd_core.engine.interface import Opening
 
@@ -24,7 +24,7 @@ SOME = (3, 18, 37)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 async def test_tables_are_what_the_models_say(name: str, temperature: float) -> None:
-    from bench.proving.record import answers, info_of, openings
+    from bench.proving.traces.record import answers, info_of, openings
     from pipesd_core.llamacpp.openai.prompt import Prompter
     from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
 

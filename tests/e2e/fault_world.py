@@ -17,7 +17,7 @@ from fault_plan import GRACE_S, SECONDS, Fault, Happened, Kind
 from harness import DRAFT, TARGET, Process, free_port, wait_until
 from relay import Sent, messages_in
 
-from bench.emulator import Emulator
+from bench.link.emulator import Emulator
 
 N_SEQ: Final = 16
 FLOOR: Final = ("--step-floor-ms", "40")

@@ -33,9 +33,9 @@ from harness import (
     wait_until,
 )
 
+from bench.faulty_drafter import WrongDrafter
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
-from pipesd_agent.drafting.faulty import WrongDrafter
 from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_core.llamacpp.binding import Model
 

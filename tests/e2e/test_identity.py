@@ -16,11 +16,11 @@ from matrix import Reference, compare, references
 from openai import OpenAI
 from whims import AnyBatcher, AnyTrigger, Whims
 
+from bench.faulty_drafter import WrongDrafter
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.controller import Controller
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.drafting.drafter import Drafter
-from pipesd_agent.drafting.faulty import WrongDrafter
 from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_agent.session.policies import Policies

@@ -15,9 +15,9 @@ from answers import Answer, ask
 from harness import DRAFT, MODEL, Process, agent_thread, gateway, in_parallel, openai_client, prompts
 from pydantic import BaseModel, Field
 
+from bench.faulty_drafter import WrongDrafter
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.drafter import Drafter
-from pipesd_agent.drafting.faulty import WrongDrafter
 from pipesd_agent.drafting.llama import LlamaDrafter
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]

@@ -9,10 +9,10 @@ import pytest
 from agreeing import differing
 from harness import agent_process, gateway
 
-from bench.proving.live import figures, read_all, rows
-from bench.proving.recorded import recorded
-from bench.proving.trace import UNKNOWN
-from bench.proving.workloads import workload
+from bench.proving.traces.live import figures, read_all, rows
+from bench.proving.traces.recorded import recorded
+from bench.proving.traces.table import UNKNOWN
+from bench.proving.traces.workloads import workload
 
 pytestmark = pytest.mark.e2e
 

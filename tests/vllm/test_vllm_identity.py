@@ -10,10 +10,10 @@ from harness import DRAFT, prompts
 from matrix import Reference, compare, references
 from vllm_server import KEY, VllmServer, alone
 
+from bench.faulty_drafter import WrongDrafter
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.drafting.drafter import Drafter
-from pipesd_agent.drafting.faulty import WrongDrafter
 from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_agent.session.session import SessionSettings
 

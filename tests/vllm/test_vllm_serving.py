@@ -12,8 +12,8 @@ import pytest
 from harness import DRAFT, MODEL, AgentThread, agent_thread, wait_until
 from vllm_server import KEY, NOISE, VllmServer, post
 
+from bench.faulty_drafter import WrongDrafter
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.drafting.faulty import WrongDrafter
 from pipesd_agent.drafting.llama import LlamaDrafter
 
 pytest_plugins = ("vllm_fixture",)

@@ -1,4 +1,7 @@
-"""Confidence fitted online: on made-up positions whose law is known. Recorded ones: tests/bench/test_triggers.py."""
+"""Confidence fitted online: on made-up positions whose law is known.
+
+On recorded ones: tests/bench/methods/test_triggers.py.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from pipesd_agent.drafting.confidence import SAMPLED, Logistic, auc, fit_logistic
+from bench.confidences import auc, fit_logistic
+from pipesd_agent.drafting.confidence import SAMPLED, Logistic
 
 
 def test_logistic_stays_in_bounds_and_rises() -> None:

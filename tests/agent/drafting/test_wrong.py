@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bench.faulty_drafter import WrongDrafter
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
-from pipesd_agent.drafting.faulty import WrongDrafter
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_core.sampling.sampler import SamplingParams
 

@@ -9,7 +9,8 @@ import time
 import pytest
 from tuning import TASK, Anywhere
 
-from pipesd_agent.tuning.background import Inline, InThread, timed
+from bench.proving.simulator.inline import Inline
+from pipesd_agent.tuning.background import InThread, timed
 from pipesd_agent.tuning.search import Studied, Task
 
 

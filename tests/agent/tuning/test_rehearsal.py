@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from bench.proving.scenario import LAPTOP, LONG, Scenario
-from bench.proving.script import Script
-from bench.proving.simulator import Ours, Simulation
-from bench.proving.stochastic import make_table
-from bench.proving.trace import Trace
+from bench.proving.simulator.scenario import LAPTOP, LONG, Scenario
+from bench.proving.simulator.script import Script
+from bench.proving.simulator.simulation import Ours, Simulation
+from bench.proving.traces.stochastic import make_table
+from bench.proving.traces.table import Trace
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.session.session import SessionSettings
 from pipesd_agent.tuning.replay import Costs, Judged, Pair, Upload, rehearse

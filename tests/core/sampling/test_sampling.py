@@ -14,7 +14,7 @@ from scipy import stats
 from pipesd_core.errors import InvalidRequest
 from pipesd_core.sampling import noise
 from pipesd_core.sampling import sampler as sampling
-from pipesd_core.sampling.sampler import Sampler, SamplingParams, draw_seed, scaled_candidates, shared_noise_acceptance
+from pipesd_core.sampling.sampler import Sampler, SamplingParams, draw_seed, scaled_candidates
 
 F64 = NDArray[np.float64]
 DRAWS = 20_000
@@ -328,6 +328,16 @@ def test_the_chi_square_has_power_small_faults_fail_it() -> None:
 
 
 # Acceptance under shared noise.
+
+
+def shared_noise_acceptance(p: F64, q: F64) -> float:
+    """Probability that target ``p`` and draft ``q`` draw the same token from the same Gumbel noise.
+
+    Closed form of architecture §5: the sum over x of 1 / sum over y of max(p_y/p_x, q_y/q_x). Shapes (n,), each
+    summing to 1; tokens of zero mass in either add nothing.
+    """
+    both = np.flatnonzero((p > 0) & (q > 0))
+    return float(sum(1.0 / np.maximum(p / p[x], q / q[x]).sum() for x in both))
 
 
 def agreement(p: F64, q: F64) -> float:

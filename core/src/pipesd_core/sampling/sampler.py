@@ -9,7 +9,7 @@ target only (`llamacpp.runtime.chooser`). Ties go to the smallest token id, ever
 from __future__ import annotations
 
 import secrets
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -147,13 +147,3 @@ def scaled_candidates(
 def draw_seed() -> int:
     """63 random bits: the seed of a request that names none."""
     return secrets.randbits(63)
-
-
-def shared_noise_acceptance(p: NDArray[Any], q: NDArray[Any]) -> float:
-    """Probability that target ``p`` and draft ``q`` draw the same token from the same Gumbel noise.
-
-    Closed form of architecture §5: the sum over x of 1 / sum over y of max(p_y/p_x, q_y/q_x). Shapes (n,), each
-    summing to 1; tokens of zero mass in either add nothing.
-    """
-    both = np.flatnonzero((p > 0) & (q > 0))
-    return float(sum(1.0 / np.maximum(p / p[x], q / q[x]).sum() for x in both))

@@ -155,7 +155,8 @@ class TriggerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: `dual` (r1, r2), `token` (HSL: r2 alone), `sequence` (EdgeLLM's adaptation: r1 is where it starts, decay),
     `fixed` (length), `svip` (h), `adaedl` (bound is where it starts).
     r1, r2: sequence and token threshold, 0..1 (the token's matters only above the sequence's). The defaults
-    are from bench/proving/defaults.py on the demo pair: few target forwards, where drafting costs far less than they.
+    are from bench/proving/methods/defaults.py on the demo pair: few target forwards, where drafting costs far less than
+    they.
     length: drafts per verification. decay: of r1 after a verification that accepted all. h: 0..2, of the square root of
     0.15 entropy. bound: least lower bound of the acceptance, 0..1.
     """

@@ -67,8 +67,8 @@ drafting has no more than these to catch up with."""
 
 
 class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """window: drafted tokens after the committed ones, at most; in bench/proving/defaults.py more than 16 saved few
-    target forwards and doubled the rejected drafts. nav_timeout_s: how long a verification may stay without any
+    """window: drafted tokens after the committed ones, at most; in bench/proving/methods/defaults.py more than 16 saved
+    few target forwards and doubled the rejected drafts. nav_timeout_s: how long a verification may stay without any
     verdict before the session goes cloud-only. silence_timeout_s: how long the gateway may say nothing at all (waiting
     in its queue included) before the request fails. grace_s: how long a lost link may stay away before the request
     fails; 0: not at all. free_start: tokens that the target writes by itself until the first draft is there, at most;

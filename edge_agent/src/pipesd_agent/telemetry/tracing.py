@@ -1,7 +1,8 @@
 """Traces of live requests, `--trace DIR` (docs/operation.md): what was drafted, sent and decided, and when.
 
 A request notes its rows in memory; when it is over they are written to a file of its own, by a thread. Token ids of
-the answer are in it, which is as good as its text; the prompt and the request are not. `bench.proving.live` reads it.
+the answer are in it, which is as good as its text; the prompt and the request are not. Read
+by `bench.proving.traces.live`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who does the tuner's studies: a process of its own that a thread waits for, or whoever asks (virtual time).
+"""Who does the tuner's studies: a process of its own that a thread waits for.
 
 The event loop never waits: `submit` and `result` return at once. Nor does a token: a Gaussian process that is fitted in
 another thread of the agent would hold the interpreter's lock for some milliseconds at a time. A study that fails, or
@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from msgspec.structs import replace
 
-from pipesd_agent.tuning.search import MakeOptimizer, Optimizer, Studied, Task, study
+from pipesd_agent.tuning.search import Optimizer, Studied, Task, study
 
 log = logging.getLogger(__name__)
 
@@ -47,28 +47,6 @@ class Proposer(Protocol):
 
     def close(self) -> None:
         """No more studies."""
-
-
-class Inline:
-    """Done at once, by whoever submits it."""
-
-    def __init__(self, make: MakeOptimizer) -> None:
-        self.failed = ""
-        self._make = make
-        self._done: Studied | None = None
-
-    def submit(self, task: Task) -> bool:
-        if self._done is not None or self.failed:
-            return False
-        self._done = timed(task, self._make(task.seed))
-        return True
-
-    def result(self) -> Studied | None:
-        done, self._done = self._done, None
-        return done
-
-    def close(self) -> None:
-        self.failed = self.failed or "closed"
 
 
 class InThread:

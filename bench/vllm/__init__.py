@@ -1,0 +1,1 @@
+"""The vLLM plugin beside stock vLLM on the CPU."""
