@@ -29,7 +29,8 @@ from pipesd_agent.session.records import Records
 from pipesd_agent.session.session import RemoteError
 from pipesd_agent.session.stream import RequestStream
 from pipesd_agent.telemetry.tracing import TraceFiles
-from pipesd_agent.tuning.background import InThread
+from pipesd_agent.tuning.background import Background
+from pipesd_agent.tuning.optimizers import INSTALL, SAYS, OptimizerName, in_use
 from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_agent.tuning.replay import Pair, Upload
 from pipesd_agent.tuning.store import GoodPairs, state_file
@@ -257,11 +258,12 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
 
 
 def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorker | None) -> Controller:
-    tuners = None
+    tuners, optimizer = None, None
     if config.tuner.enabled and config.trigger.kind == "dual" and worker is not None:
+        optimizer = _optimizer(config)
         tuners = Tuners(
             Pair(config.trigger.r1, config.trigger.r2),
-            lambda: InThread(Child()),
+            Background(Child(optimizer)).proposer,
             window=config.session.window,
             upload=UPLOADS[config.batcher],
             price_ms=config.price_ms,
@@ -278,8 +280,17 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
         auto=AutoMode(config.objective, switched=_log_switch, tried=_log_try) if config.mode == "auto" else None,
         mode=config.mode,
         tuners=tuners,
+        optimizer=optimizer,
         gateway=gateway,
     )
+
+
+def _optimizer(config: AgentConfig) -> OptimizerName:
+    """What is in use, which the log is told."""
+    optimizer = in_use(config.tuner.optimizer)
+    lacking = f" (scikit-optimize is not installed: {INSTALL})" if config.tuner.optimizer == "auto" else ""
+    log.info("tuner: %s looks for thresholds%s", SAYS[optimizer], lacking if optimizer == "search" else "")
+    return optimizer
 
 
 async def _keep(tuners: Tuners) -> None:

@@ -26,8 +26,9 @@ class ControlFigures:
     """What there is to show; what is None is left out.
 
     monitor: what was measured. n_hat: draft length that the plan is made for; plan: its batches, in tokens, repeated;
-    batcher, trigger: their names. thresholds: in use. mode: what sessions are in now (or the last one was),
-    and the reason of its last change. requests: since the start, of all modes; running: now.
+    batcher, trigger: their names. thresholds: in use; optimizer: what looks for better ones. mode: what sessions are
+    in now (or the last one was), and the reason of its last change. requests: since the start, of all modes; running:
+    now.
     """
 
     monitor: MonitorFigures | None = None
@@ -36,6 +37,7 @@ class ControlFigures:
     batcher: str | None = None
     trigger: str | None = None
     thresholds: Pairs = field(default_factory=dict)
+    optimizer: str | None = None
     mode: str | None = None
     mode_reason: str | None = None
     requests: int | None = None
@@ -107,6 +109,7 @@ def _metrics(figures: ControlFigures) -> Iterator[Metric]:
     plan = None if figures.plan is None else " ".join(map(str, figures.plan))
     yield from info("plan", "Batches that drafts leave in, in tokens", batcher=figures.batcher, batches=plan)
     yield from info("trigger", "What asks for a NAV", trigger=figures.trigger)
+    yield from info("tuner", "What looks for better thresholds", optimizer=figures.optimizer)
     for at, (name, says) in enumerate((("r1", "the sequence's"), ("r2", "a token's"))):
         thresholds = GaugeMetricFamily(f"pipesd_{name}", f"Threshold of {says} confidence", labels=["text"])
         for text, pair in figures.thresholds.items():

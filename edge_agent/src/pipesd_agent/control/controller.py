@@ -24,6 +24,7 @@ from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.policies import Collaborative, Policies
 from pipesd_agent.telemetry.monitor import TPT_WINDOWS, Monitor
 from pipesd_agent.telemetry.monitor import SessionWatch as MonitorWatch
+from pipesd_agent.tuning.optimizers import OptimizerName, OptimizerSetting, in_use
 from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_agent.tuning.recorder import Tape
 from pipesd_agent.tuning.replay import Costs
@@ -40,16 +41,21 @@ COSTS_EVERY_S: Final = 1.0
 
 
 class TunerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """enabled: thresholds of the dual trigger follow the traffic, from `trigger.r1` and `trigger.r2` on. price_ms: what
-    a verification is worth, in ms of the user's time: 0, latency alone counts; more saves steps of the target. Not
-    given: 0, or OFFLOAD_PRICE_MS for the objective `offload`."""
+    """enabled: thresholds of the dual trigger follow the traffic, from `trigger.r1` and `trigger.r2` on. optimizer:
+    what looks for them, Bayesian optimisation (`bayes`, with scikit-optimize only) or coordinate search (`search`);
+    `auto`: the first of them that is installed. price_ms: what a verification is worth, in ms of the user's time: 0,
+    latency alone counts; more saves steps of the target. Not given: 0, or OFFLOAD_PRICE_MS for the objective
+    `offload`."""
 
     enabled: bool = True
+    optimizer: OptimizerSetting = "auto"
     price_ms: float | None = None
 
     def __post_init__(self) -> None:
         if self.price_ms is not None and not 0 <= self.price_ms <= 1e5:
             raise ConfigError(f"tuner.price_ms must lie between 0 and 100000, but is {self.price_ms}")
+        if self.enabled:
+            in_use(self.optimizer)
 
 
 OFFLOAD_PRICE_MS: Final = 200.0
@@ -62,7 +68,7 @@ class Controller:
         trigger: its kind, and where tuning begins.
         planner: of batches.
         auto: of modes; None: sessions draft whenever they can.
-        tuners: of `dual`'s thresholds; None: they stay.
+        tuners: of `dual`'s thresholds; None: they stay. optimizer: what their studies use.
         mode: what it was told to do, where `auto` is None.
         gateway: address of the one that the link is up to.
     """
@@ -74,6 +80,7 @@ class Controller:
         *,
         auto: AutoMode | None = None,
         tuners: Tuners | None = None,
+        optimizer: OptimizerName | None = None,
         mode: str = "collaborative",
         gateway: Callable[[], str] = str,
     ) -> None:
@@ -81,6 +88,7 @@ class Controller:
         self.planner = planner
         self.auto = auto
         self.tuners = tuners
+        self._optimizer = optimizer
         self.calibrations = {sampled: Calibration() for sampled in (False, True)}
         """By whether answers are sampled (temperature above 0)."""
         self._trigger = trigger
@@ -109,6 +117,7 @@ class Controller:
             batcher=self.planner.name,
             trigger=self._trigger.kind,
             thresholds=pairs,
+            optimizer=self._optimizer,
             mode=self._mode if auto is None else auto.way.name,
             mode_reason="told to be" if auto is None else auto.reason,
         )

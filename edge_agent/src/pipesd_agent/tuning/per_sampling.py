@@ -23,7 +23,7 @@ class Tuners:
 
     Args:
         first: thresholds to begin with where none are kept.
-        proposer: makes one, `lambda: InThread(Child())`: each tuner has its own, and neither waits for the other.
+        proposer: makes one, `Background(Child(...)).proposer`: each tuner has its own, and the process is one for both.
         window: `SessionSettings.window`. upload: what the sessions' batcher does.
         price_ms: of a NAV; 0: latency is all that counts.
         kept, draft: where good pairs are kept, and the drafter's name there.
