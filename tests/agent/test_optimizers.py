@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from tuning import COSTS, WINDOW, text
 
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.controller import TunerSettings
 from pipesd_agent.tuning.compass import make_compass
 from pipesd_agent.tuning.gaussian_process import make_skopt
 from pipesd_agent.tuning.optimizers import in_use
 from pipesd_agent.tuning.replay import Costs, Judged, rehearse
 from pipesd_agent.tuning.search import MakeOptimizer, Task, study, to_pair
+from pipesd_agent.tuning.settings import TunerSettings
 from pipesd_core.errors import ConfigError
 
 DENSE = [to_pair((x / 23, y / 23)) for x in range(24) for y in range(24)]

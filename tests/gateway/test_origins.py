@@ -20,7 +20,8 @@ from pipesd_core.errors import ConfigError, Unauthorized
 from pipesd_core.service import http
 from pipesd_core.service.http import json_response
 from pipesd_core.service.lifecycle import Life
-from pipesd_core.service.server import Server, listen
+from pipesd_core.service.program import listen
+from pipesd_core.service.server import Server
 from pipesd_core.service.settings import check_origins
 
 PAGE = "https://chat.example"

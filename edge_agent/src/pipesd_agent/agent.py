@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from pipesd_agent.api.eligibility import with_noise
 from pipesd_agent.api.metrics import ControlFigures
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.controller import Controller
 from pipesd_agent.control.mode import AutoMode, Switch
-from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.drafting.drafter import Drafter
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
-from pipesd_agent.link.model_list import Catalog
-from pipesd_agent.link.passthrough import Answer, Forwarder
 from pipesd_agent.link.requests import LinkSettings
 from pipesd_agent.local.answer import EdgeAnswer
 from pipesd_agent.local.fallback import CloudAnswer, Policy, begin, is_loss, policy_of, said
@@ -40,6 +36,9 @@ from pipesd_core.protocol.messages import Endpoint, Opened
 from pipesd_core.service.logs import session_name
 
 if TYPE_CHECKING:
+    from pipesd_agent.control.controller import Controller
+    from pipesd_agent.link.model_list import Catalog
+    from pipesd_agent.link.passthrough import Answer, Forwarder
     from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 
 log = logging.getLogger(__name__)
@@ -232,6 +231,10 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     worker = None
     if config.mode not in ("cloud", "edge"):
         worker = DraftWorker(drafter or _make_drafter(config))
+    # After the model: an HTTP client is a tenth of all that the agent imports, and nobody waits for it there.
+    from pipesd_agent.link.model_list import Catalog
+    from pipesd_agent.link.passthrough import Forwarder
+
     if config.mode != "auto" and config.objective != "latency":
         log.warning("objective %s is of use with mode auto only; mode is %s", config.objective, config.mode)
     controller = _make_controller(config, gateways, worker)
@@ -258,6 +261,9 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
 
 
 def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorker | None) -> Controller:
+    from pipesd_agent.control.controller import Controller  # numpy, which comes with the model
+    from pipesd_agent.control.upload_planner import Planner
+
     tuners, optimizer = None, None
     if config.tuner.enabled and config.trigger.kind == "dual" and worker is not None:
         optimizer = _optimizer(config)

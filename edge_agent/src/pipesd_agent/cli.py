@@ -7,15 +7,18 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipesd_agent.config import KEYS, PROGRAM, AgentConfig, load
 from pipesd_core.errors import ConfigError
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.lifecycle import Life
-from pipesd_core.service.server import Server, fail, listen, run_program
+from pipesd_core.service.program import fail, listen, run_program
 from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, help_format, read_keys
 from pipesd_core.service.startup import answering_while_starting
+
+if TYPE_CHECKING:
+    from pipesd_agent.agent import Agent
 
 logger = logging.getLogger(__name__)
 
@@ -109,19 +112,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _make_agent(config: AgentConfig) -> Agent:
+    """The agent, and then the web framework, so that neither the model nor `/health` waits for that."""
+    from pipesd_agent.agent import make_agent
+
+    agent = make_agent(config)
+    import pipesd_core.service.server  # noqa: F401
+
+    return agent
+
+
 async def _serve(config: AgentConfig) -> None:
     import asyncio
-
-    from pipesd_agent.agent import make_agent
-    from pipesd_agent.api.app import create_app
 
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
     try:
         async with answering_while_starting(listener):
-            agent = await asyncio.to_thread(make_agent, config)
+            agent = await asyncio.to_thread(_make_agent, config)
     except BaseException:
         listener.close()
         raise
+    from pipesd_agent.api.app import create_app
+    from pipesd_core.service.server import Server
+
     keys = Keys(config.api_keys, config.api_key_file)
     if not keys.required and config.host not in LOOPBACK:
         logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)

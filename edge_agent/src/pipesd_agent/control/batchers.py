@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import cycle
-from typing import Protocol
+from typing import Final, Literal, Protocol, get_args
+
+from pipesd_core.errors import ConfigError
+
+BatcherName = Literal["immediate", "single", "dp", "expected"]
+BATCHERS: Final[tuple[str, ...]] = get_args(BatcherName)
 
 
 class Batcher(Protocol):
@@ -89,3 +94,9 @@ class Timed:
 
     def reset(self) -> None:
         self._sent = 0
+
+
+def check_batcher(name: str) -> None:
+    """Raises ConfigError for an unknown one."""
+    if name not in BATCHERS:
+        raise ConfigError(f"batcher must be one of {', '.join(BATCHERS)}, but is {name!r}")

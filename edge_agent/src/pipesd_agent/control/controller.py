@@ -13,8 +13,6 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from pipesd_agent.api.metrics import ControlFigures, Pairs
 from pipesd_agent.control.calibration import CalibratedTrigger, Calibration
 from pipesd_agent.control.mode import AutoMode
@@ -24,11 +22,10 @@ from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.policies import Collaborative, Policies
 from pipesd_agent.telemetry.monitor import TPT_WINDOWS, Monitor
 from pipesd_agent.telemetry.monitor import SessionWatch as MonitorWatch
-from pipesd_agent.tuning.optimizers import OptimizerName, OptimizerSetting, in_use
+from pipesd_agent.tuning.optimizers import OptimizerName
 from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_agent.tuning.recorder import Tape
 from pipesd_agent.tuning.replay import Costs
-from pipesd_core.errors import ConfigError
 from pipesd_core.protocol.messages import EdgeMessage, Opened, Verdict
 
 log = logging.getLogger(__name__)
@@ -38,27 +35,6 @@ SETTLED: Final = 2 * TPT_WINDOWS * 100
 """Output tokens after a change of ours before time per token says anything about the world again."""
 COSTS_EVERY_S: Final = 1.0
 """How often the tuners are told what things cost."""
-
-
-class TunerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """enabled: thresholds of the dual trigger follow the traffic, from `trigger.r1` and `trigger.r2` on. optimizer:
-    what looks for them, Bayesian optimisation (`bayes`, with scikit-optimize only) or coordinate search (`search`);
-    `auto`: the first of them that is installed. price_ms: what a verification is worth, in ms of the user's time: 0,
-    latency alone counts; more saves steps of the target. Not given: 0, or OFFLOAD_PRICE_MS for the objective
-    `offload`."""
-
-    enabled: bool = True
-    optimizer: OptimizerSetting = "auto"
-    price_ms: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.price_ms is not None and not 0 <= self.price_ms <= 1e5:
-            raise ConfigError(f"tuner.price_ms must lie between 0 and 100000, but is {self.price_ms}")
-        if self.enabled:
-            in_use(self.optimizer)
-
-
-OFFLOAD_PRICE_MS: Final = 200.0
 
 
 class Controller:

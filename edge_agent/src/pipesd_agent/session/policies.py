@@ -9,7 +9,6 @@ from typing import Protocol
 
 from pipesd_agent.control.batchers import Batcher
 from pipesd_agent.control.triggers import Trigger, TriggerSettings
-from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_core.protocol.messages import EdgeMessage, Opened, Verdict
 
@@ -127,5 +126,7 @@ MakePolicies = Callable[[], Policies]
 
 def fixed(trigger: TriggerSettings, batcher: str, mode: Callable[[], Mode] = Collaborative) -> MakePolicies:
     """Trigger and batcher that nothing changes, and that know no costs. Raises ConfigError for an unknown batcher."""
+    from pipesd_agent.control.upload_planner import Planner  # numpy, which a configuration needs not
+
     planner = Planner(batcher)
     return lambda: Policies(trigger.make(), planner.batcher(), mode=mode())
