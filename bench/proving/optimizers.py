@@ -3,7 +3,8 @@
 A case is RECORD drafts of a recorded table in a row, and what things cost in a scenario, with a price for a NAV. Every
 position of an answer is one judged draft, so what is told to the study is what an agent would have recorded. Both begin
 with the same grid and may look at equally many pairs more; each is judged by the study's own objective, beside the best
-of a dense grid. `--page` puts the table into docs/benchmarks.md.
+of a dense grid. `--tuner` plays the whole tuner with either instead, as `bench.proving.regret` does. `--page` puts the
+table into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from bench.page import between
 from bench.proving.defaults import DEMO
 from bench.proving.markdown import markdown
 from bench.proving.recorded import TEMPERATURES, recorded
+from bench.proving.regret import BUDGET, PRICE_MS, Ground, Setting, tuned
 from bench.proving.report import PAGE
 from bench.proving.scenario import FAST_EDGE, LAPTOP, PAPER, Scenario
 from bench.proving.script import Script
@@ -32,6 +34,9 @@ from pipesd_agent.tuning.search import ASKS, GRID, Studied, Task, study, to_pair
 from pipesd_agent.tuning.tuner import RECORD
 
 PART: Final = "optimizers"
+TUNER_PART: Final = "optimizers of the tuner"
+SEEDS: Final = 5
+"""Of the whole tuner."""
 SCENARIOS: Final = (LAPTOP, PAPER[1], PAPER[2], FAST_EDGE, DEMO)
 PRICES_MS: Final = (0.0, 20.0, 200.0)
 PIECES: Final = 2
@@ -147,6 +152,22 @@ def section(done: Sequence[Outcome]) -> str:
     return markdown(head, lines, left=2)
 
 
+def whole(some: Iterable[Setting], seeds: int = SEEDS, tokens: int = BUDGET) -> str:
+    """The table of the whole tuner: regret of the pair settled for after so many tokens, and of all that was spent."""
+    lines = []
+    for setting in some:
+        ground = Ground(setting)
+        line = [f"{setting.table.name}, {setting.scenario.name}, {setting.price_ms:g} ms a NAV"]
+        for name in NAMES:
+            curves = [tuned(ground, seed, tokens, MAKERS[name])[0] for seed in range(seeds)]
+            line += [_spread([curve.simple[-1] for curve in curves])]
+            line += [_spread([curve.cumulative[-1] for curve in curves])]
+        lines.append(line)
+        print(line[0], file=sys.stderr, flush=True)
+    head = [f"after {tokens:,} tokens", "bayes: regret", "all it cost", "search: regret", "all it cost"]
+    return markdown(head, lines)
+
+
 def _percent(value: float) -> str:
     return f"{round(100 * value, 1) + 0.0:.1f} %"  # no "-0.0"
 
@@ -156,12 +177,25 @@ def _spread(values: Sequence[float]) -> str:
     return f"{_percent(statistics.median(values))} ({_percent(max(values))})"
 
 
+def tell(text: str, part: str, page: bool) -> None:
+    """To the page, or to the terminal."""
+    if page:
+        PAGE.write_text(between(PAGE.read_text("utf-8"), part, text), encoding="utf-8")
+    else:
+        print(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one piece of one table, two scenarios")
+    parser.add_argument("--tuner", action="store_true", help="play the whole tuner with either")
     parser.add_argument("--page", action="store_true", help=f"into {PAGE.name}, instead of to the terminal")
     args = parser.parse_args()
     tables = [recorded(workload, temperature) for workload in ("humaneval", "chat") for temperature in TEMPERATURES]
+    if args.tuner:
+        settings = [Setting(table, LAPTOP, PRICE_MS) for table in tables] + [Setting(tables[1], FAST_EDGE, PRICE_MS)]
+        tell(whole(settings[:1], 2) if args.quick else whole(settings), TUNER_PART, args.page)
+        return
     some = cases(tables[:1], SCENARIOS[:2], 1) if args.quick else cases(tables)
     MAKERS["bayes"](0)  # what it imports is no part of a study
     began = time.monotonic()
@@ -170,10 +204,7 @@ def main() -> None:
         done += outcomes(case)
         print(f"\r{number} cases, {time.monotonic() - began:.0f} s", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    if args.page:
-        PAGE.write_text(between(PAGE.read_text("utf-8"), PART, section(done)), encoding="utf-8")
-    else:
-        print(section(done))
+    tell(section(done), PART, args.page)
 
 
 if __name__ == "__main__":

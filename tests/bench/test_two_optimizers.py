@@ -6,6 +6,7 @@ import pytest
 
 from bench.proving import optimizers
 from bench.proving.recorded import recorded
+from bench.proving.regret import Setting
 from bench.proving.scenario import LAPTOP
 from bench.proving.trace import Table
 from pipesd_agent.tuning.search import GRID
@@ -36,3 +37,10 @@ def test_both_are_compared_on_every_case(table: Table) -> None:
     page = optimizers.section(done)
     assert f"| all | {len(GRID)} + 5 | 1 |" in page
     assert page.count("| 1-laptop |") == 2
+
+
+def test_the_whole_tuner_is_played_with_either(table: Table) -> None:
+    page = optimizers.whole([Setting(table, LAPTOP, 20.0)], 1, 250)
+    line = page.splitlines()[-1]
+    assert line.startswith("| humaneval-t1, 1-laptop, 20 ms a NAV | ")
+    assert line.count("%") == 8
