@@ -6,8 +6,9 @@ import argparse
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pipesd_agent.config import KEYS, PROGRAM, AgentConfig, load
 from pipesd_core.errors import ConfigError
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from pipesd_agent.agent import Agent
 
 logger = logging.getLogger(__name__)
+
+WEB: Final = ("pipesd_agent.api.app", "pipesd_core.service.server", "pipesd_core.service.limits")
+"""What needs a web framework."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,8 +121,8 @@ def _make_agent(config: AgentConfig) -> Agent:
     from pipesd_agent.agent import make_agent
 
     agent = make_agent(config)
-    import pipesd_core.service.server  # noqa: F401
-
+    for module in WEB:  # in this thread: `_serve`, which needs them next, runs on the event loop
+        import_module(module)
     return agent
 
 
