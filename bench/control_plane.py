@@ -37,7 +37,8 @@ from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.telemetry.monitor import Monitor, SessionWatch
 from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_agent.tuning.recorder import Tape
-from pipesd_core.service.server import Server, listen
+from pipesd_core.service.program import listen
+from pipesd_core.service.server import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 _HASHES: Final = 2**32
 

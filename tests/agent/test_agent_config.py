@@ -9,10 +9,10 @@ import pytest
 from repository import ROOT
 
 from pipesd_agent.config import GATEWAY_KEY, AgentConfig, load
-from pipesd_agent.control.controller import TunerSettings
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.link.address import Address
 from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.tuning.settings import TunerSettings
 from pipesd_core.errors import ConfigError
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 NAMES: Final = ("rss_kib", "fds", "threads")
-STUDENT_FDS: Final = 4
-"""Descriptors that an agent has more when it has learnt: two pipes to each of its tuners' two processes."""
+STUDENT_FDS: Final = 2
+"""Descriptors that an agent has more when it has learnt: two pipes to the process of its tuners."""
 
 
 @dataclass(frozen=True)

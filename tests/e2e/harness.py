@@ -31,7 +31,8 @@ from pipesd_agent.api.app import create_app
 from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.drafter import Drafter
-from pipesd_core.service.server import Server, listen
+from pipesd_core.service.program import listen
+from pipesd_core.service.server import Server
 
 T = TypeVar("T")
 R = TypeVar("R")

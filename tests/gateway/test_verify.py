@@ -14,6 +14,7 @@ from fake_decoder import EOS, FakeDecoder
 from fastapi import FastAPI, Request, Response
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
 
 from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, ModelInfo, Opening, Payload, StepDone
 from pipesd_core.errors import EngineFailed, InvalidRequest, ModelNotFound, Unavailable
@@ -311,13 +312,13 @@ def bare_app(engine: FakeEngine) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
         yield client
 
 
 @pytest.mark.parametrize("make_app", [create_app, bare_app])
-async def test_over_http(engine: FakeEngine, make_app: Callable[[FakeEngine], FastAPI]) -> None:
+async def test_over_http(engine: FakeEngine, make_app: Callable[[FakeEngine], Starlette]) -> None:
     prompts = [[4, 5], [6]]
     requests = [{"prompt": prompt, "drafts": truth(prompt, 2), "seed": 9} for prompt in prompts]
     async with client_of(make_app(engine)) as client:

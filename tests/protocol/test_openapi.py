@@ -12,8 +12,8 @@ from typing import Any, cast
 import httpx
 import jsonschema_rs
 import pytest
-from fastapi import FastAPI
 from repository import ROOT
+from starlette.applications import Starlette
 from starlette.routing import Route
 
 from pipesd_agent.agent import Agent
@@ -29,7 +29,7 @@ README = ROOT / "README.md"
 PACKAGES = ["pipesd_gateway", "pipesd_agent"]
 
 
-def app_of(package: str, keys: Keys | None = None) -> FastAPI:
+def app_of(package: str, keys: Keys | None = None) -> Starlette:
     """Its routes; nothing that they do works."""
     if package == "pipesd_gateway":
         return api.create_app(cast(Engine, None), keys=keys)

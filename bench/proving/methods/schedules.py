@@ -17,7 +17,8 @@ from bench.proving.simulator.planned import Planned, true_costs
 from bench.proving.simulator.scenario import LAPTOP, NARROW, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours
-from pipesd_agent.control.upload_planner import BATCHERS, Planner
+from pipesd_agent.control.batchers import BATCHERS
+from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.session.session import SessionSettings
 
 LINKS: Final = (*NARROW, LAPTOP.uplink(1), LAPTOP.uplink(20), LAPTOP.uplink(80))

@@ -12,7 +12,7 @@ from bench.proving.methods.cells import names
 from bench.proving.methods.contenders import PUBLISHED
 from bench.proving.methods.schedules import NAME as SCHEDULES
 from bench.proving.simulator.scenario import PAPER, SWEEP
-from pipesd_agent.control.upload_planner import BATCHERS
+from pipesd_agent.control.batchers import BATCHERS
 
 Row = dict[str, Any]
 MADE: Final = "made-up"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pipesd_agent.control.controller import Controller
 from pipesd_agent.control.figures import ControlFigures
@@ -24,9 +24,6 @@ from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_core.errors import ApiError, Unavailable, VocabularyMismatch
 from pipesd_core.protocol.messages import Endpoint, Opened
 from pipesd_core.service.logs import session_name
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

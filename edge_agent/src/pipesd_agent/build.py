@@ -7,21 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pipesd_agent.agent import Agent
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.controller import Controller
 from pipesd_agent.control.mode import AutoMode, Switch
-from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.drafting.drafter import Drafter
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
-from pipesd_agent.link.model_list import Catalog
-from pipesd_agent.link.passthrough import Forwarder
 from pipesd_agent.link.requests import LinkSettings
 from pipesd_agent.local.model import IDLE_S, Edge
 from pipesd_agent.telemetry.tracing import TraceFiles
-from pipesd_agent.tuning.background import InThread
+from pipesd_agent.tuning.background import Background
+from pipesd_agent.tuning.optimizers import INSTALL, SAYS, OptimizerName, in_use
 from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_agent.tuning.replay import Pair, Upload
 from pipesd_agent.tuning.store import GoodPairs, state_file
@@ -29,6 +25,8 @@ from pipesd_agent.tuning.worker_process import Child
 from pipesd_core.errors import ModelLoadError
 
 if TYPE_CHECKING:
+    from pipesd_agent.agent import Agent
+    from pipesd_agent.control.controller import Controller
     from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 
 log = logging.getLogger(__name__)
@@ -58,6 +56,11 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     worker = None
     if config.mode not in ("cloud", "edge"):
         worker = DraftWorker(drafter or _make_drafter(config))
+    # After the model: an HTTP client is a tenth of all that the agent imports, and nobody waits for it there.
+    from pipesd_agent.agent import Agent
+    from pipesd_agent.link.model_list import Catalog
+    from pipesd_agent.link.passthrough import Forwarder
+
     if config.mode != "auto" and config.objective != "latency":
         log.warning("objective %s is of use with mode auto only; mode is %s", config.objective, config.mode)
     controller = _make_controller(config, gateways, worker)
@@ -84,11 +87,15 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
 
 
 def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorker | None) -> Controller:
-    tuners = None
+    from pipesd_agent.control.controller import Controller  # numpy, which comes with the model
+    from pipesd_agent.control.upload_planner import Planner
+
+    tuners, optimizer = None, None
     if config.tuner.enabled and config.trigger.kind == "dual" and worker is not None:
+        optimizer = _optimizer(config)
         tuners = Tuners(
             Pair(config.trigger.r1, config.trigger.r2),
-            lambda: InThread(Child()),
+            Background(Child(optimizer)).proposer,
             window=config.session.window,
             upload=UPLOADS[config.batcher],
             price_ms=config.price_ms,
@@ -105,8 +112,17 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
         auto=AutoMode(config.objective, switched=_log_switch, tried=_log_try) if config.mode == "auto" else None,
         mode=config.mode,
         tuners=tuners,
+        optimizer=optimizer,
         gateway=gateway,
     )
+
+
+def _optimizer(config: AgentConfig) -> OptimizerName:
+    """What is in use, which the log is told."""
+    optimizer = in_use(config.tuner.optimizer)
+    lacking = f" (scikit-optimize is not installed: {INSTALL})" if config.tuner.optimizer == "auto" else ""
+    log.info("tuner: %s looks for thresholds%s", SAYS[optimizer], lacking if optimizer == "search" else "")
+    return optimizer
 
 
 def _load_edge(config: AgentConfig, model: Path) -> EmbeddedEngine:

@@ -6,18 +6,25 @@ import argparse
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pipesd_agent.config import KEYS, PROGRAM, AgentConfig, load
 from pipesd_core.errors import ConfigError
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.lifecycle import Life
-from pipesd_core.service.server import Server, fail, listen, run_program
+from pipesd_core.service.program import fail, listen, run_program
 from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format, read_keys
 from pipesd_core.service.startup import answering_while_starting
 
+if TYPE_CHECKING:
+    from pipesd_agent.agent import Agent
+
 logger = logging.getLogger(__name__)
+
+WEB: Final = ("pipesd_agent.api.app", "pipesd_core.service.server", "pipesd_core.service.limits")
+"""What needs a web framework."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,19 +117,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _make_agent(config: AgentConfig) -> Agent:
+    """The agent, and then the web framework, so that neither the model nor `/health` waits for that."""
+    from pipesd_agent.build import make_agent
+
+    agent = make_agent(config)
+    for module in WEB:  # in this thread: `_serve`, which needs them next, runs on the event loop
+        import_module(module)
+    return agent
+
+
 async def _serve(config: AgentConfig) -> None:
     import asyncio
-
-    from pipesd_agent.api.app import create_app
-    from pipesd_agent.build import make_agent
 
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
     try:
         async with answering_while_starting(listener):
-            agent = await asyncio.to_thread(make_agent, config)
+            agent = await asyncio.to_thread(_make_agent, config)
     except BaseException:
         listener.close()
         raise
+    from pipesd_agent.api.app import create_app
+    from pipesd_core.service.server import Server
+
     keys = Keys(config.api_keys, config.api_key_file)
     if not keys.required and config.host not in LOOPBACK:
         logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)

@@ -10,13 +10,13 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 from msgspec.structs import force_setattr, replace
 
-from pipesd_agent.control.controller import OFFLOAD_PRICE_MS, TunerSettings
+from pipesd_agent.control.batchers import check_batcher
 from pipesd_agent.control.mode import Objective
 from pipesd_agent.control.triggers import BY_ENTROPY, TriggerSettings
-from pipesd_agent.control.upload_planner import check_batcher
 from pipesd_agent.link.address import Address
 from pipesd_agent.local.fallback import Policy
 from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.tuning.settings import OFFLOAD_PRICE_MS, TunerSettings
 from pipesd_core.errors import ConfigError
 from pipesd_core.service import settings
 from pipesd_core.service.logs import LogFormat

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
 
-from fastapi import FastAPI, WebSocket
-from fastapi.responses import JSONResponse
-from starlette.websockets import WebSocketDisconnect, WebSocketState
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from pipesd_core.engine.interface import Broken, Engine, EngineOutput, Finished, Generation, Opening, Payload, StepDone
 from pipesd_core.errors import ApiError, ContextLengthExceeded, EngineFailed, InvalidRequest
@@ -65,23 +65,22 @@ Authorize = Callable[[WebSocket], str | None]
 
 
 def attach(
-    app: FastAPI,
+    app: Starlette,
     engine: Engine,
     limits: SessionLimits,
     authorize: Authorize,
     quota: Quota,
     life: Life | None = None,
 ) -> Registry:
-    """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application. `life` says when it ends.
+    """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application: our own, or vLLM's (a FastAPI is a Starlette).
+
+    `life` says when it ends.
 
     Returns the sessions that it will have.
     """
     agents = Agents(engine, limits, authorize, quota, life or Life())
 
-    @app.websocket("/v1/pipesd/ws")
-    async def connected(websocket: WebSocket) -> None:
-        await agents.serve(websocket)
-
+    app.router.add_websocket_route("/v1/pipesd/ws", agents.serve)
     return agents.registry
 
 

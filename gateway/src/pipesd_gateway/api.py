@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -39,13 +39,14 @@ def create_app(
     life: Life | None = None,
     cors_origins: tuple[str, ...] = (),
     load: Callable[[], Mapping[str, int]] = dict,
-) -> FastAPI:
+) -> Starlette:
     """The app over `engine`, which stays the caller's to close. No `keys`: open to everybody.
 
     load: figures for `/health`: what the server holds at the moment.
     """
     keys = keys or Keys()
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = Starlette()
+    app.router.redirect_slashes = False
     life = life or Life()
     install(app, life, cors_origins)
     started = int(time.time())

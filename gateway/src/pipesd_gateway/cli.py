@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from pipesd_core.errors import ConfigError
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.lifecycle import Life
-from pipesd_core.service.server import Server, fail, listen, run_program
+from pipesd_core.service.program import fail, listen, run_program
+from pipesd_core.service.server import Server
 from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format
 from pipesd_core.service.startup import answering_while_starting
 from pipesd_gateway import agents

@@ -18,7 +18,8 @@ from starlette.responses import Response
 from pipesd_core.engine.interface import Broken, Engine, EngineOutput, Finished, ModelInfo, StepDone
 from pipesd_core.errors import ApiError, ContextLengthExceeded, EngineFailed, InvalidRequest, Unavailable
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_core.sampling.sampler import SamplingParams, draw_seed
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import draw_seed
 from pipesd_core.service.http import ClientGone, json_response, read_body, while_connected
 
 MAX_REQUESTS: Final = 64

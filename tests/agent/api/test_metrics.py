@@ -37,6 +37,7 @@ def test_everything() -> None:
         batcher="dp",
         trigger="dual",
         thresholds={"greedy": (0.1, 0.2)},
+        optimizer="search",
         mode="collaborative",
         mode_reason='the draft is "faster":\n2 lines',
         requests=3,
@@ -49,6 +50,7 @@ def test_everything() -> None:
     assert values["pipesd_navs_per_token"][0] == 0.25
     assert values["pipesd_drafted_tokens_total"][0] == 60
     assert values["pipesd_plan_info"][1] == {"batcher": "dp", "batches": "1 2 3"}
+    assert values["pipesd_tuner_info"][1] == {"optimizer": "search"}
     assert values["pipesd_mode_info"][1] == {"mode": "collaborative", "reason": 'the draft is "faster":\n2 lines'}
     assert [values[f"pipesd_{name}"][0] for name in ("n_hat", "r1", "r2", "requests_total")] == [6, 0.1, 0.2, 3]
     assert "pipesd_alpha_seconds" not in values, "no gateway has told of arrivals"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pipesd_agent.control.batchers import BATCHERS, check_batcher
 from pipesd_agent.control.plan_dp import optimal_plan
-from pipesd_agent.control.upload_planner import BATCHERS, LONGEST_WAIT_S, Costs, Planner, check_batcher
+from pipesd_agent.control.upload_planner import LONGEST_WAIT_S, Costs, Planner
 from pipesd_core.errors import ConfigError
 from pipesd_core.protocol.messages import Ack, Draft, Resume
 

@@ -24,7 +24,8 @@ from pipesd_agent.link.model_list import Catalog
 from pipesd_agent.link.passthrough import Forwarder
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
-from pipesd_core.service.server import Server, listen
+from pipesd_core.service.program import listen
+from pipesd_core.service.server import Server
 
 UNDRAFTABLE: dict[str, Any] = {"prompt": "x", "n": 2}
 STREAM = UNDRAFTABLE | {"stream": True}

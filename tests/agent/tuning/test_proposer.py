@@ -7,11 +7,15 @@ import threading
 import time
 
 import pytest
+from msgspec.structs import replace
 from tuning import TASK, Anywhere
 
 from bench.proving.simulator.inline import Inline
-from pipesd_agent.tuning.background import InThread, timed
+from pipesd_agent.tuning.background import Background, InThread, timed
+from pipesd_agent.tuning.replay import Pair
 from pipesd_agent.tuning.search import Studied, Task
+
+MINE = Pair(0.011, 0.022)
 
 
 class Waiting:
@@ -44,7 +48,7 @@ def until(proposer: InThread) -> Studied:
 
 def test_a_slow_study_holds_nobody_up() -> None:
     student = Waiting()
-    proposer = InThread(student)
+    proposer = Background(student).proposer()
     assert proposer.submit(TASK)
     assert not proposer.submit(TASK)
     assert proposer.result() is None
@@ -60,20 +64,20 @@ def test_a_slow_study_holds_nobody_up() -> None:
 
 def test_close_breaks_off_what_is_under_way() -> None:
     student = Waiting()
-    proposer = InThread(student)
+    proposer = Background(student).proposer()
     proposer.submit(TASK)
     began = time.monotonic()
     proposer.close()
     proposer.close()
     assert time.monotonic() - began < 2
     assert proposer.failed == "closed"
-    InThread(Waiting()).close()  # never begun
+    Background(Waiting()).proposer().close()  # never begun
 
 
 def test_a_student_that_fails_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     student = Waiting()
     student.error = ImportError("no module named skopt")
-    proposer = InThread(student)
+    proposer = Background(student).proposer()
     with caplog.at_level(logging.ERROR):
         assert proposer.submit(TASK)
         student.go.set()
@@ -91,7 +95,7 @@ def test_an_idle_student_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipesd_agent.tuning.background.IDLE_S", 0.02)
     student = Waiting()
     student.go.set()
-    proposer = InThread(student)
+    proposer = Background(student).proposer()
     proposer.submit(TASK)
     until(proposer)
     due = time.monotonic() + 10
@@ -101,6 +105,44 @@ def test_an_idle_student_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proposer.submit(TASK)
     assert until(proposer).rehearsed
     proposer.close()
+
+
+def test_two_share_a_student_and_get_each_their_own() -> None:
+    student = Waiting()
+    background = Background(student)
+    one, other = background.proposer(), background.proposer()
+    assert one.submit(TASK)
+    assert other.submit(replace(TASK, pairs=(MINE,)))
+    student.go.set()
+    assert MINE in until(other).rehearsed
+    assert MINE not in until(one).rehearsed
+    assert [thread.name for thread in threading.enumerate()].count("tuner") == 1
+    one.close()
+    assert not student.left, "the other one is there"
+    assert other.submit(TASK)
+    assert until(other).rehearsed
+    other.close()
+    assert student.left
+
+
+def test_a_study_that_fails_is_no_trouble_to_the_other(caplog: pytest.LogCaptureFixture) -> None:
+    student = Waiting()
+    student.error = RuntimeError("too hard")
+    background = Background(student)
+    one, other = background.proposer(), background.proposer()
+    with caplog.at_level(logging.ERROR):
+        assert one.submit(TASK)
+        student.go.set()
+        due = time.monotonic() + 10
+        while not (one.failed and student.left) and time.monotonic() < due:
+            time.sleep(0.01)
+    assert "too hard" in one.failed
+    student.error = None
+    assert other.submit(TASK)
+    assert until(other).rehearsed
+    assert not one.submit(TASK)
+    one.close()
+    other.close()
 
 
 def test_inline() -> None:

@@ -8,20 +8,25 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from tuning import TASK
 
 from pipesd_agent.tuning import worker_process
-from pipesd_agent.tuning.gaussian_process import make_skopt
+from pipesd_agent.tuning.background import Background, InThread
+from pipesd_agent.tuning.optimizers import MAKERS, OptimizerName
+from pipesd_agent.tuning.replay import Pair
 from pipesd_agent.tuning.search import GRID, Studied, Task, study
 
 
-def test_it_does_what_would_have_been_done_here_and_says_what_it_cannot_do() -> None:
-    child = worker_process.Child()
+@pytest.mark.parametrize("optimizer", ["bayes", "search"])
+def test_it_does_what_would_have_been_done_here_and_says_what_it_cannot_do(optimizer: OptimizerName) -> None:
+    child = worker_process.Child(optimizer)
     child.let_go()  # nothing is there yet
     done = child.study(TASK)
-    assert done.rehearsed == study(TASK, make_skopt(TASK.seed)).rehearsed
+    assert done.rehearsed == study(TASK, MAKERS[optimizer](TASK.seed)).rehearsed
     assert done.cpu_s > 0
     with pytest.raises(RuntimeError, match=r"failed: [A-Z][A-Za-z]*Error: "):
         child.study(Task((), TASK.costs, 16, "planned", 0.0, GRID[:1], {}, 1))
@@ -32,7 +37,7 @@ def test_it_does_what_would_have_been_done_here_and_says_what_it_cannot_do() -> 
 
 
 def test_it_is_let_go_in_the_middle() -> None:
-    child = worker_process.Child()
+    child = worker_process.Child("bayes")
     errors: list[Exception] = []
 
     def run() -> None:
@@ -53,7 +58,9 @@ def test_it_is_let_go_in_the_middle() -> None:
 
 def test_it_ends_with_its_input_and_not_before() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipesd_agent.tuning.worker_process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "pipesd_agent.tuning.worker_process", "search"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -67,3 +74,42 @@ def test_it_ends_with_its_input_and_not_before() -> None:
     assert isinstance(pickle.load(process.stdout), Studied)
     process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+def until(proposer: InThread) -> Studied:
+    due = time.monotonic() + 30
+    while time.monotonic() < due:
+        if (done := proposer.result()) is not None:
+            return done
+        time.sleep(0.01)
+    raise AssertionError(proposer.failed or "no result")
+
+
+def test_two_tuners_have_one_process_which_ends_when_nothing_is_to_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipesd_agent.tuning.background.IDLE_S", 1.0)
+    child = worker_process.Child("search")
+    background = Background(child)
+    greedy, sampled = background.proposer(), background.proposer()
+    assert children() == [], "there is nothing to study yet"
+    tasks = [replace(TASK, pairs=(pair,)) for pair in (Pair(0.011, 0.022), Pair(0.033, 0.044))]
+    assert greedy.submit(tasks[0])
+    assert sampled.submit(tasks[1])
+    for proposer, task in zip((greedy, sampled), tasks, strict=True):
+        assert until(proposer).rehearsed == study(task, MAKERS["search"](task.seed)).rehearsed
+    assert len(children()) == 1
+    due = time.monotonic() + 20
+    while children() and time.monotonic() < due:
+        time.sleep(0.01)
+    assert children() == []
+    assert greedy.submit(TASK)
+    assert until(greedy).rehearsed
+    assert len(children()) == 1
+    greedy.close()
+    sampled.close()
+    assert children() == []
+
+
+def children() -> list[int]:
+    """Processes that this one has begun to study with, as Linux tells it."""
+    pids = (int(pid) for of in Path("/proc/self/task").glob("*/children") for pid in of.read_text().split())
+    return [pid for pid in pids if b"worker_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]

@@ -10,8 +10,8 @@ from bench.proving.methods.cells import Budget, Workload, run_all, run_best_caus
 from bench.proving.methods.contenders import CONTENDERS
 from bench.proving.simulator.scenario import LAPTOP, LONG, NARROW
 from bench.proving.traces.stochastic import make_table
+from pipesd_agent.control.batchers import BATCHERS
 from pipesd_agent.control.triggers import TriggerSettings
-from pipesd_agent.control.upload_planner import BATCHERS
 from pipesd_agent.drafting.drafter import DraftToken
 
 TINY = Budget(trials=3, tokens=60, report_tokens=120, search=4)

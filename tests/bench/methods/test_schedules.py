@@ -16,7 +16,7 @@ from bench.proving.reports.sections import schedules as section
 from bench.proving.simulator.scenario import LAPTOP, NARROW
 from bench.proving.simulator.script import Script
 from bench.proving.traces.stochastic import make_table
-from pipesd_agent.control.upload_planner import BATCHERS
+from pipesd_agent.control.batchers import BATCHERS
 
 SCRIPTS = [Script(trace) for trace in make_table("made-up", 6, 128, seed=11).traces]
 

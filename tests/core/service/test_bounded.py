@@ -18,7 +18,8 @@ from websockets.frames import Frame, Opcode
 
 from pipesd_core.service import http, limits
 from pipesd_core.service.http import EventStream, read_body
-from pipesd_core.service.server import Server, listen
+from pipesd_core.service.program import listen
+from pipesd_core.service.server import Server
 
 GET = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 MESSAGES: list[Any] = []

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from fastapi import FastAPI, WebSocket
-from starlette.websockets import WebSocketDisconnect
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import connect
 
 from pipesd_agent.link import dialing
@@ -33,9 +34,6 @@ def ended() -> list[float]:
 
 @asynccontextmanager
 async def server(ended: list[float], *, writes: bool) -> AsyncIterator[tuple[Server, str]]:
-    app = FastAPI()
-
-    @app.websocket("/")
     async def talk(websocket: WebSocket) -> None:
         await websocket.accept()
         began = time.monotonic()
@@ -47,6 +45,8 @@ async def server(ended: list[float], *, writes: bool) -> AsyncIterator[tuple[Ser
             pass
         finally:
             ended.append(time.monotonic() - began)
+
+    app = Starlette(routes=[WebSocketRoute("/", talk)])
 
     async def on_stop() -> None:
         pass

@@ -8,7 +8,11 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from fastapi import FastAPI, WebSocket
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -16,31 +20,34 @@ from pipesd_core.errors import ConfigError, Unauthorized
 from pipesd_core.service import http
 from pipesd_core.service.http import json_response
 from pipesd_core.service.lifecycle import Life
-from pipesd_core.service.server import Server, listen
+from pipesd_core.service.program import listen
+from pipesd_core.service.server import Server
 from pipesd_core.service.settings import check_origins
 
 PAGE = "https://chat.example"
 STRANGER = "https://evil.example"
 
 
-def app_for(*origins: str) -> FastAPI:
-    app = FastAPI()
-    http.install(app, Life(), origins)
-
-    @app.post("/v1/thing")
-    async def thing() -> object:
+def app_for(*origins: str) -> Starlette:
+    async def thing(_: Request) -> Response:
         return json_response({"ok": True})
 
-    @app.post("/v1/closed")
-    async def closed() -> object:
+    async def closed(_: Request) -> Response:
         raise Unauthorized("no API key")
 
-    @app.websocket("/v1/socket")
     async def socket(websocket: WebSocket) -> None:
         await websocket.accept()
         await websocket.send_text("hello")
         await websocket.close()
 
+    app = Starlette(
+        routes=[
+            Route("/v1/thing", thing, methods=["POST"]),
+            Route("/v1/closed", closed, methods=["POST"]),
+            WebSocketRoute("/v1/socket", socket),
+        ]
+    )
+    http.install(app, Life(), origins)
     return app
 
 

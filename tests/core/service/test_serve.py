@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pipesd_core.errors import ConfigError, ModelLoadError
-from pipesd_core.service.server import CannotServe, Server, fail, listen, run_program
+from pipesd_core.service.program import CannotServe, fail, listen, run_program
+from pipesd_core.service.server import Server
 
 
 @pytest.mark.parametrize(

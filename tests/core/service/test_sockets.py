@@ -14,7 +14,7 @@ import pytest
 
 from pipesd_core.service import sockets
 from pipesd_core.service.http import SEND_TIMEOUT_S
-from pipesd_core.service.server import listen
+from pipesd_core.service.program import listen
 from pipesd_core.service.sockets import CLIENT_TIMEOUT_S, IDLE_S, PROBES, SERVER_TIMEOUT_S
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="its options")

@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from pipesd_core.service import startup
-from pipesd_core.service.server import listen
+from pipesd_core.service.program import listen
 from pipesd_core.service.startup import answering_while_starting
 
 

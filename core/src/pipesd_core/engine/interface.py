@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from pipesd_core.errors import ApiError
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 
 class ModelInfo(Struct, frozen=True):

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from msgspec.msgpack import Decoder
 
 from pipesd_core.errors import InvalidRequest, MalformedMessage
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 SUBPROTOCOL: Final = "pipesd.v1"
 VERSION: Final = 1

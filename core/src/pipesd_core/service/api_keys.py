@@ -6,12 +6,13 @@ import hmac
 import logging
 import time
 from pathlib import Path
-from typing import Final
-
-from starlette.requests import HTTPConnection
+from typing import TYPE_CHECKING, Final
 
 from pipesd_core.errors import ConfigError, Unauthorized
 from pipesd_core.service.settings import read_keys
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import msgspec
-from fastapi import FastAPI
 from msgspec import Struct
 from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -71,7 +71,7 @@ class ClientGone(Exception):
     """Nobody is there to read the answer any more."""
 
 
-def install(app: FastAPI, life: Life, cors_origins: tuple[str, ...] = ()) -> None:
+def install(app: Starlette, life: Life, cors_origins: tuple[str, ...] = ()) -> None:
     """Give an app its request ids and its OpenAI-shaped errors, and keep web pages out but those of `cors_origins`.
 
     `life` counts its requests, and refuses new ones when it drains.

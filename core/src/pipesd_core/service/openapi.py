@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,7 +22,7 @@ def describe(package: str) -> dict[str, Any]:
     return _laid_over(_read("pipesd_core.service", "openapi_common.json"), _read(package, "openapi.json"))
 
 
-def add_description(app: FastAPI, package: str) -> None:
+def add_description(app: Starlette, package: str) -> None:
     """Serve it. Without a key, as /health is: it is the same for everybody, tells nothing of this server's model or
     users, and says to a client how to send a key."""
     data = msgspec.json.encode(describe(package))

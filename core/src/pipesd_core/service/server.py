@@ -1,77 +1,27 @@
-"""How a program of ours serves HTTP: the socket first, then uvicorn with our settings, then an orderly end.
-
-Exit codes: 0 stopped by a signal, 1 cannot run (model, port), 2 wrong configuration. Errors are one line on stderr.
-"""
+"""How a program of ours serves HTTP: uvicorn with our settings, then an orderly end. Its socket: `program.listen`."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import signal
 import socket
 import ssl
-import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 import uvicorn
 
-from pipesd_core.errors import ConfigError, PipeSDError
 from pipesd_core.protocol.messages import MAX_FRAME_BYTES
 from pipesd_core.service.keepalive import PING_INTERVAL_S, PING_TIMEOUT_S
 from pipesd_core.service.lifecycle import Life
-from pipesd_core.service.logs import LogFormat, library_level, set_up
-from pipesd_core.service.sockets import SERVER_TIMEOUT_S, notice_dead_peers
+from pipesd_core.service.logs import library_level
 
 log = logging.getLogger(__name__)
 
 GRACE_S: Final = 5
 """At shutdown: longest wait for connections to end, after all their requests were told so."""
-
-
-class CannotServe(PipeSDError):
-    """The address is not free, or not ours."""
-
-
-def run_program(name: str, log_level: str, program: Coroutine[Any, Any, None], log_format: LogFormat = "text") -> int:
-    """Run a server to its end; returns the exit code."""
-    set_up(log_level, log_format)
-    try:
-        asyncio.run(program)
-    except PipeSDError as error:
-        return fail(name, error)
-    except KeyboardInterrupt:  # while the model was loading
-        return 130
-    return 0
-
-
-def fail(name: str, error: PipeSDError) -> int:
-    """Say on one line of stderr why the program ends; returns the exit code."""
-    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2 if isinstance(error, ConfigError) else 1
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises CannotServe."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            notice_dead_peers(listener, SERVER_TIMEOUT_S)
-            listener.bind(address)
-            listener.listen(128)
-        except OSError:
-            listener.close()
-            raise
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
-        why = error.strerror if isinstance(error, OSError) else error
-        raise CannotServe(f"cannot listen on {host}:{port}: {why}; choose another --host or --port") from error
-    return listener
 
 
 class Server(uvicorn.Server):

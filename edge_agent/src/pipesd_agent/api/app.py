@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -48,19 +48,20 @@ class NoSuchRecord(InvalidRequest):
 
 def create_app(
     agent: Agent, *, keys: Keys | None = None, life: Life | None = None, cors_origins: tuple[str, ...] = ()
-) -> FastAPI:
+) -> Starlette:
     """The app over an agent, whose tasks run as long as the app does. No `keys`: open to everybody."""
     keys = keys or Keys()
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         agent.start()
         try:
             yield
         finally:
             await agent.aclose()
 
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
+    app = Starlette(lifespan=lifespan)
+    app.router.redirect_slashes = False
     life = life or Life()
     install(app, life, cors_origins)
     started = int(time.time())

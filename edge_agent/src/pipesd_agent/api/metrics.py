@@ -81,6 +81,7 @@ def _metrics(figures: ControlFigures) -> Iterator[Metric]:
     plan = None if figures.plan is None else " ".join(map(str, figures.plan))
     yield from info("plan", "Batches that drafts leave in, in tokens", batcher=figures.batcher, batches=plan)
     yield from info("trigger", "What asks for a NAV", trigger=figures.trigger)
+    yield from info("tuner", "What looks for better thresholds", optimizer=figures.optimizer)
     for at, (name, says) in enumerate((("r1", "the sequence's"), ("r2", "a token's"))):
         thresholds = GaugeMetricFamily(f"pipesd_{name}", f"Threshold of {says} confidence", labels=["text"])
         for text, pair in figures.thresholds.items():

@@ -1,13 +1,19 @@
 """Batchers: when do drafted tokens leave the device? (architecture §6, scheduler)
 
 A NAV always takes every unsent draft with it (the paper's Rule 1), so a batcher only decides about sending earlier.
-One instance per session; `planning.planner.Planner` makes them, by name.
+One instance per session; `upload_planner.Planner` makes them, by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import cycle
+from typing import Final, Literal, get_args
+
+from pipesd_core.errors import ConfigError
+
+BatcherName = Literal["immediate", "single", "dp", "expected"]
+BATCHERS: Final[tuple[str, ...]] = get_args(BatcherName)
 
 
 class Immediate:
@@ -80,3 +86,9 @@ class Timed:
 
     def reset(self) -> None:
         self._sent = 0
+
+
+def check_batcher(name: str) -> None:
+    """Raises ConfigError for an unknown one."""
+    if name not in BATCHERS:
+        raise ConfigError(f"batcher must be one of {', '.join(BATCHERS)}, but is {name!r}")

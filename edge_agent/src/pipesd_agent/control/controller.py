@@ -13,8 +13,6 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from pipesd_agent.control.calibration import CalibratedTrigger, Calibration
 from pipesd_agent.control.figures import ControlFigures, Pairs
 from pipesd_agent.control.mode import AutoMode
@@ -24,10 +22,10 @@ from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.policies import Collaborative, Policies
 from pipesd_agent.telemetry.monitor import TPT_WINDOWS, Monitor
 from pipesd_agent.telemetry.monitor import SessionWatch as MonitorWatch
+from pipesd_agent.tuning.optimizers import OptimizerName
 from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_agent.tuning.recorder import Tape
 from pipesd_agent.tuning.replay import Costs
-from pipesd_core.errors import ConfigError
 from pipesd_core.protocol.messages import EdgeMessage, Opened, Verdict
 
 log = logging.getLogger(__name__)
@@ -39,22 +37,6 @@ COSTS_EVERY_S: Final = 1.0
 """How often the tuners are told what things cost."""
 
 
-class TunerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """enabled: thresholds of the dual trigger follow the traffic, from `trigger.r1` and `trigger.r2` on. price_ms: what
-    a verification is worth, in ms of the user's time: 0, latency alone counts; more saves steps of the target. Not
-    given: 0, or OFFLOAD_PRICE_MS for the objective `offload`."""
-
-    enabled: bool = True
-    price_ms: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.price_ms is not None and not 0 <= self.price_ms <= 1e5:
-            raise ConfigError(f"tuner.price_ms must lie between 0 and 100000, but is {self.price_ms}")
-
-
-OFFLOAD_PRICE_MS: Final = 200.0
-
-
 class Controller:
     """Of one agent.
 
@@ -62,7 +44,7 @@ class Controller:
         trigger: its kind, and where tuning begins.
         planner: of batches.
         auto: of modes; None: sessions draft whenever they can.
-        tuners: of `dual`'s thresholds; None: they stay.
+        tuners: of `dual`'s thresholds; None: they stay. optimizer: what their studies use.
         mode: what it was told to do, where `auto` is None.
         gateway: address of the one that the link is up to.
     """
@@ -74,6 +56,7 @@ class Controller:
         *,
         auto: AutoMode | None = None,
         tuners: Tuners | None = None,
+        optimizer: OptimizerName | None = None,
         mode: str = "collaborative",
         gateway: Callable[[], str] = str,
     ) -> None:
@@ -81,6 +64,7 @@ class Controller:
         self.planner = planner
         self.auto = auto
         self.tuners = tuners
+        self._optimizer = optimizer
         self.calibrations = {sampled: Calibration() for sampled in (False, True)}
         """By whether answers are sampled (temperature above 0)."""
         self._trigger = trigger
@@ -109,6 +93,7 @@ class Controller:
             batcher=self.planner.name,
             trigger=self._trigger.kind,
             thresholds=pairs,
+            optimizer=self._optimizer,
             mode=self._mode if auto is None else auto.way.name,
             mode_reason="told to be" if auto is None else auto.reason,
         )

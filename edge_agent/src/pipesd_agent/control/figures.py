@@ -15,8 +15,9 @@ class ControlFigures:
     """What there is to show; what is None is left out.
 
     monitor: what was measured. n_hat: draft length that the plan is made for; plan: its batches, in tokens, repeated;
-    batcher, trigger: their names. thresholds: in use. mode: what sessions are in now (or the last one was),
-    and the reason of its last change. requests: since the start, of all modes; running: now.
+    batcher, trigger: their names. thresholds: in use; optimizer: what looks for better ones. mode: what sessions are
+    in now (or the last one was), and the reason of its last change. requests: since the start, of all modes; running:
+    now.
     """
 
     monitor: MonitorFigures | None = None
@@ -25,6 +26,7 @@ class ControlFigures:
     batcher: str | None = None
     trigger: str | None = None
     thresholds: Pairs = field(default_factory=dict)
+    optimizer: str | None = None
     mode: str | None = None
     mode_reason: str | None = None
     requests: int | None = None

@@ -7,18 +7,15 @@ All clock readings are the sessions'.
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, NamedTuple
 
-from pipesd_agent.control.batchers import Immediate, Planned, Single, Timed
+from pipesd_agent.control.batchers import Immediate, Planned, Single, Timed, check_batcher
 from pipesd_agent.control.draft_lengths import LONGEST, OVER, Lengths
 from pipesd_agent.control.plan_dp import optimal_plan
 from pipesd_agent.control.plan_expected import Timing, costs_nothing
 from pipesd_agent.session.policies import Batcher
-from pipesd_core.errors import ConfigError
 from pipesd_core.protocol.messages import Draft, EdgeMessage, Resume
 
-BatcherName = Literal["immediate", "single", "dp", "expected"]
-BATCHERS: Final[tuple[str, ...]] = get_args(BatcherName)
 MOVED: Final = 0.2
 """Relative change of a cost, or of N-hat, that is worth a new plan."""
 US: Final = 1e6
@@ -32,12 +29,6 @@ class Costs(NamedTuple):
     alpha: int
     beta: int
     gamma: int
-
-
-def check_batcher(name: str) -> None:
-    """Raises ConfigError for an unknown one."""
-    if name not in BATCHERS:
-        raise ConfigError(f"batcher must be one of {', '.join(BATCHERS)}, but is {name!r}")
 
 
 class Planner:

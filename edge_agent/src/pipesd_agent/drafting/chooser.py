@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pipesd_agent.drafting.confidence import SAMPLED, Logistic
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_core.sampling import noise
-from pipesd_core.sampling.sampler import Sampler, SamplingParams, scaled_candidates
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import Sampler, scaled_candidates
 
 BEST: Final = 256
 """At T > 0 the draft is drawn from its own best so many tokens (in a vocabulary of more than `BEST_FROM`)."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 
 class DraftToken(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from pipesd_agent.drafting.confidence import SAMPLED, Logistic
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_core.llamacpp.binding import Context, Model
 from pipesd_core.protocol.fingerprint import fingerprint
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 ROWS: Final = 64
 """Most rows of a forward: what bounds a chunk of prefill, and with it how long it holds up the other lanes."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 NGRAMS: Final = (3, 2, 1)
 """Lengths tried, longest first: the longest match wins, of those the most recent."""

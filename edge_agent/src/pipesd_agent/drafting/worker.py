@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from pipesd_agent.drafting.abort_cost import Redo
 from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 log = logging.getLogger(__name__)
 

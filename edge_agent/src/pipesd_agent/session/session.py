@@ -49,7 +49,7 @@ from pipesd_core.protocol.messages import (
     Run,
     Verdict,
 )
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 NEVER: Final = 0
 """`Run.until` that ends a free run: no position of an answer is less."""

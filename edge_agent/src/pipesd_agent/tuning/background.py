@@ -1,4 +1,4 @@
-"""Who does the tuner's studies: a process of its own that a thread waits for.
+"""Who does the tuners' studies: a process that a thread waits for, one for all of them.
 
 The event loop never waits: `submit` and `result` return at once. Nor does a token: a Gaussian process that is fitted in
 another thread of the agent would hold the interpreter's lock for some milliseconds at a time. A study that fails, or
@@ -20,7 +20,7 @@ from pipesd_agent.tuning.search import Optimizer, Studied, Task, study
 log = logging.getLogger(__name__)
 
 IDLE_S: Final = 600.0
-"""Without a study, after which the student is let go (150 MB) until there is one."""
+"""Without a study, after which the student is let go (140 MB with scikit-optimize) until there is one."""
 
 
 class Student(Protocol):
@@ -33,41 +33,85 @@ class Student(Protocol):
         """Free what it holds; another study may follow. From any thread, and also in the middle of a study."""
 
 
-class Proposer(Protocol):
-    """Does one study at a time."""
+class Background:
+    """One student for any number of proposers, and the daemon thread that waits for it, begun with the first study.
 
-    failed: str
-    """What broke it for good; empty: nothing."""
+    Studies are done one after the other, so that there is one process at most. Where one fails, its proposer has, and
+    the others go on.
+    """
 
-    def submit(self, task: Task) -> bool:
-        """Begin a study. False: it has one, or has failed."""
+    def __init__(self, student: Student) -> None:
+        self._student = student
+        self._tasks: queue.Queue[tuple[InThread, Task] | None] = queue.Queue()
+        self._proposers: list[InThread] = []
+        self._thread: threading.Thread | None = None
 
-    def result(self) -> Studied | None:
-        """The study that was done since the last call; None: there is none."""
+    def proposer(self) -> InThread:
+        """A new one."""
+        made = InThread(self)
+        self._proposers.append(made)
+        return made
 
-    def close(self) -> None:
-        """No more studies."""
+    def submit(self, proposer: InThread, task: Task) -> None:
+        """Of a proposer: have this studied for it."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="tuner", daemon=True)
+            self._thread.start()
+        self._tasks.put_nowait((proposer, task))
+
+    def leave(self, proposer: InThread) -> None:
+        """Of a proposer that is closed. With the last one the thread ends; a study under way is broken off."""
+        if proposer in self._proposers:
+            self._proposers.remove(proposer)
+            if not self._proposers:
+                self._tasks.put_nowait(None)
+                self._student.let_go()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                try:
+                    asked = self._tasks.get(timeout=IDLE_S)
+                except queue.Empty:
+                    self._student.let_go()
+                    continue
+                if asked is None:
+                    return
+                proposer, task = asked
+                if not proposer.failed:
+                    self._study(proposer, task)
+        except Exception as error:
+            for proposer in list(self._proposers):
+                proposer.failed = proposer.failed or f"{type(error).__name__}: {error}"
+            log.exception("the tuner's thread died: thresholds stay as they are")
+        finally:
+            self._student.let_go()
+
+    def _study(self, proposer: InThread, task: Task) -> None:
+        try:
+            proposer.done(self._student.study(task))
+        except Exception as error:
+            # Whatever broke it (a library that does not fit included), sessions go on without it.
+            if not proposer.failed:
+                proposer.failed = f"{type(error).__name__}: {error}"
+                log.exception("a study of the tuner failed: thresholds stay as they are")
+            self._student.let_go()
 
 
 class InThread:
-    """One daemon thread, begun with the first study."""
+    """A proposer of a `Background`."""
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, background: Background) -> None:
         self.failed = ""
-        self._student = student
-        self._tasks: queue.Queue[Task | None] = queue.Queue(1)
+        self._background = background
         self._results: queue.Queue[Studied] = queue.Queue(1)
         self._busy = False
-        self._thread: threading.Thread | None = None
 
     def submit(self, task: Task) -> bool:
         if self._busy or self.failed:
             return False
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="tuner", daemon=True)
-            self._thread.start()
         self._busy = True
-        self._tasks.put_nowait(task)
+        self._background.submit(self, task)
         return True
 
     def result(self) -> Studied | None:
@@ -78,31 +122,14 @@ class InThread:
         self._busy = False
         return done
 
-    def close(self) -> None:
-        """No more studies; one under way is broken off."""
-        self.failed = self.failed or "closed"
-        if not self._tasks.full():
-            self._tasks.put_nowait(None)
-        self._student.let_go()
+    def done(self, studied: Studied) -> None:
+        """Of the background's thread: what was submitted."""
+        self._results.put_nowait(studied)
 
-    def _run(self) -> None:
-        try:
-            while not self.failed:
-                try:
-                    task = self._tasks.get(timeout=IDLE_S)
-                except queue.Empty:
-                    self._student.let_go()
-                    continue
-                if task is None or self.failed:
-                    return
-                self._results.put_nowait(self._student.study(task))
-        except Exception as error:
-            # Whatever broke it (a library that does not fit included), sessions go on without it.
-            if not self.failed:
-                self.failed = f"{type(error).__name__}: {error}"
-                log.exception("the tuner's thread died: thresholds stay as they are")
-        finally:
-            self._student.let_go()
+    def close(self) -> None:
+        """No more studies; one under way is broken off, unless the student has other proposers."""
+        self.failed = self.failed or "closed"
+        self._background.leave(self)
 
 
 def timed(task: Task, optimizer: Optimizer) -> Studied:

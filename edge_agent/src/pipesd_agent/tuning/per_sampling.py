@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipesd_agent.tuning.background import Proposer
 from pipesd_agent.tuning.recorder import Tape
 from pipesd_agent.tuning.replay import Costs, Pair, Upload
+from pipesd_agent.tuning.search import Proposer
 from pipesd_agent.tuning.store import GoodPairs, key
 from pipesd_agent.tuning.thresholds import TunedDual
 from pipesd_agent.tuning.tuner import Tuner, TunerFigures
@@ -23,7 +23,7 @@ class Tuners:
 
     Args:
         first: thresholds to begin with where none are kept.
-        proposer: makes one, `lambda: InThread(Child())`: each tuner has its own, and neither waits for the other.
+        proposer: makes one, `Background(Child(...)).proposer`: each tuner has its own, and the process is one for both.
         window: `SessionSettings.window`. upload: what the sessions' batcher does.
         price_ms: of a NAV; 0: latency is all that counts.
         kept, draft: where good pairs are kept, and the drafter's name there.

@@ -1,6 +1,6 @@
-"""One look for better thresholds: Bayesian optimisation of what the recorded text would have cost (architecture §6).
+"""One look for better thresholds: an optimizer's of what the recorded text would have cost (architecture §6).
 
-Pure: recorded text and costs in, rehearsed costs of the pairs looked at out. `proposer` has it done elsewhere.
+Pure: recorded text and costs in, rehearsed costs of the pairs looked at out. `background` has it done elsewhere.
 """
 
 from __future__ import annotations
@@ -31,13 +31,29 @@ Point = tuple[float, float]
 
 
 class Optimizer(Protocol):
-    """skopt's, as far as it is used: minimises over the unit square."""
+    """Minimises over the unit square; skopt's interface, as far as it is used."""
 
     def tell(self, points: Sequence[Point], values: Sequence[float]) -> None:
         """What was found there."""
 
     def ask(self) -> Point:
         """Where to look next."""
+
+
+class Proposer(Protocol):
+    """Does one study at a time."""
+
+    failed: str
+    """What broke it for good; empty: nothing."""
+
+    def submit(self, task: Task) -> bool:
+        """Begin a study. False: it has one, or has failed."""
+
+    def result(self) -> Studied | None:
+        """The study that was done since the last call; None: there is none."""
+
+    def close(self) -> None:
+        """No more studies."""
 
 
 MakeOptimizer = Callable[[int], Optimizer]
@@ -87,8 +103,8 @@ class Studied(Struct, frozen=True):
     cpu_s: float = 0.0
 
 
-def study(task: Task, optimizer: Optimizer) -> Studied:
-    """Rehearse a grid, then where the optimizer expects something better."""
+def study(task: Task, optimizer: Optimizer, asks: int = ASKS) -> Studied:
+    """Rehearse a grid, then where the optimizer expects something better, `asks` times."""
     size = max(1, round(len(task.text) / CHUNK))
     step = math.ceil(len(task.text) / size)
     chunks = [task.text[at : at + step] for at in range(0, len(task.text), step)]
@@ -105,10 +121,10 @@ def study(task: Task, optimizer: Optimizer) -> Studied:
     # In standard deviations of what the grid has, so that the optimizer's margins mean the same whatever a token costs.
     middle, spread = statistics.fmean(values), statistics.pstdev(values) or 1.0
     optimizer.tell([to_point(pair) for pair in known], [(value - middle) / spread for value in values])
-    for turn in range(ASKS):
+    for turn in range(asks):
         point = optimizer.ask()
         value = look(to_pair(point))
-        if turn < ASKS - 1:
+        if turn < asks - 1:
             optimizer.tell([point], [(value - middle) / spread])
     best = sorted(found, key=look)[:KEPT]
     return Studied({pair: found[pair] for pair in dict.fromkeys((*task.pairs, *best))})

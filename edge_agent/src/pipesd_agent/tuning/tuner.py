@@ -19,9 +19,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from pipesd_agent.tuning.background import Proposer
 from pipesd_agent.tuning.replay import Costs, Judged, Pair, Upload, rehearse
-from pipesd_agent.tuning.search import Studied, Task
+from pipesd_agent.tuning.search import Proposer, Studied, Task
 from pipesd_agent.tuning.thresholds import Thresholds
 
 log = logging.getLogger(__name__)

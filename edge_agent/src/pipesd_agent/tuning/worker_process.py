@@ -1,7 +1,7 @@
 """Studies in a child process of low priority: the agent's interpreter has tokens to pass on meanwhile.
 
-`Child` is the parent's end; `python -m pipesd_agent.tuning.worker_process` the other one, which does a study for each
-that comes in, and ends with its standard input.
+`Child` is the parent's end; `python -m pipesd_agent.tuning.worker_process bayes|search` the other one, which does a
+study with that optimizer for each that comes in, and ends with its standard input.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import threading
 from typing import Final
 
 from pipesd_agent.tuning.background import timed
-from pipesd_agent.tuning.gaussian_process import make_skopt
-from pipesd_agent.tuning.search import Studied, Task
+from pipesd_agent.tuning.optimizers import MAKERS, OptimizerName
+from pipesd_agent.tuning.search import MakeOptimizer, Studied, Task
 
 LIMIT_S: Final = 120.0
 """For a study, the child's start included: it takes a second or two."""
@@ -27,7 +27,8 @@ NICE: Final = 10
 class Child:
     """A `Student`. The process begins with the first study."""
 
-    def __init__(self) -> None:
+    def __init__(self, optimizer: OptimizerName) -> None:
+        self._optimizer = optimizer
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -66,7 +67,7 @@ class Child:
         with self._lock:
             if self._process is None:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "pipesd_agent.tuning.worker_process"],
+                    [sys.executable, "-m", "pipesd_agent.tuning.worker_process", self._optimizer],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
@@ -75,7 +76,8 @@ class Child:
             return self._process
 
 
-def main() -> None:
+def main(make: MakeOptimizer) -> None:
+    """Study what comes in until there is no more."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal, or systemd, means the parent, which drains
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICE)
@@ -86,7 +88,7 @@ def main() -> None:
         except EOFError:
             return
         try:
-            done: Studied | str = timed(task, make_skopt(task.seed))
+            done: Studied | str = timed(task, make(task.seed))
         except Exception as error:  # the parent has it told
             done = f"{type(error).__name__}: {error}"
         pickle.dump(done, writing)
@@ -94,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(MAKERS[sys.argv[1]])

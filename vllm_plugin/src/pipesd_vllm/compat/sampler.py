@@ -20,7 +20,7 @@ from vllm.v1.sample import rejection_sampler
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from pipesd_core.sampling.sampler import GREEDY_BELOW
+from pipesd_core.sampling.params import GREEDY_BELOW
 from pipesd_core.sampling.torch_noise import Draw, upload
 from pipesd_vllm.keys import NOISE_ARG
 

@@ -23,7 +23,8 @@ from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
 from pipesd_core.protocol.fingerprint import fingerprint
 from pipesd_core.protocol.hf_vocabulary import pieces
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_core.sampling.sampler import GREEDY_BELOW, SamplingParams, draw_seed
+from pipesd_core.sampling.params import GREEDY_BELOW, SamplingParams
+from pipesd_core.sampling.sampler import draw_seed
 from pipesd_vllm import keys
 
 Generate = Callable[..., AsyncIterator[Any]]

@@ -15,7 +15,8 @@ from pipesd_core.errors import InvalidRequest
 from pipesd_core.llamacpp.openai.controls import Controls, take_controls
 from pipesd_core.llamacpp.openai.fields import Fields, decode, show, wrong
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_core.sampling.sampler import SamplingParams, draw_seed
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import draw_seed
 
 MAX_STOPS: Final = 4
 MAX_STOP_CHARS: Final = 1024

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pipesd_core.errors import EngineFailed
 from pipesd_core.llamacpp.openai.controls import Controls, Grammar
 from pipesd_core.llamacpp.runtime.logprobs import Ranked, rank
-from pipesd_core.sampling.sampler import Logits, Sampler, SamplingParams, scaled_candidates
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import Logits, Sampler, scaled_candidates
 
 
 class Chooser:

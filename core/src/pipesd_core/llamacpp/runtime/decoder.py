@@ -24,7 +24,8 @@ from pipesd_core.llamacpp.runtime.chooser import Chooser
 from pipesd_core.llamacpp.runtime.logprobs import Decoded
 from pipesd_core.llamacpp.runtime.rows import MAX_DRAFTS, MAX_ROWS
 from pipesd_core.llamacpp.runtime.slots import Batch, Job, Part, Slots
-from pipesd_core.sampling.sampler import Sampler, SamplingParams
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import Sampler
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from pipesd_core.llamacpp.openai.request import Request, parse
 from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration, Place
 from pipesd_core.llamacpp.runtime.logprobs import Decoded
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 QUEUE_WAIT_S: Final = 100.0
 """Longest wait for a free sequence; below the time that an agent waits for a silent gateway (120 s)."""
