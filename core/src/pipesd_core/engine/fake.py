@@ -98,7 +98,7 @@ class FakeGeneration:
 
     def step(self, drafts: Sequence[int], ahead: int = 0) -> None:
         """See `Generation.step`."""
-        if self.over:
+        if self.over or self._reason is not None:
             raise RuntimeError("step() of a generation that is over")
         if self.pending:
             raise RuntimeError("step() while a step is under way")
@@ -162,6 +162,8 @@ class FakeGeneration:
     def _take(self, drafts: tuple[int, ...]) -> StepDone:
         limits = self._engine.per_step
         verified = drafts[: limits.popleft()] if limits else drafts
+        if not self.output and not self._engine.drafts_with_prompt:
+            verified = ()
         tokens: list[int] = []
         accepted = 0
         for draft in (*verified, None):
@@ -204,7 +206,8 @@ class FakeEngine:
     What a test may set at any time:
         running: False: no step is taken before `FakeGeneration.go`.
         delay_s: how long a step takes.
-        per_step: of the drafts of the next steps, only so many are verified; as in vLLM, whose first step takes none.
+        per_step: of the drafts of the next steps, only so many are verified.
+        drafts_with_prompt: False: the first step of a generation verifies none, as vLLM's does.
         says: said by every step in the place of what it came to, whether that follows the interface or not.
         refusals: raised by the next calls of `open`.
     """
@@ -226,6 +229,7 @@ class FakeEngine:
         self.running = True
         self.delay_s = 0.0
         self.per_step: deque[int] = deque()
+        self.drafts_with_prompt = True
         self.says: EngineOutput | None = None
         self.refusals: deque[ApiError] = deque()
         self.generations: list[FakeGeneration] = []
