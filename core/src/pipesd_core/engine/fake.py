@@ -74,12 +74,14 @@ def piece(token: int) -> bytes:
 class FakeGeneration:
     """See `engine.Generation`. What a test may look at:
 
-    orders: the drafts of each step, those of the steps ahead included. output: all tokens so far. pending: a step is
-    under way. over: nothing more is said. aborted: `abort` was called, by whoever drives it.
+    orders: the drafts of each step, those of the steps ahead included. aheads: of each call of `step`. output: all
+    tokens so far. pending: a step is under way. over: nothing more is said. aborted: `abort` was called, by whoever
+    drives it. deliver: whoever drives it hears through this.
     """
 
     def __init__(self, engine: FakeEngine, request: Request, opening: Opening, deliver: Deliver) -> None:
         self.orders: list[tuple[int, ...]] = []
+        self.aheads: list[int] = []
         self.output: list[int] = []
         self.pending = self.over = self.aborted = False
         self.deliver = deliver
@@ -105,6 +107,7 @@ class FakeGeneration:
         info = self._engine.info
         if (wrong := fault(tuple(drafts), info.max_drafts, info.n_vocab)) is not None:
             raise ValueError(wrong)
+        self.aheads.append(ahead)
         self._order(tuple(drafts), ahead)
 
     def abort(self) -> None:
