@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import engine_rules
+import msgspec
 import numpy as np
 import pytest
 from engine_rules import (
@@ -22,8 +24,11 @@ from engine_rules import (
 from msgspec.structs import replace
 
 from pipesd_core.engine import fake
-from pipesd_core.engine.fake import EOS, INFO, FakeEngine, FakeGeneration, by_logits
-from pipesd_core.engine.interface import Payload, StepDone
+from pipesd_core.engine.autoregressive import Alone
+from pipesd_core.engine.fake import EOS, INFO, FakeEngine, FakeGeneration, by_logits, script
+from pipesd_core.engine.interface import Broken, EngineOutput, Payload, StepDone
+from pipesd_core.errors import EngineFailed, InvalidRequest, Overloaded, Unavailable
+from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.sampler import Logits
 
 PROMPT = tuple(b"abc")
@@ -98,3 +103,49 @@ async def test_text_that_is_told_before_its_tokens_is_found_out() -> None:
     engine = FakeEngine(by_logits(logits, INFO.n_vocab), payloads=_tells_text_first)
     with pytest.raises(AssertionError, match="the text of 2 tokens after StepDones of 1"):
         await drafts_change_nothing_at_temperature_0(Subject(engine, prompt=PROMPT, ending=ENDING))
+
+
+# What a test makes it do.
+
+
+async def test_it_writes_a_script() -> None:
+    answer = Alone(FakeEngine(script(b"hi there")))
+    await answer.open(Endpoint.CHAT_COMPLETIONS, b'{"messages": [{"role": "user", "content": "Hi?"}], "stop": "re"}')
+    payload = await answer.next()
+    assert payload is not None
+    assert msgspec.json.decode(payload.data)["choices"][0]["message"]["content"] == "hi the"
+    assert (payload.upto, payload.usage) == (8, True)
+    assert await answer.next() is None
+
+
+async def test_it_refuses_and_breaks_and_is_slow_as_it_is_told() -> None:
+    engine = FakeEngine(script(b"abc"), places=1, max_queue=0)
+    engine.refusals.append(Unavailable("not yet"))
+    said: list[EngineOutput] = []
+    with pytest.raises(Unavailable, match="not yet"):
+        await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', said.append)
+    generation = await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', said.append)
+    with pytest.raises(Overloaded):
+        await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', said.append)
+    engine.delay_s = 0.05
+    generation.step(())
+    await asyncio.sleep(0.01)
+    assert said == []
+    await asyncio.sleep(0.1)
+    assert [type(output) for output in said] == [StepDone]
+    engine.says = Broken(EngineFailed("boom"))
+    generation.step(())
+    await asyncio.sleep(0.1)
+    assert said[1:] == [engine.says]
+    assert generation.over
+    assert not generation.aborted
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [(b'{"prompt": "x", "best_of": 2}', "best_of"), (b'{"prompt": "x", "top_k": "5"}', "top_k"), (b"[", None)],
+)
+async def test_it_names_what_is_wrong_with_a_body(body: bytes, param: str | None) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await FakeEngine(script(b"")).open(Endpoint.COMPLETIONS, body, lambda _: None)
+    assert refused.value.param == param

@@ -18,10 +18,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 from websockets.frames import Frame, Opcode
 
-from pipesd_core.engine.fake import FakeEngine, FakeGeneration
+from pipesd_core.engine.fake import FakeEngine, FakeGeneration, Request
 from pipesd_core.engine.interface import Broken, Deliver, Finished, ModelInfo, Opening, Payload, StepDone
 from pipesd_core.errors import EngineFailed, Overloaded, Unauthorized
-from pipesd_core.llamacpp.openai.request import Request
 from pipesd_core.protocol.messages import (
     FOREVER,
     MAX_FRAME_BYTES,
@@ -94,8 +93,8 @@ class ScriptedEngine(FakeEngine):
         asked = {"prompt": PROMPT, "max_tokens": int(body), "seed": 5}
         return await super().open(endpoint, json.dumps(asked).encode(), deliver)
 
-    def understand(self, request: Request) -> Opening:
-        return self.opening or super().understand(request)
+    def understand(self, endpoint: Endpoint, request: Request) -> Opening:
+        return self.opening or super().understand(endpoint, request)
 
     def _bytes(self, generation: FakeGeneration, done: StepDone) -> list[Payload]:
         return [Payload(bytes(done.tokens) + self.padding, len(generation.output))]

@@ -7,16 +7,21 @@ model:
     engine = FakeEngine(by_logits(logits, n_vocab))  # draws from scripted logits with the shared noise
 
 Drafts are verified exactly: one is accepted iff it equals the target's token, and the first that is not ends the step.
-Bodies are read, and payloads written, by the code of the llama.cpp engine, so both are OpenAI's. There are no tasks and
-no threads: a step is one callback on the event loop, which `abort` and `aclose` take back.
+Bodies and payloads are OpenAI's, of both endpoints, with the fields that matter to the interface and no others. There
+are no tasks and no threads: a step is one callback on the event loop, which `abort` and `aclose` take back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
 
 from pipesd_core.engine.interface import (
     Broken,
@@ -29,14 +34,9 @@ from pipesd_core.engine.interface import (
     StepDone,
 )
 from pipesd_core.engine.rounds import fault
-from pipesd_core.errors import ApiError, ContextLengthExceeded, InvalidRequest, ModelNotFound, Unavailable
-from pipesd_core.llamacpp.openai.controls import Controls
-from pipesd_core.llamacpp.openai.request import Request, parse
-from pipesd_core.llamacpp.openai.responses import FinishReason, Usage, Writer
-from pipesd_core.llamacpp.runtime.admission import Places
-from pipesd_core.llamacpp.runtime.detokenizer import Text
+from pipesd_core.errors import ApiError, ContextLengthExceeded, InvalidRequest, ModelNotFound, Overloaded, Unavailable
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_core.sampling.sampler import Logits, Sampler
+from pipesd_core.sampling.sampler import Logits, Sampler, SamplingParams, draw_seed
 
 Target = Callable[[Opening, Sequence[int]], int]
 """The next token after the opening's prompt and these tokens of the output."""
@@ -45,7 +45,7 @@ Payloads = Callable[["FakeGeneration", StepDone], list[Payload]]
 
 EOS: Final = 256
 INFO: Final = ModelInfo("fake", n_vocab=257, fingerprint=bytes(16), max_context=512, max_drafts=8)
-"""Tokens are bytes, then EOS."""
+"""Tokens are the first 256 characters of Unicode, then EOS."""
 DEFAULT_TOKENS: Final = 16
 """max_tokens of a request that names none."""
 
@@ -66,9 +66,86 @@ def by_logits(logits: Callable[[Sequence[int]], Logits], n_vocab: int) -> Target
     return target
 
 
-def piece(token: int) -> bytes:
-    """The text of a token: it is a byte, or has none."""
-    return bytes([token]) if token < 256 else b""
+class Message(Struct, frozen=True):
+    """One message of a chat."""
+
+    role: str
+    content: str
+
+
+class StreamOptions(Struct, frozen=True):
+    include_usage: bool = False
+
+
+class Request(Struct, frozen=True, forbid_unknown_fields=True):
+    """A request body. None, and null, mean: not given."""
+
+    prompt: str | list[int] | None = None
+    messages: list[Message] | None = None
+    model: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    ignore_eos: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def params(self) -> SamplingParams:
+        return SamplingParams(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=self.top_k or 0,
+            seed=draw_seed() if self.seed is None else self.seed,
+        )
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+def parse(body: bytes) -> Request:
+    """Raises InvalidRequest, which names the field that is wrong."""
+    try:
+        request = msgspec.json.decode(body, type=Request)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        where = re.search(r"\$\.(\w+)|unknown field `(\w+)`", str(error))
+        raise InvalidRequest(f"the body: {error}", param=where and (where[1] or where[2])) from None
+    if request.max_tokens is not None and request.max_tokens < 1:
+        raise InvalidRequest(f"max_tokens must be at least 1, but is {request.max_tokens}", param="max_tokens")
+    if "" in request.stops:
+        raise InvalidRequest("a stop string must not be empty", param="stop")
+    return request
+
+
+class Text:
+    """The text of an answer, held back while it may be the beginning of a stop string."""
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._text = ""
+        self._ends: list[int] = []
+        """Where the text of each token ends."""
+        self._told = 0
+
+    def push(self, token: int) -> bool:
+        """True: a stop string is complete, and the text ends before it."""
+        self._text += chr(token) if token < 256 else ""
+        self._ends.append(len(self._text))
+        found = [at for stop in self._stops if (at := self._text.find(stop)) >= 0]
+        if found:
+            self._text = self._text[: min(found)]
+        return bool(found)
+
+    def take(self, *, all_: bool) -> tuple[str, int]:
+        """The text that may be told and was not, and how many tokens are shown then."""
+        held = max((n for stop in self._stops for n in range(len(stop)) if self._text.endswith(stop[:n])), default=0)
+        shown = len(self._text) - (0 if all_ else held)
+        new, self._told = self._text[self._told : shown], shown
+        return new, len(self._ends) if all_ else bisect_right(self._ends, shown)
 
 
 class FakeGeneration:
@@ -86,12 +163,13 @@ class FakeGeneration:
         self.pending = self.over = self.aborted = False
         self.deliver = deliver
         self._engine = engine
+        self._number = len(engine.generations)
         self._opening = opening
         self._request = request
-        self._text = Text(piece, opening.stop)
-        self._writer = Writer.start(request.endpoint, opening.model, include_usage=request.include_usage)
+        self._chat = request.messages is not None
+        self._text = Text(opening.stop)
         self._ahead = 0
-        self._reason: FinishReason | None = None
+        self._reason: Literal["stop", "length"] | None = None
         self._callback: asyncio.Handle | None = None
 
     @property
@@ -136,24 +214,39 @@ class FakeGeneration:
         """End it with an error, as an engine that breaks does."""
         self._say(Broken(error))
 
-    def payloads(self, done: StepDone) -> list[Payload]:
-        """What the step is to a client of the OpenAI API."""
+    def payloads(self, _done: StepDone) -> list[Payload]:
+        """What a step is to a client of the OpenAI API."""
         ends = self._reason is not None
-        usage = Usage(len(self._opening.prompt_ids), len(self.output))
-        if ends:
-            self._text.finish()
         if not self._request.stream:
-            if self._reason is None:
-                return []
-            whole = self._writer.whole(self._text.take(), self._reason, usage)
-            return [Payload(whole, len(self.output), usage=True)]
-        said = []
-        if (text := self._text.take()) or ends:
-            chunk = self._writer.chunk(text, first=len(self.output) == len(done.tokens), finish_reason=self._reason)
-            said.append(Payload(chunk, len(self.output) if ends else self._text.covered))
-        if ends and self._writer.include_usage:
-            said.append(Payload(self._writer.usage_chunk(usage), len(self.output), usage=True))
+            return [self._payload(*self._text.take(all_=True), self._usage())] if ends else []
+        options = self._request.stream_options or StreamOptions()
+        nothing = {"usage": None} if options.include_usage else {}
+        text, upto = self._text.take(all_=ends)
+        said = [self._payload(text, upto, nothing)] if text or ends else []
+        if ends and options.include_usage:
+            body = self._head() | {"choices": []} | self._usage()
+            said.append(Payload(msgspec.json.encode(body), len(self.output), usage=True))
         return said
+
+    def _payload(self, text: str, upto: int, usage: dict[str, Any]) -> Payload:
+        said: dict[str, Any] = {"text": text}
+        if self._chat:
+            said = {"delta" if self._request.stream else "message": {"role": "assistant", "content": text}}
+        choice = {"index": 0, "logprobs": None, "finish_reason": self._reason} | said
+        body = self._head() | {"choices": [choice]} | usage
+        return Payload(msgspec.json.encode(body), upto, usage=usage.get("usage") is not None)
+
+    def _head(self) -> dict[str, Any]:
+        kind = "text_completion"
+        if self._chat:
+            kind = "chat.completion.chunk" if self._request.stream else "chat.completion"
+        name = f"{'chatcmpl' if self._chat else 'cmpl'}-{self._number}"
+        return {"id": name, "object": kind, "created": 0, "model": self._opening.model}
+
+    def _usage(self) -> dict[str, Any]:
+        prompt, output = len(self._opening.prompt_ids), len(self.output)
+        counts = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
+        return {"usage": counts}
 
     def _order(self, drafts: tuple[int, ...], ahead: int) -> None:
         self.orders.append(drafts)
@@ -174,7 +267,7 @@ class FakeGeneration:
             self.output.append(token)
             tokens.append(token)
             accepted += token == draft
-            if token in self._opening.eos_ids or self._text.push(token):
+            if self._text.push(token) or token in self._opening.eos_ids:
                 self._reason = "stop"
             elif len(self.output) == self._opening.max_tokens:
                 self._reason = "length"
@@ -237,27 +330,33 @@ class FakeEngine:
         self.refusals: deque[ApiError] = deque()
         self.generations: list[FakeGeneration] = []
         """All that were ever opened."""
-        self.most_queued = 0
-        self._places = Places(places, max_queue)
+        self.queued = self.most_queued = 0
+        """Calls of `open` that wait for a place; the most that ever were."""
+        self._free = asyncio.Semaphore(places)
+        self._max_queue = max_queue
         self._live: set[FakeGeneration] = set()
         self._closed = False
 
-    @property
-    def queued(self) -> int:
-        """Calls of `open` that wait for a place."""
-        return self._places.queued
-
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> FakeGeneration:
         """See `Engine.open`."""
-        if self._closed:
-            raise _closed()
+        self._check_open()
         if self.refusals:
             raise self.refusals.popleft()
-        request = parse(endpoint, body)
-        opening = self.understand(request)
-        if self._places.free == 0:
-            self.most_queued = max(self.most_queued, self.queued + 1)
-        await self._places.take()
+        request = parse(body)
+        opening = self.understand(endpoint, request)
+        if self._free.locked() and self.queued >= self._max_queue:
+            raise Overloaded(f"{self.queued} requests wait already, which is the limit; try again")
+        self.queued += 1
+        self.most_queued = max(self.most_queued, self.queued)
+        try:
+            await self._free.acquire()
+        finally:
+            self.queued -= 1
+        try:
+            self._check_open()
+        except ApiError:
+            self._free.release()  # the next that waits is told too
+            raise
         generation = FakeGeneration(self, request, opening, deliver)
         self.generations.append(generation)
         self._live.add(generation)
@@ -266,31 +365,31 @@ class FakeEngine:
     async def aclose(self) -> None:
         """See `Engine.aclose`."""
         self._closed = True
-        self._places.close(_closed())
         for generation in list(self._live):
             generation.fail(_closed())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _closed()
 
     def let_go(self, generation: FakeGeneration) -> None:
         """A generation is over. For `FakeGeneration`."""
         self._live.discard(generation)
-        self._places.give_back()
+        self._free.release()
 
-    def understand(self, request: Request) -> Opening:
-        """A checked request as an opening; a text is its bytes, a chat its messages' texts, one a line."""
+    def understand(self, endpoint: Endpoint, request: Request) -> Opening:
+        """A checked request as an opening; a text is its characters, a chat its messages' texts, one a line."""
         info = self.info
         if request.model not in (None, info.name):
             raise ModelNotFound(f"the model {request.model!r} does not exist; this is {info.name!r}", param="model")
-        if request.controls != Controls():
-            raise InvalidRequest("the fake engine has no penalties, biases, logprobs or grammars", param="controls")
-        prompt = request.prompt or "\n".join(message.content for message in request.messages)
-        ids = tuple(prompt.encode()) if isinstance(prompt, str) else prompt
-        param = "prompt" if request.endpoint is Endpoint.COMPLETIONS else "messages"
+        param, prompt = "prompt", request.prompt or ""
+        if endpoint is Endpoint.CHAT_COMPLETIONS:
+            param, prompt = "messages", "\n".join(message.content for message in request.messages or ())
+        ids = tuple(map(ord, prompt)) if isinstance(prompt, str) else tuple(prompt)
         if not ids:
-            raise InvalidRequest("the prompt has no tokens", param=param)
-        if max(ids) >= info.n_vocab:
-            raise InvalidRequest(
-                f"{param} has the token id {max(ids)}; ids of this model are below {info.n_vocab}", param=param
-            )
+            raise InvalidRequest(f"{param} has no tokens", param=param)
+        if not 0 <= min(ids) <= max(ids) < info.n_vocab:
+            raise InvalidRequest(f"{param} has ids that are not below {info.n_vocab}", param=param)
         room = info.max_context - len(ids)
         if room < (request.max_tokens or 1):
             raise ContextLengthExceeded(
@@ -304,7 +403,7 @@ class FakeEngine:
             max_tokens=request.max_tokens or min(room, DEFAULT_TOKENS),
             eos_ids=() if request.ignore_eos else self.eos_ids,
             model=info.name,
-            stop=request.stop,
+            stop=request.stops,
         )
 
 
