@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 
-from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, ModelInfo, Opening, Payload, StepDone
-from pipesd_core.errors import EngineFailed, InvalidRequest, ModelNotFound, Unavailable
+from pipesd_core.engine.fake import FakeEngine, FakeGeneration
+from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, ModelInfo, StepDone
+from pipesd_core.errors import EngineFailed, InvalidRequest, Unavailable
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.sampler import SamplingParams
@@ -39,89 +40,41 @@ def truth(prompt: Sequence[int], count: int) -> list[int]:
     return ids[len(prompt) :]
 
 
-class FakeGeneration:
-    """Decides at most `engine.per_step` drafts in a step; its answers come when `engine.tick` lets them."""
-
-    def __init__(self, engine: FakeEngine, body: dict[str, Any], deliver: Deliver) -> None:
-        self.engine, self.deliver = engine, deliver
-        self.ids: list[int] = body["prompt"]
-        self.end = len(self.ids) + body["max_tokens"]
-        self.body = body
-        self.aborted = False
-        params = SamplingParams(seed=body["seed"])
-        self.opening = Opening(tuple(self.ids), params, body["max_tokens"], (), INFO.name)
-
-    def step(self, drafts: Sequence[int], ahead: int = 0) -> None:
-        assert not ahead
-        assert len(drafts) <= INFO.max_drafts
-        asyncio.get_running_loop().call_later(0, self._done, tuple(drafts))
-
-    def _done(self, drafts: tuple[int, ...]) -> None:
-        if self.aborted or self.engine.hangs:
-            return
-        if (output := self.engine.says) is not None:
-            self.deliver(output)
-            return
-        self.engine.steps += 1
-        tokens: list[int] = []
-        most = self.engine.per_step.pop(0) if self.engine.per_step else len(drafts)
-        for draft in (*drafts[:most], None):
-            tokens.append(next_token(self.ids))
-            self.ids.append(tokens[-1])
-            if draft != tokens[-1]:
-                break
-        over = len(self.ids) >= self.end
-        self.deliver(StepDone(tuple(tokens), min(most, len(drafts)), len(tokens) - 1, 0, 0, over))
-        if over:
-            self.deliver(Payload(b"{}", len(tokens)))
-            self.deliver(Finished())
-
-    def abort(self) -> None:
-        if not self.aborted:
-            self.aborted = True
-            self.engine.free.release()
-
-
-class FakeEngine:
-    """`places`: generations at once. `per_step`: how many drafts the next steps decide."""
-
-    info = INFO
+class MadeUpEngine(FakeEngine):
+    """Its target is `next_token`. `places`: generations at once."""
 
     def __init__(self, places: int = 64) -> None:
-        self.free = asyncio.Semaphore(places)
-        self.per_step: list[int] = []
-        self.says: EngineOutput | None = None
-        self.hangs = False
-        self.steps = 0
-        self.waiting = 0
-        self.most_waiting = 0
-        self.generations: list[FakeGeneration] = []
+        super().__init__(
+            lambda opening, output: next_token([*opening.prompt_ids, *output]),
+            info=INFO,
+            eos_ids=(),
+            places=places,
+        )
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> FakeGeneration:
         assert endpoint is Endpoint.COMPLETIONS
-        fields = msgspec.json.decode(body)
-        assert fields["ignore_eos"] is True
-        if fields.get("model") not in (None, INFO.name):
-            raise ModelNotFound("no such model", param="model")
-        self.waiting += 1
-        self.most_waiting = max(self.waiting, self.most_waiting)
-        try:
-            await self.free.acquire()
-        finally:
-            self.waiting -= 1
-        self.generations.append(FakeGeneration(self, fields, deliver))
-        return self.generations[-1]
+        assert msgspec.json.decode(body)["ignore_eos"] is True
+        return await super().open(endpoint, body, deliver)
 
-    async def aclose(self) -> None: ...
+    @property
+    def steps(self) -> int:
+        """Steps that were asked for."""
+        return sum(len(generation.orders) for generation in self.generations)
+
+    def assert_one_step_at_a_time(self) -> None:
+        assert not any(ahead for generation in self.generations for ahead in generation.aheads)
 
     def assert_let_go(self) -> None:
-        assert self.waiting == 0
+        assert self.queued == 0
         assert all(generation.aborted for generation in self.generations)
+        self.assert_one_step_at_a_time()
 
 
 @pytest.fixture
-async def engine() -> FakeEngine:
-    return FakeEngine()
+async def engine() -> AsyncIterator[MadeUpEngine]:
+    engine = MadeUpEngine()
+    yield engine
+    engine.assert_one_step_at_a_time()
 
 
 def wanted(prompt: Sequence[int], drafts: Sequence[int]) -> verify_api.Wanted:
@@ -144,8 +97,8 @@ def body(**fields: Any) -> bytes:
 async def test_the_accepted_count_and_the_token_after(
     prompt: list[int], count: int, wrong_at: int, per_step: list[int]
 ) -> None:
-    engine = FakeEngine()
-    engine.per_step = per_step
+    engine = MadeUpEngine()
+    engine.per_step.extend(per_step)
     right = truth(prompt, count + 1)
     drafts = right[:count]
     if wrong_at < count:
@@ -156,9 +109,9 @@ async def test_the_accepted_count_and_the_token_after(
     engine.assert_let_go()
 
 
-async def test_a_batch_shares_the_engine(engine: FakeEngine) -> None:
+async def test_a_batch_shares_the_engine(engine: MadeUpEngine) -> None:
     batch = [wanted([i], truth([i], 3)) for i in range(20)]
-    engine.per_step = [0] * 20  # as vLLM: the step of the prompt verifies nothing
+    engine.per_step.extend([0] * 20)  # as vLLM: the step of the prompt verifies nothing
     results = await verify_api.verify(engine, batch)
     assert [result.token for result in results] == [truth([i], 4)[3] for i in range(20)]
     assert {result.accepted for result in results} == {3}
@@ -167,15 +120,15 @@ async def test_a_batch_shares_the_engine(engine: FakeEngine) -> None:
 
 
 async def test_a_batch_waits_in_one_place_of_the_queue() -> None:
-    engine = FakeEngine(places=2)
+    engine = MadeUpEngine(places=2)
     results = await verify_api.verify(engine, [wanted([i], []) for i in range(9)])
     assert [result.token for result in results] == [next_token([i]) for i in range(9)]
-    assert engine.most_waiting == 1
+    assert engine.most_queued == 1
     engine.assert_let_go()
 
 
-async def test_requests_of_a_batch_run_side_by_side(engine: FakeEngine) -> None:
-    engine.hangs = True
+async def test_requests_of_a_batch_run_side_by_side(engine: MadeUpEngine) -> None:
+    engine.running = False
     call = asyncio.create_task(verify_api.verify(engine, [wanted([i], []) for i in range(5)]))
     await asyncio.sleep(0.02)
     assert len(engine.generations) == 5
@@ -194,7 +147,7 @@ async def test_requests_of_a_batch_run_side_by_side(engine: FakeEngine) -> None:
     ],
 )
 async def test_one_failure_fails_the_call_and_ends_the_others(
-    engine: FakeEngine, says: EngineOutput, message: str
+    engine: MadeUpEngine, says: EngineOutput, message: str
 ) -> None:
     engine.says = says
     with pytest.raises(EngineFailed, match=message):
@@ -204,8 +157,8 @@ async def test_one_failure_fails_the_call_and_ends_the_others(
 
 async def test_no_batch_lasts_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify_api, "TIMEOUT_S", 0.02)
-    engine = FakeEngine(places=2)
-    engine.hangs = True
+    engine = MadeUpEngine(places=2)
+    engine.running = False
     with pytest.raises(Unavailable, match="batch of 5 was not verified within"):
         await verify_api.verify(engine, [wanted([i], []) for i in range(5)])
     engine.assert_let_go()
@@ -300,7 +253,7 @@ def test_any_bytes_are_accepted_or_refused(asked: bytes) -> None:
 # The route.
 
 
-def bare_app(engine: FakeEngine) -> FastAPI:
+def bare_app(engine: MadeUpEngine) -> FastAPI:
     """As in vLLM: an app without our error handlers."""
     app = FastAPI()
 
@@ -318,7 +271,7 @@ async def client_of(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.mark.parametrize("make_app", [create_app, bare_app])
-async def test_over_http(engine: FakeEngine, make_app: Callable[[FakeEngine], Starlette]) -> None:
+async def test_over_http(engine: MadeUpEngine, make_app: Callable[[MadeUpEngine], Starlette]) -> None:
     prompts = [[4, 5], [6]]
     requests = [{"prompt": prompt, "drafts": truth(prompt, 2), "seed": 9} for prompt in prompts]
     async with client_of(make_app(engine)) as client:
@@ -340,15 +293,15 @@ async def test_over_http(engine: FakeEngine, make_app: Callable[[FakeEngine], St
             assert response.json()["error"]["code"] == code
 
 
-async def test_the_key_is_asked_for(engine: FakeEngine) -> None:
+async def test_the_key_is_asked_for(engine: MadeUpEngine) -> None:
     async with client_of(create_app(engine, keys=Keys(frozenset({"secret"})))) as client:
         assert (await client.post("/v1/pipesd/verify", content=body())).status_code == 401
         client.headers["authorization"] = "Bearer secret"
         assert (await client.post("/v1/pipesd/verify", content=body())).status_code == 200
 
 
-async def test_a_client_that_goes_away_lets_go_of_everything(engine: FakeEngine) -> None:
-    engine.hangs = True
+async def test_a_client_that_goes_away_lets_go_of_everything(engine: MadeUpEngine) -> None:
+    engine.running = False
     sent = [{"type": "http.request", "body": body(), "more_body": False}, {"type": "http.disconnect"}]
 
     async def receive() -> Any:

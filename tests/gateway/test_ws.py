@@ -18,7 +18,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 from websockets.frames import Frame, Opcode
 
-from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, ModelInfo, Opening, Payload, StepDone
+from pipesd_core.engine.fake import FakeEngine, FakeGeneration, Request
+from pipesd_core.engine.interface import Broken, Deliver, Finished, ModelInfo, Opening, Payload, StepDone
 from pipesd_core.errors import EngineFailed, Overloaded, Unauthorized
 from pipesd_core.protocol.messages import (
     FOREVER,
@@ -57,70 +58,22 @@ PROMPT = (1, 2, 3)
 BASE = len(PROMPT)
 
 
-class Generation:
-    """Writes 10, 11, 12, ... ; one step per call of `go`, or at once when the engine runs."""
+class ScriptedEngine(FakeEngine):
+    """Writes 10, 11, 12, ... after a prompt of its own; its payloads are the tokens as bytes.
 
-    def __init__(self, engine: ScriptedEngine, max_tokens: int, deliver: Deliver) -> None:
-        self.opening = engine.opening or Opening(PROMPT, SamplingParams(seed=5), max_tokens, (99,), "toy")
-        self.engine = engine
-        self.deliver = deliver
-        self.orders: list[tuple[int, ...]] = []
-        self.written = 0
-        self.pending = False
-        self.aborted = self.over = False
-
-    def step(self, drafts: Sequence[int], ahead: int = 0) -> None:
-        assert not self.aborted, "a step after the abort"
-        assert not self.over, "a step after the end"
-        assert not self.pending, "two steps at once"
-        self.orders.append(tuple(drafts))
-        self.ahead = ahead
-        self.pending = True
-        if self.engine.running:
-            asyncio.get_running_loop().call_soon(self.go)
-
-    def go(self) -> None:
-        if self.aborted:
-            return
-        drafts = self.orders[-1]
-        truth = tuple(range(10 + self.written, 10 + self.opening.max_tokens))
-        accepted = 0
-        while accepted < min(len(drafts), len(truth) - 1) and drafts[accepted] == truth[accepted]:
-            accepted += 1
-        tokens = truth[: accepted + 1]
-        self.pending = False
-        self.written += len(tokens)
-        self.over = self.written == self.opening.max_tokens
-        if self.ahead and not self.over:
-            self.step((), self.ahead - 1)
-        outputs: list[EngineOutput] = [
-            StepDone(tokens, len(drafts), accepted, 1, 2, ends=self.over),
-            Payload(bytes(tokens) + self.engine.padding, self.written),
-        ]
-        for output in [*outputs, Finished()] if self.over else outputs:
-            if not self.aborted:
-                self.deliver(output)
-
-    def abort(self) -> None:
-        self.aborted = True
-
-
-class ScriptedEngine:
-    """The body of a request says what `open` does with it: a number is max_tokens, a word a fault."""
-
-    info = INFO
+    The body of a request says what `open` does with it: a number is max_tokens, a word a fault.
+    """
 
     def __init__(self) -> None:
-        self.running = True
+        super().__init__(lambda _, output: 10 + len(output), info=INFO, eos_ids=(99,), payloads=self._bytes)
         self.padding = b""
         self.opening: Opening | None = None
-        self.generations: list[Generation] = []
         self.waiting = 0
         self.cancelled = 0
         self.late = asyncio.Event()
         self.server: uvicorn.Server | None = None
 
-    async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> Generation:
+    async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> FakeGeneration:
         assert endpoint is Endpoint.COMPLETIONS
         match body:
             case b"full":
@@ -137,9 +90,14 @@ class ScriptedEngine:
                 if body == b"late refusal":
                     raise Overloaded("too late")
                 body = b"5"
-        generation = Generation(self, int(body), deliver)
-        self.generations.append(generation)
-        return generation
+        asked = {"prompt": PROMPT, "max_tokens": int(body), "seed": 5}
+        return await super().open(endpoint, json.dumps(asked).encode(), deliver)
+
+    def understand(self, endpoint: Endpoint, request: Request) -> Opening:
+        return self.opening or super().understand(endpoint, request)
+
+    def _bytes(self, generation: FakeGeneration, done: StepDone) -> list[Payload]:
+        return [Payload(bytes(done.tokens) + self.padding, len(generation.output))]
 
     async def _forever(self) -> None:
         self.waiting += 1
@@ -148,9 +106,6 @@ class ScriptedEngine:
         finally:
             self.waiting -= 1
             self.cancelled += 1
-
-    async def aclose(self) -> None:
-        pass
 
 
 ACCEPTED = {"right", "other"}

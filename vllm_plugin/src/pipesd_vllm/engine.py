@@ -32,6 +32,7 @@ class VllmEngine:
         self._live: set[VllmGeneration] = set()
         self._busy = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
+        self._closed = False
 
     def start(self, serving: Serving, core: Core) -> None:
         """The engine is there."""
@@ -52,6 +53,8 @@ class VllmEngine:
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> VllmGeneration:
         """See `Engine.open`. vLLM's own queue holds what does not run yet."""
+        if self._closed:
+            raise _shutting_down()
         serving = self._started()
         assert self._batcher is not None
         generation = VllmGeneration(serving, self._batcher, self._metrics, deliver, self._live.discard)
@@ -63,10 +66,11 @@ class VllmEngine:
 
     async def aclose(self) -> None:
         """See `Engine.aclose`."""
+        self._closed = True
         if self._watch is not None:
             self._watch.cancel()
         for generation in list(self._live):
-            generation.fail(Unavailable("the server is shutting down; try again later"))
+            generation.fail(_shutting_down())
 
     async def _watch_scheduler(self, core: Core) -> None:
         while True:
@@ -83,3 +87,7 @@ class VllmEngine:
         if self._serving is None:
             raise Unavailable("the engine is starting; try again")
         return self._serving
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("the server is shutting down; try again later")

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from pipesd_core.engine.interface import Broken, Deliver, Finished, Opening, Payload, StepDone
-from pipesd_core.engine.rounds import Decided, Round
+from pipesd_core.engine.rounds import Decided, Round, fault
 from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_vllm import keys
@@ -63,10 +63,14 @@ class VllmGeneration:
 
     def step(self, drafts: Sequence[int], ahead: int = 0) -> None:
         if self._silent:
-            return
+            raise RuntimeError("step() of a generation that is over")
         if self._ordered is None or self._ordered.done():
             raise RuntimeError("step() while a step is under way")
-        self._ordered.set_result((tuple(drafts), ahead))
+        drafts = tuple(drafts)
+        info = self._serving.info
+        if (wrong := fault(drafts, info.max_drafts, info.n_vocab)) is not None:
+            raise ValueError(wrong)
+        self._ordered.set_result((drafts, ahead))
 
     def abort(self) -> None:
         self._silent = True

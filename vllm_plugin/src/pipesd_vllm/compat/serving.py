@@ -72,6 +72,8 @@ class Serving:
             max_context=config.model_config.max_model_len,
             max_drafts=config.speculative_config.num_speculative_tokens,
         )
+        # Of prompts: a tokenizer may have ids for places in them that no token can be drawn for.
+        self._ids_below = max(self.info.n_vocab, getattr(self._tokenizer, "max_token_id", 0) + 1)
         self._eos_ids = _eos_ids(config.model_config, self._tokenizer)
 
     async def answer(self, endpoint: Endpoint, body: bytes, generate: Generate) -> AsyncIterator[bytes]:
@@ -116,6 +118,11 @@ class Serving:
         prompt_ids = engine_input.get("prompt_token_ids")
         if prompt_ids is None:
             raise InvalidRequest("a prompt of embeddings cannot be drafted for: ask the server itself", param="prompt")
+        if prompt_ids and max(prompt_ids) >= self._ids_below:  # vLLM itself says so in the first step only
+            raise InvalidRequest(
+                f"the prompt has the token id {max(prompt_ids)}; ids of this model are below {self._ids_below}",
+                param="prompt",
+            )
         if params.seed is None and params.temperature >= GREEDY_BELOW:
             params.seed = draw_seed()
         params.extra_args = (params.extra_args or {}) | {keys.KEY_ARG: key, keys.NOISE_ARG: 1}

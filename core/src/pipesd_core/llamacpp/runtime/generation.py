@@ -47,6 +47,8 @@ class EmbeddedGeneration:
         self._first = True
         self._place: Place | None = None
         self._ahead = 0
+        self._ended = False
+        """The answer is complete, even if not all of it is told yet."""
         self._over = False
 
     @property
@@ -70,10 +72,10 @@ class EmbeddedGeneration:
         self._place = place
 
     def step(self, drafts: Sequence[int], ahead: int = 0) -> None:
-        if self._over or self._place is None:
+        if self._over or self._ended or self._place is None:
             raise RuntimeError("step() of a generation that is over")
-        self._ahead = ahead
         self._place.step(drafts)
+        self._ahead = ahead  # now: a step that is refused leaves the one under way as it is
 
     def abort(self) -> None:
         if not self._over:
@@ -97,6 +99,7 @@ class EmbeddedGeneration:
             return
         kept, reason = self._push(done)
         self._tokens += kept
+        self._ended = reason is not None
         if self._ahead and reason is None and self._place is not None:
             self._ahead -= 1
             self._place.step(())  # before the outputs are told: whoever gets them may do things that last

@@ -1,0 +1,40 @@
+"""Whether parts of a library that it promises to nobody are still where, and as, they were."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+
+def moved(parts: Mapping[str, str | None], *, exact: bool = False) -> list[str]:
+    """What is not where, or not as, it was; each by name.
+
+    Args:
+        parts: "module:Class.function", and what its signature begins with, names only; None: it has none.
+        exact: the signature is that and no more, as a function that is overridden must have it.
+    """
+    return [fault for where, wanted in parts.items() if (fault := _moved(where, wanted, exact)) is not None]
+
+
+def find(where: str) -> Any:
+    """The part at "module:Class.function". Raises ImportError, AttributeError."""
+    module, _, path = where.partition(":")
+    found = importlib.import_module(module)
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def _moved(where: str, wanted: str | None, exact: bool) -> str | None:
+    try:
+        found = find(where)
+    except (ImportError, AttributeError) as error:
+        return f"{where} is gone ({error})"
+    if wanted is None:
+        return None
+    names = ",".join(inspect.signature(found).parameters)
+    if names == wanted if exact else names.startswith(wanted):
+        return None
+    return f"{where} takes ({names}), expected ({wanted}{'' if exact else '...'})"

@@ -1,0 +1,115 @@
+"""Every private part of uvicorn that `limits`, `server` and the vLLM plugin touch, and a check that each is there.
+
+uvicorn promises none of them: its protocol classes are extended, and its configuration changed, where it has no option
+for what we need. The check runs when a server starts, before the modules that touch them are imported; it looks names
+and signatures up and costs a few milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from types import MappingProxyType
+from typing import Final
+
+from msgspec import Struct
+
+from pipesd_core.errors import ConfigError
+from pipesd_core.service.internals import find, moved
+
+TESTED: Final = ">=0.53,<0.55"
+"""What pyproject.toml asks for."""
+
+
+class Part(Struct, frozen=True):
+    """A class of uvicorn.
+
+    methods: that are overridden or called, and the names of their parameters (None: any). attributes: that are read
+    or set; `init` is the method that sets them.
+    """
+
+    methods: Mapping[str, str | None] = MappingProxyType({})
+    attributes: tuple[str, ...] = ()
+    init: str = "__init__"
+
+
+WEBSOCKET: Final = MappingProxyType(
+    {
+        "uvicorn.protocols.websockets.websockets_sansio_impl:WebSocketsSansIOProtocol": Part(
+            methods={
+                "__init__": "self,config,server_state,app_state,_loop",
+                "handle_cont": "self,event",
+                "handle_ping": "self",
+                "handle_parser_exception": "self",
+                "keepalive_timeout": "self",
+                "run_asgi": "self",
+            },
+            attributes=("close_sent", "conn", "frames", "loop", "transport"),
+        ),
+        "uvicorn.config:Config": Part(attributes=("ws_ping_interval", "ws_ping_timeout")),
+    }
+)
+"""What the vLLM plugin puts into vLLM's server."""
+CLASSES: Final = MappingProxyType(
+    {
+        **WEBSOCKET,
+        "uvicorn.protocols.http.h11_impl:H11Protocol": Part(
+            methods={
+                "__init__": "self,config,server_state,app_state,_loop",
+                "_should_upgrade": "self",
+                "connection_lost": "self,exc",
+                "connection_made": "self,transport",
+                "data_received": "self,data",
+                "handle_websocket_upgrade": "self,event",
+                "on_response_complete": "self",
+                "send_400_response": "self,msg",
+            },
+            attributes=("app", "conn", "connections", "cycle", "loop", "timeout_keep_alive_task", "transport"),
+        ),
+        "uvicorn.protocols.http.h11_impl:RequestResponseCycle": Part(attributes=("response_complete",)),
+        "uvicorn.server:ServerState": Part(attributes=("connections",)),
+        "uvicorn.server:Server": Part(
+            methods={
+                "__init__": "self,config",
+                "handle_exit": None,  # sse-starlette puts a function that takes anything in its place
+                "on_tick": "self,counter",
+                "serve": "self,sockets",
+                "shutdown": "self,sockets",
+                "startup": "self,sockets",
+            },
+            attributes=("config", "server_state", "should_exit"),
+        ),
+    }
+)
+LOADED: Final = MappingProxyType(
+    {"uvicorn.config:Config": Part(methods={"load": "self"}, attributes=("ssl", "ws_protocol_class"), init="load")}
+)
+"""What `Config.load` sets, and we set after it."""
+
+
+def check(*tables: Mapping[str, Part]) -> None:
+    """Raises ConfigError that names uvicorn's version and what has moved in it. tables: all, where none is given."""
+    if faults := faults_of(tables or (CLASSES, LOADED)):
+        raise ConfigError(
+            f"uvicorn {version('uvicorn')} is not as it was in the versions that this server was tested with "
+            f"({TESTED}): " + "; ".join(faults)
+        )
+
+
+def faults_of(tables: Iterable[Mapping[str, Part]]) -> list[str]:
+    """What is not where, or not as, it was."""
+    faults = []
+    for table in tables:
+        for where, part in table.items():
+            faults += moved({f"{where}.{name}": wanted for name, wanted in part.methods.items()}, exact=True)
+            faults += _not_set(where, part)
+    return faults
+
+
+def _not_set(where: str, part: Part) -> list[str]:
+    """Attributes that `part.init` does not set. What it sets is among the names that its code uses."""
+    try:
+        names = find(f"{where}.{part.init}").__code__.co_names
+    except (ImportError, AttributeError) as error:
+        return [f"{where}.{part.init} is gone ({error})"] if part.attributes else []
+    return [f"{where}.{part.init} sets no {name}" for name in part.attributes if name not in names]
