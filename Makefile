@@ -47,8 +47,9 @@ lint: $(READY)  ## lint and types
 	$(PY) -m mypy -p bench
 
 test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of vLLM
-	$(PY) -m pytest -n 4 -m "$(FAST)"
-	$(PY) -m pytest -m "not full and (e2e or alone)"
+	$(PY) -m pytest -n 4 -m "$(FAST)" --cov
+	$(PY) -m pytest -n 2 --dist loadfile -m "not full and not alone and e2e"
+	$(PY) -m pytest -m "not full and alone"
 
 test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## all tests, long forms and vLLM's too
 	$(PY) -m pytest -m "vllm or not vllm"

@@ -19,15 +19,15 @@ NOT_OURS = ("pipesd_gateway", "pipesd_vllm", "bench")
 AFTER = ("numpy", "starlette", "uvicorn", "httpx", "anyio")
 START = """
 import atexit, sys
-from pipesd_agent import agent, cli
+from pipesd_agent import build, cli
 
-make = agent._make_drafter
+make = build._make_drafter
 
 def counting(config):
     print("BEFORE", sorted(sys.modules), flush=True)
     return make(config)
 
-agent._make_drafter = counting
+build._make_drafter = counting
 atexit.register(lambda: print("SERVED", sorted(sys.modules), flush=True))
 sys.exit(cli.main(["start", "--port", "0", "--gateway", "http://127.0.0.1:9", "--log-level", "error"]))
 """

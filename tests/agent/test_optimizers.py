@@ -94,7 +94,7 @@ def test_an_agent_without_scikit_optimize_has_search_and_says_so(optimizer: str)
     ran = without_scikit_optimize(
         "import logging\n"
         "logging.basicConfig(level=logging.INFO, stream=sys.stdout, format='%(message)s')\n"
-        "from pipesd_agent.agent import make_agent\n"
+        "from pipesd_agent.build import make_agent\n"
         "from pipesd_agent.api.metrics import exposition\n"
         "from pipesd_agent.config import load\n"
         "flags = {'tuner': {'optimizer': sys.argv[1]}} if sys.argv[1] != 'auto' else {}\n"

@@ -38,7 +38,7 @@ def test_equal_seeds_give_equal_studies() -> None:
 
 def test_the_agent_starts_without_it() -> None:
     code = (
-        "import sys, pipesd_agent.cli, pipesd_agent.agent\n"
+        "import sys, pipesd_agent.cli, pipesd_agent.build, pipesd_agent.agent\n"
         "import pipesd_agent.tuning.per_sampling, pipesd_agent.tuning.worker_process\n"
         "print([m for m in ('skopt', 'sklearn', 'scipy', 'threadpoolctl', 'joblib') if m in sys.modules])"
     )
