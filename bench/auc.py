@@ -23,7 +23,8 @@ from pipesd_agent.drafting.confidence import SAMPLED
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.lookup import CONFIDENCE, CONFIDENCE_SAMPLED, LookupDrafter
 from pipesd_core.llamacpp.binding import Context, Model
-from pipesd_core.sampling.sampler import Sampler, SamplingParams
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import Sampler
 
 BUILD = Path(__file__).resolve().parents[1] / ".build"
 ROWS = 64

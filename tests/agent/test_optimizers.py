@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tuning import COSTS, WINDOW, text
 
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.tuning.compass import make_compass
-from pipesd_agent.tuning.gaussian_process import make_skopt
-from pipesd_agent.tuning.optimizers import in_use
+from pipesd_agent.tuning.optimizers.choice import in_use
+from pipesd_agent.tuning.optimizers.compass import make_compass
+from pipesd_agent.tuning.optimizers.gaussian_process import make_skopt
 from pipesd_agent.tuning.replay import Costs, Judged, rehearse
 from pipesd_agent.tuning.search import MakeOptimizer, Task, study, to_pair
 from pipesd_agent.tuning.settings import TunerSettings

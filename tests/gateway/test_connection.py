@@ -27,7 +27,7 @@ from pipesd_core.protocol.messages import (
     Verdict,
     encode,
 )
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 from pipesd_gateway.connection import (
     AbortRequest,
     CancelRequest,

@@ -24,7 +24,7 @@ from pipesd_core.protocol.messages import (
     Resume,
     encode,
 )
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 from pipesd_gateway.connection import GatewayConnection, Hangup, Output, StartRequest
 from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipesd_core.engine.interface import Opening
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
 from pipesd_gateway.registry import Registry

@@ -28,7 +28,7 @@ from pipesd_core.protocol.messages import (
     decode_gateway,
     encode,
 )
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.orders import Abort, Output, Step
 from pipesd_gateway.session import MAX_AHEAD, MAX_PATH, MAX_PAYLOAD_BYTES, GatewaySession, failed

@@ -21,7 +21,7 @@ from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished
 from pipesd_core.errors import EngineFailed, InvalidRequest, Unavailable
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.service.api_keys import Keys
 from pipesd_gateway import verify_api
 from pipesd_gateway.api import create_app

@@ -46,7 +46,7 @@ from pipesd_core.protocol.messages import (
     decode_gateway,
     encode,
 )
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.service.lifecycle import Life
 from pipesd_gateway import agents, quota
 from pipesd_gateway.connection import GatewayConnection

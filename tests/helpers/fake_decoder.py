@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipesd_core.errors import ApiError, InvalidRequest
 from pipesd_core.llamacpp.openai.controls import Controls, Grammar
 from pipesd_core.llamacpp.runtime.logprobs import Decoded, Ranked
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 EOS = 256
 BOS = 257

@@ -34,7 +34,7 @@ from pipesd_core.protocol.messages import (
     decode_edge,
     encode,
 )
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 Script = Callable[["FakeGateway", ServerConnection], Awaitable[None]]
 

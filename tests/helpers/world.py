@@ -42,7 +42,7 @@ from pipesd_core.protocol.messages import (
     decode_gateway,
     encode,
 )
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 from pipesd_gateway.connection import (
     AbortRequest,
     AdoptRequest,

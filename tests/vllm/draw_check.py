@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipesd_core.sampling import noise
-from pipesd_core.sampling.sampler import Sampler, SamplingParams
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import Sampler
 from pipesd_core.sampling.torch_noise import Draw
 
 SEEDS = (0, 1, -1, 2**32, 2**63 - 1, -(2**63))

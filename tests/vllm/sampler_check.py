@@ -13,7 +13,8 @@ import torch
 from vllm.v1.sample import rejection_sampler
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from pipesd_core.sampling.sampler import Sampler, SamplingParams
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import Sampler
 from pipesd_vllm.compat import sampler as compat_sampler
 from pipesd_vllm.keys import NOISE_ARG
 

@@ -34,7 +34,7 @@ from pipesd_agent.control.batchers import Immediate
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.session.policies import Policies
 from pipesd_agent.session.session import SessionSettings
-from pipesd_agent.tuning.gaussian_process import Skopt, make_skopt
+from pipesd_agent.tuning.optimizers.gaussian_process import Skopt, make_skopt
 from pipesd_agent.tuning.recorder import Tape
 from pipesd_agent.tuning.replay import Costs, Pair
 from pipesd_agent.tuning.search import MakeOptimizer

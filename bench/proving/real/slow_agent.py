@@ -17,7 +17,7 @@ from pipesd_agent.api.app import create_app
 from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig, load
 from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.service.program import listen, run_program
 from pipesd_core.service.server import Server
 

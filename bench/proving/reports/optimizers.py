@@ -27,7 +27,7 @@ from bench.proving.simulator.script import Script
 from bench.proving.traces.recorded import TEMPERATURES, recorded
 from bench.proving.traces.table import Table
 from pipesd_agent.session.session import SessionSettings
-from pipesd_agent.tuning.optimizers import MAKERS, OptimizerName
+from pipesd_agent.tuning.optimizers.choice import MAKERS, OptimizerName
 from pipesd_agent.tuning.recorder import ASTRAY
 from pipesd_agent.tuning.replay import Costs, Judged, Pair
 from pipesd_agent.tuning.search import ASKS, GRID, Studied, Task, study, to_pair

@@ -27,7 +27,7 @@ from pipesd_agent.session.policies import Policies
 from pipesd_agent.session.session import Commit, Complete, Deliver, EdgeSession, Fail, SessionSettings, StartDrafting
 from pipesd_core.engine.interface import Opening, Payload, StepDone
 from pipesd_core.protocol.messages import VERSION, Draft, EdgeMessage, Endpoint, Open, Verdict, encode
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.orders import Abort, Step
 from pipesd_gateway.session import GatewaySession

@@ -12,7 +12,7 @@ from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.controller import Controller
 from pipesd_agent.control.mode import AutoMode, Objective
 from pipesd_agent.control.upload_planner import Planner
-from pipesd_agent.tuning.gaussian_process import make_skopt
+from pipesd_agent.tuning.optimizers.gaussian_process import make_skopt
 from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_agent.tuning.replay import Pair
 

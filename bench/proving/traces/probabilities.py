@@ -20,7 +20,7 @@ from bench.proving.traces.table import Table
 from bench.proving.traces.workloads import NAMES
 from pipesd_agent.drafting.chooser import Chooser
 from pipesd_agent.drafting.drafter import DraftToken
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 FILE: Final = TABLES / "probabilities.npz"
 KINDS: Final = ("max", "drawn")

@@ -17,7 +17,7 @@ from pipesd_agent.link.requests import LinkSettings
 from pipesd_agent.local.model import IDLE_S, Edge
 from pipesd_agent.telemetry.tracing import TraceFiles
 from pipesd_agent.tuning.background import Background
-from pipesd_agent.tuning.optimizers import INSTALL, SAYS, OptimizerName, in_use
+from pipesd_agent.tuning.optimizers.choice import INSTALL, SAYS, OptimizerName, in_use
 from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_agent.tuning.replay import Pair, Upload
 from pipesd_agent.tuning.store import GoodPairs, state_file

@@ -24,7 +24,7 @@ from pipesd_core.protocol.messages import (
     Run,
     Verdict,
 )
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 PROMPT = (1, 2, 3, 4)
 BASE = len(PROMPT)

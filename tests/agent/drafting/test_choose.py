@@ -9,7 +9,8 @@ import pytest
 
 from pipesd_agent.drafting.chooser import BEST, BEST_FROM, SURE_MARGIN, Chooser
 from pipesd_agent.drafting.confidence import Logistic
-from pipesd_core.sampling.sampler import Sampler, SamplingParams
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import Sampler
 
 GREEDY = SamplingParams(temperature=0.0)
 

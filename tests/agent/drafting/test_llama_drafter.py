@@ -14,7 +14,7 @@ from repository import BUILD
 from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_core.errors import DecodeError, ModelLoadError
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from pipesd_agent.drafting.llama import LlamaDrafter

@@ -10,7 +10,7 @@ import pytest
 from pipesd_agent.drafting import lookup
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_agent.drafting.lookup import CONFIDENCE, CONFIDENCE_SAMPLED, LookupDrafter
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0)
 

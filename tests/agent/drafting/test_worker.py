@@ -12,7 +12,7 @@ import pytest
 
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_agent.drafting.worker import DraftLane, DraftWorker
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 Script = Callable[[Sequence[int]], int | None]
 

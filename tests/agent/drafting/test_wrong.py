@@ -7,7 +7,7 @@ import pytest
 from bench.faulty_drafter import WrongDrafter
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_agent.drafting.lookup import LookupDrafter
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 PROMPT = [5, 6, 7, 8] * 3
 

@@ -22,7 +22,7 @@ from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, InvalidRequest, ModelLoadError, Unavailable
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 from pipesd_core.protocol.messages import VERSION, Endpoint, Event, Open, Opened
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 TEXT = b"abcdefgh"
 """What the draft model writes, whatever it is asked."""

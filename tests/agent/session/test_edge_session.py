@@ -46,7 +46,7 @@ from pipesd_core.protocol.messages import (
     Run,
     Verdict,
 )
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 BODY = b'{"prompt":"x"}'
 PROMPT = (1, 2, 3, 4)

@@ -16,7 +16,7 @@ from tuning import TASK
 
 from pipesd_agent.tuning import worker_process
 from pipesd_agent.tuning.background import Background, InThread
-from pipesd_agent.tuning.optimizers import MAKERS, OptimizerName
+from pipesd_agent.tuning.optimizers.choice import MAKERS, OptimizerName
 from pipesd_agent.tuning.replay import Pair
 from pipesd_agent.tuning.search import GRID, Studied, Task, study
 

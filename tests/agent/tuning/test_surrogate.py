@@ -7,7 +7,7 @@ import sys
 
 from tuning import TASK
 
-from pipesd_agent.tuning.gaussian_process import make_skopt
+from pipesd_agent.tuning.optimizers.gaussian_process import make_skopt
 from pipesd_agent.tuning.search import study
 
 

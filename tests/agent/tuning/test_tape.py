@@ -11,7 +11,7 @@ from pipesd_agent.tuning.replay import Judged, Pair
 from pipesd_agent.tuning.thresholds import TunedDual
 from pipesd_agent.tuning.tuner import STRETCH, Stretch, Tuner
 from pipesd_core.protocol.messages import Opened, Reason, Verdict
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 
 class Told(Tuner):

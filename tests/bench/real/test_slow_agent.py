@@ -8,7 +8,7 @@ import time
 from bench.proving.real.slow_agent import Floored
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_agent.drafting.lookup import LookupDrafter
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 FLOOR_S = 0.05
 

@@ -11,7 +11,7 @@ from bench.proving.traces.drafting import rows_along, trace_of
 from bench.proving.traces.table import DEPTH, NOTHING
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_core.engine.interface import Opening
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 EOS = 50
 

@@ -6,7 +6,7 @@ import pytest
 
 from bench.proving.traces.workloads import COUNT, NAMES, workload
 from pipesd_core.llamacpp.openai.request import parse
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -39,7 +39,7 @@ from pipesd_core.protocol.messages import (
     decode_gateway,
     encode,
 )
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 ID = bytes(range(16))
 EDGE: list[EdgeMessage] = [

@@ -14,7 +14,8 @@ from scipy import stats
 from pipesd_core.errors import InvalidRequest
 from pipesd_core.sampling import noise
 from pipesd_core.sampling import sampler as sampling
-from pipesd_core.sampling.sampler import Sampler, SamplingParams, draw_seed, scaled_candidates
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import Sampler, draw_seed, scaled_candidates
 
 F64 = NDArray[np.float64]
 DRAWS = 20_000

@@ -36,7 +36,8 @@ from pipesd_core.engine.interface import (
 from pipesd_core.engine.rounds import fault
 from pipesd_core.errors import ApiError, ContextLengthExceeded, InvalidRequest, ModelNotFound, Overloaded, Unavailable
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_core.sampling.sampler import Logits, Sampler, SamplingParams, draw_seed
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import Logits, Sampler, draw_seed
 
 Target = Callable[[Opening, Sequence[int]], int]
 """The next token after the opening's prompt and these tokens of the output."""

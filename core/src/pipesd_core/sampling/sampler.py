@@ -19,7 +19,7 @@ from pipesd_core.sampling import noise
 # Part of this module for all who have numpy anyway.
 from pipesd_core.sampling.params import GREEDY_BELOW as GREEDY_BELOW
 from pipesd_core.sampling.params import MIN_TEMPERATURE as MIN_TEMPERATURE
-from pipesd_core.sampling.params import SamplingParams as SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 Logits = NDArray[np.float32]
 

@@ -22,7 +22,7 @@ from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.policies import Collaborative, Policies
 from pipesd_agent.telemetry.monitor import TPT_WINDOWS, Monitor
 from pipesd_agent.telemetry.monitor import SessionWatch as MonitorWatch
-from pipesd_agent.tuning.optimizers import OptimizerName
+from pipesd_agent.tuning.optimizers.choice import OptimizerName
 from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_agent.tuning.recorder import Tape
 from pipesd_agent.tuning.replay import Costs

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from pipesd_agent.tuning.optimizers import OptimizerSetting, in_use
+from pipesd_agent.tuning.optimizers.choice import OptimizerSetting, in_use
 from pipesd_core.errors import ConfigError
 
 

@@ -16,7 +16,7 @@ import threading
 from typing import Final
 
 from pipesd_agent.tuning.background import timed
-from pipesd_agent.tuning.optimizers import MAKERS, OptimizerName
+from pipesd_agent.tuning.optimizers.choice import MAKERS, OptimizerName
 from pipesd_agent.tuning.search import MakeOptimizer, Studied, Task
 
 LIMIT_S: Final = 120.0

@@ -14,7 +14,8 @@ from pipesd_core.errors import EngineFailed
 from pipesd_core.llamacpp.openai.controls import Controls
 from pipesd_core.llamacpp.runtime.chooser import Chooser
 from pipesd_core.sampling import noise
-from pipesd_core.sampling.sampler import Logits, Sampler, SamplingParams
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import Logits, Sampler
 
 N = 40
 F = np.float32

@@ -16,7 +16,7 @@ from pipesd_core.engine.interface import StepDone
 from pipesd_core.errors import ApiError, DecodeError, EngineFailed, ModelLoadError, Overloaded, Unavailable
 from pipesd_core.llamacpp.runtime import decoder as decoder_module
 from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 pytestmark = pytest.mark.e2e
 

@@ -9,7 +9,8 @@ from pipesd_core.llamacpp.openai.controls import Controls
 from pipesd_core.llamacpp.runtime.chooser import Chooser
 from pipesd_core.llamacpp.runtime.logprobs import Logprobs, Ranked, rank
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_core.sampling.sampler import Sampler, SamplingParams
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import Sampler
 
 INF = float("inf")
 

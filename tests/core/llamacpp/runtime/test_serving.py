@@ -28,7 +28,7 @@ from pipesd_core.llamacpp.runtime import engine as runtime
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_core.sampling.sampler import SamplingParams
+from pipesd_core.sampling.params import SamplingParams
 
 HELLO = [{"role": "user", "content": "x"}]
 

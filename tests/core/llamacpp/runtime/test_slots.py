@@ -6,7 +6,8 @@ from pipesd_core.llamacpp.openai.controls import Controls
 from pipesd_core.llamacpp.runtime.chooser import Chooser
 from pipesd_core.llamacpp.runtime.rows import MAX_WANTED
 from pipesd_core.llamacpp.runtime.slots import Batch, Job, Slots, common_prefix
-from pipesd_core.sampling.sampler import Sampler, SamplingParams
+from pipesd_core.sampling.params import SamplingParams
+from pipesd_core.sampling.sampler import Sampler
 
 CHOOSER = Chooser(Sampler(8), SamplingParams(), Controls(), ())
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Final, Literal
 
-from pipesd_agent.tuning.compass import make_compass
-from pipesd_agent.tuning.gaussian_process import make_skopt
+from pipesd_agent.tuning.optimizers.compass import make_compass
+from pipesd_agent.tuning.optimizers.gaussian_process import make_skopt
 from pipesd_agent.tuning.search import MakeOptimizer
 from pipesd_core.errors import ConfigError
 

@@ -1,0 +1,1 @@
+"""What looks for better thresholds: Bayesian optimisation, coordinate search, and which of them is in use."""
