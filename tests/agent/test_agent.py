@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -17,6 +18,7 @@ from pipesd_agent.agent import Agent
 from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.mode import CLOUD
+from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
@@ -25,6 +27,7 @@ from pipesd_agent.link.passthrough import Forwarder
 from pipesd_agent.link.requests import LinkSettings
 from pipesd_agent.session.session import RemoteError
 from pipesd_agent.session.stream import RequestStream
+from pipesd_agent.telemetry.tracing import TraceFiles
 from pipesd_core.errors import ModelLoadError, Unavailable, VocabularyMismatch
 from pipesd_core.protocol.messages import Close, Endpoint, Failed
 
@@ -96,6 +99,19 @@ def completes(stream: RequestStream, _: bool) -> None:
 
 async def ask(agent: Agent) -> tuple[RequestStream, Any]:
     return await agent.open(Endpoint.COMPLETIONS, b"{}", "id")
+
+
+async def test_a_request_is_traced_once_however_often_it_is_finished(tmp_path: Path) -> None:
+    agent, link = agent_over(accepts)
+    agent._traces = TraceFiles(tmp_path)
+    for request in ("first", "second"):
+        stream, _ = await agent.open(Endpoint.COMPLETIONS, b"{}", request)
+        stream.session.watch.drafted(DraftToken(2, 5, 0.75), 0.0)
+        agent.finish(stream)
+        agent.finish(stream)
+    await agent.aclose()
+    assert len(os.listdir(tmp_path)) == len(link.streams) == 2
+    assert not agent._tracers, "of requests that are over nothing is held"
 
 
 async def test_another_vocabulary_is_refused() -> None:
