@@ -1,7 +1,7 @@
 """The gateway's side of one agent's WebSocket, sans-I/O: frames in, typed orders out.
 
 It names sessions by the edge's channels, refuses what does not fit (typed errors: one session's fault ends that
-session, only an unattributable one ends the connection) and leaves sockets, engine and clock to `ws.py`.
+session, only an unattributable one ends the connection) and leaves sockets, engine and clock to `agents`.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ SEND_TIMEOUT_S: Final = 60.0
 MAX_REQUESTS: Final = 256
 """Under way at a time, each with a body of up to MAX_BODY_BYTES; whatever else bounds them comes after the body."""
 HANG_UP: Final = "pipesd_hang_up"
-"""In a scope's `state`: a call that ends the connection at once, from a server that has one (`bounded`)."""
+"""In a scope's `state`: a call that ends the connection at once, from a server that has one (`limits`)."""
 FAREWELL_S: Final = 2.0
 """At shutdown: time for a stream to tell its client so."""
 

@@ -32,7 +32,7 @@ class Costs(NamedTuple):
 
 
 class Planner:
-    """name: `immediate`, `single`, `dp` (the paper's plan for N-hat tokens) or `expected` (`timing`). The latter two
+    """name: `immediate`, `single`, `dp` (the paper's plan for N-hat tokens) or `expected` (`plan_expected`). The latter two
     send each token at once until costs are known. Raises ConfigError for another.
 
     Attributes:

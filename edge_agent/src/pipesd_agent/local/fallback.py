@@ -1,6 +1,6 @@
 """When the cloud is gone: an error, or the draft model alone, as the user wants it.
 
-It is another model's answer, so it is never given in silence: see `edge_answer`.
+It is another model's answer, so it is never given in silence: see `answer`.
 """
 
 from __future__ import annotations

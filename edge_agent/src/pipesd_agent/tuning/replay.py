@@ -22,7 +22,7 @@ Upload = Literal["immediate", "single", "planned"]
 
 
 class Pair(Struct, frozen=True, order=True):
-    """Thresholds of `trigger.DualThreshold`, 0..1 each."""
+    """Thresholds of `triggers.DualThreshold`, 0..1 each."""
 
     r1: float
     r2: float

@@ -20,7 +20,7 @@ class Thresholds:
 
 
 class TunedDual:
-    """`trigger.DualThreshold` with the pair in force at each token. thresholds: may be replaced before the first one
+    """`triggers.DualThreshold` with the pair in force at each token. thresholds: may be replaced before the first one
     (greedy and sampled answers have each their own, and which it is turns out when the gateway accepts the request)."""
 
     def __init__(self, thresholds: Thresholds) -> None:

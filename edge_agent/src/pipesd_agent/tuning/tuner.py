@@ -1,7 +1,7 @@
 """Finds the thresholds (R1, R2) of the dual trigger while real answers are written (architecture §6).
 
 Three things keep that cheap. Candidates come from a *study*: Bayesian optimisation of what the last judged drafts would
-have cost (`rehearsal`), which costs no token. What is measured is divided by what the rehearsal of the very same text
+have cost (`replay`), which costs no token. What is measured is divided by what the rehearsal of the very same text
 says, so that hard and easy text do not drown the difference, and says of each pair by how much the rehearsal is
 wrong. And a pair is tried on real traffic only while it is in doubt, within a budget.
 
@@ -112,7 +112,7 @@ class Tuner:
     """One per kind of text (greedy or sampled), for all sessions of the agent.
 
     To be driven: `thresholds` is given to each session's `TunedDual`; `costs` whenever the monitor has new ones (no
-    study begins before); `stretch` with what a `tape.Tape` hands over; `moved` when the monitor says so.
+    study begins before); `stretch` with what a `recorder.Tape` hands over; `moved` when the monitor says so.
 
     Args:
         first: in force until there is a better one.

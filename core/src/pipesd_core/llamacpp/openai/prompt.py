@@ -23,7 +23,7 @@ take a tokenizer many seconds, in which it reads nobody else's."""
 
 
 class Model(Protocol):
-    """What is needed of `embedded.llama.Model`."""
+    """What is needed of `binding.Model`."""
 
     @property
     def n_vocab(self) -> int: ...

@@ -1,7 +1,7 @@
 """The OpenAI serving code of the embedded engine: `pipesd_core.engine.interface.Engine` over a `TargetDecoder`.
 
 The decoder knows sequences of token ids; everything between them and an OpenAI body is in the modules beside this one:
-`request` checks, `prompt` (with `chat`) makes the prompt, `generation` (with `text` and `payloads`) makes the answer.
+`request` checks, `prompt` (with `chat_template`) makes the prompt, `generation` (with `detokenizer` and `responses`) the answer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Begun = tuple[Opening, Grammar | None]
 
 
 class Decoder(Protocol):
-    """What is needed of `embedded.decoder.TargetDecoder`."""
+    """What is needed of `decoder.TargetDecoder`."""
 
     @property
     def model(self) -> Model: ...

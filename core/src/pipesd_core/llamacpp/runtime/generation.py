@@ -15,7 +15,7 @@ from pipesd_core.llamacpp.runtime.logprobs import Decoded, Logprobs
 
 
 class Place(Protocol):
-    """What is needed of `embedded.decoder.Sequence`: one sequence of the decoder, held for one request."""
+    """What is needed of `decoder.Sequence`: one sequence of the decoder, held for one request."""
 
     def step(self, drafts: Sequence[int]) -> None: ...
     def release(self) -> None: ...
