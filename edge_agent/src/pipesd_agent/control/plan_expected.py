@@ -1,7 +1,7 @@
 """When to send, by expectation: the schedule that minimises the expected time until a round's last token has arrived.
 
-The paper plans for a round of exactly N-hat tokens (`plan_dp`). Where rounds really end is random, with a heavy tail: what
-is on its way at that moment delays the rest, which goes at once (Rule 1). A round that goes on for `l` tokens with
+The paper plans for a round of exactly N-hat tokens (`plan_dp`). Where rounds really end is random, with a heavy tail:
+what is on its way at that moment delays the rest, which goes at once (Rule 1). A round that goes on for `l` tokens with
 probability p[l] costs, after its last token is drafted: what the link still has to do, then alpha + beta · unsent.
 That is a Markov decision process over (tokens drafted, of those unsent, the link's backlog); whether to send is asked
 after each token, and the answers are one table, made by backward induction.

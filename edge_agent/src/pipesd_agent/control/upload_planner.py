@@ -32,8 +32,8 @@ class Costs(NamedTuple):
 
 
 class Planner:
-    """name: `immediate`, `single`, `dp` (the paper's plan for N-hat tokens) or `expected` (`plan_expected`). The latter two
-    send each token at once until costs are known. Raises ConfigError for another.
+    """name: `immediate`, `single`, `dp` (the paper's plan for N-hat tokens) or `expected` (`plan_expected`). The
+    latter two send each token at once until costs are known. Raises ConfigError for another.
 
     Attributes:
         costs: that plans are made for; None: not known yet.
