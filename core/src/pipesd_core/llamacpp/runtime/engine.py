@@ -1,8 +1,8 @@
 """The OpenAI serving code of the embedded engine: `pipesd_core.engine.interface.Engine` over a `TargetDecoder`.
 
 The decoder knows sequences of token ids; everything between them and an OpenAI body is in the modules beside this one:
-`request` checks, `prompt` (with `chat_template`) makes the prompt, `generation` (with `detokenizer` and `responses`) the
-answer.
+`request` checks, `prompt` (with `chat_template`) makes the prompt, `generation` (with `detokenizer` and `responses`)
+the answer.
 """
 
 from __future__ import annotations
