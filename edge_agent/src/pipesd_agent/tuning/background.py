@@ -43,6 +43,7 @@ class Background:
     def __init__(self, student: Student) -> None:
         self._student = student
         self._tasks: queue.Queue[tuple[InThread, Task] | None] = queue.Queue()
+        """One task of each proposer at most, and the end."""
         self._proposers: list[InThread] = []
         self._thread: threading.Thread | None = None
 
