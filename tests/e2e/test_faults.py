@@ -234,8 +234,8 @@ def test_a_client_that_leaves_frees_its_place_at_once(
             time.sleep(1.0)
     began = time.monotonic()
     text, _, _ = complete(agent.url, LONG, max_tokens=2, temperature=0)
-    # What the one before would have taken: 900 tokens, two a step, 30 ms each.
-    assert time.monotonic() - began < 5
+    # What the one before would have taken, 13.5 s: 900 tokens, two a step, 30 ms each.
+    assert time.monotonic() - began < 12
     assert text
 
 

@@ -69,7 +69,7 @@ def test_close_breaks_off_what_is_under_way() -> None:
     began = time.monotonic()
     proposer.close()
     proposer.close()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 9, "the study waits for 10 s"
     assert proposer.failed == "closed"
     Background(Waiting()).proposer().close()  # never begun
 
