@@ -221,7 +221,7 @@ def free_port() -> int:
             return port
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     """Raises AssertionError when it has not become true by then."""
     deadline = time.monotonic() + seconds
     while not true():
