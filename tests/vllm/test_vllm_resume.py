@@ -14,6 +14,7 @@ from vllm_server import KEY, VllmServer, alone
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.drafting.llama import LlamaDrafter
+from pipesd_agent.session.session import SessionSettings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -32,12 +33,13 @@ def test_links_that_are_cut_in_mid_answer(tmp_path_factory: pytest.TempPathFacto
         asked: dict[str, Any] = {"max_tokens": 400, "ignore_eos": True}
         expected = [alone(server.url, LONG, **asked, **kind)[0] for kind in KINDS]
         relay = Relay(urlsplit(server.root).port or 0)
-        # One draft a time, so that answers last.
+        # One draft a time, and nothing by the target alone, so that answers last.
         config = AgentConfig(
             gateway=relay.url,
             gateway_api_keys=frozenset({KEY}),
             trigger=TriggerSettings(kind="fixed", length=1),
             mode="collaborative",
+            session=SessionSettings(free_start=1),
         )
         try:
             with agent_thread(config, LlamaDrafter(DRAFT)) as agent:
@@ -46,7 +48,13 @@ def test_links_that_are_cut_in_mid_answer(tmp_path_factory: pytest.TempPathFacto
                     for number, kind in enumerate(KINDS)
                 ]
                 assert askings[0].first.wait(30)
-                wait_until(lambda: server.engine()["sessions"] == len(KINDS), 30)
+
+                def all_run() -> bool:
+                    over = [asking.wait(1) for asking in askings if not asking.running]
+                    assert not over, f"answers that are over already: {over}"
+                    return server.engine()["sessions"] == len(KINDS)
+
+                wait_until(all_run, 30)
                 time.sleep(1.0)  # what the server opened, the agent knows of by now
                 for _ in range(CUTS):
                     relay.cut()

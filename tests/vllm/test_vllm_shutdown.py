@@ -12,6 +12,7 @@ from harness import DRAFT, LONG, MODEL, agent_thread, openai_error, wait_until
 from vllm_server import KEY, VllmServer
 
 from pipesd_agent.config import AgentConfig
+from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_agent.session.session import SessionSettings
 
@@ -23,8 +24,13 @@ TOLD_WITHIN_S = 20.0
 
 def test_sigterm_ends_every_session_with_an_error(tmp_path_factory: pytest.TempPathFactory) -> None:
     with VllmServer(tmp_path_factory.mktemp("vllm")) as server:
+        # One draft a time, and nothing by the target alone, so that answers last.
         config = AgentConfig(
-            gateway=server.root, gateway_api_keys=frozenset({KEY}), session=SessionSettings(grace_s=3.0)
+            gateway=server.root,
+            gateway_api_keys=frozenset({KEY}),
+            trigger=TriggerSettings(kind="fixed", length=1),
+            mode="collaborative",
+            session=SessionSettings(grace_s=3.0, free_start=1),
         )
         with agent_thread(config, LlamaDrafter(DRAFT)) as agent, ThreadPoolExecutor(4) as pool:
 
@@ -32,7 +38,13 @@ def test_sigterm_ends_every_session_with_an_error(tmp_path_factory: pytest.TempP
                 return httpx.post(f"{agent.url}/completions", json={**BODY, "stream": stream}, timeout=120)
 
             asked = [pool.submit(ask, stream) for stream in (True, False, True, False)]
-            wait_until(lambda: server.engine()["sessions"] == 4)
+
+            def all_run() -> bool:
+                over = [answer.result().text[:500] for answer in asked if answer.done()]
+                assert not over, f"answers that are over already: {over}"
+                return server.engine()["sessions"] == 4
+
+            wait_until(all_run)
             began = time.monotonic()
             assert server.stop() == 0
             for number, answer in enumerate(asked):

@@ -54,7 +54,8 @@ def receive(socket: ClientConnection) -> GatewayMessage:
 def park(socket: ClientConnection, channel: int = 0, **body: Any) -> tuple[Opened, int]:
     """Open a session and end its free run; returns the next position when it is parked."""
     asked = msgspec.json.encode({"model": MODEL, **LONG, **body})
-    socket.send(encode(Open(channel, VERSION, Endpoint.COMPLETIONS, asked, b"")))
+    # One token and no more: a target that writes on until the draft below arrives may have written all by then.
+    socket.send(encode(Open(channel, VERSION, Endpoint.COMPLETIONS, asked, b"", free_start=1)))
     opened = receive(socket)
     assert isinstance(opened, Opened), opened
     position = len(opened.prompt_ids)
