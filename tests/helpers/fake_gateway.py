@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from pipesd_agent.control.fixed import fixed
+from bench.fixed_policies import fixed
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.link.address import Address
 from pipesd_agent.link.gateways import Gateways

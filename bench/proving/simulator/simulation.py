@@ -15,12 +15,12 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from bench.fixed_policies import fixed
 from bench.link.virtual import Link
 from bench.proving.simulator.figures import Figures
 from bench.proving.simulator.scenario import PROMPT_BYTES, TCP_IP, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.timeline import Timeline
-from pipesd_agent.control.fixed import fixed
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.link.connection import SOCKET_BUFFER_BYTES
 from pipesd_agent.session.policies import Policies

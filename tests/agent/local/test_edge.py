@@ -13,7 +13,7 @@ import pytest
 from fake_decoder import EOS, FakeDecoder
 from fake_gateway import verdict
 
-from pipesd_agent.control.fixed import fixed
+from bench.fixed_policies import fixed
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.local.answer import EdgeAnswer
 from pipesd_agent.local.model import CannotGoOn, Edge, without

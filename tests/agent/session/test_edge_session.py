@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pipesd_agent.control.fixed import fixed
+from bench.fixed_policies import fixed
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.session import (

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from fake_gateway import opened, verdict
 
-from pipesd_agent.control.fixed import fixed
+from bench.fixed_policies import fixed
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.worker import DraftWorker

@@ -1,4 +1,4 @@
-"""Policies that nothing changes and that know no costs: for tests, the bench, and an agent without a controller."""
+"""Policies that nothing changes and that know no costs, for tests and the bench."""
 
 from __future__ import annotations
 
