@@ -16,8 +16,8 @@ from pipesd_agent.link.passthrough import Answer, Forwarder, with_noise
 from pipesd_agent.local.answer import EdgeAnswer
 from pipesd_agent.local.fallback import CloudAnswer, Policy, begin, is_loss, policy_of, said
 from pipesd_agent.local.model import Edge
-from pipesd_agent.session.records import Records
-from pipesd_agent.session.session import RemoteError
+from pipesd_agent.session.records import Records, RequestRecord
+from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.stream import RequestStream
 from pipesd_agent.telemetry.tracing import TraceFiles, Tracer
 from pipesd_agent.tuning.per_sampling import Tuners
@@ -70,7 +70,7 @@ class Agent:
         self._fallback: Policy = fallback
         self._cloud_on_mismatch = cloud_on_mismatch
         self._traces = traces
-        self._tracers: dict[RequestStream, Tracer] = {}
+        self._running: dict[RequestStream, tuple[RequestRecord, Tracer | None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -167,10 +167,11 @@ class Agent:
     async def _open(
         self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool
     ) -> tuple[RequestStream, Opened]:
-        stream = await self.link.request(endpoint, body, request_id, collaborative=collaborative)
-        if self._traces is not None and collaborative and (tracer := self._traces.begin()) is not None:
-            self._tracers[stream] = tracer
-            stream.watch(tracer)
+        record = RequestRecord(request_id)
+        tracer = self._traces.begin() if self._traces is not None and collaborative else None
+        observers = (record,) if tracer is None else (record, tracer)
+        stream = await self.link.request(endpoint, body, request_id, collaborative=collaborative, observers=observers)
+        self._running[stream] = record, tracer
         try:
             opened = await stream.opened()
             name = session_name(opened.session)
@@ -183,8 +184,10 @@ class Agent:
     def finish(self, stream: RequestStream, rest: EdgeAnswer | None = None) -> None:
         """The client has its answer, or is gone. rest: what the draft model wrote of it. Harmless when repeated."""
         stream.client_left()
-        self.records.add(stream, None if rest is None else rest.record())
-        tracer = self._tracers.pop(stream, None)
+        if stream not in self._running:
+            return
+        record, tracer = self._running.pop(stream)
+        self.records.add(record, None if rest is None else rest.record())
         if self._traces is not None and tracer is not None:
             session = stream.session
             self._traces.add(tracer.trace(stream.request_id, session.opened, session.committed))

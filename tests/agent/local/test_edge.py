@@ -14,10 +14,11 @@ from fake_decoder import EOS, FakeDecoder
 from fake_gateway import verdict
 
 from bench.fixed_policies import fixed
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.local.answer import EdgeAnswer
 from pipesd_agent.local.model import CannotGoOn, Edge, without
-from pipesd_agent.session.session import EdgeSession, SessionSettings
+from pipesd_agent.session.session import EdgeSession
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, InvalidRequest, ModelLoadError, Unavailable
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
@@ -59,7 +60,7 @@ def session(text: bytes = b"", shown: int = 0, *, fingerprint: bytes | None = b"
     raw = json.dumps({"prompt": "x", "stream": True, "model": "target", **body}).encode()
     session = EdgeSession(
         Open(3, VERSION, Endpoint.COMPLETIONS, raw, fingerprint),
-        fixed(TriggerSettings(), "immediate")(),
+        fixed(DualSettings(), "immediate")(),
         SessionSettings(grace_s=0),
         max_context=64,
         now=0.0,
@@ -161,7 +162,7 @@ async def test_another_text_than_the_clients_is_an_error() -> None:
         answer = await alone.go_on(stream.session, "gone")
         assert text_of(await told(answer)) == "zdef"
         stream = session(b"xyz", 2)
-        stream.session.shown._text[:] = ["other"]
+        stream.session.delivered._text[:] = ["other"]
         answer = await alone.go_on(stream.session, "gone")
         with pytest.raises(Unavailable, match="gone; the draft model cannot go on with the answer: its text is"):
             await answer.next()
@@ -173,7 +174,7 @@ async def test_what_it_cannot_go_on_with() -> None:
         with pytest.raises(CannotGoOn, match="opened cloud-only"):
             await alone.go_on(session(b"a", fingerprint=None).session, "gone")
         stream = session(b"a", 1)
-        stream.session.shown.add(b'{"choices": [{"delta": {"tool_calls": [1]}}]}')
+        stream.session.delivered.add(b'{"choices": [{"delta": {"tool_calls": [1]}}]}')
         with pytest.raises(CannotGoOn, match="more in it than text"):
             await alone.go_on(stream.session, "gone")
         assert maker.decoders == []

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 from fake_gateway import opened, verdict
 
 from bench.fixed_policies import fixed
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import FixedSettings
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.session import stream as stream_module
-from pipesd_agent.session.session import EdgeSession, SessionSettings
-from pipesd_agent.session.stream import RequestStream, Upload
+from pipesd_agent.session.observer import Observers, SessionObserver
+from pipesd_agent.session.session import EdgeSession
+from pipesd_agent.session.settings import SessionSettings
+from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, Unavailable
 from pipesd_core.protocol.messages import FOREVER, VERSION, Ack, Close, Draft, End, Endpoint, Event, Failed, Open, Run
 
@@ -57,10 +60,10 @@ class FakeWorker:
         return self.lanes[-1]
 
 
-def make(worker: FakeWorker | None = None) -> RequestStream:
+def make(worker: FakeWorker | None = None, *observers: SessionObserver) -> RequestStream:
     session = EdgeSession(
         Open(3, VERSION, Endpoint.COMPLETIONS, b"{}", None if worker is None else b""),
-        fixed(TriggerSettings(kind="fixed", length=2), "immediate")(),
+        replace(fixed(FixedSettings(length=2), "immediate")(), observer=Observers(*observers)),
         SessionSettings(),
         max_context=64,
         now=0.0,
@@ -169,7 +172,6 @@ async def test_the_lane_learns_what_is_committed_and_is_closed_in_the_end() -> N
     assert sent(stream) == [Draft.wishing(3, 0, 2, (7, 8), 3)]
     stream.receive(verdict(3, 1, 2, 7, 8, 9))
     assert lane.commits == [(), (7, 8, 9)]
-    assert stream.session.origins == [True, True, False]
     stream.receive(End(3, 2))
     assert lane.closed
 
@@ -265,10 +267,3 @@ async def test_a_gateway_that_sends_more_than_waits_for_acknowledgements(
     stream.receive(event(13))
     assert Close(3) in sent(stream)
     assert caplog.text.count("broke the protocol") == 1
-
-
-def test_bytes_are_counted_by_kind() -> None:
-    stream = make()
-    for message, size in ((Draft(3, 0, 2, (1,)), 10), (Ack(3, 1), 5), (Run(3, 9), 6), (Close(3), 4)):
-        stream.sent(message, size, 0.0)
-    assert stream.upload == Upload(drafts=10, acks=5, other=10)

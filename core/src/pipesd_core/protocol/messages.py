@@ -229,7 +229,9 @@ class Draining(Struct, frozen=True, array_like=True, tag=39):
 
 
 EdgeMessage = Open | Draft | Run | Ack | Close | Resume
-GatewayMessage = Opened | Verdict | Event | End | Failed | Desync | Rejected | Draining
+SessionMessage = Opened | Verdict | Event | End | Failed | Desync
+"""What a gateway sends for one session; `Failed` and `End` are last."""
+GatewayMessage = SessionMessage | Rejected | Draining
 
 _encoder = msgspec.msgpack.Encoder()
 _edge_decoder: Decoder[EdgeMessage] = Decoder(EdgeMessage)

@@ -127,7 +127,7 @@ class Connection:
                 raise ProtocolError(f"{type(message).__name__} for channel {message.channel}, which is not open")
             if isinstance(message, Failed) and message.code == Unavailable.code and self.others:
                 self._drains(DRAINS_FOR_S)
-                if stream.session.movable:
+                if stream.session.can_hand_off:
                     stream.postponed(message)
                     self._streams.sweep()
                     continue

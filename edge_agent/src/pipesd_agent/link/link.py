@@ -13,7 +13,7 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from websockets.asyncio.client import ClientConnection
@@ -24,6 +24,7 @@ from pipesd_agent.link.connection import CLOSE_LEAVING, DRAINS_FOR_S, Connection
 from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, dial
 from pipesd_agent.link.gateways import Gateway, Gateways
 from pipesd_agent.link.requests import LinkSettings, Streams
+from pipesd_agent.session.observer import SessionObserver
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, Unavailable
 from pipesd_core.protocol.messages import (
@@ -76,10 +77,19 @@ class Link:
         return len(self._streams)
 
     async def request(
-        self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool = True
+        self,
+        endpoint: Endpoint,
+        body: bytes,
+        request_id: str,
+        *,
+        collaborative: bool = True,
+        observers: Sequence[SessionObserver] = (),
     ) -> RequestStream:
         """Open a session, connecting first where that is needed. Raises ApiError, within `CONNECT_TIMEOUT_S` for each
-        gateway."""
+        gateway.
+
+        observers: of this session, besides those that its policies bring.
+        """
         if not self.connected:
             self._settled.clear()
             self._wanted.set()
@@ -90,7 +100,7 @@ class Link:
                 raise Unavailable(f"the gateway {self.gateways} does not answer; try again") from None
         if not self.connected:
             raise self.gateways.why
-        return self._streams.request(endpoint, body, request_id, collaborative=collaborative)
+        return self._streams.request(endpoint, body, request_id, collaborative=collaborative, observers=observers)
 
     async def run(self) -> None:
         """Connect, and connect again, until cancelled."""

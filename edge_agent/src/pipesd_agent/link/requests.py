@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from msgspec import Struct
 
 from pipesd_agent.drafting.worker import DraftWorker
+from pipesd_agent.session.observer import Observers, SessionObserver
 from pipesd_agent.session.policies import MakePolicies
-from pipesd_agent.session.session import EdgeSession, SessionSettings
+from pipesd_agent.session.session import EdgeSession
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, Overloaded
 from pipesd_core.protocol.messages import VERSION, Endpoint, Open
@@ -62,7 +65,15 @@ class Streams:
     def get(self, channel: int) -> RequestStream | None:
         return self._streams.get(channel)
 
-    def request(self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool) -> RequestStream:
+    def request(
+        self,
+        endpoint: Endpoint,
+        body: bytes,
+        request_id: str,
+        *,
+        collaborative: bool,
+        observers: Sequence[SessionObserver],
+    ) -> RequestStream:
         """A new session. Raises ApiError."""
         if self._lost is not None:
             raise self._lost
@@ -71,9 +82,10 @@ class Streams:
             raise Overloaded(f"{MAX_STREAMS} requests are open at this agent, its limit; try again", retry_after_s=1)
         worker = self._worker if collaborative else None
         fingerprint = None if worker is None else worker.fingerprint or b""
+        policies = self._settings.policies()
         session = EdgeSession(
             Open(channel, VERSION, endpoint, body, fingerprint, request_id),
-            self._settings.policies(),
+            replace(policies, observer=Observers(policies.observer, *observers)),
             self._settings.session,
             max_context=worker.max_context if worker else 0,
             now=time.monotonic(),
@@ -101,7 +113,7 @@ class Streams:
         """
         moved = set()
         for stream in self.carried(None):
-            if stream.session.movable:
+            if stream.session.can_hand_off:
                 moved.add(stream.session.channel)
                 stream.relocated()
             else:
@@ -142,7 +154,7 @@ class Streams:
         """Free the channels of sessions that have ended."""
         for channel, stream in list(self._streams.items()):
             if stream.session.ended:
-                stream.session.watch.ended(time.monotonic())
+                stream.session.observer.ended(time.monotonic())
                 del self._streams[channel]
 
     def rearm(self) -> None:

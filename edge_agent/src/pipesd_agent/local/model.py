@@ -94,7 +94,7 @@ class Edge:
         if not request.fingerprint:
             raise CannotGoOn("it was opened cloud-only, so nobody compared its vocabulary with the draft model's")
         try:
-            splice = Splice(session.shown)
+            splice = Splice(session.delivered)
         except CannotSplice as why:
             raise CannotGoOn(str(why)) from why
         decided = tuple(session.committed[len(opened.prompt_ids) :])
