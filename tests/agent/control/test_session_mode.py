@@ -8,11 +8,11 @@ from pipesd_agent.control.batchers import Immediate
 from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.actions import Action, Commit, StartDrafting
-from pipesd_agent.session.free_run import STOP
-from pipesd_agent.session.lane_feed import FEED_EVERY
 from pipesd_agent.session.policies import Policies
 from pipesd_agent.session.session import EdgeSession
 from pipesd_agent.session.settings import SessionSettings
+from pipesd_agent.session.state.free_run import STOP
+from pipesd_agent.session.state.lane_feed import FEED_EVERY
 from pipesd_core.errors import Unavailable
 from pipesd_core.protocol.messages import (
     FOREVER,

@@ -10,12 +10,13 @@ import pytest
 from bench.fixed_policies import fixed
 from pipesd_agent.control.triggers import DualSettings, FixedSettings, SequenceSettings, TriggerSettings
 from pipesd_agent.drafting.drafter import DraftToken
-from pipesd_agent.session.acknowledgements import ACK_BYTES, ACK_EVERY
 from pipesd_agent.session.actions import Action, Commit, Complete, Deliver, Fail, StartDrafting, StopDrafting
 from pipesd_agent.session.counts import Counts
 from pipesd_agent.session.records import RequestRecord
-from pipesd_agent.session.session import RUN_WITHOUT_DRAFTS, EdgeSession
+from pipesd_agent.session.session import EdgeSession
 from pipesd_agent.session.settings import SessionSettings
+from pipesd_agent.session.state.acknowledgements import ACK_BYTES, ACK_EVERY
+from pipesd_agent.session.state.drafting import RUN_WITHOUT_DRAFTS
 from pipesd_agent.session.usage import usage_payload
 from pipesd_core.errors import ConfigError, EngineFailed, ProtocolError, Unavailable
 from pipesd_core.protocol.messages import (

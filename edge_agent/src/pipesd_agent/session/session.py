@@ -21,23 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum, Flag, auto
-from typing import Final
 
 import msgspec
 
 from pipesd_agent.drafting.drafter import DraftToken
-from pipesd_agent.session.acknowledgements import Acknowledgements
 from pipesd_agent.session.actions import Action, Complete, Deliver, Fail
 from pipesd_agent.session.counts import Counts
-from pipesd_agent.session.draft_window import DraftWindow
-from pipesd_agent.session.free_run import FreeRun
-from pipesd_agent.session.handoff import Handoff
-from pipesd_agent.session.lane_feed import FEED_EVERY, LaneFeed, LaneState
-from pipesd_agent.session.observer import Decision
 from pipesd_agent.session.policies import Policies
 from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.session.splice import CannotSplice, DeliveredText
+from pipesd_agent.session.state.acknowledgements import Acknowledgements
+from pipesd_agent.session.state.drafting import Drafting
+from pipesd_agent.session.state.handoff import Handoff
 from pipesd_core.errors import ApiError, ProtocolError, SessionUnknown, Unavailable
 from pipesd_core.protocol.messages import (
     FOREVER,
@@ -53,13 +49,9 @@ from pipesd_core.protocol.messages import (
     Opened,
     Reason,
     Resume,
-    Run,
     SessionMessage,
     Verdict,
 )
-
-RUN_WITHOUT_DRAFTS: Final = 8
-"""Tokens that the target writes by itself when the drafter has nothing to propose."""
 
 
 class State(Enum):
@@ -129,17 +121,13 @@ class EdgeSession:
         self._suspended_since: float | None = None
         self._suspended_by: ApiError = Unavailable("the link to the gateway was lost; try again")
         self._last_received = now
-        self._last_decided: float | None = None
         self._committed: list[int] = []
         self._last_draftable = 0
-        self._draft_limit = 0
-        """First position that is not drafted, whatever the window."""
         self._actions: list[Action] = []
         self._acks = Acknowledgements()
         self._handoff = Handoff()
-        self._run = FreeRun()
-        self._window = DraftWindow(self.counts, now)
-        self._lane = LaneFeed(self._actions)
+        state = self.counts, self._committed, self._handoff, self._actions
+        self._drafting = Drafting(policies, settings, *state, now)
 
     # What comes out.
 
@@ -166,7 +154,7 @@ class EdgeSession:
     @property
     def epoch(self) -> int:
         """The epoch of the next drafts."""
-        return self._window.epoch
+        return self._drafting.window.epoch
 
     @property
     def suspended_since(self) -> float | None:
@@ -197,11 +185,7 @@ class EdgeSession:
             return None
         if (replay := self._next_replay(now)) is not None:
             return replay
-        if not (self._run.after_drafts and self._window.wanted is not None):
-            until = self._run.next_run(len(self._committed))
-            if until is not None:
-                return Run(self.channel, until)
-        return self._next_draft(now) or self._next_ack()
+        return self._drafting.next_message(self.channel, now) or self._next_ack()
 
     def deadline(self) -> float | None:
         """When `tick` has to be called at the latest; None: never."""
@@ -210,9 +194,10 @@ class EdgeSession:
         silent = self._last_received + self._settings.silence_timeout_s
         if self._suspended_since is not None:
             return min(silent, self._suspended_since + self._settings.grace_s)
-        if self._window.pending is None or self._acks.held_up:
+        window = self._drafting.window
+        if window.pending is None or self._acks.held_up:
             return silent
-        since = max(self._window.pending_since, self._last_received)
+        since = max(window.pending_since, self._last_received)
         return min(silent, since + self._settings.verification_timeout_s)
 
     # What comes in: from the gateway.
@@ -246,8 +231,8 @@ class EdgeSession:
             case Event():
                 self._receive_event(message)
             case Desync():
-                if message.epoch == self._window.epoch:
-                    self._send_again()
+                if message.epoch == self.epoch:
+                    self._drafting.send_again()
 
     # What comes in: from the drafter.
 
@@ -256,41 +241,14 @@ class EdgeSession:
 
         After calling this method: `take_actions`, `next_message`, `deadline`.
         """
-        if not self._lane.is_valid(commit):
-            return
-        window = self._window
-        window.exhausted = token is None
-        if token is None:
-            self._run_without_drafts()
-            return
-        if token.position < window.base:
-            if self._committed[token.position] != token.token:
-                self._lane.contradicted_at(token.position)
-            return
-        if token.position != window.end:
-            raise ProtocolError(f"drafted position {token.position}, expected {window.end}")
-        assert self.opened is not None
-        token = self._policies.calibrator.calibrated(token)
-        window.add(token)
-        self.observer.drafted(token, now)
-        if self._run.resting:
-            return  # what comes of it is seen when the rest is over
-        full = len(window) >= self._settings.window or token.position + 1 >= self._draft_limit
-        rest = self._policies.mode.drafted(token, now)
-        if self._policies.trigger.drafted(token) or full or token.token in self.opened.eos_ids or rest:
-            self._want_verification()
-        if rest:
-            self._start_rest(token.position + 1, rest)
-            self._commit()
+        self._drafting.drafted(commit, token, now)
 
     def drafting_ended(self) -> None:
         """Go on without a drafter: there is none (any more), and the target writes the rest by itself.
 
         After calling this method: `take_actions`, `next_message`, `deadline`.
         """
-        if self._lane.drafting:
-            self._stop_drafting()
-            self._run.pending = FOREVER
+        self._drafting.end()
 
     # What comes in: from the client.
 
@@ -300,7 +258,7 @@ class EdgeSession:
         After calling this method: `next_message`, `deadline`.
         """
         if self._acks.held_up:
-            self._window.pending_since = now  # the verification could not have come before
+            self._drafting.window.pending_since = now  # the verification could not have come before
         self._acks.taken(seq)
 
     def client_left(self) -> None:
@@ -309,7 +267,7 @@ class EdgeSession:
         After calling this method: `take_actions`, `next_message`, `deadline`.
         """
         if self.state in (State.OPENING, State.OPEN):
-            self._stop_drafting()
+            self._drafting.stop()
             self._owed |= _Owed.CLOSE
             dropped = self._suspended_since is not None and self._session_id is None
             self.state = State.ENDED if dropped else State.CLOSING
@@ -352,10 +310,7 @@ class EdgeSession:
             return
         self._owed = _Owed.RESUME | (_Owed.CLOSE if self.state is State.CLOSING else _Owed.NOTHING)
         self._acks.link_resumed()
-        self._send_again()
-        self._run.link_resumed(len(self._committed))
-        if self._lane.drafting:
-            self._run_without_drafts()
+        self._drafting.link_resumed()
 
     @property
     def can_hand_off(self) -> bool:
@@ -422,10 +377,10 @@ class EdgeSession:
             self._last_received = now
             self.fail(Unavailable(f"the gateway has been silent for {silence:g} s; try again"))
         else:
-            self._window.pending = None
-            self.drafting_ended()
+            self._drafting.window.pending = None
+            self._drafting.end()
             if self._handoff.position < len(self._committed):
-                self._run.pending = FOREVER
+                self._drafting.run.pending = FOREVER
 
     # Inside.
 
@@ -446,28 +401,17 @@ class EdgeSession:
             return
         self.opened = opened
         prompt_length = len(opened.prompt_ids)
-        self._committed = list(opened.prompt_ids)
+        self._committed += opened.prompt_ids
         self._handoff.opened(prompt_length)
-        self._window.opened(prompt_length)
-        self._run.begin(prompt_length, self._request.free_start)
-        self.observer.opened(opened, self.counts, now)
         self._last_draftable = prompt_length + opened.max_tokens - 2
-        self._draft_limit = min(self._last_draftable + 1, self._max_context)
-        if self._request.fingerprint is not None and prompt_length < self._draft_limit:
-            self._lane.state = LaneState.CLOSED
-            if self._first_rest:
-                self._start_rest(prompt_length, self._first_rest)
-            if self._run.rest is None or self._run.rest.until < FOREVER:
-                self._lane.open(opened, self._committed)
-                self._commit()
-        elif self._request.free_start < FOREVER:
-            self._run.pending = FOREVER
+        limit = 0 if self._request.fingerprint is None else min(self._last_draftable + 1, self._max_context)
+        self.observer.opened(opened, self.counts, now)
+        self._drafting.opened(opened, self._request.free_start, limit=limit, first_rest=self._first_rest)
 
     def _receive_verdict(self, verdict: Verdict, now: float) -> None:
         if self._session_id is None or verdict.start != self._handoff.position:
             position = self._handoff.position
             raise ProtocolError(f"verdict from {verdict.start}, but {position} ids are committed")
-        window = self._window
         self.counts.forwards += 1
         self.counts.verifications += verdict.reason is Reason.NAV
         if verdict.verified:
@@ -477,55 +421,13 @@ class EdgeSession:
         except CannotSplice as why:
             self._fail_handoff(str(why))
             return
+        window = self._drafting.window
         if window.pending is not None and self._handoff.position > window.pending:
             window.pending = None
-        if not tokens:
-            if self._lane.drafting:
-                self._run_without_drafts()
-            return
-        contradicted = self._commit_tokens(verdict, tokens, now)
-        if not self._lane.drafting:
-            return
-        self._lane.untold += tokens
-        if window.base >= self._draft_limit:
-            self._commit()
-            self.drafting_ended()
-            return
-        rest = self._policies.mode.decided(verdict, now, rejected=contradicted)
-        begins = not self._run.resting
-        if rest:
-            self._start_rest(window.base, rest)
-        elif rest == 0:
-            self._run.end_rest()
-        if self._run.wakes(window.base):
-            self._wake()
-        elif not self._run.resting or begins or contradicted or len(self._lane.untold) >= FEED_EVERY:
-            self._commit()
-        if contradicted:
-            self._lane.contradicted()
-        self._run_without_drafts()
-
-    def _commit_tokens(self, verdict: Verdict, tokens: Sequence[int], now: float) -> bool:
-        """Commit the new tokens of a verdict. Returns whether they contradict the drafts, which are discarded then."""
-        window, contradicted = self._window, False
-        accepted: list[bool] = []
-        for token in tokens:
-            draft, right = window.commit(token, compare=not contradicted)
-            accepted.append(right)
-            self._committed.append(token)
-            if draft is not None:
-                contradicted = draft.token != token
-                self.observer.judged(draft, not contradicted, now)
-        if contradicted:
-            window.discard()
-            self._policies.trigger.reset()
-            self._policies.batcher.reset()
-            self.observer.discarded(now)
-        window.committed()
-        interval_s = None if self._last_decided is None else now - self._last_decided
-        self._last_decided = now
-        self.observer.decided(Decision(verdict, tuple(tokens), tuple(accepted), interval_s), now)
-        return contradicted
+        if tokens:
+            self._drafting.decided(verdict, tokens, now)
+        else:
+            self._drafting.run_without_drafts()
 
     def _receive_event(self, event: Event) -> None:
         self._acks.payload(event.seq, len(event.payload))
@@ -542,35 +444,6 @@ class EdgeSession:
             self._fail_handoff("its answer is shorter")
         self._end(Complete())
 
-    def _commit(self) -> None:
-        """Tell the lane what is committed, and how far it may draft."""
-        base = self._window.base
-        limit = base if self._run.resting else min(base + self._settings.window, self._draft_limit)
-        self._lane.commit(base, limit)
-
-    def _start_rest(self, start: int, tokens: int) -> None:
-        """Let the target run through `tokens` >= 1 positions from `start` on, while the drafter pauses."""
-        self._run.start_rest(start, tokens, self._window.base, self._policies.mode.lead)
-        if not self._run.after_drafts:
-            self._window.wanted = None
-            self._policies.trigger.reset()
-
-    def _wake(self) -> None:
-        """Draft again: the rest is over, or soon will be."""
-        self._run.wake(self._window.base)
-        if self._lane.state is LaneState.CLOSED:
-            assert self.opened is not None
-            self._lane.open(self.opened, self._committed)
-        self._commit()
-        if len(self._window):
-            self._want_verification()
-
-    def _send_again(self) -> None:
-        """Send everything since what the gateway has committed, in a new epoch: it holds none of the drafts."""
-        self._handoff.replay_again()
-        if self._window.send_again():
-            self._want_verification()
-
     def _hand_off(self) -> None:
         """Ask the same again: the gateway does not know the session."""
         assert self.opened is not None
@@ -583,31 +456,10 @@ class EdgeSession:
         self._session_id = None
         self._owed = _Owed.OPEN
         self._acks.handed_off()
-        self._send_again()
-        free_start = self._request.free_start
-        self._run.handed_off(len(self.opened.prompt_ids), free_start, drafting=self._lane.drafting)
+        self._drafting.handed_off(self._request.free_start)
 
     def _fail_handoff(self, why: str) -> None:
         self.fail(_cannot_hand_off(why))
-
-    def _run_without_drafts(self) -> None:
-        """Let the target go on, where the drafter cannot before it has."""
-        window, base = self._window, self._window.base
-        if (
-            window.exhausted
-            and not self._run.resting
-            and self._handoff.replayed_upto == base
-            and window.pending is None
-            and window.wanted is None
-        ):
-            if len(window):
-                self._want_verification()
-            elif base + RUN_WITHOUT_DRAFTS // 2 > self._run.until:  # early: the target does not wait for this message
-                self._run.pending = base + RUN_WITHOUT_DRAFTS - 1
-
-    def _want_verification(self) -> None:
-        self._window.want_verification()
-        self._policies.trigger.reset()
 
     def _next_replay(self, now: float) -> Draft | None:
         """Committed ids for a gateway that has not decided them yet."""
@@ -616,40 +468,18 @@ class EdgeSession:
             return None
         start, ids = replay
         through = start + len(ids) - 1
-        self._run.drafts_sent()
-        self._window.pending, self._window.pending_since = through, now
-        return Draft.wishing(self.channel, self._window.epoch, start, ids, through)
-
-    def _next_draft(self, now: float) -> Draft | Run | None:
-        window, batcher = self._window, self._policies.batcher
-        if self._handoff.replayed_upto < window.base:
-            return None  # drafts would leave a hole
-        unsent = window.unsent
-        if window.wanted is None and (self._run.resting or not (unsent and batcher.due(unsent, now))):
-            return None
-        if (stop := self._run.next_stop()) is not None:
-            return Run(self.channel, stop)
-        start, ids, through, length = window.take(now)
-        self._run.drafts_sent()
-        if through is not None:
-            if length:
-                self.observer.verification_requested(length, now)
-            batcher.reset()
+        window = self._drafting.window
+        self._drafting.run.drafts_sent()
+        window.pending, window.pending_since = through, now
         return Draft.wishing(self.channel, window.epoch, start, ids, through)
 
     def _next_ack(self) -> Ack | None:
         seq = self._acks.next_ack()
         return None if seq is None else Ack(self.channel, seq)
 
-    def _stop_drafting(self) -> None:
-        if self._lane.drafting:
-            self._run.drafting_ended()
-            self._window.stop()
-            self._lane.close()
-
     def _last_word(self, last: Complete | Fail) -> None:
         """The client gets it, unless it has one, and the gateway's is to come."""
-        self._stop_drafting()
+        self._drafting.stop()
         if self.state in (State.OPENING, State.OPEN):
             self.state = State.CLOSING
             self._actions.append(last)
