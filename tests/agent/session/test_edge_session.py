@@ -22,7 +22,6 @@ from pipesd_agent.session.session import (
     SessionSettings,
     StartDrafting,
     StopDrafting,
-    usage_payload,
 )
 from pipesd_core.errors import ConfigError, EngineFailed, ProtocolError, Unavailable
 from pipesd_core.protocol.messages import (
@@ -758,27 +757,6 @@ def test_a_bonus_token_that_was_drafted_and_sent_counts_as_accepted() -> None:
     bench.sent()
     bench.verdict(10, 11, accepted=1)
     assert (bench.counts.accepted, bench.counts.rejected) == (2, 0)
-
-
-def test_usage_gets_the_counts_and_keeps_the_rest() -> None:
-    payload = msgspec.json.encode({"id": "x", "usage": {"completion_tokens": 9}, "choices": []})
-    answer = msgspec.json.decode(usage_payload(payload, Counts(sent=7, accepted=5)))
-    assert answer == {
-        "id": "x",
-        "usage": {
-            "completion_tokens": 9,
-            "completion_tokens_details": {"accepted_prediction_tokens": 5, "rejected_prediction_tokens": 2},
-        },
-        "choices": [],
-    }
-
-
-@pytest.mark.parametrize("details", [None, {}, {"reasoning_tokens": 3}])
-def test_usage_details_of_the_engine_stay(details: dict[str, int] | None) -> None:
-    payload = msgspec.json.encode({"usage": {"completion_tokens_details": details}})
-    answer = msgspec.json.decode(usage_payload(payload, Counts()))
-    counts = {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
-    assert answer["usage"]["completion_tokens_details"] == (details or {}) | counts
 
 
 # Without a link.

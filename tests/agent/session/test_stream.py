@@ -15,6 +15,7 @@ from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.session import stream as stream_module
+from pipesd_agent.session.records import Records
 from pipesd_agent.session.session import EdgeSession, SessionSettings
 from pipesd_agent.session.stream import RequestStream, Upload
 from pipesd_core.errors import ApiError, Unavailable
@@ -145,18 +146,29 @@ async def test_acknowledgements_follow_what_the_client_takes() -> None:
     assert sent(stream) == [Ack(3, 100)]
 
 
-async def test_usage_gets_the_counts_of_the_drafts() -> None:
+async def test_usage_and_record_count_what_was_drafted_until_the_answer_was_complete() -> None:
     stream = make(FakeWorker())
     stream.receive(opened(3))
-    usage = {"usage": {"completion_tokens": 1, "completion_tokens_details": None}, "choices": []}
-    stream.session.counts.sent, stream.session.counts.accepted = 9, 4
-    stream.receive(event(1, json.dumps(usage).encode(), usage=True))
+    stream.receive(verdict(3, 1, 2, 5))
+    usage = {"usage": {"prompt_tokens": 2, "completion_tokens": 1}, "choices": []}
+    counts = stream.session.counts
+    counts.sent, counts.accepted, counts.drafted = 9, 4, 11
+    stream.receive(event(2, json.dumps(usage).encode(), usage=True))
+    counts.drafted, counts.sent = 13, 10  # while the end is on its way
     payload = await stream.next()
     assert payload is not None
-    assert json.loads(payload)["usage"] == {
-        "completion_tokens": 1,
-        "completion_tokens_details": {"accepted_prediction_tokens": 4, "rejected_prediction_tokens": 5},
-    }
+    answer = json.loads(payload)
+    assert answer["usage"].pop("pipesd") == {"drafted": 11, "accepted": 4, "rejected": 5, "target_forwards": 1}
+    assert answer["usage"] == usage["usage"]
+    timings = answer["timings"]
+    assert (timings["prompt_n"], timings["predicted_n"]) == (2, 1)
+    assert (timings["draft_n"], timings["draft_n_accepted"]) == (9, 4)
+    assert timings["prompt_ms"] < 60_000
+    records = Records()
+    records.add(stream)
+    record = records.get("id")
+    assert record is not None
+    assert record["counts"].items() >= {"drafted": 11, "sent": 9, "accepted": 4, "rejected": 5}.items()
 
 
 async def test_the_lane_learns_what_is_committed_and_is_closed_in_the_end() -> None:

@@ -845,13 +845,3 @@ class EdgeSession:
         if not self._answered:
             self._answered = True
             self._actions.append(last)
-
-
-def usage_payload(payload: bytes, counts: Counts) -> bytes:
-    """The payload with the accepted and rejected drafts in its usage object (architecture §4)."""
-    answer = msgspec.json.decode(payload)
-    usage = answer["usage"]
-    details = usage["completion_tokens_details"] = usage.get("completion_tokens_details") or {}
-    details["accepted_prediction_tokens"] = counts.accepted
-    details["rejected_prediction_tokens"] = counts.rejected
-    return msgspec.json.encode(answer)

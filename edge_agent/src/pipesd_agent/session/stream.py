@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
 from collections import deque
@@ -17,14 +18,15 @@ from pipesd_agent.session.policies import Watch, Watches
 from pipesd_agent.session.session import (
     Commit,
     Complete,
+    Counts,
     Deliver,
     EdgeSession,
     Fail,
     RemoteError,
     StartDrafting,
     StopDrafting,
-    usage_payload,
 )
+from pipesd_agent.session.usage import TokenTimes, usage_payload
 from pipesd_core.errors import ApiError, OutOfState, ProtocolError, Unavailable
 from pipesd_core.protocol.messages import (
     MAX_UNACKED,
@@ -75,6 +77,8 @@ class RequestStream:
         self.started = time.monotonic()
         self.kept_by: object | None = None
         """The connection that it stays on while the link goes to another gateway; None: it goes with the link."""
+        self._times = TokenTimes(self.started)
+        self._reported: Counts | None = None
         self._worker = worker
         self._lane: DraftLane | None = None
         self._changed = changed
@@ -82,6 +86,15 @@ class RequestStream:
         self._untaken_bytes = 0
         self._answered = asyncio.Event()
         self._opened = asyncio.Event()
+
+    @property
+    def counts(self) -> Counts:
+        """Counts of the session when the newest payload with a usage object came, or so far if none has.
+
+        What is drafted between the answer's last token and the session's end is left out of the answer's figures and of
+        the record's alike.
+        """
+        return self.session.counts if self._reported is None else self._reported
 
     # For the client.
 
@@ -103,7 +116,7 @@ class RequestStream:
             case Deliver(_, payload, usage):
                 self._answers.popleft()
                 self._untaken_bytes -= len(payload)
-                return usage_payload(payload, self.session.counts) if usage else payload
+                return usage_payload(payload, self.counts, self._times) if usage else payload
             case Fail(error):
                 raise error
         return None
@@ -127,8 +140,11 @@ class RequestStream:
 
     def receive(self, message: Opened | Verdict | Event | End | Failed | Desync) -> None:
         """A message of the gateway for this request."""
+        now = time.monotonic()
+        if isinstance(message, Verdict):
+            self._times.arrived(now)
         try:
-            self.session.receive(message, time.monotonic())
+            self.session.receive(message, now)
             self._act()
             self._check_untaken()
         except ProtocolError as error:
@@ -205,6 +221,8 @@ class RequestStream:
                         self._lane.close()
                         self._lane = None
                 case _:
+                    if isinstance(action, Deliver) and action.usage:
+                        self._reported = copy.copy(self.session.counts)
                     self._untaken_bytes += len(action.payload) if isinstance(action, Deliver) else 0
                     self._answers.append(action)
                     self._answered.set()
