@@ -146,29 +146,30 @@ async def test_acknowledgements_follow_what_the_client_takes() -> None:
     assert sent(stream) == [Ack(3, 100)]
 
 
-async def test_usage_and_record_count_what_was_drafted_until_the_answer_was_complete() -> None:
+async def test_the_usage_the_timings_and_the_record_say_the_same() -> None:
     stream = make(FakeWorker())
     stream.receive(opened(3))
-    stream.receive(verdict(3, 1, 2, 5))
-    usage = {"usage": {"prompt_tokens": 2, "completion_tokens": 1}, "choices": []}
+    for message in (verdict(3, 1, 2, 5), verdict(3, 2, 3, 6, 7)):
+        stream.receive(message)
     counts = stream.session.counts
     counts.sent, counts.accepted, counts.drafted = 9, 4, 11
-    stream.receive(event(2, json.dumps(usage).encode(), usage=True))
-    counts.drafted, counts.sent = 13, 10  # while the end is on its way
+    usage = {"usage": {"prompt_tokens": 2, "completion_tokens": 3}, "choices": []}
+    stream.receive(event(3, json.dumps(usage).encode(), usage=True))
     payload = await stream.next()
     assert payload is not None
     answer = json.loads(payload)
-    assert answer["usage"].pop("pipesd") == {"drafted": 11, "accepted": 4, "rejected": 5, "target_forwards": 1}
+    assert answer["usage"].pop("pipesd") == {"drafted": 11, "accepted": 4, "rejected": 5, "target_forwards": 2}
     assert answer["usage"] == usage["usage"]
     timings = answer["timings"]
-    assert (timings["prompt_n"], timings["predicted_n"]) == (2, 1)
+    assert (timings["prompt_n"], timings["predicted_n"]) == (2, 3)
     assert (timings["draft_n"], timings["draft_n_accepted"]) == (9, 4)
-    assert timings["prompt_ms"] < 60_000
     records = Records()
     records.add(stream)
     record = records.get("id")
     assert record is not None
-    assert record["counts"].items() >= {"drafted": 11, "sent": 9, "accepted": 4, "rejected": 5}.items()
+    assert timings["prompt_ms"] + timings["predicted_ms"] <= 1e3 * record["seconds"] + 1
+    counted = {"forwards": 2, "drafted": 11, "sent": 9, "accepted": 4, "rejected": 5}
+    assert record["counts"].items() >= counted.items()
 
 
 async def test_the_lane_learns_what_is_committed_and_is_closed_in_the_end() -> None:

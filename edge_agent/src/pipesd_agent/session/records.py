@@ -30,7 +30,7 @@ class Records:
             "seconds": round(time.monotonic() - stream.started, 4),
             "prompt_tokens": prompt,
             "output_tokens": len(session.committed) - prompt,
-            "counts": msgspec.to_builtins(stream.counts) | {"rejected": stream.counts.rejected},
+            "counts": msgspec.to_builtins(session.counts) | {"rejected": session.counts.rejected},
             "upload_bytes": msgspec.to_builtins(stream.upload),
             "tokens": list(zip(session.committed[prompt:], session.origins, strict=True)),
         }

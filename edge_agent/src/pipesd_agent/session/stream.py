@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import time
 from collections import deque
@@ -18,7 +17,6 @@ from pipesd_agent.session.policies import Watch, Watches
 from pipesd_agent.session.session import (
     Commit,
     Complete,
-    Counts,
     Deliver,
     EdgeSession,
     Fail,
@@ -78,7 +76,6 @@ class RequestStream:
         self.kept_by: object | None = None
         """The connection that it stays on while the link goes to another gateway; None: it goes with the link."""
         self._times = TokenTimes(self.started)
-        self._reported: Counts | None = None
         self._worker = worker
         self._lane: DraftLane | None = None
         self._changed = changed
@@ -86,15 +83,6 @@ class RequestStream:
         self._untaken_bytes = 0
         self._answered = asyncio.Event()
         self._opened = asyncio.Event()
-
-    @property
-    def counts(self) -> Counts:
-        """Counts of the session when the newest payload with a usage object came, or so far if none has.
-
-        What is drafted between the answer's last token and the session's end is left out of the answer's figures and of
-        the record's alike.
-        """
-        return self.session.counts if self._reported is None else self._reported
 
     # For the client.
 
@@ -116,7 +104,7 @@ class RequestStream:
             case Deliver(_, payload, usage):
                 self._answers.popleft()
                 self._untaken_bytes -= len(payload)
-                return usage_payload(payload, self.counts, self._times) if usage else payload
+                return usage_payload(payload, self.session.counts, self._times) if usage else payload
             case Fail(error):
                 raise error
         return None
@@ -221,8 +209,6 @@ class RequestStream:
                         self._lane.close()
                         self._lane = None
                 case _:
-                    if isinstance(action, Deliver) and action.usage:
-                        self._reported = copy.copy(self.session.counts)
                     self._untaken_bytes += len(action.payload) if isinstance(action, Deliver) else 0
                     self._answers.append(action)
                     self._answered.set()
