@@ -20,6 +20,7 @@ from pipesd_agent.local.model import CannotGoOn, Edge, without
 from pipesd_agent.session.session import EdgeSession
 from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.session.stream import RequestStream
+from pipesd_agent.session.usage import drafts
 from pipesd_core.errors import ApiError, InvalidRequest, ModelLoadError, Unavailable
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 from pipesd_core.protocol.messages import VERSION, Endpoint, Event, Open, Opened
@@ -105,6 +106,7 @@ async def test_a_whole_answer_is_labelled(stream: bool) -> None:
         payloads = await told(answer)
         assert text_of(payloads) == TEXT.decode()
         assert [payload.get("pipesd") for payload in payloads] == [None] * (len(payloads) - 1) + [LABEL]
+        assert not any("timings" in payload or "pipesd" in payload.get("usage", {}) for payload in payloads)
         record = answer.record()
         assert record.pop("seconds") >= 0
         labelled = LABEL | {"reason": "no cloud"}
@@ -140,10 +142,13 @@ async def test_an_answer_goes_on_after_what_the_client_has(shown: int) -> None:
 
 async def test_a_whole_answer_that_the_target_began() -> None:
     async with edge() as (alone, _):
-        answer = await alone.go_on(session(TEXT[:3], stream=False).session, "gone")
+        begun = session(TEXT[:3], stream=False).session
+        answer = await alone.go_on(begun, "gone")
         (payload,) = await told(answer)
         assert text_of([payload]) == "abcdef"
         assert payload["pipesd"]["from_token"] == 3
+        assert payload["usage"]["pipesd"] == drafts(begun.counts), "of the target's part"
+        assert "timings" not in payload, "two models took that time"
         assert payload["model"] == "draft"
 
 

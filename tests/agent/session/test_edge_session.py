@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 
 import msgspec
@@ -17,7 +18,6 @@ from pipesd_agent.session.session import EdgeSession
 from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.session.state.acknowledgements import ACK_BYTES, ACK_EVERY
 from pipesd_agent.session.state.drafting import RUN_WITHOUT_DRAFTS
-from pipesd_agent.session.usage import usage_payload
 from pipesd_core.errors import ConfigError, EngineFailed, ProtocolError, Unavailable
 from pipesd_core.protocol.messages import (
     FOREVER,
@@ -610,8 +610,8 @@ def test_settings_check_themselves(field: str, value: float, match: str) -> None
 def test_payloads_are_delivered_as_they_are_and_end_completes_the_answer() -> None:
     bench = Bench()
     bench.verdict(10)
-    assert bench.event(b'{"a": 1}', usage=True) == [Deliver(2, b'{"a": 1}', True)]
-    assert bench.receive(End(3, 3)) == [StopDrafting(), Complete()]
+    assert bench.event(b'{"a": 1}', usage=True) == [Deliver(2, b'{"a": 1}', True), StopDrafting()]
+    assert bench.receive(End(3, 3)) == [Complete()]
     assert bench.session.ended
     assert bench.sent() == []
     assert bench.session.deadline() is None
@@ -734,6 +734,22 @@ def test_a_slow_client_does_not_turn_its_session_cloud_only() -> None:
 # Counts.
 
 
+@pytest.mark.parametrize("choices", [b"", b'{"finish_reason":"stop"}'])
+def test_nothing_is_drafted_once_the_answer_has_said_how_much_was(choices: bytes) -> None:
+    bench = Bench()
+    bench.drafted(BASE, 10, 11)
+    bench.sent()
+    bench.drafted(BASE + 2, 12)
+    going_on = bench.event(b'{"usage":{},"choices":[{"finish_reason":null}]}', usage=True)
+    assert not any(isinstance(action, StopDrafting) for action in going_on), "vLLM's usage in every chunk"
+    actions = bench.event(b'{"usage":{},"choices":[' + choices + b"]}", usage=True)
+    assert [type(action) for action in actions] == [Deliver, StopDrafting]
+    before = copy(bench.counts)
+    bench.drafted(BASE + 3, 13)
+    assert bench.sent() == []
+    assert bench.counts == before
+
+
 def test_counts_and_which_tokens_were_accepted() -> None:
     bench = Bench(batcher="single", trigger=FixedSettings(length=3))
     bench.verdict(10, reason=Reason.RUN)  # the free run at the start
@@ -759,27 +775,6 @@ def test_a_bonus_token_that_was_drafted_and_sent_counts_as_accepted() -> None:
     bench.sent()
     bench.verdict(10, 11, accepted=1)
     assert (bench.counts.accepted, bench.counts.rejected) == (2, 0)
-
-
-def test_usage_gets_the_counts_and_keeps_the_rest() -> None:
-    payload = msgspec.json.encode({"id": "x", "usage": {"completion_tokens": 9}, "choices": []})
-    answer = msgspec.json.decode(usage_payload(payload, Counts(sent=7, accepted=5)))
-    assert answer == {
-        "id": "x",
-        "usage": {
-            "completion_tokens": 9,
-            "completion_tokens_details": {"accepted_prediction_tokens": 5, "rejected_prediction_tokens": 2},
-        },
-        "choices": [],
-    }
-
-
-@pytest.mark.parametrize("details", [None, {}, {"reasoning_tokens": 3}])
-def test_usage_details_of_the_engine_stay(details: dict[str, int] | None) -> None:
-    payload = msgspec.json.encode({"usage": {"completion_tokens_details": details}})
-    answer = msgspec.json.decode(usage_payload(payload, Counts()))
-    counts = {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
-    assert answer["usage"]["completion_tokens_details"] == (details or {}) | counts
 
 
 # Without a link.

@@ -177,7 +177,7 @@ class Event(Struct, frozen=True, array_like=True, tag=34):
     """One payload of the engine's own OpenAI answer: the JSON of an SSE chunk, or of the whole response.
 
     It covers the text up to position `upto`, whose tokens have all been in verdicts before. `usage`: the payload has a
-    usage object, which is all that the agent may change in it.
+    usage object; to that one, and to no other, the agent adds `usage.pipesd` and `timings`.
     """
 
     channel: Channel

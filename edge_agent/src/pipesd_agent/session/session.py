@@ -34,6 +34,7 @@ from pipesd_agent.session.splice import CannotSplice, DeliveredText
 from pipesd_agent.session.state.acknowledgements import Acknowledgements
 from pipesd_agent.session.state.drafting import Drafting
 from pipesd_agent.session.state.handoff import Handoff
+from pipesd_agent.session.usage import completes
 from pipesd_core.errors import ApiError, ProtocolError, SessionUnknown, Unavailable
 from pipesd_core.protocol.messages import (
     FOREVER,
@@ -438,6 +439,8 @@ class EdgeSession:
             return
         if payload is not None:
             self._actions.append(Deliver(self._acks.delivered(event.seq), payload, event.usage))
+        if event.usage and completes(event.payload):
+            self._drafting.stop()  # so that what the answer says of its drafts is all that there will ever be
 
     def _receive_end(self) -> None:
         if not self._handoff.caught_up(self._committed):

@@ -14,9 +14,9 @@ from pipesd_agent.drafting.worker import DraftLane, DraftWorker
 from pipesd_agent.session.actions import Commit, Complete, Deliver, Fail, StartDrafting, StopDrafting
 from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.session import EdgeSession
-from pipesd_agent.session.usage import usage_payload
+from pipesd_agent.session.usage import TokenTimes, usage_payload
 from pipesd_core.errors import ApiError, OutOfState, ProtocolError, Unavailable
-from pipesd_core.protocol.messages import MAX_UNACKED, EdgeMessage, Failed, Opened, SessionMessage
+from pipesd_core.protocol.messages import MAX_UNACKED, EdgeMessage, Failed, Opened, SessionMessage, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class RequestStream:
         self.started = time.monotonic()
         self.kept_by: object | None = None
         """The connection that it stays on while the link goes to another gateway; None: it goes with the link."""
+        self._times = TokenTimes(self.started)
         self._worker = worker
         self._lane: DraftLane | None = None
         self._changed = changed
@@ -71,7 +72,7 @@ class RequestStream:
             case Deliver(_, payload, usage):
                 self._answers.popleft()
                 self._untaken_bytes -= len(payload)
-                return usage_payload(payload, self.session.counts) if usage else payload
+                return usage_payload(payload, self.session.counts, self._times) if usage else payload
             case Fail(error):
                 raise error
         return None
@@ -91,8 +92,11 @@ class RequestStream:
 
     def receive(self, message: SessionMessage) -> None:
         """A message of the gateway for this request."""
+        now = time.monotonic()
+        if isinstance(message, Verdict):
+            self._times.arrived(now)
         try:
-            self.session.receive(message, time.monotonic())
+            self.session.receive(message, now)
             self._act()
             self._check_untaken()
         except ProtocolError as error:
