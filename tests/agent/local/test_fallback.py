@@ -12,8 +12,8 @@ import httpx
 import pytest
 from fake_gateway import gateways
 from test_agent import FakeLink
-from test_api import error_of
-from test_edge import LABEL, TEXT, Maker, session
+from test_app import error_of
+from test_model import LABEL, TEXT, Maker, session
 
 from pipesd_agent.agent import Agent
 from pipesd_agent.api.app import create_app

@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesd_agent.drafting.chooser import Chooser
 from pipesd_agent.drafting.confidence import SAMPLED, Logistic
+from pipesd_agent.drafting.draft_sampler import Chooser
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_core.llamacpp.binding import Context, Model
 from pipesd_core.protocol.fingerprint import fingerprint

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from pipesd_agent.drafting.chooser import BEST, BEST_FROM, SURE_MARGIN, Chooser
 from pipesd_agent.drafting.confidence import Logistic
+from pipesd_agent.drafting.draft_sampler import BEST, BEST_FROM, SURE_MARGIN, Chooser
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Sampler
 
