@@ -22,8 +22,8 @@ from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
-from pipesd_agent.link.model_list import Catalog
-from pipesd_agent.link.passthrough import Forwarder
+from pipesd_agent.link.model_list import ModelList
+from pipesd_agent.link.passthrough import PassthroughClient
 from pipesd_agent.link.requests import LinkSettings
 from pipesd_agent.session.session import RemoteError
 from pipesd_agent.session.stream import RequestStream
@@ -70,9 +70,9 @@ class FakeLink:
 
 def agent_over(script: Script, *, cloud_on_mismatch: bool = False) -> tuple[Agent, FakeLink]:
     link = FakeLink(script)
-    catalog = Catalog(gateways("http://127.0.0.1:1"), None, None)
-    forwarder = Forwarder(gateways("http://127.0.0.1:1"), None, None)
-    return Agent(cast(Link, link), catalog, forwarder, None, cloud_on_mismatch=cloud_on_mismatch), link
+    model_list = ModelList(gateways("http://127.0.0.1:1"), None, None)
+    passthrough = PassthroughClient(gateways("http://127.0.0.1:1"), None, None)
+    return Agent(cast(Link, link), model_list, passthrough, None, cloud_on_mismatch=cloud_on_mismatch), link
 
 
 def mismatch(stream: RequestStream, collaborative: bool) -> None:
@@ -98,17 +98,17 @@ def completes(stream: RequestStream, _: bool) -> None:
 
 
 async def ask(agent: Agent) -> tuple[RequestStream, Any]:
-    return await agent.open(Endpoint.COMPLETIONS, b"{}", "id")
+    return await agent._open(Endpoint.COMPLETIONS, b"{}", "id")
 
 
 async def test_a_request_is_traced_once_however_often_it_is_finished(tmp_path: Path) -> None:
     agent, link = agent_over(accepts)
     agent._traces = TraceFiles(tmp_path)
     for request in ("first", "second"):
-        stream, _ = await agent.open(Endpoint.COMPLETIONS, b"{}", request)
-        stream.session.watch.drafted(DraftToken(2, 5, 0.75), 0.0)
-        agent.finish(stream)
-        agent.finish(stream)
+        answer = await agent.answer(Endpoint.COMPLETIONS, b"{}", request, None)
+        link.streams[-1].session.watch.drafted(DraftToken(2, 5, 0.75), 0.0)
+        await answer.aclose()
+        await answer.aclose()
     await agent.aclose()
     assert len(os.listdir(tmp_path)) == len(link.streams) == 2
     assert not agent._tracers, "of requests that are over nothing is held"
@@ -155,15 +155,15 @@ async def test_cancelling_takes_a_request_back() -> None:
 
 
 async def test_a_finished_request_is_recorded_once() -> None:
-    agent, _ = agent_over(completes)
-    stream, _opening = await ask(agent)
-    assert await stream.next() == b"{}"
+    agent, link = agent_over(completes)
+    answer = await agent.answer(Endpoint.COMPLETIONS, b"{}", "id", None)
+    assert await answer.next() == b"{}"
     for _ in range(2):
-        agent.finish(stream)
+        await answer.aclose()
     record = agent.records.get("id")
     assert record is not None
     assert record["output_tokens"] == 1
-    assert sent(stream) == []
+    assert sent(link.streams[0]) == []
 
 
 async def test_a_task_that_dies_is_heard_of(caplog: pytest.LogCaptureFixture) -> None:

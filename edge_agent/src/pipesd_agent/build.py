@@ -14,7 +14,7 @@ from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
 from pipesd_agent.link.requests import LinkSettings
-from pipesd_agent.local.model import IDLE_S, Edge
+from pipesd_agent.local.model import IDLE_S, LocalModel
 from pipesd_agent.telemetry.tracing import TraceFiles
 from pipesd_agent.tuning.background import Background
 from pipesd_agent.tuning.optimizers.choice import INSTALL, SAYS, OptimizerName, in_use
@@ -58,29 +58,30 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
         worker = DraftWorker(drafter or _make_drafter(config))
     # After the model: an HTTP client is a tenth of all that the agent imports, and nobody waits for it there.
     from pipesd_agent.agent import Agent
-    from pipesd_agent.link.model_list import Catalog
-    from pipesd_agent.link.passthrough import Forwarder
+    from pipesd_agent.link.model_list import ModelList
+    from pipesd_agent.link.passthrough import PassthroughClient
 
     if config.mode != "auto" and config.objective != "latency":
         log.warning("objective %s is of use with mode auto only; mode is %s", config.objective, config.mode)
     controller = _make_controller(config, gateways, worker)
     settings = LinkSettings(config.gateway_api_key, controller.policies, config.sessions, controller.planner.room_at)
-    edge_only, edge = config.mode == "edge", None
+    local_only, local = config.mode == "edge", None
     if config.draft_model is not None:
         if config.fallback == "edge" and not config.draft_model.is_file():  # else known on the day that it is needed
             raise ModelLoadError(f"the draft model {config.draft_model} does not exist: fallback needs it")
-        edge = Edge(partial(_load_edge, config, config.draft_model), idle_s=None if edge_only else IDLE_S)
-        if edge_only:
-            edge.load()
+        load = partial(_load_local_engine, config, config.draft_model)
+        local = LocalModel(load, idle_s=None if local_only else IDLE_S)
+        if local_only:
+            local.load()
     return Agent(
         Link(gateways, settings, worker, tls),
-        Catalog(gateways, config.gateway_api_key, tls),
-        Forwarder(gateways, config.gateway_api_key, tls),
+        ModelList(gateways, config.gateway_api_key, tls),
+        PassthroughClient(gateways, config.gateway_api_key, tls),
         worker,
         cloud_on_mismatch=config.mode == "auto",
-        edge=edge,
+        local=local,
         fallback=config.fallback,
-        edge_only=edge_only,
+        local_only=local_only,
         traces=traces,
         controller=controller,
     )
@@ -125,7 +126,7 @@ def _optimizer(config: AgentConfig) -> OptimizerName:
     return optimizer
 
 
-def _load_edge(config: AgentConfig, model: Path) -> EmbeddedEngine:
+def _load_local_engine(config: AgentConfig, model: Path) -> EmbeddedEngine:
     from pipesd_core.llamacpp.probe import check_model_runs
     from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
     from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine

@@ -14,7 +14,7 @@ from pipesd_agent.control.batchers import check_batcher
 from pipesd_agent.control.mode import Objective
 from pipesd_agent.control.triggers import BY_ENTROPY, TriggerSettings
 from pipesd_agent.link.address import Address
-from pipesd_agent.local.fallback import Policy
+from pipesd_agent.local.fallback import FallbackPolicy
 from pipesd_agent.session.session import SessionSettings
 from pipesd_agent.tuning.settings import OFFLOAD_PRICE_MS, TunerSettings
 from pipesd_core.errors import ConfigError
@@ -56,7 +56,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     draft_model: Path | None = None
     mode: Literal["auto", "collaborative", "cloud", "edge"] = "auto"
     objective: Objective = "latency"
-    fallback: Policy = "error"
+    fallback: FallbackPolicy = "error"
     host: str = "127.0.0.1"
     port: int = 8101
     capacity: int = 4

@@ -186,7 +186,7 @@ async def test_a_broken_drafter_is_told_in_health() -> None:
 async def test_models_health_and_unknown_routes() -> None:
     async with client_of(completes) as (client, agent, _):
         assert (await client.get("/v1/models")).json() == {"object": "list", "data": []}
-        agent.catalog.models = [{"id": "m"}]
+        agent.model_list.models = [{"id": "m"}]
         assert (await client.get("/v1/models")).json()["data"] == [{"id": "m"}]
         health = (await client.get("/health")).json()
         assert health.pop("load").keys() == {"sessions", "requests", "tasks"}

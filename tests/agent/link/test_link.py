@@ -414,7 +414,7 @@ async def test_a_link_that_is_stopped_tells_its_clients() -> None:
 
 
 async def test_too_many_requests_of_one_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "MAX_STREAMS", 2)
+    monkeypatch.setattr(requests, "MAX_OPEN_REQUESTS", 2)
     async with fake_gateway(is_silent) as gateway, running_link(gateway.url) as link:
         for _ in range(2):
             await ask(link)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,11 +18,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pipesd_agent.agent import Agent
-from pipesd_agent.api.eligibility import why_undraftable
+from pipesd_agent.answer import Answer
+from pipesd_agent.api.eligibility import why_ineligible
 from pipesd_agent.api.metrics import CONTENT_TYPE, exposition
-from pipesd_agent.link.passthrough import Answer
-from pipesd_agent.local.answer import EdgeAnswer
-from pipesd_agent.local.fallback import HEADER, CloudAnswer
+from pipesd_agent.local.fallback import HEADER
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service.api_keys import Keys
@@ -33,7 +32,6 @@ from pipesd_core.service.http import (
     json_response,
     read_body,
     request_id_of,
-    wants_stream,
     while_connected,
 )
 from pipesd_core.service.lifecycle import Life
@@ -88,13 +86,13 @@ def create_app(
         uptime = int(time.time()) - started
         load = {"sessions": agent.link.requests, "requests": life.requests, "tasks": len(asyncio.all_tasks())}
         state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime, "load": load}
-        if agent.edge_only:
+        if agent.local_only:
             return json_response(state | {"mode": "edge", "gateway": None, "gateways": []})
         return json_response(state | {"gateways": agent.link.gateways.report(time.monotonic())})
 
     async def ready(_: Request) -> Response:
         life.admit()
-        if not (agent.link.connected or agent.edge_only):
+        if not (agent.link.connected or agent.local_only):
             raise Unavailable(f"no link to the gateway: {agent.link.state}")
         return json_response({"status": "ready"})
 
@@ -124,44 +122,33 @@ def create_app(
 async def _answer(request: Request, agent: Agent, endpoint: Endpoint) -> Response:
     body = await read_body(request)
     request_id = request_id_of(request)
-    edge = agent.edge_for(request.headers.get(HEADER))
-    if not agent.edge_only and (why := why_undraftable(endpoint, body)) is not None:
-        log.info("request %s is served cloud-only: %s", request_id, why)
-        work: Coroutine[Any, Any, Answer | CloudAnswer | EdgeAnswer] = agent.forward(endpoint, body, request_id, edge)
+    fallback = agent.fallback_for(request.headers.get(HEADER))
+    if not agent.local_only and (reason := why_ineligible(endpoint, body)) is not None:
+        log.info("request %s is served cloud-only: %s", request_id, reason)
+        work = agent.pass_through(endpoint, body, request_id, fallback)
     else:
-        work = agent.answer(endpoint, body, request_id, edge)
+        work = agent.answer(endpoint, body, request_id, fallback)
     answer = await while_connected(request, work)
-    if isinstance(answer, Answer):
-        return _forwarded(answer)
     handed_over = False
     try:
-        if wants_stream(body):
+        if answer.streams:
             handed_over = True
-            return EventStream(
-                _events(agent, answer, request_id), lambda: agent.done(answer, request_id), answer.headers
-            )
+            return AnswerStream(answer)
         payload = await while_connected(request, answer.next())
         if payload is None:
             raise Unavailable("the gateway ended the request without an answer; try again")
         # The rest of the session (its end) is on its way; a client that has its answer need not wait for it.
-        return Response(payload, media_type="application/json", headers=answer.headers)
+        return Response(payload, answer.status, answer.headers, media_type="application/json")
     finally:
         if not handed_over:
-            agent.done(answer, request_id)
+            await answer.aclose()
 
 
-def _forwarded(answer: Answer) -> Response:
-    headers = {"x-pipesd-mode": "cloud", **answer.headers}
-    if answer.body is None:
-        return ForwardedStream(answer, headers)
-    return Response(answer.body, answer.status, headers)
+class AnswerStream(EventStream):
+    """An answer's events; closes the answer however the response ends."""
 
-
-class ForwardedStream(EventStream):
-    """Lets go of the gateway's answer however the response ends."""
-
-    def __init__(self, answer: Answer, headers: dict[str, str]) -> None:
-        super().__init__(answer.events(), lambda: None, headers)
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(_events(answer), lambda: None, answer.headers)
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -171,13 +158,10 @@ class ForwardedStream(EventStream):
             await self._answer.aclose()
 
 
-async def _events(agent: Agent, answer: CloudAnswer | EdgeAnswer, request_id: str) -> AsyncIterator[bytes]:
+async def _events(answer: Answer) -> AsyncIterator[bytes]:
     try:
-        while (payload := await answer.next()) is not None:
-            yield b"data: " + payload + b"\n\n"
+        while (events := await answer.next()) is not None:
+            yield events
             answer.taken()
     except ApiError as error:
         yield error_event(error)
-        return
-    agent.done(answer, request_id)  # before the last event: whoever has seen that may ask for the record
-    yield b"data: [DONE]\n\n"

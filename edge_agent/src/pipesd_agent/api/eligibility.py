@@ -29,7 +29,7 @@ class _PeekCompletions(_Peek):
     prompt_embeds: Raw = Raw(b"")
 
 
-def why_undraftable(endpoint: Endpoint, body: bytes) -> str | None:
+def why_ineligible(endpoint: Endpoint, body: bytes) -> str | None:
     """Why nothing can be drafted for this request; None: it can, or it is wrong and the gateway will say so."""
     try:
         if endpoint is Endpoint.COMPLETIONS:

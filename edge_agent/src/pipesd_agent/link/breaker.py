@@ -18,13 +18,13 @@ STABLE_S: Final = 5.0
 """A connection that lasted less is a failure."""
 
 
-class State(StrEnum):
+class CircuitState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
 
 
-class Circuit:
+class CircuitBreaker:
     """Times are clock readings in seconds; only differences mean anything.
 
     Args:
@@ -40,10 +40,10 @@ class Circuit:
         self._early = False
         self._up_since: float | None = None
 
-    def state(self, now: float) -> State:
+    def state(self, now: float) -> CircuitState:
         if not self.failures or self._stable(now):
-            return State.CLOSED
-        return State.HALF_OPEN if self._up_since is not None or now >= self._until else State.OPEN
+            return CircuitState.CLOSED
+        return CircuitState.HALF_OPEN if self._up_since is not None or now >= self._until else CircuitState.OPEN
 
     def wait(self, now: float) -> float:
         """Seconds until an attempt may be made; 0: now. A waiting client need not wait for it."""

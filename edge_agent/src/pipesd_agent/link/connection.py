@@ -12,7 +12,7 @@ from typing import Final
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from pipesd_agent.link.requests import Streams
+from pipesd_agent.link.requests import RequestTable
 from pipesd_core.errors import ApiError, ProtocolError, Unavailable
 from pipesd_core.protocol.messages import (
     Close,
@@ -45,7 +45,7 @@ SEND_TIMEOUT_S: Final = 7.0
 CLOSE_TIMEOUT_S: Final = 1.0
 
 
-class NotUnderstood(Unavailable):
+class ProtocolMismatch(Unavailable):
     """The two ends do not speak the same language: what they were about cannot be resumed."""
 
 
@@ -62,7 +62,7 @@ class Connection:
     """
 
     def __init__(
-        self, websocket: ClientConnection, streams: Streams, room_at: Callable[[], float], *, others: bool
+        self, websocket: ClientConnection, streams: RequestTable, room_at: Callable[[], float], *, others: bool
     ) -> None:
         self._websocket = websocket
         self._streams = streams
@@ -92,7 +92,7 @@ class Connection:
             why = _why_lost(results)
             if self._left:
                 self._streams.join(self, why)
-            elif isinstance(why, NotUnderstood):
+            elif isinstance(why, ProtocolMismatch):
                 self._streams.lost(why, for_good=True)
             else:
                 self._streams.lost(why)
@@ -191,7 +191,7 @@ def _why_lost(results: Sequence[BaseException | None]) -> ApiError:
     for result in results:
         match result:
             case ProtocolError():
-                why = NotUnderstood(f"the gateway and this agent do not understand each other: {result}")
+                why = ProtocolMismatch(f"the gateway and this agent do not understand each other: {result}")
             case ConnectionClosed(rcvd=rcvd) if rcvd is not None and rcvd.code == CLOSE_RESTARTING:
                 why = Unavailable("the gateway is shutting down; try again")
             case ConnectionClosed() | TimeoutError():

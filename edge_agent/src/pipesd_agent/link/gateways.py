@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipesd_agent.link.address import Address
-from pipesd_agent.link.breaker import Circuit, State
+from pipesd_agent.link.breaker import CircuitBreaker, CircuitState
 from pipesd_core.errors import ApiError, Unauthorized, Unavailable
 
 
@@ -21,7 +21,7 @@ class Gateway:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.circuit = Circuit()
+        self.circuit = CircuitBreaker()
         self.why: ApiError = Unavailable("not connected to the gateway yet; try again")
         self._drains_until = 0.0
 
@@ -69,7 +69,8 @@ class Gateways:
         """
 
         def rank(gateway: Gateway) -> tuple[float, bool, bool]:
-            return gateway.circuit.wait(now), gateway.draining(now), gateway.circuit.state(now) is not State.CLOSED
+            circuit = gateway.circuit
+            return circuit.wait(now), gateway.draining(now), circuit.state(now) is not CircuitState.CLOSED
 
         return sorted(self._all, key=rank)
 

@@ -20,10 +20,10 @@ from websockets.asyncio.client import ClientConnection
 
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.breaker import BACKOFF_FIRST_S
-from pipesd_agent.link.connection import CLOSE_LEAVING, DRAINS_FOR_S, Connection, NotUnderstood, hang_up
+from pipesd_agent.link.connection import CLOSE_LEAVING, DRAINS_FOR_S, Connection, ProtocolMismatch, hang_up
 from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, dial
 from pipesd_agent.link.gateways import Gateway, Gateways
-from pipesd_agent.link.requests import LinkSettings, Streams
+from pipesd_agent.link.requests import LinkSettings, RequestTable
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, Unavailable
 from pipesd_core.protocol.messages import (
@@ -52,7 +52,7 @@ class Link:
     ) -> None:
         self.gateways = gateways
         self._settings = settings
-        self._streams = Streams(settings, worker)
+        self._streams = RequestTable(settings, worker)
         self._tls = tls
         self._connection: Connection | None = None
         self._running: set[asyncio.Task[Any]] = set()
@@ -188,7 +188,7 @@ class Link:
         self.gateways.serves(None)
         gateway.why = why
         log.warning("%s", why)
-        if isinstance(why, NotUnderstood):
+        if isinstance(why, ProtocolMismatch):
             gateway.circuit.failed(time.monotonic(), self._longest_wait)
         else:
             gateway.circuit.ended(time.monotonic(), self._longest_wait)

@@ -23,7 +23,7 @@ RETRY_S: Final = 5.0
 MAX_LIST_BYTES: Final = 2**20
 
 
-class Catalog:
+class ModelList:
     """Asks now and then, and when the link has gone to another gateway. `run` is its one task; whoever starts it
     cancels it."""
 

@@ -19,11 +19,10 @@ from msgspec import Raw
 
 from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, untrusted
 from pipesd_agent.link.gateways import Gateways
-from pipesd_agent.link.requests import MAX_STREAMS
+from pipesd_agent.link.requests import MAX_OPEN_REQUESTS
 from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
-from pipesd_core.service.http import error_event
 
 log = logging.getLogger(__name__)
 
@@ -40,22 +39,28 @@ _PASSED_ON: Final = ("content-type", "retry-after", "x-pipesd-seed")
 _END: Final = b"\n\n"
 
 
-class Answer:
-    """A gateway's answer that has begun. Whoever has it closes it.
+class PassthroughAnswer:
+    """An `Answer` of a gateway's own OpenAI API, passed on byte for byte.
 
-    body: None for a stream of events; else all of it, and the connection is free.
+    Attributes:
+        body: the whole body, after `read`; the connection is free then. None for a stream of events.
     """
 
-    def __init__(self, forwarder: Forwarder, url: str, response: httpx.Response) -> None:
-        self._forwarder = forwarder
+    def __init__(self, client: PassthroughClient, url: str, response: httpx.Response) -> None:
+        self.status = response.status_code
+        kept = {name: value for name in _PASSED_ON if (value := response.headers.get(name)) is not None}
+        self.headers = {"x-pipesd-mode": "cloud", **kept}
+        self.body: bytes | None = None
+        self._client = client
         self._url = url
         self._response = response
-        self.status = response.status_code
-        self.headers = {name: value for name in _PASSED_ON if (value := response.headers.get(name)) is not None}
-        self.body: bytes | None = None
+        self._chunks: AsyncIterator[bytes] | None = None
+        self._incomplete = b""
+        self._ended = False
 
     @property
     def streams(self) -> bool:
+        """See `Answer.streams`."""
         return self.status == 200 and self.headers.get("content-type", "").startswith("text/event-stream")
 
     async def read(self) -> None:
@@ -68,35 +73,41 @@ class Answer:
                     raise Unavailable(f"the gateway's answer is larger than {MAX_ANSWER_BYTES} bytes; ask for less")
                 parts.append(part)
         except httpx.HTTPError as error:
-            raise self._forwarder.failure(error, self._url) from error
+            raise self._client.failure(error, self._url) from error
         self.body = b"".join(parts)
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """Whole events, one or more at a time, byte for byte. A stream that breaks off ends with an error event."""
-        rest, ended = b"", False
+    async def next(self) -> bytes | None:
+        """See `Answer.next`. A stream that breaks off before its last event is an error."""
+        if not self.streams:
+            ended, self._ended = self._ended, True
+            return None if ended else self.body
+        if self._chunks is None:
+            self._chunks = self._response.aiter_bytes()
         try:
-            async for part in self._response.aiter_bytes():
-                events, end, rest = (rest + part).rpartition(_END)
-                if len(rest) > MAX_EVENT_BYTES:
+            async for chunk in self._chunks:
+                events, end, self._incomplete = (self._incomplete + chunk).rpartition(_END)
+                if len(self._incomplete) > MAX_EVENT_BYTES:
                     raise Unavailable(f"an event of the gateway is larger than {MAX_EVENT_BYTES} bytes; ask for less")
                 if end:
-                    ended = ended or any(map(_is_last, events.split(_END)))
-                    yield events + end
-            if not ended:
-                raise Unavailable("the gateway ended its answer too early; try again")
+                    self._ended = self._ended or any(map(_is_last, events.split(_END)))
+                    return events + end
         except httpx.HTTPError as error:
-            if not ended:
-                yield error_event(self._forwarder.failure(error, self._url))
-        except ApiError as error:
-            yield error_event(error)
+            if not self._ended:
+                raise self._client.failure(error, self._url) from error
+        if not self._ended:
+            raise Unavailable("the gateway ended its answer too early; try again")
+        return None
+
+    def taken(self) -> None:
+        """Do nothing: reading the connection is what asks the gateway for more."""
 
     async def aclose(self) -> None:
-        """Let go of it; a gateway that still writes stops. Harmless when repeated."""
+        """See `Answer.aclose`. A gateway that still writes stops."""
         await self._response.aclose()
 
 
-class Forwarder:
-    """Asks the OpenAI API of the gateway that the link is up to, or of the next one if no answer begins there.
+class PassthroughClient:
+    """A client of the OpenAI API of the gateway that the link is up to, or of the next one if no answer begins there.
 
     A connection serves one request: few are made, and none meets a stale one.
     """
@@ -104,7 +115,7 @@ class Forwarder:
     def __init__(self, gateways: Gateways, api_key: str | None, tls: ssl.SSLContext | None) -> None:
         self._gateways = gateways
         verify = tls if tls is not None else True
-        limits = httpx.Limits(max_connections=MAX_STREAMS, max_keepalive_connections=0)
+        limits = httpx.Limits(max_connections=MAX_OPEN_REQUESTS, max_keepalive_connections=0)
         noticing = httpx.AsyncHTTPTransport(
             verify=verify, limits=limits, socket_options=sockets.options(sockets.CLIENT_TIMEOUT_S)
         )
@@ -117,12 +128,12 @@ class Forwarder:
             transport=None if any(_by_proxy(each.address.http) for each in gateways.to_ask()) else noticing,
         )
 
-    async def ask(self, endpoint: Endpoint, body: bytes, request_id: str) -> Answer:
+    async def request(self, endpoint: Endpoint, body: bytes, request_id: str) -> PassthroughAnswer:
         """The answer to an OpenAI request, whatever its status. Raises ApiError; cancelling takes the request back."""
         *first, last = [gateway.address.http for gateway in self._gateways.to_ask()]
         for url in first:
             try:
-                answer = await self._ask(url, endpoint, body, request_id)
+                answer = await self._request(url, endpoint, body, request_id)
             except (Unauthorized, Unavailable) as error:
                 # After ten minutes of silence nobody waits for another ten.
                 if self._client.is_closed or isinstance(error.__cause__, httpx.ReadTimeout):
@@ -132,9 +143,9 @@ class Forwarder:
             if answer.status != Unavailable.status:
                 return answer
             await answer.aclose()
-        return await self._ask(last, endpoint, body, request_id)
+        return await self._request(last, endpoint, body, request_id)
 
-    async def _ask(self, url: str, endpoint: Endpoint, body: bytes, request_id: str) -> Answer:
+    async def _request(self, url: str, endpoint: Endpoint, body: bytes, request_id: str) -> PassthroughAnswer:
         if self._client.is_closed:
             raise self.failure(httpx.HTTPError("closed"), url)
         headers = {"content-type": "application/json", "x-request-id": request_id}
@@ -143,11 +154,11 @@ class Forwarder:
             response = await self._client.send(request, stream=True)
         except httpx.PoolTimeout as error:
             raise Overloaded(
-                f"{MAX_STREAMS} requests that cannot be drafted for are open at this agent, its limit; try again"
+                f"{MAX_OPEN_REQUESTS} requests that cannot be drafted for are open at this agent, its limit; try again"
             ) from error
         except httpx.HTTPError as error:
             raise self.failure(error, url) from error
-        answer = Answer(self, url, response)
+        answer = PassthroughAnswer(self, url, response)
         if answer.streams:
             return answer
         try:

@@ -19,7 +19,7 @@ from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, Overloaded
 from pipesd_core.protocol.messages import VERSION, Endpoint, Open
 
-MAX_STREAMS: Final = 64
+MAX_OPEN_REQUESTS: Final = 64
 """Requests of one agent at a time, as many as a gateway takes on one connection."""
 
 
@@ -33,7 +33,7 @@ class LinkSettings(Struct, frozen=True):
     room_at: Callable[[], float] = lambda: 0.0
 
 
-class Streams:
+class RequestTable:
     """By channel; a channel is free when its session has ended.
 
     Attributes:
@@ -66,9 +66,10 @@ class Streams:
         """A new session. Raises ApiError."""
         if self._lost is not None:
             raise self._lost
-        channel = next((c for c in range(MAX_STREAMS) if c not in self._streams), None)
+        channel = next((c for c in range(MAX_OPEN_REQUESTS) if c not in self._streams), None)
         if channel is None:
-            raise Overloaded(f"{MAX_STREAMS} requests are open at this agent, its limit; try again", retry_after_s=1)
+            limit = f"{MAX_OPEN_REQUESTS} requests are open at this agent, its limit; try again"
+            raise Overloaded(limit, retry_after_s=1)
         worker = self._worker if collaborative else None
         fingerprint = None if worker is None else worker.fingerprint or b""
         session = EdgeSession(
