@@ -17,7 +17,7 @@ from test_stream import make, sent
 from pipesd_agent.agent import Agent
 from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.mode import CLOUD
+from pipesd_agent.control.mode import Strategy
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_agent.link.gateways import Gateways
@@ -215,19 +215,19 @@ async def test_metrics_show_the_mode_that_was_told(mode: Literal["cloud", "colla
     await agent.aclose()
 
 
-async def test_switches_tries_and_objectives_without_effect_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_switches_probes_and_objectives_without_effect_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     agent = make_agent(AgentConfig())
     assert agent._controller is not None
     auto = agent._controller.auto
     assert auto is not None
-    for way, cost in ((0, 0.1), (CLOUD, 0.03)):
+    for strategy, cost in ((Strategy.SPECULATIVE, 0.1), (Strategy.TARGET_ONLY, 0.03)):
         for _ in range(200):
-            auto.measured(cost, 1, way)
-    auto.begins_try(0)
+            auto.record(cost, 1, strategy)
+    auto.probe_begins(Strategy.SPECULATIVE)
     await agent.aclose()
-    assert "from now on cloud-only (ms a token: drafting 100.0; cloud-only 30.0)" in caplog.text
-    assert "for some tokens drafting (100.0 ms a token when last measured, 200 tokens ago)" in caplog.text
+    assert "mode: switched to target-only (ms per token: speculative 100.0; target-only 30.0)" in caplog.text
+    assert "mode: probing speculative (100.0 ms per token when last measured, 200 tokens ago)" in caplog.text
     assert "objective" not in caplog.text
     await make_agent(AgentConfig(mode="cloud", objective="offload")).aclose()
     assert "objective offload is of use with mode auto only; mode is cloud" in caplog.text

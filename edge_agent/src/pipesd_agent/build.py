@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.mode import AutoMode, Switch
+from pipesd_agent.control.mode import ModeSelector, Switch
 from pipesd_agent.drafting.drafter import Drafter
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.gateways import Gateways
@@ -41,11 +41,11 @@ UPLOADS: Final[dict[str, Upload]] = {
 
 
 def _log_switch(switch: Switch) -> None:
-    log.info("from now on %s (%s)", switch.way.name, switch.reason)
+    log.info("mode: switched to %s (%s)", switch.strategy.label, switch.reason)
 
 
-def _log_try(switch: Switch) -> None:
-    log.info("for some tokens %s (%s)", switch.way.name, switch.reason)
+def _log_probe(switch: Switch) -> None:
+    log.info("mode: probing %s (%s)", switch.strategy.label, switch.reason)
 
 
 def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
@@ -104,13 +104,17 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
             draft=f"{config.draft_model.name if config.draft_model else ''} {(worker.fingerprint or b'').hex()}",
         )
 
+    selector = None
+    if config.mode == "auto":
+        selector = ModeSelector(config.objective, on_switch=_log_switch, on_probe=_log_probe)
+
     def gateway() -> str:
         return "" if gateways.current is None else gateways.current.address.http
 
     return Controller(
         config.trigger,
         Planner(config.batcher),
-        auto=AutoMode(config.objective, switched=_log_switch, tried=_log_try) if config.mode == "auto" else None,
+        auto=selector,
         mode=config.mode,
         tuners=tuners,
         optimizer=optimizer,

@@ -37,7 +37,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     draft_model: GGUF file of the drafter; none: prompt lookup drafts.
     mode: "auto": collaborative or cloud-only, whichever serves the objective, and cloud-only where the drafter's
     vocabulary does not fit; "collaborative": always; "cloud": never draft; "edge": never ask a gateway, the draft
-    model alone. objective: of `auto`, see `mode.AutoMode`. fallback: when the cloud is gone, an error or the draft
+    model alone. objective: of `auto`, see `mode.ModeSelector`. fallback: when the cloud is gone, an error or the draft
     model alone.
     capacity: clients drafted for at once, others are served cloud-only. context: tokens of each that can be drafted
     within. threads: of llama.cpp. gpu_layers: of the draft model, on a GPU; -1: all. ca_file: certificate authority

@@ -1,7 +1,7 @@
 """The control plane: what is measured of all sessions goes to what steers all sessions (architecture §6).
 
     what sessions do ──▶ Monitor ──▶ Planner (when to send), Tuners (R1, R2), Calibration (how sure a draft is)
-                    └──▶ AutoMode (drafting or cloud-only)
+                    └──▶ ModeSelector (decoding strategy)
 
 One `Controller` per agent; `policies` is what a session gets of it. It has no clock and does no I/O: everything happens
 while a session tells its watch something.
@@ -15,7 +15,7 @@ from typing import Final
 
 from pipesd_agent.control.calibration import CalibratedTrigger, Calibration
 from pipesd_agent.control.figures import ControlFigures, Pairs
-from pipesd_agent.control.mode import AutoMode
+from pipesd_agent.control.mode import ModeSelector
 from pipesd_agent.control.triggers import TriggerSettings
 from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.drafting.drafter import DraftToken
@@ -54,7 +54,7 @@ class Controller:
         trigger: TriggerSettings,
         planner: Planner,
         *,
-        auto: AutoMode | None = None,
+        auto: ModeSelector | None = None,
         tuners: Tuners | None = None,
         optimizer: OptimizerName | None = None,
         mode: str = "collaborative",
@@ -94,7 +94,7 @@ class Controller:
             trigger=self._trigger.kind,
             thresholds=pairs,
             optimizer=self._optimizer,
-            mode=self._mode if auto is None else auto.way.name,
+            mode=self._mode if auto is None else auto.strategy.label,
             mode_reason="told to be" if auto is None else auto.reason,
         )
 
@@ -135,7 +135,7 @@ class Controller:
         if not -COSTS_EVERY_S < self._costs_at - now <= 0 and (costs := self._costs()) is not None:
             self._costs_at = now
             tuners.costs(costs)
-        state = tuners.state, None if self.auto is None else self.auto.use
+        state = tuners.state, None if self.auto is None else self.auto.strategy
         if state != self._state:
             self._state, self._changed_at = state, self.monitor.totals.tokens
         if moved and self.monitor.totals.tokens - self._changed_at >= SETTLED:
