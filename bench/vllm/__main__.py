@@ -229,7 +229,7 @@ def main() -> None:
     if args.profile:
         args.profile.mkdir(parents=True, exist_ok=True)
     where = manifest()
-    os.environ["PIPESD_GATEWAY_API_KEY"] = KEY
+    os.environ["PIPESD_AGENT_GATEWAY_API_KEY"] = KEY
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an orderly end: the servers have to go too
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pipesd-bench-")))

@@ -12,7 +12,7 @@ from repository import ROOT
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.config import load as load_agent
 from pipesd_agent.tuning.replay import Pair
-from pipesd_agent.tuning.store import GoodPairs, key
+from pipesd_agent.tuning.store import ThresholdStore, store_key
 from pipesd_gateway.config import load as load_gateway
 
 KEPT = ROOT / "tests" / "helpers" / "kept"
@@ -31,7 +31,7 @@ def test_a_configuration_of_the_gateway() -> None:
 def test_a_store_of_thresholds(tmp_path: Path) -> None:
     path = tmp_path / "thresholds.json"
     path.write_bytes((KEPT / "thresholds-0.1.0.json").read_bytes())
-    kept = GoodPairs(path)
+    kept = ThresholdStore(path)
     draft, gateway = "demo-draft-F16.gguf 0011", "http://127.0.0.1:8100"
-    assert kept.get(key(draft, gateway, 0.0, sampled=False)) == Pair(0.25, 0.125)
-    assert kept.get(key(draft, gateway, 200.0, sampled=True)) == Pair(0.5, 0.0625)
+    assert kept.get(store_key(draft, gateway, 0.0, sampled=False)) == Pair(0.25, 0.125)
+    assert kept.get(store_key(draft, gateway, 200.0, sampled=True)) == Pair(0.5, 0.0625)

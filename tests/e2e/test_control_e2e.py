@@ -47,7 +47,7 @@ def test_everything_is_in_use_and_shown(tmp_path: Path) -> None:
     assert [name for name in SHOWN if f"pipesd_{name}" not in found] == []
     assert found["pipesd_plan_info"].labels["batcher"] == "expected"
     assert found["pipesd_trigger_info"].labels == {"trigger": "dual"}
-    assert found["pipesd_mode_info"].labels["mode"].startswith("drafting")
+    assert found["pipesd_mode_info"].labels["mode"].startswith("speculative")
     assert found["pipesd_mode_info"].labels["reason"]
     assert 0 < found["pipesd_gamma_seconds"].value < 0.05
     assert found["pipesd_alpha_seconds"].value < 0.001, "a link that takes nothing"

@@ -30,7 +30,7 @@ class Started:
             lambda: Inline(make_skopt),
             window=ours.session.window,
             upload="planned",
-            price_ms=config.price_ms,
+            verification_cost_ms=config.verification_cost_ms,
             kept=None,
         )
         auto = None if objective is None else ModeSelector(objective)

@@ -17,11 +17,11 @@ from pipesd_agent.link.requests import LinkSettings
 from pipesd_agent.local.model import IDLE_S, LocalModel
 from pipesd_agent.telemetry.tracing import TraceFiles
 from pipesd_agent.tuning.background import Background
-from pipesd_agent.tuning.optimizers.choice import INSTALL, SAYS, OptimizerName, in_use
+from pipesd_agent.tuning.optimizers.choice import INSTALL, LABELS, OptimizerName, in_use
 from pipesd_agent.tuning.per_sampling import Tuners
-from pipesd_agent.tuning.replay import Pair, Upload
-from pipesd_agent.tuning.store import GoodPairs, state_file
-from pipesd_agent.tuning.worker_process import Child
+from pipesd_agent.tuning.replay import Pair, UploadStrategy
+from pipesd_agent.tuning.store import ThresholdStore, state_file
+from pipesd_agent.tuning.worker_process import WorkerProcess
 from pipesd_core.errors import ModelLoadError
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UPLOADS: Final[dict[str, Upload]] = {
+UPLOAD_STRATEGIES: Final[dict[str, UploadStrategy]] = {
     "immediate": "immediate",
     "single": "single",
     "dp": "planned",
     "expected": "planned",
 }
-"""What the tuner has to know of each batcher."""
+"""How each batcher uploads drafts, as far as the tuner has to know."""
 
 
 def _log_switch(switch: Switch) -> None:
@@ -96,11 +96,11 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
         optimizer = _optimizer(config)
         tuners = Tuners(
             Pair(config.trigger.r1, config.trigger.r2),
-            Background(Child(optimizer)).proposer,
+            Background(WorkerProcess(optimizer)).proposer,
             window=config.session.window,
-            upload=UPLOADS[config.batcher],
-            price_ms=config.price_ms,
-            kept=GoodPairs(state_file()),
+            upload=UPLOAD_STRATEGIES[config.batcher],
+            verification_cost_ms=config.verification_cost_ms,
+            kept=ThresholdStore(state_file()),
             draft=f"{config.draft_model.name if config.draft_model else ''} {(worker.fingerprint or b'').hex()}",
         )
 
@@ -126,7 +126,7 @@ def _optimizer(config: AgentConfig) -> OptimizerName:
     """What is in use, which the log is told."""
     optimizer = in_use(config.tuner.optimizer)
     lacking = f" (scikit-optimize is not installed: {INSTALL})" if config.tuner.optimizer == "auto" else ""
-    log.info("tuner: %s looks for thresholds%s", SAYS[optimizer], lacking if optimizer == "search" else "")
+    log.info("tuner: %s looks for thresholds%s", LABELS[optimizer], lacking if optimizer == "search" else "")
     return optimizer
 
 

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from tuning import TASK, Anywhere
 
 from bench.proving.simulator.inline import Inline
-from pipesd_agent.tuning.background import Background, InThread, timed
+from pipesd_agent.tuning.background import Background, BackgroundProposer, timed_search
 from pipesd_agent.tuning.replay import Pair
-from pipesd_agent.tuning.search import Studied, Task
+from pipesd_agent.tuning.search import SearchResult, SearchTask
 
 MINE = Pair(0.011, 0.022)
 
@@ -26,18 +26,18 @@ class Waiting:
         self.left = 0
         self.error: Exception | None = None
 
-    def study(self, task: Task) -> Studied:
+    def search(self, task: SearchTask) -> SearchResult:
         assert self.go.wait(10)
         if self.error is not None:
             raise self.error
-        return timed(task, Anywhere(task.seed))
+        return timed_search(task, Anywhere(task.seed))
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self.left += 1
         self.go.set()
 
 
-def until(proposer: InThread) -> Studied:
+def until(proposer: BackgroundProposer) -> SearchResult:
     due = time.monotonic() + 30
     while time.monotonic() < due:
         if (done := proposer.result()) is not None:
@@ -53,7 +53,7 @@ def test_a_slow_study_holds_nobody_up() -> None:
     assert not proposer.submit(TASK)
     assert proposer.result() is None
     student.go.set()
-    assert until(proposer).rehearsed
+    assert until(proposer).replayed
     assert proposer.result() is None
     assert proposer.submit(TASK)
     until(proposer)
@@ -103,7 +103,7 @@ def test_an_idle_student_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(0.01)
     assert student.left
     assert proposer.submit(TASK)
-    assert until(proposer).rehearsed
+    assert until(proposer).replayed
     proposer.close()
 
 
@@ -114,13 +114,13 @@ def test_two_share_a_student_and_get_each_their_own() -> None:
     assert one.submit(TASK)
     assert other.submit(replace(TASK, pairs=(MINE,)))
     student.go.set()
-    assert MINE in until(other).rehearsed
-    assert MINE not in until(one).rehearsed
+    assert MINE in until(other).replayed
+    assert MINE not in until(one).replayed
     assert [thread.name for thread in threading.enumerate()].count("tuner") == 1
     one.close()
     assert not student.left, "the other one is there"
     assert other.submit(TASK)
-    assert until(other).rehearsed
+    assert until(other).replayed
     other.close()
     assert student.left
 
@@ -139,7 +139,7 @@ def test_a_study_that_fails_is_no_trouble_to_the_other(caplog: pytest.LogCapture
     assert "too hard" in one.failed
     student.error = None
     assert other.submit(TASK)
-    assert until(other).rehearsed
+    assert until(other).replayed
     assert not one.submit(TASK)
     one.close()
     other.close()

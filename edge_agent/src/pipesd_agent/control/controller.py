@@ -25,7 +25,7 @@ from pipesd_agent.telemetry.monitor import SessionWatch as MonitorWatch
 from pipesd_agent.tuning.optimizers.choice import OptimizerName
 from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_agent.tuning.recorder import Tape
-from pipesd_agent.tuning.replay import Costs
+from pipesd_agent.tuning.replay import PipelineCosts
 from pipesd_core.protocol.messages import EdgeMessage, Opened, Verdict
 
 log = logging.getLogger(__name__)
@@ -141,14 +141,14 @@ class Controller:
         if moved and self.monitor.totals.tokens - self._changed_at >= SETTLED:
             tuners.moved("time per token is another one")
 
-    def _costs(self) -> Costs | None:
+    def _costs(self) -> PipelineCosts | None:
         monitor = self.monitor
         gamma, trip, step = monitor.gamma_s, monitor.rtt_s, monitor.verifying.base_s
         if gamma is None or trip is None or step is None:
             return None
         step += monitor.verifying.queue_s or 0.0
         row, alpha, beta = monitor.verifying.row_s, monitor.alpha_s or 0.0, monitor.beta_s or 0.0
-        return Costs(gamma, trip, step, row, alpha, beta)
+        return PipelineCosts(gamma, trip, step, row, alpha, beta)
 
 
 class SessionControl:

@@ -16,7 +16,6 @@ from pipesd_core.engine.autoregressive import Alone
 from pipesd_core.engine.choices import Several
 from pipesd_core.engine.interface import Opening, Payload
 from pipesd_core.errors import Unavailable
-from pipesd_core.service.http import wants_stream
 
 MODE_HEADER: Final = {"x-pipesd-mode": "edge"}
 """The header of every answer that the draft model had a part in, unless the headers were out already."""
@@ -36,6 +35,8 @@ class PayloadAnswer(ABC):
     @cached_property
     def streams(self) -> bool:
         """See `Answer.streams`."""
+        from pipesd_core.service.http import wants_stream  # its web framework must not delay the agent's start
+
         return wants_stream(self._body)
 
     def add_finish_callback(self, callback: Callable[[], None]) -> None:
