@@ -1,10 +1,10 @@
 """Upload schedule by expectation: minimises the expected time until a round's last token has arrived.
 
 The paper plans for a round of exactly N-hat tokens (`plan_dp`). Where rounds really end is random, with a heavy tail:
-what is on its way at that moment delays the rest, which goes at once (a verification takes every unsent draft). A round that goes on for `l` tokens with
-probability p[l] costs, after its last token is drafted: what the link still has to do, then alpha + beta · unsent.
-That is a Markov decision process over (tokens drafted, of those unsent, the link's backlog); whether to send is asked
-after each token, and the answers are one table, made by backward induction.
+what is on its way at that moment delays the rest, which goes at once, since a verification takes every unsent draft. A
+round of `l` tokens, which has probability p[l], costs after its last token is drafted: what the link still has to do,
+then alpha + beta · unsent. That is a Markov decision process over (tokens drafted, of those unsent, the link's
+backlog): after each token the decision is whether to send, from one table that is made by backward induction.
 
 The backlog is continuous. It is kept at `LEVELS` levels, the expected costs interpolated between them, and looked up at
 the nearest one: an approximation, whose schedules tests compare with all that there are.
