@@ -230,7 +230,7 @@ async def test_switches_probes_and_objectives_without_effect_are_logged(caplog: 
     assert "mode: probing speculative (100.0 ms per token when last measured, 200 tokens ago)" in caplog.text
     assert "objective" not in caplog.text
     await make_agent(AgentConfig(mode="cloud", objective="offload")).aclose()
-    assert "objective offload is of use with mode auto only; mode is cloud" in caplog.text
+    assert "mode: objective offload applies to mode auto only, but mode is cloud" in caplog.text
 
 
 def test_a_model_to_fall_back_to_must_be_there(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""An agent put together from its configuration: the one place that knows which class serves which setting."""
+"""Construction of an agent from its configuration: the one place that knows which class serves which setting."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ def _log_probe(switch: Switch) -> None:
 
 
 def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
-    """An agent as configured, or with another drafter. Blocks while models load. Raises ModelLoadError, ConfigError."""
+    """Make an agent as configured, or with another drafter. Blocks while models load.
+
+    Raises ModelLoadError, ConfigError.
+    """
     traces = TraceFiles(config.trace) if config.trace else None
     tls = config.tls()
     gateways = Gateways(config.addresses)
@@ -62,12 +65,12 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     from pipesd_agent.link.passthrough import PassthroughClient
 
     if config.mode != "auto" and config.objective != "latency":
-        log.warning("objective %s is of use with mode auto only; mode is %s", config.objective, config.mode)
+        log.warning("mode: objective %s applies to mode auto only, but mode is %s", config.objective, config.mode)
     controller = _make_controller(config, gateways, worker)
     settings = LinkSettings(config.gateway_api_key, controller.policies, config.sessions, controller.planner.room_at)
     local_only, local = config.mode == "edge", None
     if config.draft_model is not None:
-        if config.fallback == "edge" and not config.draft_model.is_file():  # else known on the day that it is needed
+        if config.fallback == "edge" and not config.draft_model.is_file():  # or else found out only when it is needed
             raise ModelLoadError(f"the draft model {config.draft_model} does not exist: fallback needs it")
         load = partial(_load_local_engine, config, config.draft_model)
         local = LocalModel(load, idle_s=None if local_only else IDLE_S)
@@ -123,10 +126,10 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
 
 
 def _optimizer(config: AgentConfig) -> OptimizerName:
-    """What is in use, which the log is told."""
+    """The optimizer in use, which is also logged."""
     optimizer = in_use(config.tuner.optimizer)
     lacking = f" (scikit-optimize is not installed: {INSTALL})" if config.tuner.optimizer == "auto" else ""
-    log.info("tuner: %s looks for thresholds%s", LABELS[optimizer], lacking if optimizer == "search" else "")
+    log.info("tuner: searching thresholds by %s%s", LABELS[optimizer], lacking if optimizer == "search" else "")
     return optimizer
 
 

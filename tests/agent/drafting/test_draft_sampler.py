@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from pipesd_agent.drafting.confidence import Logistic
-from pipesd_agent.drafting.draft_sampler import MAX_MARGIN, SHORTLIST, SHORTLIST_FROM_VOCABULARY, DraftSampler
+from pipesd_agent.drafting.draft_sampler import (
+    ONLY_CANDIDATE_MARGIN,
+    SHORTLIST,
+    SHORTLIST_FROM_VOCABULARY,
+    DraftSampler,
+)
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Sampler
 
@@ -56,7 +61,7 @@ def test_sampled_margin_and_confidence() -> None:
 
 def test_token_without_a_rival_is_sure() -> None:
     draft = DraftSampler(50).sample(row(50), SamplingParams(temperature=1.0, top_k=1, seed=1), 5)
-    assert draft.margin == MAX_MARGIN
+    assert draft.margin == ONLY_CANDIDATE_MARGIN
     assert draft.confidence > 0.999
 
 

@@ -115,7 +115,7 @@ async def test_the_gateway_that_the_link_is_up_to_is_asked_first(monkeypatch: py
         while not model_list.models:  # noqa: ASYNC110 - of another task
             await asyncio.sleep(0.01)
         assert asked == ["a", "b"]
-        listed.serves(listed.order(0.0)[2])  # at once, and not a minute later
+        listed.set_current(listed.in_attempt_order(0.0)[2])  # at once, and not a minute later
         while model_list.models != [{"id": "c"}]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     task.cancel()

@@ -105,7 +105,7 @@ def test_an_agent_without_scikit_optimize_has_search_and_says_so(optimizer: str)
     )
     assert ran.returncode == 0, ran.stderr
     assert 'pipesd_tuner_info{optimizer="search"} 1.0' in ran.stdout
-    assert "tuner: coordinate search looks for thresholds" in ran.stdout
+    assert "tuner: searching thresholds by coordinate search" in ran.stdout
     assert ("pip install 'pipesd-agent[tuner]'" in ran.stdout) == (optimizer == "auto")
 
 

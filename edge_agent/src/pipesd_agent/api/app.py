@@ -1,4 +1,4 @@
-"""The agent's OpenAI API on localhost: requests go through the link, drafted here, decided by the target.
+"""The agent's OpenAI API on localhost: requests are drafted for here and decided by the target, over the link.
 
 Those that cannot be drafted for go to the gateway's own OpenAI API instead.
 """
@@ -47,7 +47,7 @@ class NoSuchRecord(InvalidRequest):
 def create_app(
     agent: Agent, *, keys: Keys | None = None, life: Life | None = None, cors_origins: tuple[str, ...] = ()
 ) -> Starlette:
-    """The app over an agent, whose tasks run as long as the app does. No `keys`: open to everybody."""
+    """Make the app of an agent, whose tasks run as long as the app does. No `keys`: anybody may use it."""
     keys = keys or Keys()
 
     @asynccontextmanager

@@ -22,7 +22,7 @@ SHORTLIST: Final = 256
 """At T > 0 the draft is drawn from this many tokens, those that the draft model likes best."""
 SHORTLIST_FROM_VOCABULARY: Final = 16_384
 """With a smaller vocabulary it is drawn from all of it."""
-MAX_MARGIN: Final = noise.GUMBEL_MAX - noise.GUMBEL_MIN
+ONLY_CANDIDATE_MARGIN: Final = noise.GUMBEL_MAX - noise.GUMBEL_MIN
 """Margin of a token that is the only candidate (top_k = 1)."""
 
 
@@ -58,7 +58,7 @@ class DraftSampler:
         scores, ids = self._candidates(row, params)
         perturbed = self._sampler.perturb(scores, ids, params.seed, position)
         best = int(perturbed.argmax())
-        margin = MAX_MARGIN
+        margin = ONLY_CANDIDATE_MARGIN
         if len(perturbed) > 1:
             highest = float(perturbed[best])
             perturbed[best] = -math.inf

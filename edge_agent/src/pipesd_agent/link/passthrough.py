@@ -1,7 +1,7 @@
-"""Requests that cannot be drafted for, sent to the gateway's own OpenAI API; its answers, passed on as they are.
+"""Passthrough of requests that cannot be drafted for to the gateway's own OpenAI API, and of its answers, unchanged.
 
-This goes beside the link, over plain HTTP. What breaks here looks to a client as it does there: a typed error before
-the answer, an error event within it, and a refused key is the agent's, not the client's.
+It uses plain HTTP beside the link. Failures look to a client as those of the link: a typed error before the answer, an
+error event within it; and a key that the gateway refuses is the agent's, not the client's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import httpx
 import msgspec
 from msgspec import Raw
 
-from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, untrusted
+from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, untrusted_certificate
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.requests import MAX_OPEN_REQUESTS
 from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable
@@ -27,10 +27,10 @@ from pipesd_core.service import sockets
 log = logging.getLogger(__name__)
 
 NOISE: Final = "pipesd_noise"
-"""Of vllm_xargs: draw this request's tokens by the noise that sessions draw theirs by (docs/vllm.md)."""
+"""Key of vllm_xargs: sample with the shared noise that sessions use (docs/vllm.md)."""
 SILENCE_S: Final = 600.0
-"""Longest wait for the next bytes of an answer. A whole one comes at once at its end; OpenAI's SDK waits as long. A
-gateway that is dead, or behind a dead link, is noticed sooner (`sockets`)."""
+"""Longest wait for the next bytes of an answer, as in OpenAI's SDK: a whole one comes at once, at its end. A gateway
+that is dead, or behind a dead link, is noticed sooner (`sockets`)."""
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 MAX_EVENT_BYTES: Final = 8 * 2**20
 
@@ -109,7 +109,7 @@ class PassthroughAnswer:
 class PassthroughClient:
     """A client of the OpenAI API of the gateway that the link is up to, or of the next one if no answer begins there.
 
-    A connection serves one request: few are made, and none meets a stale one.
+    Each request has a connection of its own: there are few, and none meets a stale connection.
     """
 
     def __init__(self, gateways: Gateways, api_key: str | None, tls: ssl.SSLContext | None) -> None:
@@ -125,12 +125,15 @@ class PassthroughClient:
             timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S),
             verify=verify,
             limits=limits,
-            transport=None if any(_by_proxy(each.address.http) for each in gateways.to_ask()) else noticing,
+            transport=None if any(_by_proxy(each.address.http) for each in gateways.in_request_order()) else noticing,
         )
 
     async def request(self, endpoint: Endpoint, body: bytes, request_id: str) -> PassthroughAnswer:
-        """The answer to an OpenAI request, whatever its status. Raises ApiError; cancelling takes the request back."""
-        *first, last = [gateway.address.http for gateway in self._gateways.to_ask()]
+        """Send an OpenAI request, and return its answer, whatever the status.
+
+        Raises ApiError; cancelling takes the request back.
+        """
+        *first, last = [gateway.address.http for gateway in self._gateways.in_request_order()]
         for url in first:
             try:
                 answer = await self._request(url, endpoint, body, request_id)
@@ -175,39 +178,39 @@ class PassthroughClient:
         return answer
 
     def failure(self, error: httpx.HTTPError, url: str) -> ApiError:
-        """What a client is told of it."""
+        """The error for a client."""
         if self._client.is_closed:
             return Unavailable("the agent is shutting down; try again later")
         if isinstance(error, httpx.ConnectTimeout):
             return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
         if isinstance(error, httpx.TimeoutException):
             return Unavailable(f"nothing came from the gateway {url} for {SILENCE_S:g} s; try again")
-        if (distrust := untrusted(error, url)) is not None:
-            return distrust
+        if (untrusted := untrusted_certificate(error, url)) is not None:
+            return untrusted
         if isinstance(error, httpx.ConnectError):
             return Unavailable(f"cannot reach the gateway {url}: {error}")
         return Unavailable(f"the connection to the gateway {url} was lost: {error or type(error).__name__}; try again")
 
     async def aclose(self) -> None:
-        """Ends every answer with an error. Harmless when repeated."""
+        """End every answer with an error. Harmless when repeated."""
         await self._client.aclose()
 
 
 def _by_proxy(url: str) -> bool:
-    """Does the environment say so? httpx heeds that only where it makes the transport itself."""
+    """Whether the environment names a proxy for a URL. httpx heeds that only where it makes the transport itself."""
     host = urlsplit(url).hostname or ""
     return bool(getproxies()) and not proxy_bypass(host)
 
 
 def _is_last(event: bytes) -> bool:
-    """Does a client know after it that no more follows?"""
+    """Whether an event tells the client that no more follows."""
     return event == b"data: [DONE]" or event.startswith(b'data: {"error"')
 
 
 def with_noise(body: bytes) -> bytes:
-    """A body as it came, all but `NOISE` in its vllm_xargs, so that its seed gives the text that a session's would.
+    """A body with `NOISE` in its vllm_xargs, so that its seed gives the text that a session's would; else unchanged.
 
-    A body or a vllm_xargs that is no object stays, for the server to refuse.
+    A body or a vllm_xargs that is no object stays as it is, for the server to refuse.
     """
     try:
         fields = msgspec.json.decode(body, type=dict[str, Raw])

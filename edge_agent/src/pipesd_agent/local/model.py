@@ -147,7 +147,7 @@ class LocalModel:
             raise
 
     async def _load(self) -> None:
-        log.info("loading the draft model, to answer without the target")
+        log.info("local model: loading, to answer without the target")
         try:
             self._engine = await asyncio.to_thread(self._make)
         except (ModelLoadError, MemoryError) as error:
@@ -156,7 +156,7 @@ class LocalModel:
     def _work_done(self, task: asyncio.Task[None]) -> None:
         self._work = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("the draft model's engine: %s", error)
+            log.error("local model: %s", error)
 
     def _release(self) -> None:
         self._users -= 1
@@ -166,7 +166,7 @@ class LocalModel:
     def _unload(self) -> None:
         engine, self._engine, self._timer = self._engine, None, None
         if engine is not None:
-            log.info("the draft model's own context is freed: it was not needed for %g s", self._idle_s)
+            log.info("local model: freed, unused for %g s", self._idle_s)
             self._work = asyncio.create_task(engine.aclose())
             self._work.add_done_callback(self._work_done)
 
