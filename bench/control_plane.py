@@ -32,11 +32,12 @@ from pipesd_agent.api.app import create_app
 from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.batchers import Planned, Timed
-from pipesd_agent.control.calibration import CalibratedTrigger, Calibration
+from pipesd_agent.control.calibration import SessionCalibration
+from pipesd_agent.control.draft_lengths import Lengths
 from pipesd_agent.control.upload_planner import Planner
-from pipesd_agent.telemetry.monitor import Monitor, SessionWatch
+from pipesd_agent.telemetry.monitor import Monitor, MonitorObserver
 from pipesd_agent.tuning.per_sampling import Tuners
-from pipesd_agent.tuning.recorder import Tape
+from pipesd_agent.tuning.recorder import DraftRecorder
 from pipesd_core.service.program import listen
 from pipesd_core.service.server import Server
 
@@ -50,12 +51,17 @@ TOKENS: Final = 96
 TIMEOUT_S: Final = 60.0
 SLOW_DRAFT_S: Final = 0.036
 """Of the paper's laptop, a token."""
-EVENTS: Final = ("opened", "drafted", "wished", "sent", "judged", "decided", "discarded", "ended")
+EVENTS: Final = ("opened", "drafted", "verification_requested", "sent", "judged", "decided", "discarded", "ended")
 PARTS: Final[dict[str, list[tuple[type, tuple[str, ...]]]]] = {
-    "scheduler (DP, by expectation)": [(Planner, ("learn", "wished", "sent")), (Planned, ("due",)), (Timed, ("due",))],
-    "monitor": [(SessionWatch, EVENTS), (Monitor, ("moved",))],
-    "tuner, on the event loop": [(Tape, EVENTS), (Tuners, ("costs", "moved", "gateway"))],
-    "calibration": [(Calibration, ("judged", "confidence")), (CalibratedTrigger, ("drafted",))],
+    "upload planner (DP, by expectation)": [
+        (Planner, ("learn", "sent")),
+        (Lengths, ("add",)),
+        (Planned, ("due",)),
+        (Timed, ("due",)),
+    ],
+    "monitor": [(MonitorObserver, EVENTS), (Monitor, ("moved",))],
+    "tuner, on the event loop": [(DraftRecorder, EVENTS), (Tuners, ("costs", "moved", "gateway"))],
+    "calibration": [(SessionCalibration, ("calibrated", "judged"))],
 }
 
 

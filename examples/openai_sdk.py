@@ -15,5 +15,5 @@ stream = client.chat.completions.create(
 )
 for chunk in stream:
     print(chunk.choices[0].delta.content or "" if chunk.choices else "", end="", flush=True)
-    if chunk.usage and (details := chunk.usage.completion_tokens_details):
-        print(f"\n{details.accepted_prediction_tokens} of {chunk.usage.completion_tokens} tokens were drafted here")
+    if chunk.usage and (drafts := (chunk.usage.model_extra or {}).get("pipesd")):
+        print(f"\n{drafts['accepted']} of {chunk.usage.completion_tokens} tokens were drafted here")

@@ -73,6 +73,13 @@ class Emulator:
         """That have left, up and down."""
         return self._proxy.up.bytes, self._proxy.down.bytes
 
+    def settle(self) -> None:
+        """Wait until everything that was sent has been carried, and the emulator waits for more.
+
+        What is sent while it is still catching up counts as sent right behind what came before.
+        """
+        self._do(self._proxy.settle())
+
     def play(self, steps: Iterable[Step]) -> None:
         """Rates as in a trace, from now on; the last ones stay. They become the normal ones."""
         self._do(self._proxy.play(steps))

@@ -28,6 +28,8 @@ class Shared:
     def __init__(self, way: Way, seed: int) -> None:
         self.lane = Lane(way, seed)
         self.bytes = 0
+        self.reading = 0
+        """Flows that have carried all there was, and wait for more."""
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -90,7 +92,7 @@ class Flow:
                 try:
                     data = self._source.recv(self._chunk)  # there already: it may leave right behind the one before
                 except BlockingIOError:
-                    data = await loop.sock_recv(self._source, self._chunk)
+                    data = await self._read()
                     ready = loop.time()
             except ConnectionError:
                 data = None
@@ -126,6 +128,13 @@ class Flow:
                 self._tap(data)
             self._size -= len(data)
             self._moved.set()
+
+    async def _read(self) -> bytes:
+        self._shared.reading += 1
+        try:
+            return await asyncio.get_running_loop().sock_recv(self._source, self._chunk)
+        finally:
+            self._shared.reading -= 1
 
     @property
     def _chunk(self) -> int:

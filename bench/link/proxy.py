@@ -21,6 +21,8 @@ CONNECT_S: Final = 5.0
 FIN_S: Final = 2.0
 """How long a closed connection waits for the other end's FIN, so that ours does not become a RST."""
 READ: Final = 65536
+SETTLE_S: Final = 0.005
+"""Between two looks at whether everything is carried."""
 Tap = Callable[[int, bytes], None]
 
 
@@ -133,6 +135,11 @@ class Proxy:
         self._flowing.set()
         if self._accepting.done():
             self._accepting = asyncio.create_task(self._accept())
+
+    async def settle(self) -> None:
+        """Wait until all that was sent is carried."""
+        while not self.up.reading == self.down.reading == len(self._connections):  # noqa: ASYNC110  a test's, and rare
+            await asyncio.sleep(SETTLE_S)
 
     async def change(self, change: Callable[[Way], Way]) -> None:
         self._set(change(self.up.lane.way), change(self.down.lane.way))

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,7 +25,8 @@ from pipesd_agent.link.link import Link
 from pipesd_agent.link.model_list import ModelList
 from pipesd_agent.link.passthrough import PassthroughClient
 from pipesd_agent.link.requests import LinkSettings
-from pipesd_agent.session.session import RemoteError
+from pipesd_agent.session.observer import SessionObserver
+from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.stream import RequestStream
 from pipesd_agent.telemetry.tracing import TraceFiles
 from pipesd_core.errors import ModelLoadError, Unavailable, VocabularyMismatch
@@ -49,14 +50,20 @@ class FakeLink:
         self.failure: Exception | None = None
 
     async def request(
-        self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool = True
+        self,
+        endpoint: Endpoint,
+        body: bytes,
+        request_id: str,
+        *,
+        collaborative: bool = True,
+        observers: Sequence[SessionObserver] = (),
     ) -> RequestStream:
         assert endpoint in Endpoint
         assert body
         if isinstance(self.failure, Unavailable):
             raise self.failure
         self.asked.append(collaborative)
-        stream = make()
+        stream = make(None, *observers)
         stream.request_id = request_id
         self.streams.append(stream)
         self.script(stream, collaborative)
@@ -106,12 +113,12 @@ async def test_a_request_is_traced_once_however_often_it_is_finished(tmp_path: P
     agent._traces = TraceFiles(tmp_path)
     for request in ("first", "second"):
         answer = await agent.answer(Endpoint.COMPLETIONS, b"{}", request, None)
-        link.streams[-1].session.watch.drafted(DraftToken(2, 5, 0.75), 0.0)
+        link.streams[-1].session.observer.drafted(DraftToken(2, 5, 0.75), 0.0)
         await answer.aclose()
         await answer.aclose()
     await agent.aclose()
     assert len(os.listdir(tmp_path)) == len(link.streams) == 2
-    assert not agent._tracers, "of requests that are over nothing is held"
+    assert not agent._running, "of requests that are over nothing is held"
 
 
 async def test_another_vocabulary_is_refused() -> None:

@@ -3,15 +3,15 @@ from __future__ import annotations
 import re
 import ssl
 from pathlib import Path
-from typing import Literal
 
+import msgspec
 import pytest
 from repository import ROOT
 
 from pipesd_agent.config import GATEWAY_KEY, AgentConfig, load
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import BY_ENTROPY, FixedSettings, TriggerSettings
 from pipesd_agent.link.address import Address
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.tuning.settings import TunerSettings
 from pipesd_core.errors import ConfigError
 
@@ -30,12 +30,12 @@ def test_a_flag_beats_the_environment_and_that_beats_the_file(tmp_path: Path) ->
     file = write(
         tmp_path / "a.toml",
         f'port = 1\ncapacity = 2\ngateway_api_key_file = "{keys["file"]}"\n[trigger]\nkind = "fixed"\nlength = 3\n'
-        "[session]\nnav_timeout_s = 1\n",
+        "[session]\nverification_timeout_s = 1\n",
     )
     config = load({"port": 7}, {}, file)
     assert (config.port, config.capacity) == (7, 2)
-    assert config.trigger == TriggerSettings(kind="fixed", length=3)
-    assert config.session == SessionSettings(nav_timeout_s=1.0)
+    assert config.trigger == FixedSettings(length=3)
+    assert config.session == SessionSettings(verification_timeout_s=1.0)
     environ = {GATEWAY_KEY.variable: "environment-key"}
     assert load({}, {}, file).gateway_api_key == "file-key"
     assert load({}, environ, file).gateway_api_key == "environment-key"
@@ -43,9 +43,9 @@ def test_a_flag_beats_the_environment_and_that_beats_the_file(tmp_path: Path) ->
     assert load({}, {}, None).gateway_api_key is None
 
 
-@pytest.mark.parametrize("kind", ["svip", "adaedl"])
-def test_entropy_triggers_need_a_draft_model(kind: Literal["svip", "adaedl"]) -> None:
-    trigger = TriggerSettings(kind=kind)
+@pytest.mark.parametrize("kind", BY_ENTROPY)
+def test_entropy_triggers_need_a_draft_model(kind: str) -> None:
+    trigger = msgspec.convert({"kind": kind}, TriggerSettings)
     with pytest.raises(ConfigError, match=f"'{kind}' looks at .* set draft_model"):
         AgentConfig(trigger=trigger)
     assert AgentConfig(trigger=trigger, draft_model=Path("draft.gguf")).trigger is trigger
@@ -171,6 +171,6 @@ def test_a_price_needs_somebody_who_heeds_it() -> None:
     price = TunerSettings(verification_cost_ms=5.0)
     assert AgentConfig(tuner=price).tuner.verification_cost_ms == 5.0
     with pytest.raises(ConfigError, match=r"tuner.verification_cost_ms is 5.0.*trigger.kind 'fixed'"):
-        AgentConfig(tuner=price, trigger=TriggerSettings(kind="fixed"))
+        AgentConfig(tuner=price, trigger=FixedSettings())
     with pytest.raises(ConfigError, match=r"tuner.enabled = false"):
         AgentConfig(tuner=TunerSettings(enabled=False, verification_cost_ms=5.0))

@@ -35,7 +35,8 @@ class Answer:
 
     @property
     def accepted(self) -> int:
-        accepted: int = self.usage["completion_tokens_details"]["accepted_prediction_tokens"]
+        """Drafts that the target accepted; 0 where the answer says nothing of drafts."""
+        accepted: int = self.usage.get("pipesd", {}).get("accepted", 0)
         return accepted
 
     def add(self, payload: dict[str, Any]) -> None:

@@ -43,10 +43,10 @@ def compare(config: AgentConfig, drafter: Drafter, reference: Reference, samplin
     accepted = sent = tokens = 0
     for cell, (text, reason, usage) in zip(cells, answers, strict=True):
         assert (text, reason) == reference[cell], cell
-        details = usage["completion_tokens_details"]
+        drafts = usage["pipesd"]
         tokens += usage["completion_tokens"]
-        accepted += details["accepted_prediction_tokens"]
-        sent += details["accepted_prediction_tokens"] + details["rejected_prediction_tokens"]
+        accepted += drafts["accepted"]
+        sent += drafts["accepted"] + drafts["rejected"]
     assert tokens > 10 * len(cells), "the answers are too short to prove anything"
     assert accepted > 0.1 * tokens, "hardly anything was drafted: this proves little"
     print(f"{tokens / len(cells):.1f} tokens per answer, {accepted / sent:.0%} of the drafts accepted")

@@ -228,7 +228,7 @@ def test_another_vocabulary_is_served_cloud_only_where_the_user_allows_it(
         for stream in (True, False):
             text, _, usage = complete(agent.url, "def f(", stream=stream, **parameters)
             assert text == alone.json()["choices"][0]["text"]
-            assert usage["completion_tokens_details"]["accepted_prediction_tokens"] == 0
+            assert usage["pipesd"]["accepted"] == 0
         agent.stop()
         assert ("served cloud-only" in agent.log.read_text()) is (mode == "auto")
 

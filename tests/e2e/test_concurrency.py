@@ -60,7 +60,7 @@ def parameters(number: int) -> dict[str, Any]:
 def test_all_get_right_answers(agent: Process, alone: list[str], clients: int, stream: bool) -> None:
     def ask(number: int) -> tuple[str, int]:
         text, _, usage = complete(agent.url, prompts(clients)[number], stream=stream, **parameters(number))
-        accepted: int = usage["completion_tokens_details"]["accepted_prediction_tokens"]
+        accepted: int = usage["pipesd"]["accepted"]
         return text, accepted
 
     answers = in_parallel(ask, list(range(clients)), clients)

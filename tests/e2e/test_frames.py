@@ -13,8 +13,8 @@ from harness import DRAFT, Process, agent_thread, gateway, prompts
 from relay import Relay, Sent
 
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.triggers import TriggerSettings
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.control.triggers import DualSettings, FixedSettings, TriggerSettings
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_core.protocol.messages import Draft
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -71,8 +71,8 @@ ASKS: list[dict[str, Any]] = [
 @pytest.mark.parametrize(
     ("trigger", "batcher", "batch", "limit"),
     [
-        (TriggerSettings(kind="fixed", length=4), "immediate", 1, 20.0),
-        (TriggerSettings(kind="fixed", length=8), "single", 8, 7.0),
+        (FixedSettings(length=4), "immediate", 1, 20.0),
+        (FixedSettings(length=8), "single", 8, 7.0),
     ],
     ids=["one by one", "batches of 8"],
 )
@@ -102,7 +102,7 @@ def test_the_agent_counts_what_travels(target: Process) -> None:
         "seed": 1,
     }
     asks = [*ASKS[:4], long | {"user": "u" * 9000}, long | {"stream": True}]
-    sent, records = measure(target, TriggerSettings(), "immediate", asks)
+    sent, records = measure(target, DualSettings(), "immediate", asks)
     sizes = Counter[str]()
     for item in sent:
         sizes[item.kind] += item.size

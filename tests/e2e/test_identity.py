@@ -19,7 +19,7 @@ from whims import AnyBatcher, AnyTrigger, Whims
 from bench.faulty_drafter import WrongDrafter
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.controller import Controller
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings, FixedSettings, TriggerSettings
 from pipesd_agent.drafting.drafter import Drafter
 from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_agent.drafting.lookup import LookupDrafter
@@ -44,7 +44,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 def alone(target: Process, texts: list[str]) -> Reference:
     def ask(prompt: str, **parameters: Any) -> tuple[str, str]:
         text, reason, usage = complete(target.url, prompt, **parameters)
-        assert usage["completion_tokens_details"]["accepted_prediction_tokens"] == 0
+        assert "pipesd" not in usage
         return text, reason
 
     return references(ask, SAMPLING, texts)
@@ -56,11 +56,11 @@ def forty(target: Process) -> Reference:
 
 
 CASES: dict[str, tuple[float, TriggerSettings, str]] = {
-    "dual threshold": (0.0, TriggerSettings(), "immediate"),
-    "30 % wrong": (0.3, TriggerSettings(), "immediate"),
-    "every token": (0.0, TriggerSettings(kind="fixed", length=1), "immediate"),
-    "after 8, wrong": (0.3, TriggerSettings(kind="fixed", length=8), "single"),
-    "after 32": (0.0, TriggerSettings(kind="fixed", length=32), "immediate"),
+    "dual threshold": (0.0, DualSettings(), "immediate"),
+    "30 % wrong": (0.3, DualSettings(), "immediate"),
+    "every token": (0.0, FixedSettings(length=1), "immediate"),
+    "after 8, wrong": (0.3, FixedSettings(length=8), "single"),
+    "after 32": (0.0, FixedSettings(length=32), "immediate"),
 }
 
 

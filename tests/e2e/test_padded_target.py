@@ -75,7 +75,7 @@ def agent(target: Process) -> Iterator[AgentThread]:
 
 
 def accepted(usage: dict[str, Any]) -> int:
-    count: int = usage["completion_tokens_details"]["accepted_prediction_tokens"]
+    count: int = usage["pipesd"]["accepted"]
     return count
 
 

@@ -13,12 +13,12 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
 from bench.fixed_policies import fixed
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.link.address import Address
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
 from pipesd_agent.link.requests import LinkSettings
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_core.protocol.messages import (
     SUBPROTOCOL,
     EdgeMessage,
@@ -131,7 +131,7 @@ def gateways(*urls: str) -> Gateways:
 
 def settings(**session: float) -> LinkSettings:
     """Without a grace time, unless told otherwise: a lost link is an error at once."""
-    return LinkSettings(None, fixed(TriggerSettings(), "immediate"), SessionSettings(**{"grace_s": 0.0} | session))  # type: ignore[arg-type]
+    return LinkSettings(None, fixed(DualSettings(), "immediate"), SessionSettings(**{"grace_s": 0.0} | session))  # type: ignore[arg-type]
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A made-up world for the tuner: texts, what they cost, and who studies without skopt."""
+"""A made-up world for the tuner: texts, what they cost, and a search without skopt."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def write(
     wrong: Callable[[Pair], float] = lambda _: 1.0,
     noise: float = 0.03,
 ) -> None:
-    """Answers of `tokens` tokens in all. wrong: by what a rehearsal with this pair has to be multiplied."""
+    """Answers of `tokens` tokens in all. wrong: by what a replay with this pair has to be multiplied."""
     for _ in range(0, tokens, STRETCH):
         pair, some = tuner.thresholds.pair, text(STRETCH, rng)
         cost = replay(some, pair, costs, WINDOW)

@@ -10,21 +10,15 @@ from functools import lru_cache
 
 from whims import AnyBatcher, AnyTrigger, Whims
 
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings, TriggerSettings
 from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.drafting.drafter import DraftToken
-from pipesd_agent.session.policies import Policies
-from pipesd_agent.session.session import (
-    Commit,
-    Complete,
-    Deliver,
-    EdgeSession,
-    Fail,
-    RemoteError,
-    SessionSettings,
-    StartDrafting,
-    StopDrafting,
-)
+from pipesd_agent.session.actions import Commit, Complete, Deliver, Fail, StartDrafting, StopDrafting
+from pipesd_agent.session.policies import Batcher, Policies
+from pipesd_agent.session.records import RequestRecord
+from pipesd_agent.session.remote_error import RemoteError
+from pipesd_agent.session.session import EdgeSession
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_core.engine.interface import Finished, ModelInfo, Opening, Payload, StepDone
 from pipesd_core.errors import ApiError, Unavailable
 from pipesd_core.protocol.messages import (
@@ -211,7 +205,7 @@ class World:
         dry: float = 0.0,
         max_tokens: int = 60,
         trigger: TriggerSettings | None = None,
-        batcher: str = "immediate",
+        batcher: str | Batcher = "immediate",
         window: int = 12,
         drafter_context: int = 10_000,
         collaborative: bool = True,
@@ -232,18 +226,27 @@ class World:
         self.node = self._connect()
         self.old: list[Node] = []
         self.mode = Whims(seed, restless)
-        policies = Policies((trigger or TriggerSettings()).make(), Planner(batcher).batcher(), mode=self.mode)
+        self.noted = RequestRecord("toy")
+        if isinstance(batcher, str):
+            batcher = Planner(batcher).batcher()
+        policies = Policies((trigger or DualSettings()).make(), batcher, self.noted, self.mode)
         if whimsical:
-            policies = Policies(AnyTrigger(self.mode.rng), AnyBatcher(self.mode.rng), mode=self.mode)
+            policies = Policies(AnyTrigger(self.mode.rng), AnyBatcher(self.mode.rng), self.noted, self.mode)
         self.edge = EdgeSession(
             Open(0, VERSION, Endpoint.COMPLETIONS, b"{}", PRINT if collaborative else None),
             policies,
             SessionSettings(
-                window=window, nav_timeout_s=4, silence_timeout_s=10_000, grace_s=GRACE_S, free_start=free_start
+                window=window,
+                verification_timeout_s=4,
+                silence_timeout_s=10_000,
+                grace_s=GRACE_S,
+                free_start=free_start,
             ),
             max_context=drafter_context if collaborative else 0,
             now=self.now,
         )
+        self.counted = (0, 0, 0)
+        """Drafts sent, accepted and drafted at the last check."""
         self.lane: ToyLane | None = None
         self.untaken: deque[Deliver] = deque()
         self.text = ""
@@ -407,7 +410,7 @@ class World:
 
     def clock(self, seconds: float) -> None:
         self.now += seconds
-        since = self.edge._suspended_since  # earlier than the cut where a gateway had refused before
+        since = self.edge.suspended_since  # earlier than the cut where a gateway had refused before
         since = self.cut_at if since is None and not self.connected else since
         self.away = self.away or (since is not None and self.now >= since + GRACE_S)
         self.asleep = self.asleep or (bool(self.untaken) and self.now >= self.taken_at + STALL_S)
@@ -591,9 +594,23 @@ class World:
         assert len(self.names) <= 1, "the client has seen two ids"
         assert self.quota.share(None).taken == sum(node.connection.channels for node in self.nodes)
         assert len(self.down) <= 2 * MAX_UNACKED + 8
-        assert self.edge.counts.accepted <= self.edge.counts.sent
+        counts = self.edge.counts
+        assert counts.accepted <= counts.sent <= counts.drafted
+        assert counts.tokens == len(edge) - (len(self.prompt) if edge else 0)
+        now = (counts.sent, counts.accepted, counts.drafted)
+        assert all(new >= old for new, old in zip(now, self.counted, strict=True)), "a count fell"
+        self.counted = now
+        if self.complete:
+            self._check_record()
         if self.complete:
             assert shown == self._whole, "an answer that is cut off looks complete"
+
+    def _check_record(self) -> None:
+        """The record has what was counted."""
+        record, counts = self.noted.record(), self.edge.counts
+        assert record is not None
+        assert [token for token, _ in record["tokens"]] == self.truth
+        assert sum(accepted for _, accepted in record["tokens"]) == record["counts"]["accepted"] == counts.accepted
 
     def describe(self) -> str:
         return f"text {self.text!r} of {self.truth!r}, {len(self.up)} up, {len(self.down)} down, error {self.error}"

@@ -7,7 +7,7 @@ import random
 import pytest
 from world import World
 
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.session.policies import Batcher
 
@@ -31,7 +31,7 @@ def a_batcher(name: str, seed: int) -> Batcher:
     planner = Planner(name)
     rng = random.Random(seed)
     planner.learn(rng.uniform(0, 300_000), rng.uniform(0, 100_000), rng.uniform(0, 100_000))
-    planner.wished(rng.randint(1, 12), 0.0)
+    planner.lengths.add(rng.randint(1, 12))
     return planner.batcher()
 
 
@@ -40,7 +40,8 @@ def a_batcher(name: str, seed: int) -> Batcher:
 def test_whatever_is_held_back_no_timeout_is_needed(name: str, wrong: float, dry: float) -> None:
     for seed in range(30):
         rng = random.Random(seed)
-        trigger = TriggerSettings(r1=rng.random(), r2=rng.random())
-        world = World(seed, wrong=wrong, dry=dry, trigger=trigger, free_start=None if seed % 2 == 0 else 1)
-        world.edge._batcher = a_batcher(name, seed)
+        trigger = DualSettings(r1=rng.random(), r2=rng.random())
+        free_start = None if seed % 2 == 0 else 1
+        batcher = a_batcher(name, seed)
+        world = World(seed, wrong=wrong, dry=dry, trigger=trigger, batcher=batcher, free_start=free_start)
         world.end_without_a_clock(rng)

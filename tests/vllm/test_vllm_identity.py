@@ -12,10 +12,10 @@ from vllm_server import KEY, VllmServer, alone
 
 from bench.faulty_drafter import WrongDrafter
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings, FixedSettings, TriggerSettings
 from pipesd_agent.drafting.drafter import Drafter
 from pipesd_agent.drafting.llama import LlamaDrafter
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.session.settings import SessionSettings
 
 pytest_plugins = ("vllm_fixture",)
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
@@ -33,11 +33,11 @@ def forty(server: VllmServer) -> Reference:
 
 
 CASES: dict[str, tuple[float, TriggerSettings, int]] = {
-    "demo draft": (0.0, TriggerSettings(), 32),
-    "30 % wrong": (0.3, TriggerSettings(), 32),
-    "every token": (0.0, TriggerSettings(kind="fixed", length=1), 32),
-    "after 8, wrong": (0.3, TriggerSettings(kind="fixed", length=8), 32),
-    "after 40": (0.0, TriggerSettings(kind="fixed", length=40), 48),
+    "demo draft": (0.0, DualSettings(), 32),
+    "30 % wrong": (0.3, DualSettings(), 32),
+    "every token": (0.0, FixedSettings(length=1), 32),
+    "after 8, wrong": (0.3, FixedSettings(length=8), 32),
+    "after 40": (0.0, FixedSettings(length=40), 48),
 }
 """Share of wrong drafts, trigger, window. A step of the server verifies 16 drafts."""
 

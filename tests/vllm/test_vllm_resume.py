@@ -12,9 +12,9 @@ from relay import Relay
 from vllm_server import KEY, VllmServer, alone
 
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import FixedSettings
 from pipesd_agent.drafting.llama import LlamaDrafter
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.session.settings import SessionSettings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -37,7 +37,7 @@ def test_links_that_are_cut_in_mid_answer(tmp_path_factory: pytest.TempPathFacto
         config = AgentConfig(
             gateway=relay.url,
             gateway_api_keys=frozenset({KEY}),
-            trigger=TriggerSettings(kind="fixed", length=1),
+            trigger=FixedSettings(length=1),
             mode="collaborative",
             session=SessionSettings(free_start=1),
         )

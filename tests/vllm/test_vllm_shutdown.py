@@ -12,9 +12,9 @@ from harness import DRAFT, LONG, MODEL, agent_thread, openai_error, wait_until
 from vllm_server import KEY, VllmServer
 
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import FixedSettings
 from pipesd_agent.drafting.llama import LlamaDrafter
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.session.settings import SessionSettings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
@@ -28,7 +28,7 @@ def test_sigterm_ends_every_session_with_an_error(tmp_path_factory: pytest.TempP
         config = AgentConfig(
             gateway=server.root,
             gateway_api_keys=frozenset({KEY}),
-            trigger=TriggerSettings(kind="fixed", length=1),
+            trigger=FixedSettings(length=1),
             mode="collaborative",
             session=SessionSettings(grace_s=3.0, free_start=1),
         )

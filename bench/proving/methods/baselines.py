@@ -18,7 +18,7 @@ from bench.proving.simulator.scenario import PROMPT_BYTES, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.timeline import Timeline
 from pipesd_agent.control.plan_dp import optimal_plan
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings, FixedSettings, SequenceSettings, TriggerSettings
 from pipesd_agent.drafting.drafter import DraftToken
 
 PAPER_PAYLOAD: Final = 290_308
@@ -69,28 +69,28 @@ class Method:
 
 
 def vanilla(length: int) -> Method:
-    return Method(f"vanilla-{length}", TriggerSettings(kind="fixed", length=length))
+    return Method(f"vanilla-{length}", FixedSettings(length=length))
 
 
 def hsl(r2: float) -> Method:
-    return Method("hsl", TriggerSettings(r1=0.0, r2=r2))
+    return Method("hsl", DualSettings(r1=0.0, r2=r2))
 
 
 def edgellm(r1: float, decay: float) -> Method:
-    return Method("edgellm", TriggerSettings(kind="sequence", r1=r1, decay=decay), proactive=True)
+    return Method("edgellm", SequenceSettings(r1=r1, decay=decay), proactive=True)
 
 
 def pipesd(r1: float, r2: float) -> Method:
-    return Method("pipesd", TriggerSettings(r1=r1, r2=r2), upload="plan", proactive=True)
+    return Method("pipesd", DualSettings(r1=r1, r2=r2), upload="plan", proactive=True)
 
 
 def ablations(r1: float, r2: float) -> tuple[Method, ...]:
     """Of the paper's table 6: without the pipeline, and the pipeline with another trigger."""
     return (
-        Method("pipesd-no-pipeline", TriggerSettings(r1=r1, r2=r2), proactive=True),
-        Method("pipesd-fixed-6", TriggerSettings(kind="fixed", length=6), upload="plan", proactive=True),
-        Method("pipesd-token", TriggerSettings(r1=0.0, r2=0.99), upload="plan", proactive=True),
-        Method("pipesd-sequence", TriggerSettings(kind="sequence", r1=0.95, decay=0.97), upload="plan", proactive=True),
+        Method("pipesd-no-pipeline", DualSettings(r1=r1, r2=r2), proactive=True),
+        Method("pipesd-fixed-6", FixedSettings(length=6), upload="plan", proactive=True),
+        Method("pipesd-token", DualSettings(r1=0.0, r2=0.99), upload="plan", proactive=True),
+        Method("pipesd-sequence", SequenceSettings(r1=0.95, decay=0.97), upload="plan", proactive=True),
     )
 
 

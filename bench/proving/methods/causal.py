@@ -15,10 +15,17 @@ from bench.proving.methods.contenders import DECAYS, LENGTHS, OURS_FIRST, R1, R2
 from bench.proving.methods.search import Axes, Point
 from bench.proving.simulator.planned import Planned
 from bench.proving.simulator.simulation import Ours
-from pipesd_agent.control.triggers import BY_ENTROPY, TriggerSettings
+from pipesd_agent.control.triggers import (
+    BY_ENTROPY,
+    AdaEdlSettings,
+    DualSettings,
+    SequenceSettings,
+    SvipSettings,
+    TriggerSettings,
+)
 from pipesd_agent.drafting.drafter import DraftToken
-from pipesd_agent.session.policies import Collaborative, Mode
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.session.policies import AlwaysDraft, Mode
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_core.protocol.messages import Verdict
 
 NAME: Final = "best-causal"
@@ -49,7 +56,7 @@ class Running:
         return self._unsure if token.confidence < UNSURE else 0
 
 
-def ours(trigger: TriggerSettings, batcher: str, window: int, mode: Callable[[], Mode] = Collaborative) -> Runner:
+def ours(trigger: TriggerSettings, batcher: str, window: int, mode: Callable[[], Mode] = AlwaysDraft) -> Runner:
     """Of one agent."""
     settings = Ours(trigger, SessionSettings(window=window, free_start=1))
     agent = Planned(batcher)
@@ -76,23 +83,22 @@ def _lean(name: str, make: Callable[..., Method], axes: Axes, first: Point, as_t
 
 
 def _pipesd_with(**trigger: Any) -> Method:
-    return Method("pipesd", TriggerSettings(**trigger), upload="plan", proactive=True)
+    return Method("pipesd", DualSettings(**trigger), upload="plan", proactive=True)
 
 
 def _ours_by(kind: str, value: Any, batcher: Any, window: Any) -> Runner:
-    figure = "h" if kind == "svip" else "bound"
-    return ours(TriggerSettings(kind=kind, **{figure: value}), batcher, window)  # type: ignore[arg-type]
+    return ours(SvipSettings(h=value) if kind == "svip" else AdaEdlSettings(bound=value), batcher, window)
 
 
 def _families() -> tuple[Family, ...]:
     def dual(r1: Any, r2: Any, batcher: Any, window: Any) -> Runner:
-        return ours(TriggerSettings(r1=r1, r2=r2), batcher, window)
+        return ours(DualSettings(r1=r1, r2=r2), batcher, window)
 
     def running(r1: Any, r2: Any, runs: Any, batcher: Any, window: Any) -> Runner:
-        return ours(TriggerSettings(r1=r1, r2=r2), batcher, window, lambda: Running(*runs))
+        return ours(DualSettings(r1=r1, r2=r2), batcher, window, lambda: Running(*runs))
 
     def adapted(r1: Any, decay: Any, batcher: Any, window: Any) -> Runner:
-        return ours(TriggerSettings(kind="sequence", r1=r1, decay=decay), batcher, window)
+        return ours(SequenceSettings(r1=r1, decay=decay), batcher, window)
 
     def by_entropy(kind: str, values: tuple[float, ...]) -> Family:
         make = Contender(

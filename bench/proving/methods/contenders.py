@@ -29,8 +29,8 @@ from bench.proving.simulator.planned import Planned
 from bench.proving.simulator.scenario import Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
-from pipesd_agent.control.triggers import TriggerSettings
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.control.triggers import DualSettings
+from pipesd_agent.session.settings import SessionSettings
 
 Runner = Callable[[Script, Scenario, float], Figures]
 SPACING_S: Final = 40.0
@@ -90,7 +90,7 @@ def _ours(free_start: Callable[[Scenario], int | None], *, padding: int = 0) -> 
     def make(r1: Any, r2: Any, batcher: Any, window: Any) -> Runner:
         def run(script: Script, scenario: Scenario, start: float) -> Figures:
             session = SessionSettings(window=window, free_start=free_start(scenario))
-            ours = Ours(TriggerSettings(r1=r1, r2=r2), session, batcher, padding=padding)
+            ours = Ours(DualSettings(r1=r1, r2=r2), session, batcher, padding=padding)
             return agent.play(ours, script, scenario, start)
 
         agent = Planned(batcher)

@@ -18,8 +18,8 @@ from bench.proving.simulator.scenario import MBIT, Forward, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
 from bench.proving.traces.recorded import TEMPERATURES, recorded
-from pipesd_agent.control.triggers import TriggerSettings
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.control.triggers import DualSettings
+from pipesd_agent.session.settings import SessionSettings
 
 LINK: Final = Rate((1e6 * MBIT,))
 DEMO: Final = Scenario("demo", 0.001, up=LINK, down=LINK, delay_s=0.001, forward=Forward(0.04, 0.0))
@@ -56,7 +56,7 @@ def main() -> None:
     }
     print("per output token:         " + "".join(f"T = {t:g}: forwards  TPT ms  rejected  NAVs  " for t in scripts))
     for window, r2, r1 in itertools.product(WINDOWS, R2, R1):
-        ours = Ours(TriggerSettings(r1=r1, r2=r2), SessionSettings(window=window))
+        ours = Ours(DualSettings(r1=r1, r2=r2), SessionSettings(window=window))
         figures = "      ".join(line(play(some, ours)) for some in scripts.values())
         print(f"window {window:2}  r1 {r1:4.2f}  r2 {r2:4.2f}  {figures}", flush=True)
 

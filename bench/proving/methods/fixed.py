@@ -16,11 +16,11 @@ from bench.proving.methods.contenders import play
 from bench.proving.simulator.figures import Figures
 from bench.proving.simulator.scenario import Scenario
 from bench.proving.simulator.simulation import Ours, Simulation
-from pipesd_agent.control.triggers import TriggerSettings
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.control.triggers import DualSettings
+from pipesd_agent.session.settings import SessionSettings
 
 FIXED: Final = Ours(
-    trigger=TriggerSettings(r1=0.92, r2=0.95),
+    trigger=DualSettings(r1=0.92, r2=0.95),
     session=SessionSettings(window=10, free_start=1),
     batcher="immediate",
 )

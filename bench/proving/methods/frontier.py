@@ -13,8 +13,8 @@ from bench.proving.simulator.figures import Figures
 from bench.proving.simulator.scenario import Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
-from pipesd_agent.control.triggers import TriggerSettings
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.control.triggers import DualSettings
+from pipesd_agent.session.settings import SessionSettings
 
 LENGTHS: Final = (1, 2, 3, 4, 5, 6, 8, 10, 14, 20)
 
@@ -37,7 +37,7 @@ def families() -> dict[str, list[Method | Ours]]:
         "EdgeLLM": [edgellm(r1, decay) for r1 in R1[:-1:3] for decay in (0.7, 0.9, 0.98)],
         "PipeSD": [pipesd(r1, r2) for r1, r2 in pairs],
         "ours": [
-            Ours(TriggerSettings(r1=r1, r2=r2), SessionSettings(window=window, free_start=1))
+            Ours(DualSettings(r1=r1, r2=r2), SessionSettings(window=window, free_start=1))
             for r1, r2 in pairs
             for window in (12, 24)
         ],

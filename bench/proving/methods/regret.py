@@ -31,14 +31,13 @@ from bench.proving.simulator.simulation import Ours, Simulation
 from bench.proving.traces.all_tables import tables
 from bench.proving.traces.table import Table
 from pipesd_agent.control.batchers import Immediate
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings, DualThreshold
 from pipesd_agent.session.policies import Policies
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.tuning.optimizers.gaussian_process import Skopt, make_skopt
-from pipesd_agent.tuning.recorder import Tape
+from pipesd_agent.tuning.recorder import DraftRecorder
 from pipesd_agent.tuning.replay import Pair, PipelineCosts
 from pipesd_agent.tuning.search import MakeOptimizer
-from pipesd_agent.tuning.thresholds import TunedDual
 from pipesd_agent.tuning.tuner import Tuner
 
 SEEDS: Final = 20
@@ -58,7 +57,7 @@ ENOUGH: Final = 0.8
 """Of a trial's tokens; answers are whole."""
 OFF: Final = 0.1
 """Standard deviation of the logarithm of what the tuner is told that things cost."""
-DEFAULT: Final = Pair(TriggerSettings().r1, TriggerSettings().r2)
+DEFAULT: Final = Pair(DualSettings().r1, DualSettings().r2)
 PUBLISHED: Final = Pair(0.9, 0.3514)
 """The reproduction's, for code."""
 SESSION: Final = SessionSettings(free_start=1)
@@ -95,7 +94,7 @@ class Ground:
         played = self._played.setdefault(pair, [None] * len(self.scripts))
         known = played[number]
         if known is None:
-            ours = Ours(TriggerSettings(r1=pair.r1, r2=pair.r2), SESSION)
+            ours = Ours(DualSettings(r1=pair.r1, r2=pair.r2), SESSION)
             place = self.scripts[number], ours, self.setting.scenario, self.start(number)
             known = played[number] = self.cost(Simulation(*place).run())
         return known
@@ -168,8 +167,8 @@ def tuned(ground: Ground, seed: int, tokens: int, make: MakeOptimizer = make_sko
     curve = Curve(ground, tokens)
     spent = explored = 0.0
     for number in ground.order(seed):
-        trigger = TunedDual(tuner.thresholds)
-        policies = Policies(trigger, Immediate(), Tape({False: tuner, True: tuner}, trigger))
+        trigger = DualThreshold(tuner.thresholds)
+        policies = Policies(trigger, Immediate(), DraftRecorder({False: tuner, True: tuner}, trigger))
         before, exploring = tuner.incumbent, tuner.trying
         place = ground.scripts[number], Ours(session=SESSION), scenario, ground.start(number)
         cost = ground.cost(Simulation(*place, policies=policies).run())

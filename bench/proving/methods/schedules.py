@@ -19,7 +19,7 @@ from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours
 from pipesd_agent.control.batchers import BATCHERS
 from pipesd_agent.control.upload_planner import Planner
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.session.settings import SessionSettings
 
 LINKS: Final = (*NARROW, LAPTOP.uplink(1), LAPTOP.uplink(20), LAPTOP.uplink(80))
 WORKLOADS: Final = ("made-up", "humaneval-t0")

@@ -26,13 +26,19 @@ from bench.proving.simulator.simulation import Ours, Simulation
 from bench.proving.traces.probabilities import KINDS, with_probability
 from bench.proving.traces.recorded import recorded
 from bench.proving.traces.workloads import NAMES
-from pipesd_agent.control.calibration import CalibratedTrigger, Calibration
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.calibration import Calibration, SessionCalibration
+from pipesd_agent.control.triggers import (
+    AdaEdlSettings,
+    DualSettings,
+    FixedSettings,
+    SequenceSettings,
+    SvipSettings,
+    TokenSettings,
+    TriggerSettings,
+)
 from pipesd_agent.control.upload_planner import Planner
-from pipesd_agent.drafting.drafter import DraftToken
-from pipesd_agent.session.policies import Policies, Unwatched
-from pipesd_agent.session.session import SessionSettings
-from pipesd_core.protocol.messages import Opened
+from pipesd_agent.session.policies import Policies
+from pipesd_agent.session.settings import SessionSettings
 
 OURS: Final = Ours(session=SessionSettings(window=16, free_start=1))
 CONFIDENCES: Final = {
@@ -50,20 +56,6 @@ SETTINGS: Final = 24
 TUNING_TOKENS: Final = 1024
 FAR: Final = 0.5
 """A mixture with a share of less than none, or more than all, by more than this is not shown."""
-
-
-class _Learner(Unwatched):
-    """What the agent's controller does for one session's calibration."""
-
-    def __init__(self, trigger: CalibratedTrigger, calibration: Calibration) -> None:
-        self._trigger = trigger
-        self._calibration = calibration
-
-    def opened(self, opened: Opened, now: float) -> None:  # noqa: ARG002
-        self._trigger.begin(self._calibration)
-
-    def judged(self, token: DraftToken, right: bool, now: float) -> None:  # noqa: ARG002
-        self._calibration.judged(token, right)
 
 
 @dataclass(frozen=True)
@@ -86,8 +78,9 @@ class Entry:
         calibration = Calibration()
 
         def run(script: Script, scenario: Scenario, start: float) -> Figures:
-            trigger = CalibratedTrigger(ours.trigger.make())
-            policies = Policies(trigger, Planner(ours.batcher).batcher(), _Learner(trigger, calibration))
+            session = SessionCalibration({False: calibration, True: calibration})
+            batcher = Planner(ours.batcher).batcher()
+            policies = Policies(ours.trigger.make(), batcher, session, calibrator=session)
             return Simulation(script, ours, scenario, start, policies=policies).run()
 
         return run
@@ -107,21 +100,21 @@ def entries() -> list[Entry]:
     token = _thresholds(0.02, 3.0, SETTINGS)
     pairs = (*itertools.product((0.0, *_thresholds(0.3, 3.0, 3)), _thresholds(0.1, 2.0, SETTINGS // 4)),)
     adapted = (*itertools.product(_thresholds(0.05, 2.5, SETTINGS // 4), (0.1, 0.3, 0.5, 0.8)),)
-    found = [Entry("fixed", "", tuple(TriggerSettings(kind="fixed", length=n) for n in range(1, SETTINGS + 1)))]
+    found = [Entry("fixed", "", tuple(FixedSettings(length=n) for n in range(1, SETTINGS + 1)))]
     for confidence in CONFIDENCES:
         found += [
-            Entry("token", confidence, tuple(TriggerSettings(kind="token", r2=r2) for r2 in token)),
+            Entry("token", confidence, tuple(TokenSettings(r2=r2) for r2 in token)),
             Entry(
                 "sequence",
                 confidence,
-                tuple(TriggerSettings(kind="sequence", r1=r1, decay=decay) for r1, decay in adapted),
+                tuple(SequenceSettings(r1=r1, decay=decay) for r1, decay in adapted),
             ),
-            Entry("dual", confidence, tuple(TriggerSettings(r1=r1, r2=r2) for r1, r2 in pairs)),
+            Entry("dual", confidence, tuple(DualSettings(r1=r1, r2=r2) for r1, r2 in pairs)),
         ]
     heights = _geometric(0.1, 1.4, SETTINGS)
-    found.append(Entry("svip", "", tuple(TriggerSettings(kind="svip", h=h) for h in heights)))
+    found.append(Entry("svip", "", tuple(SvipSettings(h=h) for h in heights)))
     bounds = (i / SETTINGS for i in range(SETTINGS))
-    found.append(Entry("adaedl", "", tuple(TriggerSettings(kind="adaedl", bound=bound) for bound in bounds)))
+    found.append(Entry("adaedl", "", tuple(AdaEdlSettings(bound=bound) for bound in bounds)))
     return found
 
 

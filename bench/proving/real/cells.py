@@ -26,8 +26,8 @@ from bench.proving.simulator.scenario import (
     Scenario,
 )
 from bench.proving.simulator.simulation import Ours
-from pipesd_agent.control.triggers import TriggerSettings
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.control.triggers import DualSettings, FixedSettings
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.telemetry.tracing import LiveTrace
 from pipesd_core.protocol.messages import Reason
 
@@ -35,8 +35,8 @@ STEP_S: Final = 0.020
 """Of the emulated target: longer than the demo target's own 8 ms with 17 rows, and drawing them, on two cores."""
 SLOW_STEP: Final = FAST_EDGE.forward.base_s
 HELD: Final = SessionSettings(free_start=1)
-DUAL: Final = Ours(TriggerSettings(), HELD)
-FIXED: Final = Ours(TriggerSettings(kind="fixed", length=6), HELD)
+DUAL: Final = Ours(DualSettings(), HELD)
+FIXED: Final = Ours(FixedSettings(length=6), HELD)
 SINGLE: Final = replace(FIXED, batcher="single")
 CLOUD: Final = Ours(drafts=False)
 METHODS: Final = {"dual": DUAL, "fixed": FIXED, "fixed-single": SINGLE, "cloud-only": CLOUD}

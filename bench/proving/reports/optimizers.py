@@ -26,7 +26,7 @@ from bench.proving.simulator.scenario import FAST_EDGE, LAPTOP, PAPER, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.traces.recorded import TEMPERATURES, recorded
 from bench.proving.traces.table import Table
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.tuning.optimizers.choice import MAKERS, OptimizerName
 from pipesd_agent.tuning.recorder import ASTRAY
 from pipesd_agent.tuning.replay import Judged, Pair, PipelineCosts

@@ -12,23 +12,10 @@ from bench.proving.simulator.scenario import Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
 from pipesd_agent.control.upload_planner import Costs, Planner
-from pipesd_agent.session.policies import Collaborative, Mode, Policies, Unwatched
-from pipesd_core.protocol.messages import Draft, EdgeMessage, encode
+from pipesd_agent.session.policies import AlwaysDraft, Mode, Policies
+from pipesd_core.protocol.messages import Draft, encode
 
 US: Final = 1e6
-
-
-class Told(Unwatched):
-    """Passes on what the planner has to know."""
-
-    def __init__(self, planner: Planner) -> None:
-        self._planner = planner
-
-    def wished(self, drafts: int, now: float) -> None:
-        self._planner.wished(drafts, now)
-
-    def sent(self, message: EdgeMessage, size: int, now: float) -> None:
-        self._planner.sent(message, size, now)
 
 
 def true_costs(scenario: Scenario) -> Costs:
@@ -50,5 +37,5 @@ class Planned:
         planner = self.planner
         planner.restart()  # answers have their own clocks, which may overlap
         planner.learn(*true_costs(scenario))
-        policies = Policies(ours.trigger.make(), planner.batcher(), Told(planner), mode or Collaborative())
+        policies = Policies(ours.trigger.make(), planner.batcher(), planner.observer(), mode or AlwaysDraft())
         return Simulation(script, ours, scenario, start, policies=policies, room_at=planner.room_at).run()

@@ -21,10 +21,12 @@ from bench.proving.simulator.figures import Figures
 from bench.proving.simulator.scenario import PROMPT_BYTES, TCP_IP, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.timeline import Timeline
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings, TriggerSettings
 from pipesd_agent.link.connection import SOCKET_BUFFER_BYTES
+from pipesd_agent.session.actions import Commit, Complete, Deliver, Fail, StartDrafting
 from pipesd_agent.session.policies import Policies
-from pipesd_agent.session.session import Commit, Complete, Deliver, EdgeSession, Fail, SessionSettings, StartDrafting
+from pipesd_agent.session.session import EdgeSession
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_core.engine.interface import Opening, Payload, StepDone
 from pipesd_core.protocol.messages import VERSION, Draft, EdgeMessage, Endpoint, Open, Verdict, encode
 from pipesd_core.sampling.params import SamplingParams
@@ -45,7 +47,7 @@ class Ours:
     """The agent's settings. drafts: False is cloud-only. padding: bytes that travel with each drafted token besides
     (the paper's payload, for comparison only)."""
 
-    trigger: TriggerSettings = field(default_factory=TriggerSettings)
+    trigger: TriggerSettings = field(default_factory=DualSettings)
     session: SessionSettings = field(default_factory=SessionSettings)
     batcher: str = "immediate"
     drafts: bool = True
@@ -116,12 +118,12 @@ class Simulation:
                 self._edge.tick(self.now)
             handle(what)
             self._act()
-        self._edge.watch.ended(self.now)
+        self._edge.observer.ended(self.now)
         figures, counts = self.figures, self._edge.counts
         figures.seconds = self.now - self._start
-        figures.navs, figures.forwards = counts.navs, counts.forwards
+        figures.navs, figures.forwards = counts.verifications, counts.forwards
         figures.drafted, figures.sent, figures.accepted = counts.drafted, counts.sent, counts.accepted
-        figures.rollbacks = counts.rollbacks
+        figures.rollbacks = counts.discards
         return figures
 
     def _at(self, time: float, handle: Callable[[Any], None], what: Any = None) -> None:
@@ -160,7 +162,7 @@ class Simulation:
             self.figures.messages += 1
             self.figures.bytes_up += size
             arrives = self._up.send(self.now, size)
-            self._edge.watch.sent(message, size - min(TCP_IP, self._scenario.overhead_up), self.now)
+            self._edge.observer.sent(message, size - min(TCP_IP, self._scenario.overhead_up), self.now)
             if self._timeline:
                 sent_at = arrives - self._scenario.delay_s
                 tokens = len(message.ids) if isinstance(message, Draft) else 0

@@ -11,10 +11,10 @@ from bench.proving.simulator.simulation import Ours, Simulation
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.controller import Controller
 from pipesd_agent.control.mode import ModeSelector, Objective
+from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.tuning.optimizers.gaussian_process import make_skopt
 from pipesd_agent.tuning.per_sampling import Tuners
-from pipesd_agent.tuning.replay import Pair
 
 
 class Started:
@@ -25,8 +25,9 @@ class Started:
         config = AgentConfig(objective=objective or "latency")
         ours = ours or Ours(session=config.sessions, batcher=config.batcher)
         trigger = ours.trigger
+        assert isinstance(trigger, DualSettings)
         tuners = Tuners(
-            Pair(trigger.r1, trigger.r2),
+            trigger.pair,
             lambda: Inline(make_skopt),
             window=ours.session.window,
             upload="planned",

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from bench.proving.traces.stochastic import FITTED, Drawn, Noise, Text, draw
-from pipesd_agent.control.triggers import AdaptiveSequence, DualThreshold, FixedLength
+from pipesd_agent.control.triggers import AdaptiveSequence, DualSettings, FixedLength
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.policies import Trigger
 
@@ -56,11 +56,11 @@ def trigger_of(method: str) -> Trigger:
         case "vanilla":
             return FixedLength(8)
         case "hsl":
-            return DualThreshold(0.0, 0.99)
+            return DualSettings(r1=0.0, r2=0.99).make()
         case "edgellm":
             return AdaptiveSequence(0.92, 0.95)
         case _:
-            return DualThreshold(0.95, 0.9)
+            return DualSettings(r1=0.95, r2=0.9).make()
 
 
 def rounds(drawn: Drawn, method: str) -> Rounds:

@@ -24,8 +24,8 @@ from pipesd_agent.local.fallback import (
     start_local_answer,
 )
 from pipesd_agent.local.model import LocalModel
-from pipesd_agent.session.records import Records
-from pipesd_agent.session.session import RemoteError
+from pipesd_agent.session.records import Records, RequestRecord
+from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.stream import RequestStream
 from pipesd_agent.telemetry.tracing import TraceFiles, Tracer
 from pipesd_agent.tuning.per_sampling import Tuners
@@ -82,7 +82,7 @@ class Agent:
         self._fallback: FallbackPolicy = fallback
         self._cloud_on_mismatch = cloud_on_mismatch
         self._traces = traces
-        self._tracers: dict[RequestStream, Tracer] = {}
+        self._running: dict[RequestStream, tuple[RequestRecord, Tracer | None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -171,10 +171,11 @@ class Agent:
         self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool = True
     ) -> tuple[RequestStream, Opened]:
         """Have the gateway accept a request. Raises ApiError; cancelling takes the request back."""
-        stream = await self.link.request(endpoint, body, request_id, collaborative=collaborative)
-        if self._traces is not None and collaborative and (tracer := self._traces.begin()) is not None:
-            self._tracers[stream] = tracer
-            stream.watch(tracer)
+        record = RequestRecord(request_id)
+        tracer = self._traces.begin() if self._traces is not None and collaborative else None
+        observers = (record,) if tracer is None else (record, tracer)
+        stream = await self.link.request(endpoint, body, request_id, collaborative=collaborative, observers=observers)
+        self._running[stream] = record, tracer
         try:
             opened = await stream.opened()
         except BaseException as error:
@@ -192,8 +193,10 @@ class Agent:
     def _finish(self, stream: RequestStream, rest: LocalAnswer | None = None) -> None:
         """Record a request whose client has its answer, or is gone. rest: the draft model's part of the answer."""
         stream.client_left()
-        self.records.add(stream, None if rest is None else rest.record())
-        tracer = self._tracers.pop(stream, None)
+        if stream not in self._running:
+            return
+        record, tracer = self._running.pop(stream)
+        self.records.add(record, None if rest is None else rest.record())
         if self._traces is not None and tracer is not None:
             session = stream.session
             self._traces.add(tracer.trace(stream.request_id, session.opened, session.committed))

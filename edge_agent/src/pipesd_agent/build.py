@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.mode import ModeSelector, Switch
+from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.drafting.drafter import Drafter
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.gateways import Gateways
@@ -19,7 +20,7 @@ from pipesd_agent.telemetry.tracing import TraceFiles
 from pipesd_agent.tuning.background import Background
 from pipesd_agent.tuning.optimizers.choice import INSTALL, LABELS, OptimizerName, in_use
 from pipesd_agent.tuning.per_sampling import Tuners
-from pipesd_agent.tuning.replay import Pair, UploadStrategy
+from pipesd_agent.tuning.replay import UploadStrategy
 from pipesd_agent.tuning.store import ThresholdStore, state_file
 from pipesd_agent.tuning.worker_process import WorkerProcess
 from pipesd_core.errors import ModelLoadError
@@ -95,10 +96,10 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
     from pipesd_agent.control.upload_planner import Planner
 
     tuners, optimizer = None, None
-    if config.tuner.enabled and config.trigger.kind == "dual" and worker is not None:
+    if config.tuner.enabled and isinstance(config.trigger, DualSettings) and worker is not None:
         optimizer = _optimizer(config)
         tuners = Tuners(
-            Pair(config.trigger.r1, config.trigger.r2),
+            config.trigger.pair,
             Background(WorkerProcess(optimizer)).proposer,
             window=config.session.window,
             upload=UPLOAD_STRATEGIES[config.batcher],

@@ -12,10 +12,10 @@ from msgspec.structs import force_setattr, replace
 
 from pipesd_agent.control.batchers import check_batcher
 from pipesd_agent.control.mode import Objective
-from pipesd_agent.control.triggers import BY_ENTROPY, TriggerSettings
+from pipesd_agent.control.triggers import DualSettings, TriggerSettings
 from pipesd_agent.link.address import Address
 from pipesd_agent.local.fallback import FallbackPolicy
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.tuning.settings import OFFLOAD_VERIFICATION_COST_MS, TunerSettings
 from pipesd_core.errors import ConfigError
 from pipesd_core.service import settings
@@ -65,7 +65,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     threads: int = 1
     gpu_layers: int = 0
     batcher: str = "expected"
-    trigger: TriggerSettings = TriggerSettings()
+    trigger: TriggerSettings = DualSettings()
     tuner: TunerSettings = TunerSettings()
     session: SessionSettings = SessionSettings()
     cors_origin: tuple[str, ...] = ()
@@ -88,12 +88,14 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         within("threads", self.threads, 1, 256)
         within("gpu_layers", self.gpu_layers, -1, 10_000)
         check_batcher(self.batcher)
-        if self.trigger.kind in BY_ENTROPY and self.draft_model is None and self.mode != "cloud":
+        if self.trigger.needs_entropy and self.draft_model is None and self.mode != "cloud":
             raise ConfigError(
                 f"trigger.kind {self.trigger.kind!r} looks at the draft model's entropy, and prompt lookup has none: "
                 "set draft_model, or another trigger.kind"
             )
-        if self.tuner.verification_cost_ms is not None and not (self.tuner.enabled and self.trigger.kind == "dual"):
+        if self.tuner.verification_cost_ms is not None and not (
+            self.tuner.enabled and isinstance(self.trigger, DualSettings)
+        ):
             raise ConfigError(
                 f"tuner.verification_cost_ms is {self.tuner.verification_cost_ms}, but nothing is tuned with "
                 f"tuner.enabled = {str(self.tuner.enabled).lower()} and trigger.kind {self.trigger.kind!r}: "

@@ -18,6 +18,7 @@ from pipesd_agent.agent import Agent
 from pipesd_agent.api.app import create_app
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_agent.drafting.worker import DraftWorker
+from pipesd_agent.session.session import State
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import Unavailable
 from pipesd_core.protocol.messages import Close, End, Event, Failed
@@ -203,4 +204,4 @@ async def test_what_an_engine_reads_more_leniently_is_a_400(body: bytes, match: 
     async with client_of(completes) as (client, _, link):
         answer = await client.post("/v1/completions", content=body)
         assert match in error_of(answer, 400)["message"]
-        assert all(stream.session.ended or stream.session._answered for stream in link.streams)
+        assert all(stream.session.state in (State.CLOSING, State.ENDED) for stream in link.streams)

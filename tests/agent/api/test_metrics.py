@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from decisions import Decider
+from fake_gateway import opened
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipesd_agent.api.metrics import exposition
 from pipesd_agent.control.figures import ControlFigures
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.counts import Counts
 from pipesd_agent.telemetry.monitor import Monitor
 from pipesd_core.protocol.messages import Reason, Verdict
 
@@ -25,11 +28,13 @@ def test_what_is_not_known_is_not_shown() -> None:
 
 def test_everything() -> None:
     monitor = Monitor()
-    watch = monitor.watch()
+    watch = monitor.observer()
+    watch.opened(opened(0), Counts(tokens=240, drafted=60, forwards=60, verifications=60, accepted=60, sent=60), 0.0)
+    decider = Decider(watch)
     for step in range(60):
         watch.drafted(DraftToken(step, 7, 0.97, seconds=0.03), float(step))
         watch.judged(DraftToken(step, 7, 0.97), right=True, now=float(step))
-        watch.decided(Verdict(0, step, step, 3, 3, (7,) * 4, Reason.NAV, 2000, 40_000, 0), step * 0.2)
+        decider.decided(Verdict(0, step, step, 3, 3, (7,) * 4, Reason.NAV, 2000, 40_000, 0), step * 0.2)
     figures = ControlFigures(
         monitor=monitor.figures(),
         n_hat=6,

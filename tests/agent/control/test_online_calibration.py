@@ -11,10 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pipesd_agent.control.calibration import MEMORY, REFIT, WARM, CalibratedTrigger, Calibration, Weights
-from pipesd_agent.control.triggers import DualThreshold
+from pipesd_agent.control.calibration import MEMORY, REFIT, WARM, Calibration, SessionCalibration, Weights
 from pipesd_agent.drafting.confidence import SAMPLED
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.counts import Counts
+from pipesd_core.protocol.messages import Opened
+from pipesd_core.sampling.params import SamplingParams
 
 OTHER_PAIR = Weights(1.5, 0.4, -1.8)
 
@@ -104,23 +106,23 @@ def test_equal_runs_are_equal() -> None:
     assert one.weights == two.weights
 
 
-def test_a_trigger_sees_the_calibrated_confidence() -> None:
-    calibration = Calibration()
-    play(calibration, Weights(-3.0, 0.5, 0.0), 2000)
+def opened(temperature: float) -> Opened:
+    return Opened(0, bytes(16), (1, 2), SamplingParams(temperature=temperature, seed=1), 99, (), "m")
+
+
+def test_a_session_calibrates_by_its_kind_of_sampling_and_teaches_it() -> None:
+    greedy, sampled = Calibration(), Calibration()
+    play(sampled, Weights(-3.0, 0.5, 0.0), 2000)
     token = DraftToken(0, 1, 0.9, margin=2.0)
-    assert calibration.confidence(token) < 0.3
-    trigger = CalibratedTrigger(DualThreshold(r1=0.0, r2=0.5))
-    assert not trigger.drafted(token)
-    trigger.begin(calibration)
-    assert trigger.drafted(token)
-    trigger.begin(None)
-    assert not trigger.drafted(token)
-
-
-def test_the_trigger_inside_hears_all() -> None:
-    trigger = CalibratedTrigger(DualThreshold(r1=0.5, r2=0.0))
-    assert not trigger.drafted(DraftToken(0, 1, 0.6))
-    trigger.reset()
-    assert not trigger.drafted(DraftToken(1, 1, 0.6))
-    trigger.verified(2, 2)
-    assert trigger.drafted(DraftToken(2, 1, 0.6))
+    session = SessionCalibration({False: greedy, True: sampled})
+    assert session.calibrated(token) is token, "nobody knows yet how it is sampled"
+    session.judged(token, True, 0.0)
+    session.opened(opened(0.0), Counts(), 0.0)
+    assert session.calibrated(token) is token, "too little is known"
+    session.opened(opened(1.0), Counts(), 0.0)
+    calibrated = session.calibrated(token)
+    assert calibrated.confidence == sampled.confidence(token) < 0.3
+    assert calibrated.drafter_confidence == 0.9
+    gained = sampled.gain
+    session.judged(calibrated, False, 0.0)
+    assert sampled.gain > gained, "it is compared with what the drafter said"

@@ -6,7 +6,7 @@ import pytest
 
 from pipesd_agent.control.batchers import BATCHERS, check_batcher
 from pipesd_agent.control.plan_dp import optimal_plan
-from pipesd_agent.control.upload_planner import LONGEST_WAIT_S, Costs, Planner
+from pipesd_agent.control.upload_planner import LONGEST_WAIT_S, Planner
 from pipesd_core.errors import ConfigError
 from pipesd_core.protocol.messages import Ack, Draft, Resume
 
@@ -42,23 +42,12 @@ def test_a_link_that_costs_nothing_gets_each_token_at_once(name: str) -> None:
     assert all(batcher.due(1, 0.036 * i) for i in range(100))
 
 
-def test_small_changes_of_costs_are_no_news() -> None:
-    planner = Planner("dp")
-    assert planner.learn(1000, 100, 100)
-    assert not planner.learn(1190, 81, 100)
-    assert planner.costs == Costs(1000, 100, 100)
-    assert planner.learn(1210, 100, 100)
-    assert planner.costs == Costs(1210, 100, 100)
-    assert not planner.learn(1210, 100, 100.4)
-    assert planner.learn(1210, 100, 70)
-
-
 def test_the_paper_s_plan_follows_n_hat() -> None:
     planner = Planner("dp")
     planner.learn(*PAPERS)
     assert optimal_plan(20, *PAPERS) == planner.plan
     for _ in range(3):
-        planner.wished(5, 0.0)
+        planner.lengths.add(5)
     assert planner.n_hat == 5
     assert (planner.plan, planner.plans) == ((1, 4), 2)
     batcher = planner.batcher()
@@ -68,7 +57,7 @@ def test_the_paper_s_plan_follows_n_hat() -> None:
 def test_a_plan_that_changes_in_a_round_holds_from_the_next_one_on() -> None:
     planner = Planner("dp")
     planner.learn(*PAPERS)
-    planner.wished(5, 0.0)
+    planner.lengths.add(5)
     batcher = planner.batcher()
     assert batcher.due(1, 0.0)
     planner.learn(*FAST)
@@ -85,7 +74,7 @@ def test_expected_waits_for_a_link_that_is_busy() -> None:
     planner = Planner("expected")
     planner.learn(*NARROW)
     for _ in range(100):
-        planner.wished(12, 0.0)
+        planner.lengths.add(12)
     one, other = planner.batcher(), planner.batcher()
     idle = next(n for n in range(1, 12) if one.due(n, 10.0))
     one.reset()
@@ -104,14 +93,14 @@ def test_expected_is_made_anew_with_costs_n_hat_and_all_lengths() -> None:
     assert sum(planner.plan or ()) == 40
     assert planner.plans == 1
     for _ in range(10):
-        planner.wished(10, 0.0)
+        planner.lengths.add(10)
     assert sum(planner.plan or ()) == 20
     assert planner.plans == 2
     for _ in range(99):
-        planner.wished(10, 0.0)
+        planner.lengths.add(10)
     assert planner.plan
     assert planner.plans == 2
-    planner.wished(10, 0.0)
+    planner.lengths.add(10)
     assert planner.plan
     assert planner.plans == 3, "a hundred lengths after the one before"
     planner.learn(*PAPERS)

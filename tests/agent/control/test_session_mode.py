@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import deque
 
 from pipesd_agent.control.batchers import Immediate
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.actions import Action, Commit, StartDrafting
 from pipesd_agent.session.policies import Policies
-from pipesd_agent.session.session import FEED_EVERY, NEVER, Action, Commit, EdgeSession, SessionSettings, StartDrafting
+from pipesd_agent.session.session import EdgeSession
+from pipesd_agent.session.settings import SessionSettings
+from pipesd_agent.session.state.free_run import STOP
+from pipesd_agent.session.state.lane_feed import FEED_EVERY
 from pipesd_core.errors import Unavailable
 from pipesd_core.protocol.messages import (
     FOREVER,
@@ -56,7 +60,7 @@ class Told:
 class Bench:
     def __init__(self, mode: Told, *, free_start: int | None = None, window: int = 20) -> None:
         self.mode = mode
-        trigger = TriggerSettings(r1=0, r2=0).make()
+        trigger = DualSettings(r1=0, r2=0).make()
         self.session = EdgeSession(
             Open(3, VERSION, Endpoint.COMPLETIONS, b"{}", b"", "req"),
             Policies(trigger, Immediate(), mode=mode),
@@ -126,7 +130,7 @@ def test_from_cloud_only_the_lane_opens_with_all_that_is_committed_and_the_first
     assert bench.sent() == []
     assert bench.verdict(12) == [Commit((12,), BASE + 3 + 20)]
     bench.drafted(BASE + 3, 13)
-    assert bench.sent() == [Run(3, NEVER), Draft(3, 0, BASE + 3, (13,))]
+    assert bench.sent() == [Run(3, STOP), Draft(3, 0, BASE + 3, (13,))]
     bench.drafted(BASE + 4, 14)
     assert bench.sent() == [Draft(3, 0, BASE + 4, (14,))]
 
@@ -138,10 +142,10 @@ def test_the_end_of_a_run_may_be_lost_with_the_link_and_is_said_again() -> None:
     bench.verdict(10)
     bench.verdict(11, answer=0)
     bench.drafted(BASE + 2, 12)
-    assert bench.sent() == [Run(3, NEVER), Draft(3, 0, BASE + 2, (12,))]
+    assert bench.sent() == [Run(3, STOP), Draft(3, 0, BASE + 2, (12,))]
     bench.session.suspended(Unavailable("gone"), 0.0)
     bench.session.resumed()
-    assert bench.sent()[1:] == [Run(3, NEVER), Draft.wishing(3, 1, BASE + 2, (12,), BASE + 2)]
+    assert bench.sent()[1:] == [Run(3, STOP), Draft.wishing(3, 1, BASE + 2, (12,), BASE + 2)]
 
 
 def test_a_bounded_rest_at_the_opening_prepares_the_lane_meanwhile() -> None:
@@ -186,7 +190,7 @@ def test_what_was_drafted_before_a_rest_waits_and_is_verified_after_it() -> None
     assert bench.verdict(answer=0) == []  # a step that decided nothing asks nothing
     assert bench.verdict(12, answer=0) == [Commit((11, 12), BASE + 3 + 4)]
     bench.drafted(BASE + 3, 13)
-    assert bench.sent() == [Run(3, NEVER), Draft(3, 0, BASE + 3, (13,))]
+    assert bench.sent() == [Run(3, STOP), Draft(3, 0, BASE + 3, (13,))]
 
 
 def test_drafts_left_from_before_a_rest_are_verified_first() -> None:
@@ -195,7 +199,7 @@ def test_drafts_left_from_before_a_rest_are_verified_first() -> None:
     bench.drafted(BASE + 1, 11, 12, 13)
     bench.sent()
     bench.verdict(11, answer=0)
-    assert bench.sent() == [Run(3, NEVER), Draft.wishing(3, 0, BASE + 2, (12, 13), BASE + 3)]
+    assert bench.sent() == [Run(3, STOP), Draft.wishing(3, 0, BASE + 2, (12, 13), BASE + 3)]
 
 
 def test_a_resting_lane_is_told_in_batches() -> None:

@@ -1,14 +1,36 @@
-"""NAV triggers and their settings."""
+"""Verification triggers and their settings."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 import pytest
 
-from pipesd_agent.control.triggers import AdaEdl, AdaptiveSequence, DualThreshold, FixedLength, Svip, TriggerSettings
+from pipesd_agent.control.triggers import (
+    BY_ENTROPY,
+    KINDS,
+    MAX_LENGTH,
+    AdaEdl,
+    AdaEdlSettings,
+    AdaptiveSequence,
+    DualSettings,
+    DualThreshold,
+    FixedLength,
+    FixedSettings,
+    SequenceSettings,
+    Svip,
+    SvipSettings,
+    TokenSettings,
+    TriggerSettings,
+)
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.policies import Trigger
 from pipesd_core.errors import ConfigError
+
+
+def dual(r1: float, r2: float) -> DualThreshold:
+    return DualSettings(r1=r1, r2=r2).make()
 
 
 def feed(trigger: Trigger, *confidences: float) -> list[bool]:
@@ -16,20 +38,20 @@ def feed(trigger: Trigger, *confidences: float) -> list[bool]:
 
 
 def test_sequence_threshold_counts_the_product() -> None:
-    assert feed(DualThreshold(r1=0.5, r2=0.0), 0.9, 0.8, 0.75, 0.9) == [False, False, False, True]
+    assert feed(dual(r1=0.5, r2=0.0), 0.9, 0.8, 0.75, 0.9) == [False, False, False, True]
 
 
 def test_thresholds_are_reached_at_equality() -> None:
-    assert feed(DualThreshold(r1=0.25, r2=0.0), 0.5, 0.5) == [False, True]
-    assert feed(DualThreshold(r1=0.0, r2=0.5), 0.5) == [True]
+    assert feed(dual(r1=0.25, r2=0.0), 0.5, 0.5) == [False, True]
+    assert feed(dual(r1=0.0, r2=0.5), 0.5) == [True]
 
 
 def test_token_threshold_fires_alone() -> None:
-    assert feed(DualThreshold(r1=0.0, r2=0.4), 0.9, 0.39, 0.9) == [False, True, False]
+    assert feed(dual(r1=0.0, r2=0.4), 0.9, 0.39, 0.9) == [False, True, False]
 
 
 def test_reset_starts_the_product_again() -> None:
-    trigger = DualThreshold(r1=0.5, r2=0.1)
+    trigger = dual(r1=0.5, r2=0.1)
     assert feed(trigger, 0.7, 0.7) == [False, True]
     trigger.reset()
     assert feed(trigger, 0.7, 0.7) == [False, True]
@@ -104,16 +126,15 @@ def test_without_entropy_nothing_fires() -> None:
 
 
 def test_settings_make_a_new_trigger_each_time() -> None:
-    settings = TriggerSettings(kind="fixed", length=2)
+    settings = FixedSettings(length=2)
     one, two = settings.make(), settings.make()
     assert feed(one, 1.0, 1.0) == [False, True]
     assert feed(two, 1.0) == [False]
-    assert isinstance(TriggerSettings().make(), DualThreshold)
-    assert isinstance(TriggerSettings(kind="sequence").make(), AdaptiveSequence)
-    assert isinstance(TriggerSettings(kind="svip").make(), Svip)
-    assert isinstance(TriggerSettings(kind="adaedl").make(), AdaEdl)
-    token = TriggerSettings(kind="token", r1=0.9, r2=0.5).make()
-    assert feed(token, 0.7, 0.7, 0.5) == [False, False, True], "r1 is not looked at"
+    assert isinstance(DualSettings().make(), DualThreshold)
+    assert isinstance(SequenceSettings().make(), AdaptiveSequence)
+    assert isinstance(SvipSettings().make(), Svip)
+    assert isinstance(AdaEdlSettings().make(), AdaEdl)
+    assert feed(TokenSettings(r2=0.5).make(), 0.7, 0.7, 0.5) == [False, False, True], "there is no r1"
 
 
 @pytest.mark.parametrize(
@@ -122,21 +143,30 @@ def test_settings_make_a_new_trigger_each_time() -> None:
         ({"r1": 1.5}, "trigger.r1 .* 1.5"),
         ({"r2": -0.1}, "trigger.r2"),
         ({"r1": float("nan")}, "trigger.r1"),
-        ({"length": 0}, "trigger.length .* 0"),
-        ({"length": 257}, "256"),
-        ({"kind": "triple"}, "dual, .*'triple'"),
-        ({"kind": "adaptive"}, "'adaptive': it is called 'sequence' now"),
-        ({"h": 2.5}, "trigger.h .* 2.5"),
-        ({"bound": -1.0}, "trigger.bound"),
-        ({"decay": 0.0}, "trigger.decay .* 0.0"),
+        ({"kind": "token", "r2": 2.0}, "trigger.r2 .* 2.0"),
+        ({"kind": "fixed", "length": 0}, "trigger.length .* 0"),
+        ({"kind": "fixed", "length": 257}, "256"),
+        ({"kind": "svip", "h": 2.5}, "trigger.h .* 2.5"),
+        ({"kind": "adaedl", "bound": -1.0}, "trigger.bound"),
+        ({"kind": "sequence", "r1": -1.0}, "trigger.r1"),
+        ({"kind": "sequence", "decay": 0.0}, "trigger.decay .* 0.0"),
     ],
 )
-def test_settings_check_themselves(fields: dict[str, float], named: str) -> None:
+def test_settings_check_themselves(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        TriggerSettings(**fields)  # type: ignore[arg-type]
+        msgspec.convert({"kind": "dual"} | fields, TriggerSettings)
 
 
-def test_settings_from_a_file_refuse_unknown_fields() -> None:
-    assert msgspec.convert({"kind": "dual", "r1": 0.5}, TriggerSettings).r1 == 0.5
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.convert({"r3": 0.5}, TriggerSettings)
+@pytest.mark.parametrize("fields", [{"r3": 0.5}, {"kind": "fixed", "r1": 0.5}])
+def test_settings_from_a_file_refuse_unknown_fields(fields: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.convert({"kind": "dual"} | fields, TriggerSettings)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_trigger_has_defaults_that_work(kind: str) -> None:
+    settings = msgspec.convert({"kind": kind}, TriggerSettings)
+    assert settings.kind == kind
+    assert settings.needs_entropy == (kind in BY_ENTROPY)
+    trigger = settings.make()
+    assert any(trigger.drafted(DraftToken(i, 1, 0.05, entropy=8.0)) for i in range(MAX_LENGTH))

@@ -36,7 +36,7 @@ from pipesd_agent.link import breaker, dialing, requests
 from pipesd_agent.link import connection as connecting
 from pipesd_agent.link import link as link_module
 from pipesd_agent.link.link import Link
-from pipesd_agent.session.session import RemoteError
+from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable
 from pipesd_core.protocol.messages import Close, Draining, End, Endpoint, Event, Failed, Open, Rejected, Resume, encode
@@ -751,7 +751,7 @@ async def test_silence_about_one_request_leaves_the_others_alone() -> None:
     async with fake_gateway(script) as gateway, running_link(gateway.url, silence_timeout_s=0.5) as link:
         silent, other = await ask(link), await ask(link)
         await other.opened()
-        other.session._last_heard += 60
+        other.session._last_received += 60
         with pytest.raises(Unavailable, match=r"silent for 0\.5 s"):
             await silent.opened()
         assert await payloads(other) == [b"{}"]

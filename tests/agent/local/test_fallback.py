@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import httpx
 import pytest
+from decisions import Decider
 from fake_gateway import gateways
 from test_agent import FakeLink
 from test_app import error_of
@@ -22,10 +23,11 @@ from pipesd_agent.link.model_list import ModelList
 from pipesd_agent.link.passthrough import PassthroughClient
 from pipesd_agent.local.fallback import FallbackPolicy, error_message_from_body, fallback_policy, is_unavailable
 from pipesd_agent.local.model import LocalModel
-from pipesd_agent.session.session import RemoteError
+from pipesd_agent.session.observer import SessionObserver
+from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import EngineFailed, InvalidRequest, Overloaded, Unauthorized, Unavailable
-from pipesd_core.protocol.messages import End, Endpoint, Event, Failed
+from pipesd_core.protocol.messages import End, Endpoint, Event, Failed, Reason, Verdict
 
 GONE = Unavailable("cannot reach the gateway")
 
@@ -38,11 +40,22 @@ class LinkToStreams(FakeLink):
         self.ready = list(streams)
 
     async def request(
-        self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool = True
+        self,
+        endpoint: Endpoint,
+        body: bytes,
+        request_id: str,
+        *,
+        collaborative: bool = True,
+        observers: Sequence[SessionObserver] = (),
     ) -> RequestStream:
         if not self.ready:
             raise self.failure or GONE
         stream = self.ready.pop(0)
+        if (opened := stream.session.opened) is not None:
+            for observer in observers:
+                observer.opened(opened, stream.session.counts, 0.0)
+                tokens = tuple(stream.session.committed[len(opened.prompt_ids) :])
+                Decider(observer).decided(Verdict(0, 1, 0, 0, 0, tokens, Reason.RUN, 0, 0, 0), 0.0)
         stream.request_id = request_id
         assert (endpoint, collaborative) == (Endpoint.COMPLETIONS, True)
         assert body

@@ -14,11 +14,13 @@ from fake_decoder import EOS, FakeDecoder
 from fake_gateway import verdict
 
 from bench.fixed_policies import fixed
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.local.answer import LocalAnswer
 from pipesd_agent.local.model import CannotContinue, LocalModel, drop_fields
-from pipesd_agent.session.session import EdgeSession, SessionSettings
+from pipesd_agent.session.session import EdgeSession
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.session.stream import RequestStream
+from pipesd_agent.session.usage import drafts
 from pipesd_core.errors import ApiError, InvalidRequest, ModelLoadError, Unavailable
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 from pipesd_core.protocol.messages import VERSION, Endpoint, Event, Open, Opened
@@ -59,7 +61,7 @@ def session(text: bytes = b"", shown: int = 0, *, fingerprint: bytes | None = b"
     raw = json.dumps({"prompt": "x", "stream": True, "model": "target", **body}).encode()
     session = EdgeSession(
         Open(3, VERSION, Endpoint.COMPLETIONS, raw, fingerprint),
-        fixed(TriggerSettings(), "immediate")(),
+        fixed(DualSettings(), "immediate")(),
         SessionSettings(grace_s=0),
         max_context=64,
         now=0.0,
@@ -104,6 +106,7 @@ async def test_a_whole_answer_is_labelled(stream: bool) -> None:
         payloads = await told(answer)
         assert text_of(payloads) == TEXT.decode()
         assert [payload.get("pipesd") for payload in payloads] == [None] * (len(payloads) - 1) + [LABEL]
+        assert not any("timings" in payload or "pipesd" in payload.get("usage", {}) for payload in payloads)
         record = answer.record()
         assert record.pop("seconds") >= 0
         labelled = LABEL | {"reason": "no cloud"}
@@ -139,10 +142,13 @@ async def test_an_answer_goes_on_after_what_the_client_has(shown: int) -> None:
 
 async def test_a_whole_answer_that_the_target_began() -> None:
     async with edge() as (alone, _):
-        answer = await alone.continue_answer(session(TEXT[:3], stream=False).session, "gone")
+        begun = session(TEXT[:3], stream=False).session
+        answer = await alone.continue_answer(begun, "gone")
         (payload,) = await told(answer)
         assert text_of([payload]) == "abcdef"
         assert payload["pipesd"]["from_token"] == 3
+        assert payload["usage"]["pipesd"] == drafts(begun.counts), "of the target's part"
+        assert "timings" not in payload, "two models took that time"
         assert payload["model"] == "draft"
 
 
@@ -161,7 +167,7 @@ async def test_another_text_than_the_clients_is_an_error() -> None:
         answer = await alone.continue_answer(stream.session, "gone")
         assert text_of(await told(answer)) == "zdef"
         stream = session(b"xyz", 2)
-        stream.session.shown._text[:] = ["other"]
+        stream.session.delivered._text[:] = ["other"]
         answer = await alone.continue_answer(stream.session, "gone")
         with pytest.raises(Unavailable, match="gone; the draft model cannot go on with the answer: its text is"):
             await answer.next_payload()
@@ -173,7 +179,7 @@ async def test_what_it_cannot_go_on_with() -> None:
         with pytest.raises(CannotContinue, match="opened cloud-only"):
             await alone.continue_answer(session(b"a", fingerprint=None).session, "gone")
         stream = session(b"a", 1)
-        stream.session.shown.add(b'{"choices": [{"delta": {"tool_calls": [1]}}]}')
+        stream.session.delivered.add(b'{"choices": [{"delta": {"tool_calls": [1]}}]}')
         with pytest.raises(CannotContinue, match="more in it than text"):
             await alone.continue_answer(stream.session, "gone")
         assert maker.decoders == []

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
+
 import msgspec
 import pytest
 
 from bench.fixed_policies import fixed
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings, FixedSettings, SequenceSettings, TriggerSettings
 from pipesd_agent.drafting.drafter import DraftToken
-from pipesd_agent.session.session import (
-    ACK_BYTES,
-    ACK_EVERY,
-    DRY_RUN,
-    Action,
-    Commit,
-    Complete,
-    Counts,
-    Deliver,
-    EdgeSession,
-    Fail,
-    SessionSettings,
-    StartDrafting,
-    StopDrafting,
-    usage_payload,
-)
+from pipesd_agent.session.actions import Action, Commit, Complete, Deliver, Fail, StartDrafting, StopDrafting
+from pipesd_agent.session.counts import Counts
+from pipesd_agent.session.records import RequestRecord
+from pipesd_agent.session.session import EdgeSession
+from pipesd_agent.session.settings import SessionSettings
+from pipesd_agent.session.state.acknowledgements import ACK_BYTES, ACK_EVERY
+from pipesd_agent.session.state.drafting import RUN_WITHOUT_DRAFTS
 from pipesd_core.errors import ConfigError, EngineFailed, ProtocolError, Unavailable
 from pipesd_core.protocol.messages import (
     FOREVER,
@@ -53,7 +47,7 @@ PROMPT = (1, 2, 3, 4)
 BASE = len(PROMPT)
 EOS = 9
 PARAMS = SamplingParams(seed=5)
-NEVER = TriggerSettings(kind="dual", r1=0, r2=0)
+NEVER = DualSettings(r1=0, r2=0)
 
 
 class Bench:
@@ -72,10 +66,11 @@ class Bench:
         free_start: int | None = None,
     ) -> None:
         self.now = 50.0
+        self.record = RequestRecord("req")
         self.session = EdgeSession(
             Open(3, VERSION, Endpoint.COMPLETIONS, BODY, b"" if collaborative else None, "req"),
-            fixed(trigger, batcher)(),
-            SessionSettings(window=window, nav_timeout_s=4, silence_timeout_s=30, free_start=free_start),
+            replace(fixed(trigger, batcher)(), observer=self.record),
+            SessionSettings(window=window, verification_timeout_s=4, silence_timeout_s=30, free_start=free_start),
             max_context=max_context,
             now=self.now,
         )
@@ -84,6 +79,12 @@ class Bench:
         self.seq = 0
         self.opened = Opened(3, bytes(16), PROMPT, PARAMS, max_tokens, (EOS,), "toy")
         self.first = self.receive(self.opened) if opened else []
+
+    @property
+    def accepted(self) -> list[bool]:
+        """For each output token: was it drafted, sent and accepted?"""
+        record = self.record.record()
+        return [] if record is None else [accepted for _, accepted in record["tokens"]]
 
     def receive(self, message: Opened | Verdict | Event | End | Failed | Desync) -> list[Action]:
         self.session.receive(message, self.now)
@@ -185,11 +186,11 @@ def test_drafts_are_sent_as_they_come_without_a_wish() -> None:
     bench.drafted(BASE + 1, 11, 12)
     assert bench.sent() == [Draft(3, 0, BASE + 1, (11, 12), None)]
     assert bench.sent() == []
-    assert (bench.counts.drafted, bench.counts.sent, bench.counts.wishes) == (3, 3, 0)
+    assert (bench.counts.drafted, bench.counts.sent, bench.counts.requests) == (3, 3, 0)
 
 
 def test_the_batcher_may_hold_drafts_back_but_not_a_wish() -> None:
-    bench = Bench(batcher="single", trigger=TriggerSettings(kind="fixed", length=3))
+    bench = Bench(batcher="single", trigger=FixedSettings(length=3))
     bench.drafted(BASE, 10, 11)
     assert bench.sent() == []
     bench.drafted(BASE + 2, 12)
@@ -197,17 +198,17 @@ def test_the_batcher_may_hold_drafts_back_but_not_a_wish() -> None:
 
 
 def test_the_trigger_s_wish_goes_with_the_drafts() -> None:
-    bench = Bench(trigger=TriggerSettings(kind="fixed", length=2))
+    bench = Bench(trigger=FixedSettings(length=2))
     bench.drafted(BASE, 10)
     assert bench.sent() == [Draft(3, 0, BASE, (10,), None)]
     bench.drafted(BASE + 1, 11)
     assert bench.sent() == [Draft.wishing(3, 0, BASE + 1, (11,), BASE + 1)]
-    assert bench.counts.wishes == 1
+    assert bench.counts.requests == 1
 
 
 def test_drafting_goes_on_while_a_verification_is_out() -> None:
     """The paper's Rule 2."""
-    bench = Bench(trigger=TriggerSettings(kind="fixed", length=2))
+    bench = Bench(trigger=FixedSettings(length=2))
     bench.drafted(BASE, 10, 11)
     bench.sent()
     bench.drafted(BASE + 2, 12)
@@ -263,7 +264,7 @@ def test_long_windows_go_in_several_messages_and_the_wish_with_the_last() -> Non
 
 
 def test_a_wish_that_was_not_sent_yet_is_dropped_when_a_verdict_fulfils_it() -> None:
-    bench = Bench(trigger=TriggerSettings(kind="fixed", length=2))
+    bench = Bench(trigger=FixedSettings(length=2))
     bench.drafted(BASE, 10, 11)
     bench.verdict(10, 11)
     assert bench.sent() == []
@@ -279,20 +280,20 @@ def test_tokens_drafted_out_of_order_are_a_bug_that_shows() -> None:
 
 
 def test_a_rejection_discards_the_window_and_raises_the_epoch() -> None:
-    bench = Bench(trigger=TriggerSettings(kind="fixed", length=2))
+    bench = Bench(trigger=FixedSettings(length=2))
     bench.drafted(BASE, 10, 11)
     bench.sent()
     bench.drafted(BASE + 2, 12, 13)
     assert bench.verdict(10, 50, accepted=1) == [Commit((10, 50), BASE + 2 + 20)]
     assert bench.session.epoch == 1
-    assert bench.counts.rollbacks == 1
+    assert bench.counts.discards == 1
     assert bench.sent() == [], "the wish and the unsent drafts are gone"
     bench.drafted(BASE + 2, 51)
     assert bench.sent() == [Draft(3, 1, BASE + 2, (51,), None)]
 
 
 def test_the_trigger_learns_what_verifications_accepted() -> None:
-    bench = Bench(trigger=TriggerSettings(kind="sequence", r1=0.6, decay=0.5))
+    bench = Bench(trigger=SequenceSettings(r1=0.6, decay=0.5))
     bench.drafted(BASE, 10)  # confidence 0.5
     assert bench.sent() == [Draft.wishing(3, 0, BASE, (10,), BASE)]
     bench.verdict(10, 11, accepted=1)
@@ -316,7 +317,7 @@ def test_the_free_start_is_as_long_as_was_asked_for() -> None:
 def test_a_drafter_that_is_dry_in_a_short_free_start_gets_a_run_of_its_own() -> None:
     bench = Bench(free_start=1)
     bench.session.drafted(bench.commits, None, bench.now)
-    assert bench.sent() == [Run(3, BASE + DRY_RUN - 1)]
+    assert bench.sent() == [Run(3, BASE + RUN_WITHOUT_DRAFTS - 1)]
 
 
 def test_without_a_drafter_the_free_start_has_no_end() -> None:
@@ -343,7 +344,7 @@ def test_a_run_that_was_lost_with_the_link_is_asked_for_again() -> None:
 
 
 def test_a_rejection_starts_the_trigger_anew() -> None:
-    bench = Bench(trigger=TriggerSettings(kind="fixed", length=3))
+    bench = Bench(trigger=FixedSettings(length=3))
     bench.drafted(BASE, 10, 11)
     bench.verdict(50)
     bench.drafted(BASE + 1, 51)
@@ -481,12 +482,12 @@ def test_a_dry_drafter_has_the_target_run_on_and_renews_the_run_in_time() -> Non
     bench.sent()
     bench.verdict(50)
     bench.session.drafted(bench.commits, None, bench.now)
-    assert bench.sent() == [Run(3, BASE + 1 + DRY_RUN - 1)]
-    for token in range(DRY_RUN // 2):
+    assert bench.sent() == [Run(3, BASE + 1 + RUN_WITHOUT_DRAFTS - 1)]
+    for token in range(RUN_WITHOUT_DRAFTS // 2):
         assert bench.sent() == []
         bench.verdict(token)
         bench.session.drafted(bench.commits, None, bench.now)
-    assert bench.sent() == [Run(3, BASE + 1 + DRY_RUN // 2 + DRY_RUN - 1)]
+    assert bench.sent() == [Run(3, BASE + 1 + RUN_WITHOUT_DRAFTS // 2 + RUN_WITHOUT_DRAFTS - 1)]
 
 
 def test_a_run_that_a_verdict_has_overtaken_is_not_sent() -> None:
@@ -496,7 +497,7 @@ def test_a_run_that_a_verdict_has_overtaken_is_not_sent() -> None:
     bench.sent()
     bench.verdict(50)
     bench.session.drafted(bench.commits, None, bench.now)
-    bench.verdict(*range(20, 20 + DRY_RUN))
+    bench.verdict(*range(20, 20 + RUN_WITHOUT_DRAFTS))
     assert bench.sent() == []
 
 
@@ -507,7 +508,7 @@ def test_a_drafter_stays_dry_until_the_target_has_gone_past_the_end_of_its_path(
     bench.session.drafted(bench.commits, None, bench.now)
     bench.sent()
     bench.verdict(10)  # a free step decided it: the end of the path is where it was
-    assert bench.sent() == [Run(3, BASE + DRY_RUN)]
+    assert bench.sent() == [Run(3, BASE + RUN_WITHOUT_DRAFTS)]
     bench.verdict(11)  # now there is something new to look up
     assert bench.sent() == []
 
@@ -538,7 +539,7 @@ def test_a_nav_that_stays_unanswered_turns_the_session_cloud_only() -> None:
 
 
 def test_drafts_that_were_sent_before_the_end_of_drafting_still_count_when_they_are_right() -> None:
-    bench = Bench(batcher="single", trigger=TriggerSettings(kind="fixed", length=2))
+    bench = Bench(batcher="single", trigger=FixedSettings(length=2))
     bench.drafted(BASE, 10, 11)
     bench.sent()
     bench.drafted(BASE + 2, 12)  # never sent
@@ -546,12 +547,12 @@ def test_drafts_that_were_sent_before_the_end_of_drafting_still_count_when_they_
     assert bench.sent() == [Run(3, FOREVER)]
     bench.verdict(10, 11, 12, accepted=2)
     assert (bench.counts.accepted, bench.counts.sent) == (2, 2)
-    assert bench.session.origins == [True, True, False]
+    assert bench.accepted == [True, True, False]
     assert bench.sent() == []
 
 
 def test_the_nav_timeout_counts_from_the_last_sign_of_life() -> None:
-    bench = Bench(trigger=TriggerSettings(kind="fixed", length=2))
+    bench = Bench(trigger=FixedSettings(length=2))
     bench.drafted(BASE, 10, 11)
     bench.sent()
     bench.tick(3)
@@ -592,10 +593,10 @@ def test_a_gateway_that_stays_silent_fails_the_request(opened: bool) -> None:
     [
         ("window", 0, "window must lie between 1 and 1024 tokens, but is 0"),
         ("window", 1025, "1025"),
-        ("nav_timeout_s", 0, "positive"),
+        ("verification_timeout_s", 0, "positive"),
         ("silence_timeout_s", -1, "positive"),
         ("silence_timeout_s", float("nan"), "positive"),
-        ("nav_timeout_s", float("inf"), "positive"),
+        ("verification_timeout_s", float("inf"), "positive"),
     ],
 )
 def test_settings_check_themselves(field: str, value: float, match: str) -> None:
@@ -609,8 +610,8 @@ def test_settings_check_themselves(field: str, value: float, match: str) -> None
 def test_payloads_are_delivered_as_they_are_and_end_completes_the_answer() -> None:
     bench = Bench()
     bench.verdict(10)
-    assert bench.event(b'{"a": 1}', usage=True) == [Deliver(2, b'{"a": 1}', True)]
-    assert bench.receive(End(3, 3)) == [StopDrafting(), Complete()]
+    assert bench.event(b'{"a": 1}', usage=True) == [Deliver(2, b'{"a": 1}', True), StopDrafting()]
+    assert bench.receive(End(3, 3)) == [Complete()]
     assert bench.session.ended
     assert bench.sent() == []
     assert bench.session.deadline() is None
@@ -733,8 +734,24 @@ def test_a_slow_client_does_not_turn_its_session_cloud_only() -> None:
 # Counts.
 
 
-def test_counts_and_origins() -> None:
-    bench = Bench(batcher="single", trigger=TriggerSettings(kind="fixed", length=3))
+@pytest.mark.parametrize("choices", [b"", b'{"finish_reason":"stop"}'])
+def test_nothing_is_drafted_once_the_answer_has_said_how_much_was(choices: bytes) -> None:
+    bench = Bench()
+    bench.drafted(BASE, 10, 11)
+    bench.sent()
+    bench.drafted(BASE + 2, 12)
+    going_on = bench.event(b'{"usage":{},"choices":[{"finish_reason":null}]}', usage=True)
+    assert not any(isinstance(action, StopDrafting) for action in going_on), "vLLM's usage in every chunk"
+    actions = bench.event(b'{"usage":{},"choices":[' + choices + b"]}", usage=True)
+    assert [type(action) for action in actions] == [Deliver, StopDrafting]
+    before = copy(bench.counts)
+    bench.drafted(BASE + 3, 13)
+    assert bench.sent() == []
+    assert bench.counts == before
+
+
+def test_counts_and_which_tokens_were_accepted() -> None:
+    bench = Bench(batcher="single", trigger=FixedSettings(length=3))
     bench.verdict(10, reason=Reason.RUN)  # the free run at the start
     bench.drafted(BASE + 1, 11, 12, 13)
     bench.sent()
@@ -743,42 +760,21 @@ def test_counts_and_origins() -> None:
     bench.drafted(BASE + 5, 15, 16, 17)
     bench.sent()
     bench.verdict(15, 50, accepted=1)
-    assert bench.session.origins == [False, True, True, True, False, True, False]
+    assert bench.accepted == [False, True, True, True, False, True, False]
     counts = bench.counts
-    assert (counts.forwards, counts.navs, counts.wishes) == (3, 2, 2)
+    assert (counts.forwards, counts.verifications, counts.requests) == (3, 2, 2)
     assert (counts.drafted, counts.sent) == (7, 6)
-    assert (counts.accepted, counts.rejected, counts.rollbacks) == (4, 2, 1)
+    assert (counts.accepted, counts.rejected, counts.discards) == (4, 2, 1)
 
 
 def test_a_bonus_token_that_was_drafted_and_sent_counts_as_accepted() -> None:
-    bench = Bench(trigger=TriggerSettings(kind="fixed", length=1))
+    bench = Bench(trigger=FixedSettings(length=1))
     bench.drafted(BASE, 10)
     bench.sent()
     bench.drafted(BASE + 1, 11)
     bench.sent()
     bench.verdict(10, 11, accepted=1)
     assert (bench.counts.accepted, bench.counts.rejected) == (2, 0)
-
-
-def test_usage_gets_the_counts_and_keeps_the_rest() -> None:
-    payload = msgspec.json.encode({"id": "x", "usage": {"completion_tokens": 9}, "choices": []})
-    answer = msgspec.json.decode(usage_payload(payload, Counts(sent=7, accepted=5)))
-    assert answer == {
-        "id": "x",
-        "usage": {
-            "completion_tokens": 9,
-            "completion_tokens_details": {"accepted_prediction_tokens": 5, "rejected_prediction_tokens": 2},
-        },
-        "choices": [],
-    }
-
-
-@pytest.mark.parametrize("details", [None, {}, {"reasoning_tokens": 3}])
-def test_usage_details_of_the_engine_stay(details: dict[str, int] | None) -> None:
-    payload = msgspec.json.encode({"usage": {"completion_tokens_details": details}})
-    answer = msgspec.json.decode(usage_payload(payload, Counts()))
-    counts = {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
-    assert answer["usage"]["completion_tokens_details"] == (details or {}) | counts
 
 
 # Without a link.
@@ -904,7 +900,7 @@ def test_a_session_whose_link_is_given_up_is_asked_again_at_once() -> None:
     bench = Bench(window=2)
     bench.verdict(10)
     bench.event(chunk("a"))
-    assert bench.session.movable
+    assert bench.session.can_hand_off
     bench.session.relocated()
     assert bench.sent() == [Open(3, VERSION, Endpoint.COMPLETIONS, b'{"prompt":"x","seed":5}', b"", "req")]
     bench.receive(msgspec.structs.replace(bench.opened, session=b"s" * 16))
@@ -916,7 +912,7 @@ def test_a_session_whose_link_is_given_up_is_asked_again_at_once() -> None:
 def test_a_request_that_was_not_answered_yet_moves_as_it_is() -> None:
     bench = Bench(opened=False)
     bench.sent()
-    assert bench.session.movable
+    assert bench.session.can_hand_off
     bench.session.relocated()
     assert bench.sent() == [bench.request]
 
@@ -934,7 +930,7 @@ def test_more_than_text_cannot_be_moved() -> None:
     bench = Bench()
     bench.verdict(10)
     bench.event(b'{"id":"first","choices":[{"index":0,"text":"a","logprobs":{"tokens":["a"]}}]}')
-    assert not bench.session.movable
+    assert not bench.session.can_hand_off
 
 
 def test_a_gateway_that_is_about_to_end_is_not_asked_again_but_the_next_one() -> None:

@@ -5,16 +5,18 @@ import json
 from fake_gateway import opened, verdict
 from test_stream import make
 
-from pipesd_agent.session.records import KEPT, Records
-from pipesd_agent.session.stream import RequestStream
+from pipesd_agent.session.records import KEPT, Records, RequestRecord
+from pipesd_core.protocol.messages import Ack, Close, Draft, Run
 
 
-def finished(number: int) -> RequestStream:
-    stream = make()
-    stream.request_id = f"id-{number}"
+def finished(number: int) -> RequestRecord:
+    record = RequestRecord(f"id-{number}")
+    stream = make(None, record)
     stream.receive(opened(3))
     stream.receive(verdict(3, 1, 2, 5, 6))
-    return stream
+    for message, size in ((Draft(3, 0, 2, (1,)), 10), (Ack(3, 1), 5), (Run(3, 9), 6), (Close(3), 4)):
+        stream.sent(message, size, 0.0)
+    return record
 
 
 def test_what_a_request_did() -> None:
@@ -26,9 +28,10 @@ def test_what_a_request_did() -> None:
     assert (record["prompt_tokens"], record["output_tokens"]) == (2, 2)
     assert record["tokens"] == [(5, False), (6, False)]
     assert record["counts"] == {
-        "forwards": 1, "navs": 0, "wishes": 0, "sent": 0, "accepted": 0, "drafted": 0, "rollbacks": 0, "rejected": 0,
+        "tokens": 2, "forwards": 1, "verifications": 0, "requests": 0, "drafted": 0, "sent": 0, "accepted": 0,
+        "discards": 0, "rejected": 0,
     }  # fmt: skip
-    assert record["upload_bytes"] == {"open": 0, "drafts": 0, "acks": 0, "other": 0}
+    assert record["upload_bytes"] == {"open": 0, "drafts": 10, "acks": 5, "other": 10}
     json.dumps(record)
 
 
@@ -50,5 +53,5 @@ def test_an_id_that_comes_again_counts_as_new() -> None:
 
 def test_what_never_began_is_not_recorded() -> None:
     records = Records()
-    records.add(make())
+    records.add(RequestRecord("id"))
     assert records.get("id") is None

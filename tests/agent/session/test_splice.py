@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipesd_agent.session.splice import CannotSplice, Shown, Splice
+from pipesd_agent.session.splice import CannotSplice, DeliveredText, Splice
 
 
 def completion(text: str, end: str | None = None, name: str = "new", **more: Any) -> bytes:
@@ -24,16 +24,16 @@ def usage(name: str = "new") -> bytes:
     return msgspec.json.encode({"id": name, "created": len(name), "choices": [], "usage": {"total_tokens": 3}})
 
 
-def shown(*payloads: bytes) -> Shown:
-    seen = Shown()
+def delivered(*payloads: bytes) -> DeliveredText:
+    seen = DeliveredText()
     for payload in payloads:
         seen.add(payload)
     return seen
 
 
 def test_what_the_client_has_is_held_back_and_the_rest_passed_on() -> None:
-    assert not Splice(shown(completion("a"))).caught_up
-    splice = Splice(shown(completion("ab", name="old"), completion("c", name="old")))
+    assert not Splice(delivered(completion("a"))).caught_up
+    splice = Splice(delivered(completion("ab", name="old"), completion("c", name="old")))
     assert splice.take(completion("a")) is None
     assert splice.take(completion("bc")) is None
     assert splice.caught_up
@@ -44,30 +44,30 @@ def test_what_the_client_has_is_held_back_and_the_rest_passed_on() -> None:
 
 
 def test_an_event_that_goes_beyond_is_cut() -> None:
-    splice = Splice(shown(completion("ab", name="old")))
+    splice = Splice(delivered(completion("ab", name="old")))
     assert splice.take(completion("abcd", "length")) == completion("cd", "length", name="old")
 
 
 def test_the_role_is_said_once() -> None:
-    splice = Splice(shown(chat({"role": "assistant", "content": "a"}, name="old")))
+    splice = Splice(delivered(chat({"role": "assistant", "content": "a"}, name="old")))
     assert splice.take(chat({"role": "assistant", "content": ""})) is None
     assert splice.take(chat({"content": "ab"})) == chat({"content": "b"}, name="old")
-    splice = Splice(shown(chat({"role": "assistant", "content": "a"}, name="old")))
+    splice = Splice(delivered(chat({"role": "assistant", "content": "a"}, name="old")))
     assert splice.take(chat({"role": "assistant", "content": "a"}, "stop")) == chat({}, "stop", name="old")
 
 
 def test_the_end_and_the_counts_are_said_once() -> None:
-    splice = Splice(shown(completion("a", "stop", name="old")))
+    splice = Splice(delivered(completion("a", "stop", name="old")))
     assert splice.take(completion("a", "stop")) is None
     assert splice.take(usage()) == usage("old")
-    splice = Splice(shown(completion("a", "stop", name="old"), usage("old")))
+    splice = Splice(delivered(completion("a", "stop", name="old"), usage("old")))
     assert splice.take(completion("a", "stop")) is None
     assert splice.take(usage()) is None
     assert splice.caught_up
 
 
 def test_a_client_that_has_nothing_gets_the_new_answer_as_it_is() -> None:
-    splice = Splice(Shown())
+    splice = Splice(DeliveredText())
     for payload in (chat({"tool_calls": [{"index": 0}]}), b"not JSON", usage()):
         assert splice.take(payload) == payload
     assert splice.caught_up
@@ -76,7 +76,7 @@ def test_a_client_that_has_nothing_gets_the_new_answer_as_it_is() -> None:
 @pytest.mark.parametrize("payload", [completion("b"), completion("ax"), completion("a", "stop")])
 def test_a_text_that_differs_is_refused(payload: bytes) -> None:
     with pytest.raises(CannotSplice, match="its text is"):
-        Splice(shown(completion("ab"))).take(payload)
+        Splice(delivered(completion("ab"))).take(payload)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_a_text_that_differs_is_refused(payload: bytes) -> None:
 )
 def test_more_than_text_cannot_be_spliced(payload: bytes) -> None:
     with pytest.raises(CannotSplice, match="more in it than text"):
-        Splice(shown(payload))
+        Splice(delivered(payload))
     with pytest.raises(CannotSplice, match="more in it than text"):
-        Splice(shown(completion("a"))).take(payload)
+        Splice(delivered(completion("a"))).take(payload)
 
 
 def test_what_was_spliced_can_be_spliced_again() -> None:
-    seen = shown(completion("ab", name="old"))
+    seen = delivered(completion("ab", name="old"))
     passed = Splice(seen).take(completion("abc"))
     assert passed is not None
     seen.add(passed)

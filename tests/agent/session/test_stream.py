@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 from fake_gateway import opened, verdict
 
 from bench.fixed_policies import fixed
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import FixedSettings
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.session import stream as stream_module
-from pipesd_agent.session.session import EdgeSession, SessionSettings
-from pipesd_agent.session.stream import RequestStream, Upload
+from pipesd_agent.session.observer import Observers, SessionObserver
+from pipesd_agent.session.records import Records, RequestRecord
+from pipesd_agent.session.session import EdgeSession
+from pipesd_agent.session.settings import SessionSettings
+from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, Unavailable
 from pipesd_core.protocol.messages import FOREVER, VERSION, Ack, Close, Draft, End, Endpoint, Event, Failed, Open, Run
 
@@ -57,10 +61,10 @@ class FakeWorker:
         return self.lanes[-1]
 
 
-def make(worker: FakeWorker | None = None) -> RequestStream:
+def make(worker: FakeWorker | None = None, *observers: SessionObserver) -> RequestStream:
     session = EdgeSession(
         Open(3, VERSION, Endpoint.COMPLETIONS, b"{}", None if worker is None else b""),
-        fixed(TriggerSettings(kind="fixed", length=2), "immediate")(),
+        replace(fixed(FixedSettings(length=2), "immediate")(), observer=Observers(*observers)),
         SessionSettings(),
         max_context=64,
         now=0.0,
@@ -145,18 +149,31 @@ async def test_acknowledgements_follow_what_the_client_takes() -> None:
     assert sent(stream) == [Ack(3, 100)]
 
 
-async def test_usage_gets_the_counts_of_the_drafts() -> None:
-    stream = make(FakeWorker())
+async def test_the_usage_the_timings_and_the_record_say_the_same() -> None:
+    noted = RequestRecord("id")
+    stream = make(FakeWorker(), noted)
     stream.receive(opened(3))
-    usage = {"usage": {"completion_tokens": 1, "completion_tokens_details": None}, "choices": []}
-    stream.session.counts.sent, stream.session.counts.accepted = 9, 4
-    stream.receive(event(1, json.dumps(usage).encode(), usage=True))
+    for message in (verdict(3, 1, 2, 5), verdict(3, 2, 3, 6, 7)):
+        stream.receive(message)
+    counts = stream.session.counts
+    counts.sent, counts.accepted, counts.drafted = 9, 4, 11
+    usage = {"usage": {"prompt_tokens": 2, "completion_tokens": 3}, "choices": []}
+    stream.receive(event(3, json.dumps(usage).encode(), usage=True))
     payload = await stream.next()
     assert payload is not None
-    assert json.loads(payload)["usage"] == {
-        "completion_tokens": 1,
-        "completion_tokens_details": {"accepted_prediction_tokens": 4, "rejected_prediction_tokens": 5},
-    }
+    answer = json.loads(payload)
+    assert answer["usage"].pop("pipesd") == {"drafted": 11, "accepted": 4, "rejected": 5, "target_forwards": 2}
+    assert answer["usage"] == usage["usage"]
+    timings = answer["timings"]
+    assert (timings["prompt_n"], timings["predicted_n"]) == (2, 3)
+    assert (timings["draft_n"], timings["draft_n_accepted"]) == (9, 4)
+    records = Records()
+    records.add(noted)
+    record = records.get("id")
+    assert record is not None
+    assert timings["prompt_ms"] + timings["predicted_ms"] <= 1e3 * record["seconds"] + 1
+    counted = {"forwards": 2, "drafted": 11, "sent": 9, "accepted": 4, "rejected": 5}
+    assert record["counts"].items() >= counted.items()
 
 
 async def test_the_lane_learns_what_is_committed_and_is_closed_in_the_end() -> None:
@@ -169,7 +186,6 @@ async def test_the_lane_learns_what_is_committed_and_is_closed_in_the_end() -> N
     assert sent(stream) == [Draft.wishing(3, 0, 2, (7, 8), 3)]
     stream.receive(verdict(3, 1, 2, 7, 8, 9))
     assert lane.commits == [(), (7, 8, 9)]
-    assert stream.session.origins == [True, True, False]
     stream.receive(End(3, 2))
     assert lane.closed
 
@@ -265,10 +281,3 @@ async def test_a_gateway_that_sends_more_than_waits_for_acknowledgements(
     stream.receive(event(13))
     assert Close(3) in sent(stream)
     assert caplog.text.count("broke the protocol") == 1
-
-
-def test_bytes_are_counted_by_kind() -> None:
-    stream = make()
-    for message, size in ((Draft(3, 0, 2, (1,)), 10), (Ack(3, 1), 5), (Run(3, 9), 6), (Close(3), 4)):
-        stream.sent(message, size, 0.0)
-    assert stream.upload == Upload(drafts=10, acks=5, other=10)

@@ -95,11 +95,11 @@ def test_windows() -> None:
     windows = Windows(full.append)
     assert windows.mean(4) is None
     for _ in range(60):
-        windows.add(5, 0.1, nav=True, verified=4, accepted=4)
-        windows.add(1, MOST_S + 1, nav=False, verified=0, accepted=0)  # left out
+        windows.add(5, 0.1, verification=True, verified=4, accepted=4)
+        windows.add(1, MOST_S + 1, verification=False, verified=0, accepted=0)  # left out
     assert len(full) == 3
     mean = windows.mean(2)
     assert mean is not None
-    assert (mean.tokens, mean.navs, mean.forwards, mean.verified, mean.accepted) == (200, 40, 40, 160, 160)
-    assert mean.tpt_s == pytest.approx(0.02)
-    assert mean.navs_per_token == pytest.approx(0.2)
+    assert (mean.tokens, mean.verifications, mean.forwards, mean.verified, mean.accepted) == (200, 40, 40, 160, 160)
+    assert mean.tpot_s == pytest.approx(0.02)
+    assert mean.verifications_per_token == pytest.approx(0.2)

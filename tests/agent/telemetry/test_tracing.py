@@ -23,9 +23,7 @@ from pipesd_core.protocol.messages import Draft
 def finished(tracer: Tracer | None) -> RequestStream:
     """Prompt 1, 2; drafts 5, 6 (a wish), 7; the target says 5, 9."""
     worker = FakeWorker()
-    stream = make(worker)
-    if tracer is not None:
-        stream.watch(tracer)
+    stream = make(worker) if tracer is None else make(worker, tracer)
     stream.receive(opened(3))
     lane = worker.lanes[0]
     lane.on_token(1, DraftToken(2, 5, 0.75, 0.5, 0.25))

@@ -31,7 +31,7 @@ def test_equal_points_and_equal_values_are_no_trouble() -> None:
         optimizer.tell([point, point], [1.0, 1.0])
 
 
-def test_equal_seeds_give_equal_studies() -> None:
+def test_equal_seeds_give_equal_searches() -> None:
     one, other = (search(TASK, make_skopt(5)) for _ in range(2))
     assert one.replayed == other.replayed
 

@@ -27,7 +27,7 @@ BOTH = pytest.mark.parametrize("make", [make_skopt, make_compass], ids=["bayes",
 
 
 def found(make: MakeOptimizer, some: tuple[Judged, ...], costs: PipelineCosts, verification_cost_s: float) -> float:
-    """The least objective that a study finds, over that of a dense grid."""
+    """The least objective that a search finds, over that of a dense grid."""
     done = search(SearchTask(some, costs, WINDOW, "planned", verification_cost_s, (), {}, 1), make(1))
     best = min(done.replayed, key=lambda pair: statistics.fmean(done.replayed[pair]))
     least = min(replay(some, pair, costs, WINDOW).per_token(verification_cost_s) for pair in DENSE)

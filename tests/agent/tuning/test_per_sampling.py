@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tuning import COSTS, START, WINDOW, FakeProposer, write
 
+from pipesd_agent.control.triggers import DualThreshold
 from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_agent.tuning.replay import Pair
 from pipesd_agent.tuning.store import ThresholdStore
@@ -27,8 +28,9 @@ def test_what_is_good_is_there_at_the_next_start(tmp_path: Path) -> None:
     tuners.gateway("http://a")
     tuners.save()
     assert not (tmp_path / "t.json").exists()
-    trigger, tape = tuners.session()
-    write(tape._tuner, 2000, random.Random(1))
+    trigger = DualThreshold(tuners.thresholds)
+    recorder = tuners.recorder(trigger)
+    write(recorder._tuner, 2000, random.Random(1))
     found = tuners.figures()["greedy"].incumbent
     assert found != START
     assert tuners.figures()["sampled"].incumbent == START
@@ -49,8 +51,8 @@ def test_what_is_good_is_there_at_the_next_start(tmp_path: Path) -> None:
 def test_neither_waits_for_the_other() -> None:
     tuners = made(None)
     tuners.gateway("http://a")
-    _, tape = tuners.session()
-    for sampled, tuner in tape._tuners.items():
+    recorder = tuners.recorder(DualThreshold(tuners.thresholds))
+    for sampled, tuner in recorder._tuners.items():
         write(tuner, 600, random.Random(sampled))
     assert all(figures.searches for figures in tuners.figures().values())
     tuners.close()
@@ -59,12 +61,12 @@ def test_neither_waits_for_the_other() -> None:
 
 def test_moved_reaches_those_that_are_meant() -> None:
     tuners = made(None)
-    _, tape = tuners.session()
-    for tuner in tape._tuners.values():
+    recorder = tuners.recorder(DualThreshold(tuners.thresholds))
+    for tuner in recorder._tuners.values():
         write(tuner, 1000, random.Random(1))
         assert tuner.good is not None
     tuners.moved("a test", sampled=True)
-    assert [tape._tuners[sampled].good is None for sampled in (False, True)] == [False, True]
+    assert [recorder._tuners[sampled].good is None for sampled in (False, True)] == [False, True]
     tuners.save()  # nowhere to
 
 

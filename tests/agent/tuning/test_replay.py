@@ -11,8 +11,8 @@ from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
 from bench.proving.traces.stochastic import make_table
 from bench.proving.traces.table import Trace
-from pipesd_agent.control.triggers import TriggerSettings
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.control.triggers import DualSettings
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.tuning.replay import Judged, Pair, PipelineCosts, UploadStrategy, replay
 
 SURE = Judged(0.99, right=True)
@@ -80,7 +80,7 @@ def test_a_slow_link_makes_tokens_gather() -> None:
 @pytest.mark.parametrize("pair", [Pair(0.1, 0.2), Pair(0.6, 0.8), Pair(0.95, 0.98), Pair(0.0, 0.9)])
 def test_it_agrees_with_the_real_sessions(scenario: Scenario, pair: Pair) -> None:
     (trace,) = make_table("t", 1, 600).traces
-    ours = Ours(TriggerSettings(r1=pair.r1, r2=pair.r2), SessionSettings(free_start=1))
+    ours = Ours(DualSettings(r1=pair.r1, r2=pair.r2), SessionSettings(free_start=1))
     real = Simulation(Script(trace), ours, scenario).run()
     costs = PipelineCosts(scenario.draft_s, 2 * scenario.delay_s, scenario.forward.base_s, scenario.forward.row_s)
     cost = replay(text_of(trace), pair, costs, 16)

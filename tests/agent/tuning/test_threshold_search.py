@@ -1,4 +1,4 @@
-"""Studies, with an optimizer that looks where it is told to."""
+"""Searches for thresholds, with an optimizer that asks for given points."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_any_pair_has_a_point() -> None:
     assert (nearly.r1, nearly.r2) == pytest.approx((0.1, 0.2))
 
 
-def test_a_study_tells_of_the_best_and_of_what_it_was_asked_about() -> None:
+def test_a_search_tells_of_the_best_and_of_what_it_was_asked_about() -> None:
     mine, optimizer = Pair(0.01, 0.02), Listener()
     done = search(SearchTask(TEXT, COSTS, 16, "planned", 0.0, (mine,), {}, 1), optimizer)
     assert mine in done.replayed

@@ -1,4 +1,4 @@
-"""The tuner in a made-up world: it finds what is better, and wrong rehearsals cost little."""
+"""The tuner in a made-up world: it finds what is better, and wrong replays cost little."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_no_trial_without_a_budget() -> None:
     assert tuner.figures().trials == before
 
 
-def test_nothing_is_studied_before_there_are_costs_and_text() -> None:
+def test_nothing_is_searched_before_there_are_costs_and_text() -> None:
     proposer = FakeProposer()
     tuner = made(proposer, costs=None)
     write(tuner, 1000, random.Random(1))
@@ -97,7 +97,7 @@ def test_a_dead_proposer_leaves_the_incumbent_in_force_and_is_reported() -> None
     assert tuner.figures().failed == "ImportError: no skopt"
 
 
-def test_studies_grow_rare_and_keep_to_their_share_of_the_cpu() -> None:
+def test_searches_grow_rare_and_keep_to_their_share_of_the_cpu() -> None:
     proposer = FakeProposer()
     tuner = made(proposer)
     write(tuner, 10_000, random.Random(1))
@@ -113,27 +113,27 @@ def test_when_conditions_move_it_looks_again() -> None:
     proposer = FakeProposer()
     tuner = made(proposer)
     write(tuner, 3000, random.Random(1))
-    was, studies = tuner.incumbent, len(proposer.tasks)
+    was, searches = tuner.incumbent, len(proposer.tasks)
     slow = PipelineCosts(0.005, 0.3, 0.1)
     tuner.costs(slow)
     tuner.moved("the link is another")
     write(tuner, 2000, random.Random(2), costs=slow)
-    assert len(proposer.tasks) > studies
+    assert len(proposer.tasks) > searches
     best = min(truth(pair, slow) for pair in GRID)
     assert truth(was, slow) > 1.05 * best
     assert truth(tuner.incumbent, slow) < 1.03 * best
 
 
-def test_another_text_is_recorded_before_it_is_studied() -> None:
+def test_another_text_is_recorded_before_it_is_searched() -> None:
     proposer = FakeProposer()
     tuner = made(proposer)
     write(tuner, 3000, random.Random(1))
-    studies = len(proposer.tasks)
+    searches = len(proposer.tasks)
     tuner.moved("acceptance fell", text=True)
     write(tuner, STRETCH, random.Random(2))
-    assert len(proposer.tasks) == studies
+    assert len(proposer.tasks) == searches
     write(tuner, FIRST_SEARCH_DRAFTS, random.Random(3))
-    assert len(proposer.tasks) == studies + 1
+    assert len(proposer.tasks) == searches + 1
     assert len(proposer.tasks[-1].text) < len(proposer.tasks[-2].text)
 
 

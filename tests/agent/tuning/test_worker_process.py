@@ -90,7 +90,7 @@ def test_two_tuners_have_one_process_which_ends_when_nothing_is_to_be_found(monk
     child = worker_process.WorkerProcess("search")
     background = Background(child)
     greedy, sampled = background.proposer(), background.proposer()
-    assert children() == [], "there is nothing to study yet"
+    assert children() == [], "there is nothing to search yet"
     tasks = [replace(TASK, pairs=(pair,)) for pair in (Pair(0.011, 0.022), Pair(0.033, 0.044))]
     assert greedy.submit(tasks[0])
     assert sampled.submit(tasks[1])
@@ -110,6 +110,6 @@ def test_two_tuners_have_one_process_which_ends_when_nothing_is_to_be_found(monk
 
 
 def children() -> list[int]:
-    """Processes that this one has begun to study with, as Linux tells it."""
+    """Child processes of this one, as Linux lists them."""
     pids = (int(pid) for of in Path("/proc/self/task").glob("*/children") for pid in of.read_text().split())
     return [pid for pid in pids if b"worker_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]

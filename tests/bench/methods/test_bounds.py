@@ -13,8 +13,8 @@ from bench.proving.simulator.scenario import LAPTOP, PAPER, Forward, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
 from bench.proving.traces.stochastic import make_table
-from pipesd_agent.control.triggers import TriggerSettings
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.control.triggers import DualSettings
+from pipesd_agent.session.settings import SessionSettings
 
 TEN = Scenario("ten", 0.010, Rate((8e12,)), Rate((8e12,)), 0.001, Forward(0.001, 0.0))
 """10 ms a draft, 1 ms a step, 3 ms from asking to knowing."""
@@ -47,7 +47,7 @@ def test_nothing_simulated_is_faster(scenario: Scenario) -> None:
         script = Script(trace)
         for r1 in (0.4, 0.9):
             settings = SessionSettings(free_start=1)
-            ours = Ours(trigger=TriggerSettings(r1=r1, r2=0.3), session=settings)
+            ours = Ours(trigger=DualSettings(r1=r1, r2=0.3), session=settings)
             figures = Simulation(script, ours, scenario).run()
             assert clairvoyant(script, scenario, figures.forwards, runs=True) <= figures.seconds
 

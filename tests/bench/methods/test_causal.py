@@ -11,7 +11,7 @@ from bench.proving.methods.contenders import CONTENDERS
 from bench.proving.simulator.scenario import LAPTOP, LONG, NARROW
 from bench.proving.traces.stochastic import make_table
 from pipesd_agent.control.batchers import BATCHERS
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.drafting.drafter import DraftToken
 
 TINY = Budget(trials=3, tokens=60, report_tokens=120, search=4)
@@ -57,7 +57,7 @@ def test_families_are_what_they_are_called() -> None:
 @pytest.mark.parametrize("batcher", BATCHERS)
 def test_ours_plays_with_every_batcher_and_with_runs(batcher: str) -> None:
     script = scripted("....x...x" * 4, {3: 0.5})
-    trigger = TriggerSettings(r1=0.4, r2=0.6)
+    trigger = DualSettings(r1=0.4, r2=0.6)
     drafting = ours(trigger, batcher, 12)(script, LAPTOP, 0.0)
     running = ours(trigger, batcher, 12, lambda: Running(2, 1))(script, LAPTOP, 0.0)
     assert running.forwards - running.navs > drafting.forwards - drafting.navs

@@ -6,13 +6,13 @@ from made import scripted
 
 from bench.proving.methods.defaults import DEMO, line, play
 from bench.proving.simulator.simulation import Ours
-from pipesd_agent.control.triggers import TriggerSettings
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.control.triggers import DualSettings
+from pipesd_agent.session.settings import SessionSettings
 
 
 def test_a_line_of_the_grid() -> None:
     script = scripted("." * 40)
-    figures = play([script, script], Ours(TriggerSettings(r1=0.0, r2=0.0), SessionSettings(window=8)))
+    figures = play([script, script], Ours(DualSettings(r1=0.0, r2=0.0), SessionSettings(window=8)))
     assert (figures.answers, figures.tokens) == (2, 80)
     forwards, tpt_ms, rejected, navs = map(float, line(figures).split())
     assert 1 / 8 < forwards < 1 / 4

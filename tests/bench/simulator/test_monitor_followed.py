@@ -9,18 +9,19 @@ from made import scripted
 from bench.link.model import Rate
 from bench.proving.simulator.scenario import KBIT, Scenario
 from bench.proving.simulator.simulation import Ours, Simulation
-from pipesd_agent.control.triggers import TriggerSettings
+from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.control.upload_planner import Planner
+from pipesd_agent.session.observer import Decision
 from pipesd_agent.session.policies import Policies
-from pipesd_agent.session.session import SessionSettings
-from pipesd_agent.telemetry.monitor import Monitor, SessionWatch
-from pipesd_core.protocol.messages import EdgeMessage, Verdict
+from pipesd_agent.session.settings import SessionSettings
+from pipesd_agent.telemetry.monitor import Monitor, MonitorObserver
+from pipesd_core.protocol.messages import EdgeMessage
 
 SETTLED_S = 2.0
 PERIOD_S = 20.0
 
 
-class Noting(SessionWatch):
+class Noting(MonitorObserver):
     """(time, seconds a byte) at each verdict."""
 
     def __init__(self, monitor: Monitor) -> None:
@@ -28,8 +29,8 @@ class Noting(SessionWatch):
         self.uplink = monitor.uplink
         self.noted: list[tuple[float, float]] = []
 
-    def decided(self, verdict: Verdict, now: float) -> None:
-        super().decided(verdict, now)
+    def decided(self, decision: Decision, now: float) -> None:
+        super().decided(decision, now)
         self.noted.append((now, self.uplink.occupancy.byte_s))
 
 
@@ -45,8 +46,8 @@ class Planning(Noting):
         super().sent(message, size, now)
         self._planner.sent(message, size, now)
 
-    def decided(self, verdict: Verdict, now: float) -> None:
-        super().decided(verdict, now)
+    def decided(self, decision: Decision, now: float) -> None:
+        super().decided(decision, now)
         alpha, beta, gamma = self._known.alpha_s, self._known.beta_s, self._known.gamma_s
         if self._known.moved().replan and alpha is not None and beta is not None and gamma is not None:
             self._planner.learn(1e6 * alpha, 1e6 * beta, 1e6 * gamma)
@@ -73,7 +74,7 @@ def play(
     planner = Planner(batcher)
     watch = Planning(monitor, planner) if paced else Noting(monitor)
     scenario = Scenario("varying", 0.036, up=rates, down=Rate((200 * KBIT,)))
-    trigger = TriggerSettings(r1=thresholds[0], r2=thresholds[1])
+    trigger = DualSettings(r1=thresholds[0], r2=thresholds[1])
     policies = Policies(trigger.make(), planner.batcher(), watch)
     ours = Ours(trigger, SessionSettings(free_start=1), batcher)
     Simulation(script, ours, scenario, start, policies=policies, room_at=planner.room_at).run()

@@ -12,8 +12,8 @@ from bench.proving.simulator.scenario import LAPTOP, NARROW
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
 from bench.proving.traces.recorded import recorded
-from pipesd_agent.control.triggers import TriggerSettings
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.control.triggers import DualSettings
+from pipesd_agent.session.settings import SessionSettings
 
 
 def test_what_a_message_costs() -> None:
@@ -24,7 +24,7 @@ def test_what_a_message_costs() -> None:
 
 def test_what_is_not_said_before_the_link_is_free_need_not_be_taken_back() -> None:
     """Short rounds, often wrong: what was sent behind a wrong draft holds up what comes after it."""
-    ours = Ours(TriggerSettings(r1=0.9, r2=0.9), SessionSettings(window=12, free_start=1), "single")
+    ours = Ours(DualSettings(r1=0.9, r2=0.9), SessionSettings(window=12, free_start=1), "single")
     scripts = [Script(trace) for trace in recorded("humaneval", 1.0).traces[:4]]
     queued = play(lambda *where: Simulation(where[0], ours, *where[1:]).run(), scripts, NARROW[0])
     paced = play(partial(Planned("single").play, ours), scripts, NARROW[0])
@@ -35,7 +35,7 @@ def test_what_is_not_said_before_the_link_is_free_need_not_be_taken_back() -> No
 
 def test_answers_may_begin_before_the_one_before_has_ended() -> None:
     """As they are spaced on a varying link, where a slow method needs longer."""
-    ours = Ours(TriggerSettings(), SessionSettings(window=12, free_start=1), "single")
+    ours = Ours(DualSettings(), SessionSettings(window=12, free_start=1), "single")
     script, agent = Script(recorded("humaneval", 1.0).traces[0]), Planned("single")
     first = agent.play(ours, script, NARROW[0], 1000.0)
     assert agent.play(ours, script, NARROW[0], 0.0).tpt_ms == pytest.approx(first.tpt_ms)

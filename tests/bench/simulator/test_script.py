@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from made import scripted
 
@@ -13,8 +14,7 @@ from bench.proving.traces.recorded import recorded
 from bench.proving.traces.stochastic import make_table
 from bench.proving.traces.table import DEPTH
 from pipesd_agent.control.batchers import Immediate
-from pipesd_agent.control.calibration import CalibratedTrigger
-from pipesd_agent.control.triggers import Kind, TriggerSettings
+from pipesd_agent.control.triggers import BY_ENTROPY, TriggerSettings
 from pipesd_agent.session.policies import Policies
 
 
@@ -43,17 +43,16 @@ def test_too_far_astray_there_is_nothing() -> None:
     assert script.draft(0, DEPTH) is None
 
 
-@pytest.mark.parametrize("kind", ["svip", "adaedl"])
-def test_triggers_by_entropy_refuse_a_trace_that_knows_none(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", BY_ENTROPY)
+def test_triggers_by_entropy_refuse_a_trace_that_knows_none(kind: str) -> None:
     script = scripted("....")
-    settings = TriggerSettings(kind=kind)
+    settings = msgspec.convert({"kind": kind}, TriggerSettings)
     with pytest.raises(ValueError, match=r"made: trigger (Svip|AdaEdl) goes by the drafter's entropy, which"):
         Simulation(script, Ours(settings), LAPTOP)
     with pytest.raises(ValueError, match="does not know"):
         Play(script, Method("m", settings), LAPTOP, LEAN_SYSTEM)
-    calibrated = Policies(CalibratedTrigger(settings.make()), Immediate())
     with pytest.raises(ValueError, match="does not know"):
-        Simulation(script, Ours(), LAPTOP, policies=calibrated)
+        Simulation(script, Ours(), LAPTOP, policies=Policies(settings.make(), Immediate()))
 
 
 def test_recorded_tables_know_entropies_and_made_up_ones_do_not() -> None:

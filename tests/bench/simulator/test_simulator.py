@@ -11,14 +11,14 @@ from bench.link.model import Rate
 from bench.proving.simulator.figures import Figures
 from bench.proving.simulator.scenario import PROMPT_BYTES, Forward, Scenario
 from bench.proving.simulator.simulation import Ours, Simulation
-from pipesd_agent.control.triggers import TriggerSettings
-from pipesd_agent.session.session import SessionSettings
+from pipesd_agent.control.triggers import DualSettings, FixedSettings
+from pipesd_agent.session.settings import SessionSettings
 
 FAST = Rate((8e9,))
 SLOW_TARGET = Scenario("slow target", 0.010, FAST, FAST, 0.005, Forward(0.030, 0.0), overhead_up=0, overhead_down=0)
 """10 ms a draft, 40 ms from a NAV to its verdict."""
 FAST_TARGET = replace(SLOW_TARGET, forward=Forward(0.003, 0.0))
-FOUR = Ours(trigger=TriggerSettings(kind="fixed", length=4), session=SessionSettings(free_start=1))
+FOUR = Ours(trigger=FixedSettings(length=4), session=SessionSettings(free_start=1))
 
 
 def play(pattern: str, ours: Ours = FOUR, scenario: Scenario = SLOW_TARGET, **more: float) -> Figures:
@@ -69,7 +69,7 @@ def test_what_the_target_has_decided_is_not_drafted_on() -> None:
     """Opened at 10 ms; at 22 the target's own first token makes the forward for it useless: aborted. The wrong draft is
     there at 122, its verdict at 144; the forward astray is aborted too: draft at 244, verdict at 266."""
     slow = replace(SLOW_TARGET, draft_s=0.1, forward=Forward(0.012, 0.0))
-    one = Ours(trigger=TriggerSettings(r1=0.0, r2=0.5), session=SessionSettings(free_start=1))
+    one = Ours(trigger=DualSettings(r1=0.0, r2=0.5), session=SessionSettings(free_start=1))
     assert play(".x..", one, slow, p1=0.4).seconds == pytest.approx(0.266, abs=0.001)
 
 

@@ -177,7 +177,7 @@ class Event(Struct, frozen=True, array_like=True, tag=34):
     """One payload of the engine's own OpenAI answer: the JSON of an SSE chunk, or of the whole response.
 
     It covers the text up to position `upto`, whose tokens have all been in verdicts before. `usage`: the payload has a
-    usage object, which is all that the agent may change in it.
+    usage object; to that one, and to no other, the agent adds `usage.pipesd` and `timings`.
     """
 
     channel: Channel
@@ -229,7 +229,9 @@ class Draining(Struct, frozen=True, array_like=True, tag=39):
 
 
 EdgeMessage = Open | Draft | Run | Ack | Close | Resume
-GatewayMessage = Opened | Verdict | Event | End | Failed | Desync | Rejected | Draining
+SessionMessage = Opened | Verdict | Event | End | Failed | Desync
+"""What a gateway sends for one session; `Failed` and `End` are last."""
+GatewayMessage = SessionMessage | Rejected | Draining
 
 _encoder = msgspec.msgpack.Encoder()
 _edge_decoder: Decoder[EdgeMessage] = Decoder(EdgeMessage)

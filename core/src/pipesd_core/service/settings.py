@@ -11,6 +11,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any, Final, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
@@ -82,6 +83,7 @@ def load(kind: type[S], program: Program, flags: Mapping[str, Any], environ: Map
     for source in program.keys:
         del settings[source.field]
     of_file = _read_toml(file) if file else {}
+    _fill_tags(settings, of_file, where)
     _check_known(settings, of_file, where)
     of_environment = _of_environment(settings, program, environ)
     values: dict[str, Any] = {**of_file, **of_environment, **flags}
@@ -185,12 +187,42 @@ def _check_known(settings: Mapping[str, Any], given: Mapping[str, Any], where: s
         if name not in settings:
             nearest = _nearest(name, settings)
             raise ConfigError(f"{where}unknown key {table + name!r}; the nearest known one is {table + nearest!r}")
-        if _is_table(kind := settings[name]) and isinstance(value, dict):
-            _check_known({f.name: f.type for f in msgspec.structs.fields(kind)}, value, where, f"{table}{name}.")
+        if (kind := _table(settings[name], value)) is not None and isinstance(value, dict):
+            known = {f.name: f.type for f in msgspec.structs.fields(kind)}
+            tag = {} if kind.__struct_config__.tag_field is None else {kind.__struct_config__.tag_field: str}
+            _check_known(known | tag, value, where, f"{table}{name}.")
+
+
+def _fill_tags(settings: Mapping[str, Any], given: dict[str, Any], where: str) -> None:
+    """Name the first kind of a table that has several where it names none. Raises ConfigError for an unknown one."""
+    for name, value in given.items():
+        kinds = _kinds(settings.get(name))
+        if not kinds or not isinstance(value, dict):
+            continue
+        field = kinds[0].__struct_config__.tag_field
+        names = [str(kind.__struct_config__.tag) for kind in kinds]
+        if value.setdefault(field, names[0]) not in names:
+            raise ConfigError(f"{where}{name}.{field} must be one of {', '.join(names)}, but is {value[field]!r}")
+
+
+def _table(kind: Any, value: Any) -> type[Struct] | None:
+    """What a table of the file is read as; None: the setting is no table."""
+    for one in _kinds(kind):
+        if isinstance(value, dict) and value.get(one.__struct_config__.tag_field) == one.__struct_config__.tag:
+            return one
+    return kind if isinstance(kind, type) and issubclass(kind, Struct) else None
+
+
+def _kinds(kind: Any) -> tuple[type[Struct], ...]:
+    """The structs that a table may be one of, told apart by their tag; none: it has one kind, or is no table."""
+    if not isinstance(kind, UnionType):
+        return ()
+    structs = tuple(one for one in get_args(kind) if isinstance(one, type) and issubclass(one, Struct))
+    return structs if len(structs) == len(get_args(kind)) else ()
 
 
 def _is_table(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Struct)
+    return (isinstance(kind, type) and issubclass(kind, Struct)) or bool(_kinds(kind))
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -65,18 +65,20 @@ def _metrics(figures: ControlFigures) -> Iterator[Metric]:
                 by_confidence.add_metric([f"{group.upto:g}"], group.right)
         if by_confidence.samples:
             yield by_confidence
-        yield from gauge("draft_length_mean", "Drafts before a NAV, mean of the last 100", monitor.mean_length)
+        yield from gauge("draft_length_mean", "Drafts before a NAV, mean of the last 100", figures.mean_length)
         if window is not None:
-            yield from gauge("token_seconds", "Time per output token over the last windows", window.tpt_s)
-            yield from gauge("navs_per_token", "NAVs per output token over the last windows", window.navs_per_token)
-        yield from counter("sessions", "Opened at a gateway", totals.sessions)
+            yield from gauge("token_seconds", "Time per output token over the last windows", window.tpot_s)
+            yield from gauge(
+                "navs_per_token", "NAVs per output token over the last windows", window.verifications_per_token
+            )
+        yield from counter("sessions", "Opened at a gateway", monitor.sessions)
         yield from counter("output_tokens", "Decided by the target", totals.tokens)
         yield from counter("drafted_tokens", "Drafted", totals.drafted)
         yield from counter("sent_tokens", "Drafts sent", totals.sent)
         yield from counter("accepted_tokens", "Drafts sent that were right", totals.accepted)
-        yield from counter("navs", "Steps of the target that a NAV caused", totals.navs)
+        yield from counter("navs", "Steps of the target that a NAV caused", totals.verifications)
         yield from counter("forwards", "Steps of the target", totals.forwards)
-        yield from counter("rollbacks", "Drafts thrown away", totals.rollbacks)
+        yield from counter("rollbacks", "Drafts thrown away", totals.discards)
     yield from gauge("n_hat", "Draft length that the plan is for", figures.n_hat)
     plan = None if figures.plan is None else " ".join(map(str, figures.plan))
     yield from info("plan", "Batches that drafts leave in, in tokens", batcher=figures.batcher, batches=plan)

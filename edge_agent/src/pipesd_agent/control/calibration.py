@@ -8,6 +8,7 @@ drafter's own. The trigger works with it on the event loop; the drafting thread 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -15,7 +16,9 @@ import numpy as np
 
 from pipesd_agent.drafting.confidence import SAMPLED, fit_weights
 from pipesd_agent.drafting.drafter import DraftToken
-from pipesd_agent.session.policies import Trigger
+from pipesd_agent.session.counts import Counts
+from pipesd_agent.session.observer import NullObserver
+from pipesd_core.protocol.messages import Opened
 
 MEMORY: Final = 2048
 """Newest judged tokens that are fitted to."""
@@ -50,9 +53,9 @@ PRIOR: Final = Weights(SAMPLED.intercept, SAMPLED.slope, 0.0)
 class Calibration:
     """One kind of sampling's (greedy, or not: their margins are not the same thing), of all sessions of an agent.
 
-    Pure. `judged` for every `Watch.judged` of such a session, in any order of sessions; `confidence` for a token that
-    is drafted. A token without a margin (prompt lookup) keeps its confidence and teaches nothing. A fit is used while
-    its log loss on tokens that it has not seen, newer ones counting more, is less than the drafter's.
+    Pure. `judged` for every `SessionObserver.judged` of such a session, in any order of sessions; `calibrated` for a
+    token that is drafted. A token without a margin (prompt lookup) keeps its confidence and teaches nothing. A fit is
+    used while its log loss on tokens that it has not seen, newer ones counting more, is less than the drafter's.
 
     Attributes:
         weights: of the newest fit; None: not enough was judged. used: whether it is better. gain: by how much, mean
@@ -79,15 +82,17 @@ class Calibration:
         return token.confidence
 
     def calibrated(self, token: DraftToken) -> DraftToken:
-        """The token with that."""
-        return msgspec.structs.replace(token, confidence=self.confidence(token)) if self.used else token
+        """The token with that, which remembers the drafter's own."""
+        if not self.used:
+            return token
+        return msgspec.structs.replace(token, confidence=self.confidence(token), own_confidence=token.confidence)
 
     def judged(self, token: DraftToken, right: bool) -> None:
         """The target has decided the position of a drafted token."""
         if not token.margin:
             return
         if self.weights is not None:
-            self._compare(token.confidence, self.weights(token), right)
+            self._compare(token.drafter_confidence, self.weights(token), right)
         at = self._count % MEMORY
         self._rows[at] = 1.0, min(token.margin, MOST_MARGIN), math.sqrt(token.entropy)
         self._right[at] = right
@@ -115,27 +120,24 @@ def _loss(probability: float, right: bool) -> float:
     return -math.log(max(LEAST, probability if right else 1.0 - probability))
 
 
-class CalibratedTrigger:
-    """A `Trigger` that sees calibrated confidences. One per session.
+class SessionCalibration(NullObserver):
+    """The calibrator of one session, which is also its observer: what was judged teaches the calibration.
 
-    Whoever watches the session calls `begin` when it is opened (`Watch.opened`), with the calibration for its kind of
-    sampling, or None to leave the drafter's confidence as it is; and tells that calibration what is judged.
+    by_sampling: calibrations of all sessions, by whether answers are sampled (temperature above 0); which one it is
+    turns out when the gateway accepts the request. Until then confidences stay the drafter's.
     """
 
-    def __init__(self, trigger: Trigger) -> None:
-        self.inner = trigger
+    def __init__(self, by_sampling: Mapping[bool, Calibration]) -> None:
+        self._by_sampling = by_sampling
         self._calibration: Calibration | None = None
 
-    def begin(self, calibration: Calibration | None) -> None:
-        self._calibration = calibration
+    def opened(self, opened: Opened, counts: Counts, now: float) -> None:  # noqa: ARG002
+        self._calibration = self._by_sampling[opened.params.temperature > 0]
 
-    def drafted(self, token: DraftToken) -> bool:
+    def calibrated(self, token: DraftToken) -> DraftToken:
+        """The token with a confidence that was fitted, while that is better than the drafter's."""
+        return token if self._calibration is None else self._calibration.calibrated(token)
+
+    def judged(self, token: DraftToken, right: bool, now: float) -> None:  # noqa: ARG002
         if self._calibration is not None:
-            token = self._calibration.calibrated(token)
-        return self.inner.drafted(token)
-
-    def reset(self) -> None:
-        self.inner.reset()
-
-    def verified(self, drafts: int, accepted: int) -> None:
-        self.inner.verified(drafts, accepted)
+            self._calibration.judged(token, right)

@@ -39,7 +39,13 @@ class Lengths:
     @property
     def n_hat(self) -> int:
         """Their mean, rounded: the paper's N-hat."""
-        return max(1, round(self._sum / len(self._last))) if self._last else N_HAT
+        mean = self.mean
+        return N_HAT if mean is None else max(1, round(mean))
+
+    @property
+    def mean(self) -> float | None:
+        """Their mean, in tokens; None: there are none yet."""
+        return self._sum / len(self._last) if self._last else None
 
     def chances(self) -> NDArray[np.float64]:
         """[n + 1]: at index l the probability that a draft is l tokens long; 0 is none, the last also of longer ones.

@@ -14,14 +14,15 @@ Pairs = dict[str, tuple[float, float]]
 class ControlFigures:
     """What there is to show; what is None is left out.
 
-    monitor: what was measured. n_hat: draft length that the plan is made for; plan: its batches, in tokens, repeated;
-    batcher, trigger: their names. thresholds: in use; optimizer: what looks for better ones. mode: what sessions are
-    in now (or the last one was), and the reason of its last change. requests: since the start, of all modes; running:
-    now.
+    monitor: what was measured. n_hat: draft length that the plan is made for; mean_length: of the last drafts.
+    plan: its batches, in tokens, repeated; batcher, trigger: their names. thresholds: in use; optimizer: what looks for
+    better ones. mode: what sessions are in now (or the last one was), and the reason of its last change. requests:
+    since the start, of all modes; running: now.
     """
 
     monitor: MonitorFigures | None = None
     n_hat: int | None = None
+    mean_length: float | None = None
     plan: tuple[int, ...] | None = None
     batcher: str | None = None
     trigger: str | None = None

@@ -1,37 +1,67 @@
-"""NAV triggers: when are the drafts so far worth a verification? (architecture §6, papers/pipesd.md §3, §5)
+"""Verification triggers: when are the drafts so far worth a verification? (architecture §6)
 
 A trigger says when it *wants* one; end of text, end of window and end of context force one and are the session's
 business, so that a trigger which never fires costs speed only. One instance per session.
+
+Each is a class with a settings struct of its own, which is what `[trigger]` in the agent's file holds;
+`TriggerSettings` lists them all. `DualThreshold` is the default, and the only one that the tuner works for. Sources:
+PipeSD (dual), and the methods that it and GELATO compare with: HSL (token), EdgeLLM (sequence), Vanilla (fixed), SVIP,
+AdaEDL.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final, Literal, get_args
+from typing import ClassVar, Final, get_args
 
-import msgspec
+from msgspec import Struct
 
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.policies import Trigger
+from pipesd_agent.tuning.replay import Pair
+from pipesd_agent.tuning.thresholds import Thresholds
 from pipesd_core.errors import ConfigError
 
 MAX_LENGTH: Final = 256
 
 
-class DualThreshold:
-    """The paper's: C1 is the product of the confidences since the last NAV; NAV iff C1 <= r1 or the token's <= r2.
+def _check(name: str, value: float, most: float = 1.0) -> None:
+    if not 0.0 <= value <= most:
+        raise ConfigError(f"trigger.{name} must lie between 0 and {most:g}, but is {value}")
 
-    r1 = 0 leaves the token threshold alone (HSL, `token`), r2 = 0 the sequence threshold (EdgeLLM's, not adapted).
+
+class _Settings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    """What the settings of all triggers have: `kind`, their tag in the file, and `make`."""
+
+    needs_entropy: ClassVar[bool] = False
+    """It never fires where the drafter does not know its entropy (prompt lookup)."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in the file."""
+        return str(self.__struct_config__.tag)
+
+    def make(self) -> Trigger:
+        """A new trigger, for one session."""
+        raise NotImplementedError
+
+
+class DualThreshold:
+    """PipeSD's (§3): C1 is the product of the confidences since the last verification; verify iff C1 <= r1 or the
+    token's confidence <= r2.
+
+    r1 = 0 leaves the token threshold alone (HSL), r2 = 0 the sequence threshold (EdgeLLM's, not adapted). thresholds:
+    the pair in force at each token, which a tuner may write; the trigger's may be replaced before the first token.
     """
 
-    def __init__(self, r1: float, r2: float) -> None:
-        self.r1 = r1
-        self.r2 = r2
+    def __init__(self, thresholds: Thresholds) -> None:
+        self.thresholds = thresholds
         self._product = 1.0
 
     def drafted(self, token: DraftToken) -> bool:
+        pair = self.thresholds.pair
         self._product *= token.confidence
-        return self._product <= self.r1 or token.confidence <= self.r2
+        return self._product <= pair.r1 or token.confidence <= pair.r2
 
     def reset(self) -> None:
         self._product = 1.0
@@ -40,11 +70,46 @@ class DualThreshold:
         pass
 
 
-class AdaptiveSequence:
-    """EdgeLLM's, as the paper adapted it: NAV iff C1 <= r1, and r1 follows the verdicts.
+class DualSettings(_Settings, frozen=True, tag="dual"):
+    """Sequence and token threshold, 0..1 (the token's matters only above the sequence's).
 
-    All drafts accepted: r1 *= decay. Else r1 /= C1 ** (share rejected), C1 being the product that the last NAV was
-    sent with. At 1 and above it verifies each token; the bound keeps the way back short.
+    The defaults are from bench/proving/methods/defaults.py on the demo pair: few target forwards, where drafting costs
+    far less than they.
+    """
+
+    r1: float = 0.1
+    r2: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check("r1", self.r1)
+        _check("r2", self.r2)
+
+    @property
+    def pair(self) -> Pair:
+        """Both, as the tuner has them."""
+        return Pair(self.r1, self.r2)
+
+    def make(self) -> DualThreshold:
+        return DualThreshold(Thresholds(self.pair))
+
+
+class TokenSettings(_Settings, frozen=True, tag="token"):
+    """HSL's: the token threshold alone, 0..1."""
+
+    r2: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check("r2", self.r2)
+
+    def make(self) -> DualThreshold:
+        return DualThreshold(Thresholds(Pair(0.0, self.r2)))
+
+
+class AdaptiveSequence:
+    """EdgeLLM's, as PipeSD adapted it: verify iff C1 <= r1, and r1 follows the verdicts.
+
+    All drafts accepted: r1 *= decay. Else r1 /= C1 ** (share rejected), C1 being the product that the last verification
+    was asked for with. At 1 and above it verifies each token; the bound keeps the way back short.
     """
 
     MOST: Final = 1.99
@@ -72,6 +137,21 @@ class AdaptiveSequence:
             self.r1 = min(self.MOST, self.r1 / certainty)
 
 
+class SequenceSettings(_Settings, frozen=True, tag="sequence"):
+    """r1: where the sequence threshold starts, 0..1. decay: of it after a verification that accepted all."""
+
+    r1: float = 0.1
+    decay: float = 0.95
+
+    def __post_init__(self) -> None:
+        _check("r1", self.r1)
+        if not 0.0 < self.decay <= 1.0:
+            raise ConfigError(f"trigger.decay must lie above 0 and at most at 1, but is {self.decay}")
+
+    def make(self) -> AdaptiveSequence:
+        return AdaptiveSequence(self.r1, self.decay)
+
+
 class FixedLength:
     """Verify every `length` drafts (Vanilla)."""
 
@@ -90,8 +170,21 @@ class FixedLength:
         pass
 
 
+class FixedSettings(_Settings, frozen=True, tag="fixed"):
+    """length: drafts per verification."""
+
+    length: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.length <= MAX_LENGTH:
+            raise ConfigError(f"trigger.length must lie between 1 and {MAX_LENGTH}, but is {self.length}")
+
+    def make(self) -> FixedLength:
+        return FixedLength(self.length)
+
+
 class Svip:
-    """NAV iff sqrt(0.15 * entropy) > h (SVIP; papers/gelato_enachi.md part 3): a bound for the rejection probability.
+    """Verify iff sqrt(0.15 * entropy) > h (SVIP, as GELATO states it): a bound for the rejection probability.
 
     Looks at each token alone, and only at the entropy of the draft's softmax at temperature 1, whatever the request's.
     """
@@ -111,10 +204,25 @@ class Svip:
         pass
 
 
+class SvipSettings(_Settings, frozen=True, tag="svip"):
+    """h: 0..2, of the square root of 0.15 entropy."""
+
+    needs_entropy: ClassVar[bool] = True
+    h: float = 0.3
+
+    def __post_init__(self) -> None:
+        _check("h", self.h, 2.0)
+
+    def make(self) -> Svip:
+        return Svip(self.h)
+
+
 class AdaEdl:
-    """NAV iff 1 - sqrt(0.2 * entropy) < bound (AdaEDL; papers/gelato_enachi.md part 3), and the bound follows the
-    verdicts: up by STEP while the mean share accepted is below TARGET, else down by it after one that did not accept
-    all; both smoothed."""
+    """Verify iff 1 - sqrt(0.2 * entropy) < bound (AdaEDL, as GELATO states it); the bound follows the verdicts.
+
+    It goes up by STEP while the mean share accepted is below TARGET, else down by it after a verdict that did not
+    accept all; both smoothed.
+    """
 
     SCALE: Final = 0.2
     TARGET: Final = 0.9
@@ -143,57 +251,21 @@ class AdaEdl:
         self.bound = min(1.0, max(0.0, self.bound + self.BOUND_WEIGHT * step))
 
 
-Kind = Literal["dual", "fixed", "token", "sequence", "svip", "adaedl"]
-KINDS: Final = get_args(Kind)
-BY_ENTROPY: Final = ("svip", "adaedl")
-"""Triggers that never fire where the drafter does not know its entropy (prompt lookup)."""
+class AdaEdlSettings(_Settings, frozen=True, tag="adaedl"):
+    """bound: where the lower bound of the acceptance probability starts, 0..1."""
 
-
-class TriggerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which trigger, and its figures.
-
-    kind: `dual` (r1, r2), `token` (HSL: r2 alone), `sequence` (EdgeLLM's adaptation: r1 is where it starts, decay),
-    `fixed` (length), `svip` (h), `adaedl` (bound is where it starts).
-    r1, r2: sequence and token threshold, 0..1 (the token's matters only above the sequence's). The defaults
-    are from bench/proving/methods/defaults.py on the demo pair: few target forwards, where drafting costs far less than
-    they.
-    length: drafts per verification. decay: of r1 after a verification that accepted all. h: 0..2, of the square root of
-    0.15 entropy. bound: least lower bound of the acceptance, 0..1.
-    """
-
-    kind: Kind = "dual"
-    r1: float = 0.1
-    r2: float = 0.2
-    length: int = 8
-    decay: float = 0.95
-    h: float = 0.3
+    needs_entropy: ClassVar[bool] = True
     bound: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            now = ": it is called 'sequence' now" if str(self.kind) == "adaptive" else ""
-            raise ConfigError(f"trigger.kind must be one of {', '.join(KINDS)}, but is {self.kind!r}{now}")
-        for name, most in (("r1", 1.0), ("r2", 1.0), ("h", 2.0), ("bound", 1.0)):
-            value = getattr(self, name)
-            if not 0.0 <= value <= most:
-                raise ConfigError(f"trigger.{name} must lie between 0 and {most:g}, but is {value}")
-        if not 1 <= self.length <= MAX_LENGTH:
-            raise ConfigError(f"trigger.length must lie between 1 and {MAX_LENGTH}, but is {self.length}")
-        if not 0.0 < self.decay <= 1.0:
-            raise ConfigError(f"trigger.decay must lie above 0 and at most at 1, but is {self.decay}")
+        _check("bound", self.bound)
 
-    def make(self) -> Trigger:
-        """A new trigger, for one session."""
-        match self.kind:
-            case "fixed":
-                return FixedLength(self.length)
-            case "token":
-                return DualThreshold(0.0, self.r2)
-            case "sequence":
-                return AdaptiveSequence(self.r1, self.decay)
-            case "svip":
-                return Svip(self.h)
-            case "adaedl":
-                return AdaEdl(self.bound)
-            case _:
-                return DualThreshold(self.r1, self.r2)
+    def make(self) -> AdaEdl:
+        return AdaEdl(self.bound)
+
+
+TriggerSettings = DualSettings | TokenSettings | SequenceSettings | FixedSettings | SvipSettings | AdaEdlSettings
+"""All triggers there are; the first one is the default."""
+KINDS: Final[tuple[str, ...]] = tuple(str(kind.__struct_config__.tag) for kind in get_args(TriggerSettings))
+BY_ENTROPY: Final = tuple(str(kind.__struct_config__.tag) for kind in get_args(TriggerSettings) if kind.needs_entropy)
+"""Names of those that need an entropy."""

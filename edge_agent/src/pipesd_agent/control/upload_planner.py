@@ -1,8 +1,7 @@
-"""The scheduler: which batches drafts leave the device in, from measured costs and draft lengths (architecture §6).
+"""The upload planner: which batches drafts leave the device in, by measured costs and draft lengths.
 
-One `Planner` per agent, since its sessions share the link; each session has a batcher of it. It is sans-I/O: whoever
-owns it tells it what is measured (`learn`) and passes on what the `Watch` of each session hears (`wished`, `sent`).
-All clock readings are the sessions'.
+One `Planner` per agent, since its sessions share the link; each session has a batcher and an observer of it. It is
+sans-I/O: whoever owns it tells it what is measured (`learn`). All clock readings are the sessions'.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ from pipesd_agent.control.batchers import Immediate, Planned, Single, Timed, che
 from pipesd_agent.control.draft_lengths import LONGEST, OVER, Lengths
 from pipesd_agent.control.plan_dp import optimal_plan
 from pipesd_agent.control.plan_expected import Timing, costs_nothing
+from pipesd_agent.session.observer import NullObserver, SessionObserver
 from pipesd_agent.session.policies import Batcher
 from pipesd_core.protocol.messages import Draft, EdgeMessage, Resume
 
 MOVED: Final = 0.2
-"""Relative change of a cost, or of N-hat, that is worth a new plan."""
+"""Relative change of the mean draft length that is worth a new plan."""
 US: Final = 1e6
 LONGEST_WAIT_S: Final = 0.5
 """For the link to be free of one message, whatever that is believed to cost."""
@@ -32,7 +32,9 @@ class Costs(NamedTuple):
 
 
 class Planner:
-    """name: `immediate`, `single`, `dp` (the paper's plan for N-hat tokens) or `expected` (`plan_expected`). The
+    """Plans of one agent.
+
+    name: `immediate`, `single`, `dp` (the paper's plan for a draft of mean length) or `expected` (`plan_expected`). The
     latter two send each token at once until costs are known. Raises ConfigError for another.
 
     Attributes:
@@ -54,7 +56,7 @@ class Planner:
         self._timed_for = 0
 
     def batcher(self) -> Batcher:
-        """A session's."""
+        """The batcher of a new session."""
         match self.name:
             case "single":
                 return Single()
@@ -65,30 +67,26 @@ class Planner:
             case _:
                 return Immediate()
 
-    # What is told.
+    # What goes in.
 
-    def learn(self, alpha: float, beta: float, gamma: float) -> bool:
-        """Costs as measured now, in µs. Adopted where one has moved by more than a fifth; returns whether."""
+    def observer(self) -> SessionObserver:
+        """The observer of a new session."""
+        return _PlannerObserver(self)
+
+    def learn(self, alpha: float, beta: float, gamma: float) -> None:
+        """Plan by these costs from now on, in µs; whoever measures them says when they have moved."""
         # A token is never free: where it costs less than 1 µs, plans with and without waiting for others would tie.
         costs = Costs(max(0, round(alpha)), max(1, round(beta)), max(0, round(gamma)))
-        if self.costs is not None and not any(
-            abs(new - old) > MOVED * old for new, old in zip(costs, self.costs, strict=True)
-        ):
-            return False
-        self.costs = costs
-        self._timing = None
-        return True
-
-    def wished(self, drafts: int, now: float) -> None:  # noqa: ARG002
-        """As `Watch.wished`, of any session."""
-        self.lengths.add(drafts)
+        if costs != self.costs:
+            self.costs = costs
+            self._timing = None
 
     def restart(self) -> None:
         """The link is a new one, or the clock: nothing is on its way."""
         self._free_at = self._sent_at = 0.0
 
     def sent(self, message: EdgeMessage, size: int, now: float) -> None:  # noqa: ARG002
-        """As `Watch.sent`, of any session: the link is busy with it."""
+        """Take note of a message of any session (`SessionObserver.sent`): the link is busy with it."""
         if isinstance(message, Resume):
             self.restart()  # of what was on the old link nothing is on this one
         if self.costs is not None:
@@ -97,7 +95,7 @@ class Planner:
             self._free_at = max(self.room_at(), now) + occupied
             self._sent_at = now
 
-    # What is in force.
+    # What comes out.
 
     def room_at(self) -> float:
         """From when on the link can take a message that will not have to queue, by the sessions' clock.
@@ -156,3 +154,16 @@ class Planner:
             self._timed_over, self._timed_for = added, n_hat
             self.plans += 1
         return self._timing
+
+
+class _PlannerObserver(NullObserver):
+    """What the planner has to know of a session."""
+
+    def __init__(self, planner: Planner) -> None:
+        self._planner = planner
+
+    def verification_requested(self, drafts: int, now: float) -> None:  # noqa: ARG002
+        self._planner.lengths.add(drafts)
+
+    def sent(self, message: EdgeMessage, size: int, now: float) -> None:
+        self._planner.sent(message, size, now)

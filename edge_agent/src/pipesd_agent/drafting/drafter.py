@@ -18,7 +18,8 @@ class DraftToken(msgspec.Struct, frozen=True):
     same token. margin: best minus second best of the scores that the token was chosen by (at T > 0 perturbed by the
     shared noise). entropy: of the draft's softmax at temperature 1, in nats. seconds: duration of the forward that made
     it, for however many lanes; set by the worker, unless the forward caught up with a path as well.
-    margin, entropy and seconds are 0.0 where unknown.
+    margin, entropy and seconds are 0.0 where unknown. own_confidence: what the drafter said, where
+    `confidence` was calibrated since.
     """
 
     position: int
@@ -27,6 +28,12 @@ class DraftToken(msgspec.Struct, frozen=True):
     margin: float = 0.0
     entropy: float = 0.0
     seconds: float = 0.0
+    own_confidence: float | None = None
+
+    @property
+    def drafter_confidence(self) -> float:
+        """What the drafter said, 0..1, whether it was calibrated or not."""
+        return self.confidence if self.own_confidence is None else self.own_confidence
 
 
 class NoDraft(Enum):

@@ -133,7 +133,7 @@ class Connection:
                 raise ProtocolError(f"{type(message).__name__} for channel {message.channel}, which is not open")
             if isinstance(message, Failed) and message.code == Unavailable.code and self.has_alternative:
                 self._set_draining(DRAINING_ASSUMED_S)
-                if stream.session.movable:
+                if stream.session.can_hand_off:
                     stream.postponed(message)
                     self._requests.remove_ended()
                     continue

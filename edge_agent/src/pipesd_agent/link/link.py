@@ -13,7 +13,7 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from websockets.asyncio.client import ClientConnection
@@ -30,6 +30,7 @@ from pipesd_agent.link.connection import (
 from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, dial
 from pipesd_agent.link.gateways import Gateway, Gateways
 from pipesd_agent.link.requests import LinkSettings, RequestTable
+from pipesd_agent.session.observer import SessionObserver
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, Unavailable
 from pipesd_core.protocol.messages import (
@@ -85,9 +86,17 @@ class Link:
         return len(self._requests)
 
     async def request(
-        self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool = True
+        self,
+        endpoint: Endpoint,
+        body: bytes,
+        request_id: str,
+        *,
+        collaborative: bool = True,
+        observers: Sequence[SessionObserver] = (),
     ) -> RequestStream:
         """Open a session, after connecting where that is needed.
+
+        observers: of this session, besides those that its policies bring.
 
         Raises ApiError, within `CONNECT_TIMEOUT_S` for each gateway.
         """
@@ -101,7 +110,7 @@ class Link:
                 raise Unavailable(f"the gateway {self.gateways} does not answer; try again") from None
         if not self.connected:
             raise self.gateways.error
-        return self._requests.open(endpoint, body, request_id, collaborative=collaborative)
+        return self._requests.open(endpoint, body, request_id, collaborative=collaborative, observers=observers)
 
     async def run(self) -> None:
         """Stay connected until cancelled."""

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from msgspec import Struct
 
 from pipesd_agent.drafting.worker import DraftWorker
+from pipesd_agent.session.observer import Observers, SessionObserver
 from pipesd_agent.session.policies import MakePolicies
-from pipesd_agent.session.session import EdgeSession, SessionSettings
+from pipesd_agent.session.session import EdgeSession
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, Overloaded
 from pipesd_core.protocol.messages import VERSION, Endpoint, Open
@@ -67,8 +70,16 @@ class RequestTable:
         """The request on a channel; None: there is none."""
         return self._requests.get(channel)
 
-    def open(self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool) -> RequestStream:
-        """Open a new request. Raises ApiError."""
+    def open(
+        self,
+        endpoint: Endpoint,
+        body: bytes,
+        request_id: str,
+        *,
+        collaborative: bool,
+        observers: Sequence[SessionObserver],
+    ) -> RequestStream:
+        """Open a new request. observers: see `Link.request`. Raises ApiError."""
         if self._lost is not None:
             raise self._lost
         channel = next((c for c in range(MAX_OPEN_REQUESTS) if c not in self._requests), None)
@@ -77,9 +88,10 @@ class RequestTable:
             raise Overloaded(limit, retry_after_s=1)
         worker = self._worker if collaborative else None
         fingerprint = None if worker is None else worker.fingerprint or b""
+        policies = self._settings.policies()
         session = EdgeSession(
             Open(channel, VERSION, endpoint, body, fingerprint, request_id),
-            self._settings.policies(),
+            replace(policies, observer=Observers(policies.observer, *observers)),
             self._settings.session,
             max_context=worker.max_context if worker else 0,
             now=time.monotonic(),
@@ -109,7 +121,7 @@ class RequestTable:
         """
         moved = set()
         for stream in self.carried_by(None):
-            if stream.session.movable:
+            if stream.session.can_hand_off:
                 moved.add(stream.session.channel)
                 stream.relocated()
             else:
@@ -150,7 +162,7 @@ class RequestTable:
         """Free the channels of sessions that have ended."""
         for channel, stream in list(self._requests.items()):
             if stream.session.ended:
-                stream.session.watch.ended(time.monotonic())
+                stream.session.observer.ended(time.monotonic())
                 del self._requests[channel]
 
     def arm_timer(self) -> None:

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from pipesd_agent.session.session import Counts, usage_payload
+from pipesd_agent.session.counts import Counts
 from pipesd_agent.session.splice import CannotSplice, Splice
+from pipesd_agent.session.usage import usage_payload
 from pipesd_core.engine.autoregressive import Alone
 from pipesd_core.engine.choices import Several
 from pipesd_core.engine.interface import Opening, Payload

@@ -94,7 +94,7 @@ class LocalModel:
         if not request.fingerprint:
             raise CannotContinue("it was opened cloud-only, so nobody compared its vocabulary with the draft model's")
         try:
-            splice = Splice(session.shown)
+            splice = Splice(session.delivered)
         except CannotSplice as error:
             raise CannotContinue(str(error)) from error
         decided = tuple(session.committed[len(opened.prompt_ids) :])

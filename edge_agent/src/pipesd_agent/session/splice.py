@@ -10,72 +10,110 @@ from typing import Any, Final
 
 import msgspec
 
+MAX_RAW_BYTES: Final = 4 * 2**20
+"""Payloads kept undecoded at most; a chunk of a few tokens takes some 200 bytes."""
 _HEAD: Final = ("id", "created")
-_PLAIN: Final = frozenset({"index", "text", "delta", "message", "finish_reason", "stop_reason"})
+_TEXT_ONLY: Final = frozenset({"index", "text", "delta", "message", "finish_reason", "stop_reason"})
 
 
 class CannotSplice(Exception):
-    """The other gateway's answer is not the one that the client has the beginning of; or nobody can tell."""
+    """The other gateway's answer is not the one that the client has the beginning of, or cannot be compared with it."""
 
 
-class Shown:
-    """What a client has of an answer."""
+class DeliveredText:
+    """What a client has of an answer.
+
+    Payloads are kept as they come and decoded when somebody asks, which is after a fault only.
+    """
 
     def __init__(self) -> None:
-        self.head: dict[str, Any] | None = None
-        """Of the first event; None: there has been none."""
-        self.finished = False
-        self.usage = False
+        self._raw: list[bytes] = []
+        self._raw_bytes = 0
+        self._head: dict[str, Any] | None = None
+        self._finished = False
+        self._has_usage = False
         self._text: list[str] = []
-        self.plain = True
+        self._plain = True
+
+    def add(self, payload: bytes) -> None:
+        """Note an event that goes to the client."""
+        self._raw.append(payload)
+        self._raw_bytes += len(payload)
+        if self._raw_bytes > MAX_RAW_BYTES:
+            self._decode()
+
+    @property
+    def head(self) -> dict[str, Any] | None:
+        """`id` and `created` of the first event; None: there has been none."""
+        self._decode()
+        return self._head
+
+    @property
+    def finished(self) -> bool:
+        """Whether the client has a finish reason."""
+        self._decode()
+        return self._finished
+
+    @property
+    def has_usage(self) -> bool:
+        """Whether the client has the event with the token counts."""
+        self._decode()
+        return self._has_usage
+
+    @property
+    def plain(self) -> bool:
+        """Whether there was nothing but text in it."""
+        self._decode()
+        return self._plain
 
     @property
     def text(self) -> str:
-        """All of it. Raises CannotSplice where there was more than text."""
+        """All of its text. Raises CannotSplice where there was more than text."""
         if not self.plain:
             raise CannotSplice("the answer has more in it than text")
         return "".join(self._text)
 
-    def add(self, payload: bytes) -> None:
-        """An event that goes to the client."""
-        said = _decode(payload)
-        if self.head is None:
-            self.head = {name: said[name] for name in _HEAD if name in said}
-        choice = _choice(said)
-        if choice is None:
-            self.usage = True
-            return
-        self.finished = self.finished or choice.get("finish_reason") is not None
-        text = _text(choice)
-        if text is None:
-            self.plain = False
-        elif text:
-            self._text.append(text)
+    def _decode(self) -> None:
+        raw, self._raw, self._raw_bytes = self._raw, [], 0
+        for payload in raw:
+            event = _decode(payload)
+            if self._head is None:
+                self._head = {name: event[name] for name in _HEAD if name in event}
+            choice = _choice(event)
+            if choice is None:
+                self._has_usage = True
+                continue
+            self._finished = self._finished or choice.get("finish_reason") is not None
+            text = _text(choice)
+            if text is None:
+                self._plain = False
+            elif text:
+                self._text.append(text)
 
 
 class Splice:
-    """Passes on what comes after `shown`."""
+    """Passes on what comes after `delivered`."""
 
-    def __init__(self, shown: Shown) -> None:
-        self._head = shown.head
-        self._known = shown.text
-        self._finished = shown.finished
-        self._usage = shown.usage
-        self._beyond = shown.head is None
+    def __init__(self, delivered: DeliveredText) -> None:
+        self._head = delivered.head
+        self._known = delivered.text
+        self._finished = delivered.finished
+        self._has_usage = delivered.has_usage
+        self._beyond = delivered.head is None
 
     @property
     def caught_up(self) -> bool:
-        """Has all been told again that the client has?"""
+        """Whether all that the client has was told again."""
         return not self._known
 
     def take(self, payload: bytes) -> bytes | None:
         """What the client gets of an event; None: nothing. Raises CannotSplice."""
         if self._head is None:
             return payload
-        said = _decode(payload) | self._head
-        choice = _choice(said)
+        event = _decode(payload) | self._head
+        choice = _choice(event)
         if choice is None:
-            return None if self._usage else msgspec.json.encode(said)
+            return None if self._has_usage else msgspec.json.encode(event)
         if not self._beyond:
             text = _text(choice)
             if text is None:
@@ -91,20 +129,20 @@ class Splice:
                 return None
             self._beyond = True
             _set_text(choice, text[overlap:])
-        return msgspec.json.encode(said)
+        return msgspec.json.encode(event)
 
 
 def _decode(payload: bytes) -> dict[str, Any]:
     try:
-        said = msgspec.json.decode(payload)
+        event = msgspec.json.decode(payload)
     except msgspec.DecodeError:
-        said = None
-    return said if isinstance(said, dict) else {"choices": [{"unknown": True}]}
+        event = None
+    return event if isinstance(event, dict) else {"choices": [{"unknown": True}]}
 
 
-def _choice(said: dict[str, Any]) -> dict[str, Any] | None:
+def _choice(event: dict[str, Any]) -> dict[str, Any] | None:
     """The one choice of an event; None: it has none, only counts."""
-    choices = said.get("choices")
+    choices = event.get("choices")
     if isinstance(choices, list) and not choices:
         return None
     if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], dict):
@@ -113,15 +151,15 @@ def _choice(said: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _text(choice: dict[str, Any]) -> str | None:
-    """Of a chunk, or of a whole answer; None: there is more in it than text."""
-    if any(value is not None for name, value in choice.items() if name not in _PLAIN):
+    """The text of a chunk, or of a whole answer; None: there is more in it than text."""
+    if any(value is not None for name, value in choice.items() if name not in _TEXT_ONLY):
         return None
     if "text" in choice:
         return choice["text"] or ""
-    said = choice.get("delta", choice.get("message"))
-    if not isinstance(said, dict) or any(said[name] for name in said if name not in ("role", "content")):
+    message = choice.get("delta", choice.get("message"))
+    if not isinstance(message, dict) or any(message[name] for name in message if name not in ("role", "content")):
         return None
-    return said.get("content") or ""
+    return message.get("content") or ""
 
 
 def _set_text(choice: dict[str, Any], text: str) -> None:

@@ -9,36 +9,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from msgspec import Struct
-
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.worker import DraftLane, DraftWorker
-from pipesd_agent.session.policies import Watch, Watches
-from pipesd_agent.session.session import (
-    Commit,
-    Complete,
-    Deliver,
-    EdgeSession,
-    Fail,
-    RemoteError,
-    StartDrafting,
-    StopDrafting,
-    usage_payload,
-)
+from pipesd_agent.session.actions import Commit, Complete, Deliver, Fail, StartDrafting, StopDrafting
+from pipesd_agent.session.remote_error import RemoteError
+from pipesd_agent.session.session import EdgeSession
+from pipesd_agent.session.usage import TokenTimes, usage_payload
 from pipesd_core.errors import ApiError, OutOfState, ProtocolError, Unavailable
-from pipesd_core.protocol.messages import (
-    MAX_UNACKED,
-    Ack,
-    Desync,
-    Draft,
-    EdgeMessage,
-    End,
-    Event,
-    Failed,
-    Open,
-    Opened,
-    Verdict,
-)
+from pipesd_core.protocol.messages import MAX_UNACKED, EdgeMessage, Failed, Opened, SessionMessage, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +25,6 @@ MAX_UNTAKEN: Final = 4 * MAX_UNACKED
 MAX_UNTAKEN_BYTES: Final = 16 * 2**20
 """What may wait for a client that reads slowly. A gateway stops long before, for want of acknowledgements; one that
 does not must not fill this machine's memory."""
-
-
-class Upload(Struct):
-    """Bytes sent for a request, WebSocket headers and masks included."""
-
-    open: int = 0
-    drafts: int = 0
-    acks: int = 0
-    other: int = 0
 
 
 class RequestStream:
@@ -71,10 +40,10 @@ class RequestStream:
     ) -> None:
         self.request_id = request_id
         self.session = session
-        self.upload = Upload()
         self.started = time.monotonic()
         self.kept_by: object | None = None
         """The connection that it stays on while the link goes to another gateway; None: it goes with the link."""
+        self._times = TokenTimes(self.started)
         self._worker = worker
         self._lane: DraftLane | None = None
         self._changed = changed
@@ -103,7 +72,7 @@ class RequestStream:
             case Deliver(_, payload, usage):
                 self._answers.popleft()
                 self._untaken_bytes -= len(payload)
-                return usage_payload(payload, self.session.counts) if usage else payload
+                return usage_payload(payload, self.session.counts, self._times) if usage else payload
             case Fail(error):
                 raise error
         return None
@@ -114,10 +83,6 @@ class RequestStream:
         self.session.taken(2**53 if waiting is None else waiting - 1, time.monotonic())
         self._changed()
 
-    def watch(self, watch: Watch) -> None:
-        """Tell this watch too what the session does from now on."""
-        self.session.watch = Watches(self.session.watch, watch)
-
     def client_left(self) -> None:
         """The client is gone, or done. Harmless when repeated."""
         self.session.client_left()
@@ -125,10 +90,13 @@ class RequestStream:
 
     # For the link.
 
-    def receive(self, message: Opened | Verdict | Event | End | Failed | Desync) -> None:
+    def receive(self, message: SessionMessage) -> None:
         """A message of the gateway for this request."""
+        now = time.monotonic()
+        if isinstance(message, Verdict):
+            self._times.arrived(now)
         try:
-            self.session.receive(message, time.monotonic())
+            self.session.receive(message, now)
             self._act()
             self._check_untaken()
         except ProtocolError as error:
@@ -137,17 +105,8 @@ class RequestStream:
             self._act()
 
     def sent(self, message: EdgeMessage, size: int, began: float) -> None:
-        """Count a message that went out as `size` bytes, the first of them given to the socket at `began`."""
-        self.session.watch.sent(message, size, began)
-        match message:
-            case Open():
-                self.upload.open += size
-            case Draft():
-                self.upload.drafts += size
-            case Ack():
-                self.upload.acks += size
-            case _:
-                self.upload.other += size
+        """Tell that a message went out as `size` bytes, the first of them given to the socket at `began`."""
+        self.session.observer.sent(message, size, began)
 
     def tick(self, now: float) -> None:
         self.session.tick(now)

@@ -1,19 +1,19 @@
 """What the agent knows of its own speed: link, drafter, target, acceptance, time per token (architecture §6).
 
-One `Monitor` per agent; each session has a `Watch` of it (`monitor.watch()`), also where many run side by side, since
-they share drafter and link. Pure: sizes and clock readings in, figures out.
+One `Monitor` per agent; each session has an observer of it (`monitor.observer()`), also where many run side by side,
+since they share drafter and link. Pure: sizes and clock readings in, figures out.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Final
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.counts import Counts
+from pipesd_agent.session.observer import Decision, NullObserver
 from pipesd_agent.telemetry.acceptance import Acceptance, Bin
 from pipesd_agent.telemetry.arrivals import Arrivals
 from pipesd_agent.telemetry.change import Change
@@ -26,9 +26,8 @@ from pipesd_core.protocol.messages import Draft, EdgeMessage, Open, Opened, Reas
 
 TOKENS: Final = 100
 """Drafted tokens that gamma is the mean of."""
-LENGTHS: Final = 100
-TPT_WINDOWS: Final = 4
-"""Windows that TPT is compared by."""
+TPOT_WINDOWS: Final = 4
+"""Windows that the time per output token is compared by."""
 LEAST_GAMMA_S: Final = 5e-4
 LEAST_ALPHA_S: Final = 5e-4
 LEAST_BETA_S: Final = 5e-5
@@ -44,27 +43,15 @@ class Moved(Struct, frozen=True):
     retune: bool
 
 
-class Totals(Struct):
-    """Since the start, of all sessions. sent: drafts, repeated ones again; accepted: sent ones that were right."""
-
-    sessions: int = 0
-    tokens: int = 0
-    drafted: int = 0
-    sent: int = 0
-    accepted: int = 0
-    navs: int = 0
-    forwards: int = 0
-    rollbacks: int = 0
-
-
 class MonitorFigures(Struct, frozen=True):
     """What is known now; None: not known yet. Seconds.
 
     alpha_s, beta_s: the uplink is busy with a draft message of n tokens for alpha + beta * n; both 0.0 where that
     cannot be told from nothing, None before the gateway's stamps have told anything. gamma_s: of a drafted token.
-    rtt_s: of a message that need not wait for anything, there and back. verify_s: of a step without drafts, and what
-    each draft adds; queue_s: what a step waits for others. acceptance: share of judged drafts, then by confidence.
-    window: time and NAVs per token of the last few windows.
+    rtt_s: of a message that need not wait for anything, there and back. verify_base_s: of a step without drafts;
+    verify_row_s: what each draft adds; queue_s: what a step waits for others. acceptance: share of judged drafts, then
+    by calibrated confidence. window: time and verifications per token of the last few windows. sessions: opened since
+    the start; totals: the counts of all of them together.
     """
 
     alpha_s: float | None
@@ -76,21 +63,21 @@ class MonitorFigures(Struct, frozen=True):
     queue_s: float | None
     acceptance: float | None
     by_confidence: tuple[Bin, ...]
-    mean_length: float | None
     window: Window | None
-    totals: Totals
+    sessions: int
+    totals: Counts
 
 
 class Monitor:
-    """The agent's. How to drive it:
+    """What one agent measures. How to drive it:
 
-    * give each session `monitor.watch()` as the watch of its `Policies`; that is all of the input;
+    * give each session `monitor.observer()` as an observer; that is all of the input;
     * `moved()` after verdicts (it is cheap): `replan` says that a plan by alpha, beta and gamma is out of date (the
       first time: that they are known), `retune` that time per token is another one. Asking takes note;
-    * `uplink.occupancy`, `alpha_s`, `beta_s`, `gamma_s`, `rtt_s`, `verifying`, `acceptance`, `windows`, `lengths`
-      are cheap to read at any time, `figures()` is all of it.
+    * `uplink.occupancy`, `alpha_s`, `beta_s`, `gamma_s`, `rtt_s`, `verifying`, `acceptance`, `windows` are
+       cheap to read at any time, `figures()` is all of it.
 
-    header_bytes: of each message on the link beyond the size that `Watch.sent` tells.
+    header_bytes: of each message on the link beyond the size that `SessionObserver.sent` tells.
     """
 
     def __init__(self, header_bytes: float = HEADER_BYTES) -> None:
@@ -99,23 +86,33 @@ class Monitor:
         self.verifying = Verifying()
         self.acceptance = Acceptance()
         self.windows = Windows(self._window)
-        self.lengths: deque[int] = deque(maxlen=LENGTHS)
-        """Drafts of the last NAVs, each counted from the NAV or rollback before it."""
-        self.totals = Totals()
+        self.sessions = 0
+        """Opened since the start."""
+        self._ended = Counts()
+        """Counts of the sessions that have ended."""
+        self._running: list[Counts] = []
         self._gamma = Rolling(TOKENS)
         self._most_gamma = math.inf
         self._rtt = Rolling(20)
         self._heard = False
-        self._tpt = Rolling(16)
+        self._tpot = Rolling(16)
         self._gamma_change = Change(LEAST_GAMMA_S)
         self._alpha_change = Change(LEAST_ALPHA_S)
         self._beta_change = Change(LEAST_BETA_S)
-        self._tpt_change = Change()
+        self._tpot_change = Change()
         self._replan = self._retune = False
 
-    def watch(self) -> SessionWatch:
-        """Of a new session."""
-        return SessionWatch(self)
+    def observer(self) -> MonitorObserver:
+        """The observer of a new session."""
+        return MonitorObserver(self)
+
+    @property
+    def totals(self) -> Counts:
+        """The counts of all sessions since the start, those that run included."""
+        totals = Counts()
+        for counts in (self._ended, *self._running):
+            totals.add(counts)
+        return totals
 
     @property
     def gamma_s(self) -> float | None:
@@ -134,7 +131,7 @@ class Monitor:
 
     @property
     def rtt_s(self) -> float | None:
-        """Least of the last 20 NAVs: from the socket here to the gateway and back, without waiting of any kind."""
+        """Seconds to the gateway and back without waiting of any kind, the least of the last 20 verifications."""
         least = self._rtt.least
         return None if least is None else max(0.0, least)
 
@@ -156,15 +153,25 @@ class Monitor:
             queue_s=self.verifying.queue_s,
             acceptance=self.acceptance.rate,
             by_confidence=self.acceptance.bins,
-            mean_length=sum(self.lengths) / len(self.lengths) if self.lengths else None,
-            window=self.windows.mean(TPT_WINDOWS),
-            totals=replace(self.totals),
+            window=self.windows.mean(TPOT_WINDOWS),
+            sessions=self.sessions,
+            totals=self.totals,
         )
 
-    # For its watches.
+    # For its observers.
+
+    def opened(self, counts: Counts) -> None:
+        """A session begins to count."""
+        self.sessions += 1
+        self._running.append(counts)
+
+    def ended(self, counts: Counts) -> None:
+        """It has ended."""
+        self._running = [running for running in self._running if running is not counts]
+        self._ended.add(counts)
 
     def drafted(self, seconds: float) -> None:
-        self.totals.drafted += 1
+        """A token was drafted in so many seconds; 0: it is not known."""
         if seconds <= 0.0:
             return
         gamma = self._gamma
@@ -174,7 +181,7 @@ class Monitor:
             self._replan |= self._gamma_change.moved(mean, gamma.error)
 
     def heard(self) -> None:
-        """The gateway has told of arrivals."""
+        """Take note that the gateway has told of arrivals."""
         self._heard = True
         occupancy = self.uplink.occupancy
         alpha, beta = self._alpha_beta(occupancy)
@@ -191,93 +198,82 @@ class Monitor:
         return occupancy.message_s + occupancy.byte_s * frames.empty_bytes, occupancy.byte_s * frames.token_bytes
 
     def _window(self, window: Window) -> None:
-        self._tpt.add(window.tpt_s)
-        if len(self._tpt) < TPT_WINDOWS:
+        self._tpot.add(window.tpot_s)
+        if len(self._tpot) < TPOT_WINDOWS:
             return
-        last = self._tpt.values()[-TPT_WINDOWS:]
+        last = self._tpot.values()[-TPOT_WINDOWS:]
         mean = sum(last) / len(last)
-        error = max(self._tpt.deviation, 0.05 * mean) / math.sqrt(len(last))
-        first = self._tpt_change.noted is None
-        self._retune |= self._tpt_change.moved(mean, error) and not first
+        error = max(self._tpot.deviation, 0.05 * mean) / math.sqrt(len(last))
+        first = self._tpot_change.noted is None
+        self._retune |= self._tpot_change.moved(mean, error) and not first
 
 
-class SessionWatch:
-    """Of one session; see `policies.Watch`."""
+class MonitorObserver(NullObserver):
+    """What the monitor learns from one session."""
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
         self._arrivals = Arrivals(monitor.uplink)
-        self._last_verdict: float | None = None
-        self._sent_end = 0
-        """Position after the last draft sent of the epoch."""
-        self._wished: int | None = None
-        """Highest position that a wish is out for."""
+        self._counts: Counts | None = None
+        self._requested: int | None = None
+        """Highest position that a verification is asked for and not decided."""
         self._timed = False
-        """The first wish since none was out is being timed: the gateway had nothing else to do for the session."""
+        """The first request since none was pending is being timed: the gateway had nothing else to do for the
+        session."""
 
-    def opened(self, opened: Opened, now: float) -> None:  # noqa: ARG002
-        self._monitor.totals.sessions += 1
+    def opened(self, opened: Opened, counts: Counts, now: float) -> None:  # noqa: ARG002
+        self._counts = counts
+        self._monitor.opened(counts)
 
     def drafted(self, token: DraftToken, now: float) -> None:  # noqa: ARG002
         self._monitor.drafted(token.seconds)
-
-    def wished(self, drafts: int, now: float) -> None:  # noqa: ARG002
-        self._monitor.lengths.append(drafts)
 
     def sent(self, message: EdgeMessage, size: int, now: float) -> None:
         arrivals = self._arrivals
         arrivals.sent(message, size, now)
         if isinstance(message, Draft):
-            monitor, tokens = self._monitor, len(message.ids)
-            monitor.frames.sent(tokens, size)
-            monitor.totals.sent += tokens
-            self._sent_end = message.start + tokens
+            self._monitor.frames.sent(len(message.ids), size)
             if message.wish is not None:
-                if self._wished is None:
+                if self._requested is None:
                     self._timed = True
                     arrivals.ask(arrivals.sent_upto)
-                self._wished = max(message.verify_through or 0, self._wished or 0)
+                self._requested = max(message.verify_through or 0, self._requested or 0)
         elif isinstance(message, Open | Resume):
-            self._wished, self._timed = None, False
+            self._requested, self._timed = None, False
 
     def judged(self, token: DraftToken, right: bool, now: float) -> None:  # noqa: ARG002
         self._monitor.acceptance.judged(token.confidence, right)
-        self._monitor.totals.accepted += right and token.position < self._sent_end
 
-    def decided(self, verdict: Verdict, now: float) -> None:
-        monitor, totals, nav = self._monitor, self._monitor.totals, verdict.reason is Reason.NAV
+    def discarded(self, now: float) -> None:  # noqa: ARG002
+        self._requested = None
+
+    def decided(self, decision: Decision, now: float) -> None:
+        monitor, verdict = self._monitor, decision.verdict
+        by_request = verdict.reason is Reason.NAV
         if self._arrivals.told(verdict):
             monitor.heard()
         monitor.verifying.stepped(verdict.verified + 1, verdict.forward_us, verdict.queue_us)
-        totals.tokens += len(verdict.tokens)
-        totals.forwards += 1
-        totals.navs += nav
         if self._timed:
             self._timed = False
-            if nav:
+            if by_request:
                 self._travelled(verdict, now)
-        if self._wished is not None and verdict.start + len(verdict.tokens) > self._wished:
-            self._wished = None
-        if self._last_verdict is not None:
+        if self._requested is not None and verdict.start + len(verdict.tokens) > self._requested:
+            self._requested = None
+        if decision.interval_s is not None:
             monitor.windows.add(
-                len(verdict.tokens),
-                now - self._last_verdict,
-                nav=nav,
+                len(decision.tokens),
+                decision.interval_s,
+                verification=by_request,
                 verified=verdict.verified,
                 accepted=verdict.accepted,
             )
-        self._last_verdict = now
 
-    def discarded(self, now: float) -> None:  # noqa: ARG002
-        self._monitor.totals.rollbacks += 1
-        self._sent_end = 0
-        self._wished = None
-
-    def ended(self, now: float) -> None:
-        pass
+    def ended(self, now: float) -> None:  # noqa: ARG002
+        if self._counts is not None:
+            self._monitor.ended(self._counts)
 
     def _travelled(self, verdict: Verdict, now: float) -> None:
-        """The verdict of the NAV that is timed: where its message's arrival is known, the rest was the way back."""
+        """Time the verification: where its message's arrival is known, the rest was the way back."""
         arrival = self._arrivals.answer
         if arrival is not None:
             at_gateway = (verdict.queue_us + verdict.forward_us) * 1e-6

@@ -22,9 +22,9 @@ import msgspec
 from msgspec import Struct
 
 from pipesd_agent.drafting.drafter import DraftToken
-from pipesd_agent.session.policies import Unwatched
+from pipesd_agent.session.observer import Decision, NullObserver
 from pipesd_core.errors import ConfigError
-from pipesd_core.protocol.messages import Draft, EdgeMessage, Opened, Reason, Verdict
+from pipesd_core.protocol.messages import Draft, EdgeMessage, Opened, Reason
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,8 @@ class LiveTrace(Struct, frozen=True):
 VERSION: Final = 1
 
 
-class Tracer(Unwatched):
-    """A watch that notes what one request does."""
+class Tracer(NullObserver):
+    """An observer that notes what one request does."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -105,7 +105,7 @@ class Tracer(Unwatched):
 
     def drafted(self, token: DraftToken, now: float) -> None:  # noqa: ARG002
         if self._take_room():
-            figures = (token.confidence, token.margin, token.entropy)
+            figures = (token.drafter_confidence, token.margin, token.entropy)
             self._drafted.append(Drafted(self._now(), len(self._decided), token.position, token.token, *figures))
 
     def sent(self, message: EdgeMessage, size: int, now: float) -> None:  # noqa: ARG002
@@ -113,9 +113,9 @@ class Tracer(Unwatched):
             draft = message
             self._sent.append(SentDrafts(self._now(), draft.start, len(draft.ids), draft.verify_through, size))
 
-    def decided(self, verdict: Verdict, now: float) -> None:  # noqa: ARG002
+    def decided(self, decision: Decision, now: float) -> None:  # noqa: ARG002
         if self._take_room():
-            v = verdict
+            v = decision.verdict
             figures = (v.verified, v.accepted, v.reason, v.queue_us, v.forward_us)
             self._decided.append(Decided(self._now(), v.start, len(v.tokens), *figures))
 

@@ -20,18 +20,18 @@ class Window(Struct, frozen=True):
 
     tokens: int
     seconds: float
-    navs: int
+    verifications: int
     forwards: int
     verified: int
     accepted: int
 
     @property
-    def tpt_s(self) -> float:
+    def tpot_s(self) -> float:
         return self.seconds / self.tokens
 
     @property
-    def navs_per_token(self) -> float:
-        return self.navs / self.tokens
+    def verifications_per_token(self) -> float:
+        return self.verifications / self.tokens
 
 
 class Windows:
@@ -43,21 +43,23 @@ class Windows:
         self._begin()
 
     def _begin(self) -> None:
-        self._tokens = self._navs = self._forwards = self._verified = self._accepted = 0
+        self._tokens = self._verifications = self._forwards = self._verified = self._accepted = 0
         self._seconds = 0.0
 
-    def add(self, tokens: int, seconds: float, *, nav: bool, verified: int, accepted: int) -> None:
+    def add(self, tokens: int, seconds: float, *, verification: bool, verified: int, accepted: int) -> None:
         """A session's verdict, `seconds` after the one before it."""
         if seconds > MOST_S:
             return
         self._tokens += tokens
         self._seconds += seconds
-        self._navs += nav
+        self._verifications += verification
         self._forwards += 1
         self._verified += verified
         self._accepted += accepted
         if self._tokens >= TOKENS:
-            window = Window(self._tokens, self._seconds, self._navs, self._forwards, self._verified, self._accepted)
+            window = Window(
+                self._tokens, self._seconds, self._verifications, self._forwards, self._verified, self._accepted
+            )
             self.last.append(window)
             self._begin()
             self._ready(window)
@@ -70,7 +72,7 @@ class Windows:
         return Window(
             sum(w.tokens for w in last),
             sum(w.seconds for w in last),
-            sum(w.navs for w in last),
+            sum(w.verifications for w in last),
             sum(w.forwards for w in last),
             sum(w.verified for w in last),
             sum(w.accepted for w in last),

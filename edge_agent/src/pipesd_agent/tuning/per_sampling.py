@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipesd_agent.tuning.recorder import Tape
+from pipesd_agent.tuning.recorder import DraftRecorder
 from pipesd_agent.tuning.replay import Pair, PipelineCosts, UploadStrategy
 from pipesd_agent.tuning.search import Proposer
 from pipesd_agent.tuning.store import ThresholdStore, store_key
-from pipesd_agent.tuning.thresholds import TunedDual
+from pipesd_agent.tuning.thresholds import Thresholds, TunedTrigger
 from pipesd_agent.tuning.tuner import Tuner, TunerFigures
 
 
 class Tuners:
     """To be driven, all on the event loop and none of it waits but `save`:
 
-    - `session()` for each session: its trigger, and a `Watch` that has to be told everything;
+    - `thresholds` for each session's trigger, and `recorder(trigger)` for its observer;
     - `costs(...)` whenever the monitor has new ones, once a second, say; nothing is tuned before the first;
     - `gateway(...)` when the link is up, also to another one;
     - `moved(...)` when the monitor says that conditions have;
@@ -56,10 +56,14 @@ class Tuners:
             for sampled in (False, True)
         }
 
-    def session(self) -> tuple[TunedDual, Tape]:
-        """Trigger and watch of a new session."""
-        trigger = TunedDual(self._tuners[False].thresholds)
-        return trigger, Tape(self._tuners, trigger)
+    @property
+    def thresholds(self) -> Thresholds:
+        """The thresholds that a session's trigger begins with; its recorder replaces them where answers are sampled."""
+        return self._tuners[False].thresholds
+
+    def recorder(self, trigger: TunedTrigger) -> DraftRecorder:
+        """The observer of a new session with this trigger."""
+        return DraftRecorder(self._tuners, trigger)
 
     def costs(self, costs: PipelineCosts) -> None:
         for tuner in self._tuners.values():

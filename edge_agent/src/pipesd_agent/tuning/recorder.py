@@ -7,35 +7,36 @@ from collections.abc import Mapping
 from typing import Final
 
 from pipesd_agent.drafting.drafter import DraftToken
-from pipesd_agent.session.policies import Unwatched
+from pipesd_agent.session.counts import Counts
+from pipesd_agent.session.observer import Decision, NullObserver
 from pipesd_agent.tuning.replay import Judged
-from pipesd_agent.tuning.thresholds import TunedDual
+from pipesd_agent.tuning.thresholds import TunedTrigger
 from pipesd_agent.tuning.tuner import STRETCH, Stretch, Tuner
-from pipesd_core.protocol.messages import Opened, Reason, Verdict
+from pipesd_core.protocol.messages import Opened, Reason
 
 ASTRAY: Final = 16
 """Drafts after a wrong one that are kept."""
 
 
-class Tape(Unwatched):
-    """A session's `Watch`. It gives the session's trigger the thresholds of the tuner for its kind of text, and that
-    tuner a `Stretch` of every STRETCH tokens or so, and of what is left at the end.
+class DraftRecorder(NullObserver):
+    """Observer of a session, for its tuner.
 
-    Time counts from one verdict to the next that a NAV led to: neither the prompt nor free runs are in it.
+    It gives the session's trigger the thresholds of the tuner for its kind of text, and that tuner a `Stretch` of every
+    STRETCH tokens or so, and of what is left at the end. Time counts from one decision to the next that a verification
+    led to: neither the prompt nor free runs are in it.
 
     tuners: by whether answers are sampled (temperature above 0).
     """
 
-    def __init__(self, tuners: Mapping[bool, Tuner], trigger: TunedDual) -> None:
+    def __init__(self, tuners: Mapping[bool, Tuner], trigger: TunedTrigger) -> None:
         self._tuners = tuners
         self._trigger = trigger
         self._tuner = tuners[False]
-        self._since: float | None = None
         self._window: deque[DraftToken] = deque()
         self._judged: list[Judged] = []
         self._begin()
 
-    def opened(self, opened: Opened, now: float) -> None:  # noqa: ARG002
+    def opened(self, opened: Opened, counts: Counts, now: float) -> None:  # noqa: ARG002
         self._tuner = self._tuners[opened.params.temperature > 0]
         self._trigger.thresholds = self._tuner.thresholds
         self._begin()
@@ -52,11 +53,11 @@ class Tape(Unwatched):
     def discarded(self, now: float) -> None:  # noqa: ARG002
         self._window.clear()
 
-    def decided(self, verdict: Verdict, now: float) -> None:
-        if verdict.reason is Reason.NAV and self._since is not None:
+    def decided(self, decision: Decision, now: float) -> None:  # noqa: ARG002
+        if decision.verdict.reason is Reason.NAV and decision.interval_s is not None:
             self._text += self._judged
-            self._tokens += len(verdict.tokens)
-            self._seconds += now - self._since
+            self._tokens += len(decision.tokens)
+            self._seconds += decision.interval_s
             self._navs += 1
             if self._tokens >= STRETCH or self._tuner.thresholds.version != self._version:
                 self._end()
@@ -65,7 +66,6 @@ class Tape(Unwatched):
             if self._judged:
                 self._tuner.stretch(Stretch(self._pair, 0, 0.0, 0, tuple(self._judged)))
         self._judged = []
-        self._since = now
 
     def ended(self, now: float) -> None:  # noqa: ARG002
         self._end()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipesd_agent.drafting.drafter import DraftToken
+from typing import Protocol
+
 from pipesd_agent.tuning.replay import Pair
 
 
@@ -14,26 +15,14 @@ class Thresholds:
         self.version = 0
 
     def put(self, pair: Pair) -> None:
+        """Put another pair in force, from the next token on."""
         if pair != self.pair:
             self.pair = pair
             self.version += 1
 
 
-class TunedDual:
-    """`triggers.DualThreshold` with the pair in force at each token. thresholds: may be replaced before the first one
-    (greedy and sampled answers have each their own, and which it is turns out when the gateway accepts the request)."""
+class TunedTrigger(Protocol):
+    """A trigger whose thresholds may be replaced before its first token: greedy and sampled answers have each their
+    own, and which it is turns out when the gateway accepts the request."""
 
-    def __init__(self, thresholds: Thresholds) -> None:
-        self.thresholds = thresholds
-        self._product = 1.0
-
-    def drafted(self, token: DraftToken) -> bool:
-        pair = self.thresholds.pair
-        self._product *= token.confidence
-        return self._product <= pair.r1 or token.confidence <= pair.r2
-
-    def reset(self) -> None:
-        self._product = 1.0
-
-    def verified(self, drafts: int, accepted: int) -> None:
-        pass
+    thresholds: Thresholds

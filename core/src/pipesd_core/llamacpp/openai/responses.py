@@ -1,7 +1,8 @@
 """The JSON of OpenAI answers: chunks of a stream, and whole responses, of both endpoints.
 
 Counts as vLLM has them: every token the target decided is a completion token, EOS and the tokens of a stop string
-included. Drafts are counted where they are sent; whoever drives the generation fills those two numbers in.
+included. `accepted_prediction_tokens` and `rejected_prediction_tokens` are about the request parameter `prediction`,
+which is not served: 0. Drafts are counted where they are made, by the edge agent, and not here.
 """
 
 from __future__ import annotations
