@@ -1,4 +1,4 @@
-"""`pipesd-agent`: the edge agent from a command line, and a chat for a person at a terminal."""
+"""`pipesd-agent`: the command line of the edge agent, and a chat in a terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WEB_MODULES: Final = ("pipesd_agent.api.app", "pipesd_core.service.server", "pip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line. Returns the exit code."""
     flags = vars(_parser().parse_args(argv))
     command = flags.pop("command")
     if command == "chat":

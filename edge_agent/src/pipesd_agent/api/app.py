@@ -21,7 +21,7 @@ from pipesd_agent.agent import Agent
 from pipesd_agent.answer import Answer
 from pipesd_agent.api.eligibility import why_ineligible
 from pipesd_agent.api.metrics import CONTENT_TYPE, exposition
-from pipesd_agent.local.fallback import HEADER
+from pipesd_agent.local.fallback import FALLBACK_HEADER
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service.api_keys import Keys
@@ -122,7 +122,7 @@ def create_app(
 async def _answer(request: Request, agent: Agent, endpoint: Endpoint) -> Response:
     body = await read_body(request)
     request_id = request_id_of(request)
-    fallback = agent.fallback_for(request.headers.get(HEADER))
+    fallback = agent.fallback_for(request.headers.get(FALLBACK_HEADER))
     if not agent.local_only and (reason := why_ineligible(endpoint, body)) is not None:
         log.info("request %s is served cloud-only: %s", request_id, reason)
         work = agent.pass_through(endpoint, body, request_id, fallback)

@@ -40,20 +40,20 @@ HYSTERESIS: Final = 0.03
 KNOWN_AFTER_TOKENS: Final = 32
 """Tokens after which the measured cost of a strategy that drafts is believed."""
 KNOWN_AFTER_STEPS_TARGET_ONLY: Final = 6
-"""Steps in a row after which that of target-only decoding is: steps of a target hardly differ."""
+"""Steps in a row after which that of target-only decoding is believed: steps of a target hardly differ."""
 OUTLIER_S: Final = 2.0
 """Longer pauses, when far out of proportion too, are no sample: the client does not read, or the link is cut."""
 EVALUATE_EVERY_TOKENS: Final = 8
-"""Tokens between two evaluations of what is known, which are no work for every token."""
+"""Tokens between two evaluations of the costs, which would be too much work for every token."""
 
 PROBE_BUDGET: Final = 0.012
-"""Share of all time that probes may cost, once what is to be known is."""
+"""Share of all time that probes may cost, once the costs of both sides are known."""
 PROBE_TOKENS_TARGET_ONLY: Final = 12
 """Tokens of a probe of target-only decoding."""
 PROBE_TOKENS_SPECULATIVE: Final = 48
-"""Tokens of a probe of a strategy that drafts; fewer once"""
+"""Tokens of a probe of a strategy that drafts."""
 PROBE_MAX_COST_TOKENS: Final = 24
-"""it has cost the time of so many tokens of target-only decoding."""
+"""Cost at which a probe ends early, as the time of so many tokens of target-only decoding."""
 UNBUDGETED_PROBE_TOKENS: Final = 192
 """Tokens for which a strategy with runs is probed outside of the budget, when it may be the best one."""
 UNBUDGETED_PROBE_COST_TOKENS: Final = 12
@@ -69,7 +69,7 @@ RUNS_MAY_BE_BEST: Final = (0.3, 2.5)
 
 
 class Strategy(IntEnum):
-    """How tokens are decoded, from the fewest steps of the target per token to one step for each."""
+    """Decoding strategy, in the order from the fewest steps of the target per token to one step for each."""
 
     SPECULATIVE = 0
     SPECULATIVE_RUN_AFTER_REJECTION = 1
@@ -298,15 +298,15 @@ class ModeSelector:
 
 
 class _State(Enum):
-    """What a session is in."""
+    """State of a session's mode."""
 
     DRAFTING = 1
     RESTING = 2
     """Target-only: nothing is drafted."""
     PROBING = 3
-    """It measures what another strategy than the one in use costs."""
+    """Another strategy than the one in use is measured."""
     RETURNING = 4
-    """Target-only after a probe: what happens until the target's next step is still part of the probe's cost."""
+    """Target-only again after a probe; the time until the target's next step still counts as the probe's cost."""
 
 
 class SessionMode:
@@ -316,7 +316,7 @@ class SessionMode:
         self._selector = selector
         self._state = _State.DRAFTING
         self._strategy = Strategy.SPECULATIVE
-        """What is drafted with, in states with drafts."""
+        """The strategy in states with drafts."""
         self._verifying = False
         """Whether a verification has come since drafting began."""
         self._verdict_at: float | None = None

@@ -15,7 +15,7 @@ from pipesd_agent.drafting.drafter import DraftToken
 
 
 class CommitEffect(Enum):
-    """What a commit did to the path."""
+    """Effect of a commit on the path."""
 
     NONE = 1
     """All its tokens were drafted before."""
@@ -27,7 +27,7 @@ class CommitEffect(Enum):
 
 @dataclass(frozen=True)
 class PathEdit:
-    """How the drafter gets the current path: keep the first `keep` ids of what it has, then append `ids`.
+    """Edit that gives the drafter the current path: keep the first `keep` ids of what it has, then append `ids`.
 
     truncates: whether it has more than `keep` ids.
     """

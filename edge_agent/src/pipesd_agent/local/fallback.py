@@ -19,7 +19,9 @@ from pipesd_core.protocol.messages import Endpoint, Opened
 log = logging.getLogger(__name__)
 
 FallbackPolicy = Literal["error", "edge"]
-HEADER: Final = "x-pipesd-fallback"
+"""Reaction to a cloud that is gone: an error, or the draft model alone."""
+FALLBACK_HEADER: Final = "x-pipesd-fallback"
+"""Request header with the policy for that request."""
 
 
 def fallback_policy(header: str | None, default: FallbackPolicy, *, has_local_model: bool) -> FallbackPolicy:
@@ -27,9 +29,11 @@ def fallback_policy(header: str | None, default: FallbackPolicy, *, has_local_mo
     if header is None:
         return default
     if header not in ("error", "edge"):
-        raise InvalidRequest(f"the header {HEADER} must be error or edge, but is {header[:64]!r}")
+        raise InvalidRequest(f"the header {FALLBACK_HEADER} must be error or edge, but is {header[:64]!r}")
     if header == "edge" and not has_local_model:
-        raise InvalidRequest(f"the header {HEADER} is edge, but this agent has no draft model: start it with one")
+        raise InvalidRequest(
+            f"the header {FALLBACK_HEADER} is edge, but this agent has no draft model: start it with one"
+        )
     return "edge" if header == "edge" else "error"
 
 

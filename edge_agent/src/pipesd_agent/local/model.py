@@ -1,6 +1,6 @@
-"""The draft model alone: whole answers, and the rest of answers that the target began.
+"""The local model: the draft model alone, for whole answers and for the rest of answers that the target began.
 
-The draft's file in the embedded engine, target-only, with a context of its own beside the drafter's (llama.cpp maps the
+It is the draft model's file in the embedded engine, target-only, with a context of its own beside the drafter's (llama.cpp maps the
 file, so both share its pages). It is loaded when it is first needed, and freed when nobody has needed it for a while:
 an agent whose cloud is there pays nothing for it.
 """
@@ -36,7 +36,7 @@ _DECIDED_FIELDS: Final = ("model", "temperature", "top_p", "top_k", "seed", "sto
 
 
 class CannotContinue(Exception):
-    """The draft model cannot continue this answer; the message says why."""
+    """Raised where the draft model cannot continue an answer; the message says why."""
 
 
 class LocalModel:
@@ -72,7 +72,7 @@ class LocalModel:
         self._engine = self._make()
 
     async def start(self, endpoint: Endpoint, body: bytes, reason: str) -> LocalAnswer:
-        """A whole answer. Raises ApiError; cancelling takes the request back."""
+        """Start a whole answer. reason: why the target does not write it. Raises ApiError; cancelling takes the request back."""
         engine = await self._acquire()
         answer = Several(engine) if wants_several(endpoint, body) else Alone(engine)
         try:
@@ -84,7 +84,7 @@ class LocalModel:
         return LocalAnswer(answer, opening, engine.info.name, body, self._release, reason=reason)
 
     async def continue_answer(self, session: EdgeSession, reason: str) -> LocalAnswer:
-        """The rest of an answer whose target is lost, from what it has committed.
+        """Start the rest of an answer whose target is lost, after the tokens that the target has committed.
 
         Raises CannotContinue, ApiError; cancelling takes the request back.
         """

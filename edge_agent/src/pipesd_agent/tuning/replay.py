@@ -56,7 +56,7 @@ class PipelineCosts(Struct, frozen=True):
 
 
 class ReplayCost(Struct, frozen=True):
-    """What `tokens` output tokens cost."""
+    """Cost of `tokens` output tokens in a replay."""
 
     tokens: int
     seconds: float
