@@ -1,8 +1,8 @@
 """The local model: the draft model alone, for whole answers and for the rest of answers that the target began.
 
-It is the draft model's file in the embedded engine, target-only, with a context of its own beside the drafter's (llama.cpp maps the
-file, so both share its pages). It is loaded when it is first needed, and freed when nobody has needed it for a while:
-an agent whose cloud is there pays nothing for it.
+It is the draft model's file in the embedded engine, target-only, with a context of its own beside the drafter's
+(llama.cpp maps the file, so both share its pages). It is loaded when it is first needed, and freed when nobody has
+needed it for a while: an agent whose cloud is there pays nothing for it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ class LocalModel:
         self._engine = self._make()
 
     async def start(self, endpoint: Endpoint, body: bytes, reason: str) -> LocalAnswer:
-        """Start a whole answer. reason: why the target does not write it. Raises ApiError; cancelling takes the request back."""
+        """Start a whole answer. reason: why the target does not write it.
+
+        Raises ApiError; cancelling takes the request back.
+        """
         engine = await self._acquire()
         answer = Several(engine) if wants_several(endpoint, body) else Alone(engine)
         try:
