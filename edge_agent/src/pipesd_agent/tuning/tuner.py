@@ -118,8 +118,8 @@ class _Measured:
 class Tuner:
     """Tuner for one kind of answers (greedy or sampled) of all sessions of an agent.
 
-    To be driven: `thresholds` is given to each session's `TunedDual`; `costs` whenever the monitor has new ones (no
-    study begins before); `stretch` with what a `recorder.Tape` hands over; `moved` when the monitor says so.
+    The owner gives `thresholds` to each session's trigger, and calls `costs` whenever the monitor has new ones (no
+    search begins before), `stretch` with what a `DraftRecorder` hands over, and `moved` when conditions have changed.
 
     Args:
         first: in force until there is a better one.
