@@ -76,8 +76,6 @@ class Agent:
         self.local = local
         self.local_only = local_only
         self.records = Records()
-        self.requests = 0
-        """Requests since the start, of whatever kind."""
         self._controller = controller
         self._fallback: FallbackPolicy = fallback
         self._cloud_on_mismatch = cloud_on_mismatch
@@ -118,7 +116,7 @@ class Agent:
     def figures(self) -> ControlFigures:
         """The figures for `/metrics`."""
         figures = ControlFigures() if self._controller is None else self._controller.figures()
-        return replace(figures, requests=self.requests, running=self.link.requests)
+        return replace(figures, running=self.link.requests)
 
     def fallback_for(self, header: str | None) -> LocalModel | None:
         """The model for a request with this `x-pipesd-fallback` when the cloud is gone. Raises InvalidRequest."""
@@ -130,7 +128,6 @@ class Agent:
 
         The caller closes the answer. Raises ApiError; cancelling takes the request back.
         """
-        self.requests += 1
         if self.local_only and self.local is not None:
             return self._recorded(await self.local.start(endpoint, body, "mode edge"), request_id)
         try:
@@ -145,7 +142,6 @@ class Agent:
         self, endpoint: Endpoint, body: bytes, request_id: str, fallback: LocalModel | None
     ) -> Answer:
         """The answer to a request that cannot be drafted for: of the gateway's own OpenAI API. Else as `answer`."""
-        self.requests += 1
         try:
             answer = await self.passthrough.request(endpoint, with_noise(body), request_id)
             if fallback is None or answer.status != Unavailable.status:

@@ -27,6 +27,10 @@ class Answer(Protocol):
         Raises InvalidRequest where the request does not say which it wants.
         """
 
+    @property
+    def output_tokens(self) -> int:
+        """Tokens of the answer so far; 0 where nobody counts them."""
+
     async def next(self) -> bytes | None:
         """The next part of the body; None: it is complete. Raises ApiError; `error_event` then ends a stream."""
 

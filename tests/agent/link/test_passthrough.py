@@ -26,6 +26,7 @@ from pipesd_core.errors import Unavailable
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
 from pipesd_core.service.program import listen
+from pipesd_core.service.request_metrics import RequestMetrics
 from pipesd_core.service.server import Server
 
 UNDRAFTABLE: dict[str, Any] = {"prompt": "x", "n": 2}
@@ -359,9 +360,34 @@ async def test_a_stream_that_never_began_is_let_go_of() -> None:
         async def send(_: Any) -> None:
             await asyncio.Event().wait()
 
-        await AnswerStream(answer)({"type": "http", "method": "POST"}, receive, send)
+        await AnswerStream(answer, RequestMetrics().arrived(0.0))({"type": "http", "method": "POST"}, receive, send)
         await fake.left.wait()
         await asking.aclose()
+
+
+async def test_forwarded_requests_are_timed() -> None:
+    async with gateway() as fake, agent_before(fake.url) as (client, _, _link):
+        scripts = (
+            streamed(FIRST, SECOND, DONE),
+            streamed(FIRST, end=False),
+            whole(b"{}"),
+            whole(b'{"error": {}}', "429 Too Many Requests"),
+        )
+        for fake.script in scripts:
+            await client.post("/completions", json=STREAM)
+        scrape = (await client.get(client.base_url.copy_with(path="/metrics"))).text
+    for sample, value in {
+        "time_to_first_token_seconds_count": 2,
+        "inter_token_latency_seconds_count": 1,
+        "request_time_per_output_token_seconds_count": 0,
+        "e2e_request_latency_seconds_count": 2,
+        "request_queue_time_seconds_count": 2,
+        "requests_received_total": 4,
+        "requests_running": 0,
+    }.items():
+        assert f'pipesd_agent_{sample}{{route="passthrough"}} {value:.1f}\n' in scrape, sample
+    for outcome, count in {"completed": 2, "failed": 1, "aborted": 0, "refused": 1}.items():
+        assert f'finished_total{{outcome="{outcome}",route="passthrough"}} {count:.1f}\n' in scrape, outcome
 
 
 async def test_a_shutdown_is_told_in_mid_stream() -> None:

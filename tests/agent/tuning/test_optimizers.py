@@ -97,14 +97,15 @@ def test_an_agent_without_scikit_optimize_has_search_and_says_so(optimizer: str)
         "import logging\n"
         "logging.basicConfig(level=logging.INFO, stream=sys.stdout, format='%(message)s')\n"
         "from pipesd_agent.build import make_agent\n"
-        "from pipesd_agent.api.metrics import exposition\n"
+        "from pipesd_agent.api.metrics import AgentRequests, families_of\n"
         "from pipesd_agent.config import load\n"
+        "from pipesd_core.service.exposition import render\n"
         "flags = {'tuner': {'optimizer': sys.argv[1]}} if sys.argv[1] != 'auto' else {}\n"
-        "print(exposition(make_agent(load(flags, {}, None)).figures()).decode())",
+        "print(render(families_of(make_agent(load(flags, {}, None)).figures(), AgentRequests())).decode())",
         optimizer,
     )
     assert ran.returncode == 0, ran.stderr
-    assert 'pipesd_tuner_info{optimizer="search"} 1.0' in ran.stdout
+    assert 'pipesd_agent_tuner_info{optimizer="search"} 1.0' in ran.stdout
     assert "tuner: searching thresholds by coordinate search" in ran.stdout
     assert ("pip install 'pipesd-agent[tuner]'" in ran.stdout) == (optimizer == "auto")
 

@@ -63,6 +63,11 @@ class PassthroughAnswer:
         """See `Answer.streams`."""
         return self.status == 200 and self.headers.get("content-type", "").startswith("text/event-stream")
 
+    @property
+    def output_tokens(self) -> int:
+        """See `Answer.output_tokens`: not counted."""
+        return 0
+
     async def read(self) -> None:
         """Read the whole body. Raises ApiError."""
         parts, size = [], 0

@@ -56,6 +56,11 @@ class PayloadAnswer(ABC):
         self.finish()  # before the last event: whoever has seen that may ask for the record
         return _DONE
 
+    @property
+    @abstractmethod
+    def output_tokens(self) -> int:
+        """See `Answer.output_tokens`."""
+
     @abstractmethod
     async def next_payload(self) -> bytes | None:
         """The next payload for the client, who has taken all before it; None: complete. Raises ApiError."""

@@ -83,6 +83,14 @@ class CloudAnswer(PayloadAnswer):
         """See `Answer.headers`."""
         return {"x-pipesd-seed": self._seed} | (MODE_HEADER if self.rest is not None else {})
 
+    @property
+    def output_tokens(self) -> int:
+        """See `Answer.output_tokens`; of both models."""
+        if self.rest is not None:
+            return self.rest.output_tokens
+        session = self.stream.session
+        return 0 if session.opened is None else len(session.committed) - len(session.opened.prompt_ids)
+
     async def next_payload(self) -> bytes | None:
         """See `PayloadAnswer.next_payload`."""
         if self.rest is None:
