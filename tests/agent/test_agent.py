@@ -17,13 +17,13 @@ from test_stream import make, sent
 from pipesd_agent.agent import Agent
 from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.mode import CLOUD
+from pipesd_agent.control.mode import Strategy
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
-from pipesd_agent.link.model_list import Catalog
-from pipesd_agent.link.passthrough import Forwarder
+from pipesd_agent.link.model_list import ModelList
+from pipesd_agent.link.passthrough import PassthroughClient
 from pipesd_agent.link.requests import LinkSettings
 from pipesd_agent.session.observer import SessionObserver
 from pipesd_agent.session.remote_error import RemoteError
@@ -77,9 +77,9 @@ class FakeLink:
 
 def agent_over(script: Script, *, cloud_on_mismatch: bool = False) -> tuple[Agent, FakeLink]:
     link = FakeLink(script)
-    catalog = Catalog(gateways("http://127.0.0.1:1"), None, None)
-    forwarder = Forwarder(gateways("http://127.0.0.1:1"), None, None)
-    return Agent(cast(Link, link), catalog, forwarder, None, cloud_on_mismatch=cloud_on_mismatch), link
+    model_list = ModelList(gateways("http://127.0.0.1:1"), None, None)
+    passthrough = PassthroughClient(gateways("http://127.0.0.1:1"), None, None)
+    return Agent(cast(Link, link), model_list, passthrough, None, cloud_on_mismatch=cloud_on_mismatch), link
 
 
 def mismatch(stream: RequestStream, collaborative: bool) -> None:
@@ -105,17 +105,17 @@ def completes(stream: RequestStream, _: bool) -> None:
 
 
 async def ask(agent: Agent) -> tuple[RequestStream, Any]:
-    return await agent.open(Endpoint.COMPLETIONS, b"{}", "id")
+    return await agent._open(Endpoint.COMPLETIONS, b"{}", "id")
 
 
 async def test_a_request_is_traced_once_however_often_it_is_finished(tmp_path: Path) -> None:
     agent, link = agent_over(accepts)
     agent._traces = TraceFiles(tmp_path)
     for request in ("first", "second"):
-        stream, _ = await agent.open(Endpoint.COMPLETIONS, b"{}", request)
-        stream.session.observer.drafted(DraftToken(2, 5, 0.75), 0.0)
-        agent.finish(stream)
-        agent.finish(stream)
+        answer = await agent.answer(Endpoint.COMPLETIONS, b"{}", request, None)
+        link.streams[-1].session.observer.drafted(DraftToken(2, 5, 0.75), 0.0)
+        await answer.aclose()
+        await answer.aclose()
     await agent.aclose()
     assert len(os.listdir(tmp_path)) == len(link.streams) == 2
     assert not agent._running, "of requests that are over nothing is held"
@@ -162,15 +162,15 @@ async def test_cancelling_takes_a_request_back() -> None:
 
 
 async def test_a_finished_request_is_recorded_once() -> None:
-    agent, _ = agent_over(completes)
-    stream, _opening = await ask(agent)
-    assert await stream.next() == b"{}"
+    agent, link = agent_over(completes)
+    answer = await agent.answer(Endpoint.COMPLETIONS, b"{}", "id", None)
+    assert await answer.next() == b"{}"
     for _ in range(2):
-        agent.finish(stream)
+        await answer.aclose()
     record = agent.records.get("id")
     assert record is not None
     assert record["output_tokens"] == 1
-    assert sent(stream) == []
+    assert sent(link.streams[0]) == []
 
 
 async def test_a_task_that_dies_is_heard_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -222,22 +222,22 @@ async def test_metrics_show_the_mode_that_was_told(mode: Literal["cloud", "colla
     await agent.aclose()
 
 
-async def test_switches_tries_and_objectives_without_effect_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_switches_probes_and_objectives_without_effect_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     agent = make_agent(AgentConfig())
     assert agent._controller is not None
     auto = agent._controller.auto
     assert auto is not None
-    for way, cost in ((0, 0.1), (CLOUD, 0.03)):
+    for strategy, cost in ((Strategy.SPECULATIVE, 0.1), (Strategy.TARGET_ONLY, 0.03)):
         for _ in range(200):
-            auto.measured(cost, 1, way)
-    auto.begins_try(0)
+            auto.record(cost, 1, strategy)
+    auto.probe_begins(Strategy.SPECULATIVE)
     await agent.aclose()
-    assert "from now on cloud-only (ms a token: drafting 100.0; cloud-only 30.0)" in caplog.text
-    assert "for some tokens drafting (100.0 ms a token when last measured, 200 tokens ago)" in caplog.text
+    assert "mode: switched to target-only (ms per token: speculative 100.0; target-only 30.0)" in caplog.text
+    assert "mode: probing speculative (100.0 ms per token when last measured, 200 tokens ago)" in caplog.text
     assert "objective" not in caplog.text
     await make_agent(AgentConfig(mode="cloud", objective="offload")).aclose()
-    assert "objective offload is of use with mode auto only; mode is cloud" in caplog.text
+    assert "mode: objective offload applies to mode auto only, but mode is cloud" in caplog.text
 
 
 def test_a_model_to_fall_back_to_must_be_there(tmp_path: Path) -> None:

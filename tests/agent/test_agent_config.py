@@ -168,9 +168,9 @@ def test_offload_keeps_the_target_waiting_for_the_first_draft_unless_told_otherw
 
 
 def test_a_price_needs_somebody_who_heeds_it() -> None:
-    price = TunerSettings(price_ms=5.0)
-    assert AgentConfig(tuner=price).tuner.price_ms == 5.0
-    with pytest.raises(ConfigError, match=r"tuner.price_ms is 5.0.*trigger.kind 'fixed'"):
+    price = TunerSettings(verification_cost_ms=5.0)
+    assert AgentConfig(tuner=price).tuner.verification_cost_ms == 5.0
+    with pytest.raises(ConfigError, match=r"tuner.verification_cost_ms is 5.0.*trigger.kind 'fixed'"):
         AgentConfig(tuner=price, trigger=FixedSettings())
     with pytest.raises(ConfigError, match=r"tuner.enabled = false"):
-        AgentConfig(tuner=TunerSettings(enabled=False, price_ms=5.0))
+        AgentConfig(tuner=TunerSettings(enabled=False, verification_cost_ms=5.0))

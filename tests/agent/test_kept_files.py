@@ -13,7 +13,7 @@ from repository import ROOT
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.config import load as load_agent
 from pipesd_agent.tuning.replay import Pair
-from pipesd_agent.tuning.store import GoodPairs, key
+from pipesd_agent.tuning.store import ThresholdStore, store_key
 from pipesd_core.errors import ConfigError
 from pipesd_gateway.config import load as load_gateway
 
@@ -42,7 +42,14 @@ def test_a_configuration_of_the_gateway() -> None:
 def test_a_store_of_thresholds(tmp_path: Path) -> None:
     path = tmp_path / "thresholds.json"
     path.write_bytes((KEPT / "thresholds-0.1.0.json").read_bytes())
-    kept = GoodPairs(path)
+    kept = ThresholdStore(path)
     draft, gateway = "demo-draft-F16.gguf 0011", "http://127.0.0.1:8100"
-    assert kept.get(key(draft, gateway, 0.0, sampled=False)) == Pair(0.25, 0.125)
-    assert kept.get(key(draft, gateway, 200.0, sampled=True)) == Pair(0.5, 0.0625)
+    assert kept.get(store_key(draft, gateway, 0.0, sampled=False)) == Pair(0.25, 0.125)
+    assert kept.get(store_key(draft, gateway, 200.0, sampled=True)) == Pair(0.5, 0.0625)
+
+
+def test_the_former_name_of_the_cost_of_a_verification_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text("[tuner]\nprice_ms = 5.0\n", "utf-8")
+    with pytest.raises(ConfigError, match="price_ms"):
+        load_agent({}, {}, file)

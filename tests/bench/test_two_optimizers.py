@@ -21,9 +21,9 @@ def table() -> Table:
 def test_text_is_what_an_agent_records(table: Table) -> None:
     text = list(optimizers.judged(table))
     assert 0.9 * sum(len(trace.tokens) for trace in table.traces) < len(text)
-    assert all(bool(one.astray) <= (not one.right) for one in text)
+    assert all(bool(one.discarded_confidences) <= (not one.right) for one in text)
     assert 0 < sum(one.right for one in text) < len(text)
-    assert any(one.astray for one in text)
+    assert any(one.discarded_confidences for one in text)
 
 
 def test_both_are_compared_on_every_case(table: Table) -> None:

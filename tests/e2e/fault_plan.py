@@ -9,14 +9,14 @@ from enum import StrEnum
 from typing import Final
 
 from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, PING_INTERVAL_S, PING_TIMEOUT_S
-from pipesd_agent.link.link import BACKOFF_WAITED_FOR_S
+from pipesd_agent.link.link import BACKOFF_LIMIT_WITH_CLIENTS_S
 
 GRACE_S: Final = 8
 """Of both ends."""
 DETECTION_S: Final = PING_INTERVAL_S + PING_TIMEOUT_S
 ANSWER_S: Final = 12.0
 """For an answer without any fault, its queue included: it takes 1 to 3 s, but the machine may be busy."""
-RECONNECT_S: Final = BACKOFF_WAITED_FOR_S + 1.0
+RECONNECT_S: Final = BACKOFF_LIMIT_WITH_CLIENTS_S + 1.0
 """Longest break after which a link whose end was noticed at once is back."""
 
 

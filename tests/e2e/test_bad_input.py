@@ -303,5 +303,5 @@ def test_a_configuration_that_is_wrong(program: str, tmp_path: Path) -> None:
 def test_keys_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "two").write_text("a\nb\n")
     assert "one key" in said(AGENT, 2, "--gateway-api-key-file", str(tmp_path / "two"))
-    assert "printable ASCII" in said(AGENT, 2, PIPESD_GATEWAY_API_KEY="schlüssel")
-    assert "holds no API key" in said(AGENT, 2, PIPESD_GATEWAY_API_KEY="")
+    assert "printable ASCII" in said(AGENT, 2, PIPESD_AGENT_GATEWAY_API_KEY="schlüssel")
+    assert "holds no API key" in said(AGENT, 2, PIPESD_AGENT_GATEWAY_API_KEY="")

@@ -101,7 +101,7 @@ def test_a_gateway_that_drains_has_its_answers_moved(mode: str, tmp_path: Path) 
             assert complete(agent.url, "x", max_tokens=4)[1]
             assert_right(askings, expected)
             logs = agent.log.read_text() + first.log.read_text()
-            assert "is about to end" in logs
+            assert "is draining" in logs
             assert "Traceback" not in logs
 
 

@@ -1,4 +1,4 @@
-"""TLS from the agent to the embedded gateway: wss for sessions, https for the catalog and for what is forwarded."""
+"""TLS from the agent to the embedded gateway: wss for sessions, https for the model list and for what is forwarded."""
 
 from __future__ import annotations
 

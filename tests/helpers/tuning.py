@@ -1,4 +1,4 @@
-"""A made-up world for the tuner: texts, what they cost, and who studies without skopt."""
+"""A made-up world for the tuner: texts, what they cost, and a search without skopt."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from pipesd_agent.tuning.replay import Costs, Judged, Pair, rehearse
-from pipesd_agent.tuning.search import Point, Studied, Task, study
+from pipesd_agent.tuning.replay import Judged, Pair, PipelineCosts, replay
+from pipesd_agent.tuning.search import Point, SearchResult, SearchTask, search
 from pipesd_agent.tuning.tuner import STRETCH, Stretch, Tuner
 
-COSTS = Costs(0.03, 0.025, 0.006)
+COSTS = PipelineCosts(0.03, 0.025, 0.006)
 START = Pair(0.1, 0.2)
 WINDOW = 16
-TASK = Task((Judged(0.9, right=True),) * 40, COSTS, WINDOW, "planned", 0.0, (), {}, 1)
+TASK = SearchTask((Judged(0.9, right=True),) * 40, COSTS, WINDOW, "planned", 0.0, (), {}, 1)
 
 
 def text(tokens: int, rng: random.Random) -> tuple[Judged, ...]:
@@ -38,25 +38,25 @@ class Anywhere:
         return self._rng.random(), self._rng.random()
 
 
-class Studying:
+class FakeProposer:
     """A proposer that hands results over when it is let."""
 
     def __init__(self, *, slow: bool = False) -> None:
         self.failed = ""
         self.slow = slow
-        self.tasks: list[Task] = []
+        self.tasks: list[SearchTask] = []
         self.cpu_s = 0.01
-        self._done: Studied | None = None
+        self._done: SearchResult | None = None
 
-    def submit(self, task: Task) -> bool:
+    def submit(self, task: SearchTask) -> bool:
         if self.failed or self._done is not None:
             return False
         self.tasks.append(task)
-        done = study(task, Anywhere(task.seed))
-        self._done = Studied(done.rehearsed, self.cpu_s)
+        done = search(task, Anywhere(task.seed))
+        self._done = SearchResult(done.replayed, self.cpu_s)
         return True
 
-    def result(self) -> Studied | None:
+    def result(self) -> SearchResult | None:
         if self.slow:
             return None
         done, self._done = self._done, None
@@ -66,9 +66,9 @@ class Studying:
         self.failed = "closed"
 
 
-def truth(pair: Pair, costs: Costs = COSTS) -> float:
+def truth(pair: Pair, costs: PipelineCosts = COSTS) -> float:
     """Seconds per token of a long text."""
-    return rehearse(text(4000, random.Random(99)), pair, costs, WINDOW).each(0.0)
+    return replay(text(4000, random.Random(99)), pair, costs, WINDOW).per_token(0.0)
 
 
 def write(
@@ -76,13 +76,13 @@ def write(
     tokens: int,
     rng: random.Random,
     *,
-    costs: Costs = COSTS,
+    costs: PipelineCosts = COSTS,
     wrong: Callable[[Pair], float] = lambda _: 1.0,
     noise: float = 0.03,
 ) -> None:
-    """Answers of `tokens` tokens in all. wrong: by what a rehearsal with this pair has to be multiplied."""
+    """Answers of `tokens` tokens in all. wrong: by what a replay with this pair has to be multiplied."""
     for _ in range(0, tokens, STRETCH):
         pair, some = tuner.thresholds.pair, text(STRETCH, rng)
-        spent = rehearse(some, pair, costs, WINDOW)
-        seconds = spent.seconds / spent.tokens * STRETCH * wrong(pair) * math.exp(rng.gauss(0, noise))
-        tuner.stretch(Stretch(pair, STRETCH, seconds, max(1, round(spent.navs / spent.tokens * STRETCH)), some))
+        cost = replay(some, pair, costs, WINDOW)
+        seconds = cost.seconds / cost.tokens * STRETCH * wrong(pair) * math.exp(rng.gauss(0, noise))
+        tuner.stretch(Stretch(pair, STRETCH, seconds, max(1, round(cost.verifications / cost.tokens * STRETCH)), some))

@@ -60,6 +60,7 @@ async def check(names: list[str]) -> int:
     from pipesd_vllm.compat.core import Core
     from pipesd_vllm.compat.serving import Serving
     from pipesd_vllm.engine import VllmEngine
+    from pipesd_vllm.metrics import PluginMetrics
 
     args = arguments()
     broken = 0
@@ -71,7 +72,7 @@ async def check(names: list[str]) -> int:
         for rule in [*RULES, *CLOSING_RULES]:
             if names and rule.__name__ not in names:
                 continue
-            engine = VllmEngine()
+            engine = VllmEngine(PluginMetrics())
             engine.start(serving, core)
             subject = Subject(
                 engine,

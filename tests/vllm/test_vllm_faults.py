@@ -25,7 +25,12 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 SEED = 4
 CLIENTS = 6
-GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "pipesd_sessions_open")
+GAUGES = (
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+    "pipesd_engine_sequences_open",
+)
 
 
 def gauges(server: VllmServer) -> dict[str, float]:

@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 
 def figures(server: VllmServer) -> dict[str, float]:
-    """The plugin's samples without labels."""
+    """The plugin's samples, those of sessions without their label."""
     answer = httpx.get(f"{server.root}/metrics", headers=HEADERS, timeout=30)
-    found = re.findall(r"^(pipesd_\w+) (\S+)$", answer.text, re.MULTILINE)
+    found = re.findall(r"^(pipesd_\w+)(?:{source=\"agent\"})? (\S+)$", answer.text, re.MULTILINE)
     return {name: float(value) for name, value in found}
 
 
@@ -39,7 +39,7 @@ def test_rounds_and_sessions_are_counted(server: VllmServer) -> None:
     with edge(server) as socket:
         opened, position = park(socket)
         done = position - len(opened.prompt_ids)
-        wait_until(lambda: figures(server)["pipesd_sessions_parked"] == 1)
+        wait_until(lambda: figures(server)["pipesd_engine_sequences_parked"] == 1)
         right, wrong = ids[done : done + 4], (ids[done + 4] + 1) % 4096
         socket.send(encode(Draft.wishing(0, 1, position, (*right, wrong), position + 4)))
         while not (isinstance(message := receive(socket), Verdict) and message.reason is Reason.NAV):
@@ -49,16 +49,22 @@ def test_rounds_and_sessions_are_counted(server: VllmServer) -> None:
         assert 0 < message.forward_us < 10_000_000
         after = figures(server)
     gained = {name: after[name] - before[name] for name in before}
-    assert gained["pipesd_sessions_total"] == 1
-    assert gained["pipesd_navs_total"] == 1
-    assert gained["pipesd_drafts_total"] == 5
-    assert gained["pipesd_drafts_accepted_total"] == 4
-    assert gained["pipesd_steps_total"] == done + 1 == gained["pipesd_tokens_per_step_count"]
-    assert gained["pipesd_tokens_per_step_sum"] == done + 5
+    assert gained["pipesd_gateway_requests_received_total"] == 1
+    assert gained["pipesd_gateway_time_to_first_token_seconds_count"] == 1
+    assert gained["pipesd_gateway_inter_token_latency_seconds_count"] == done
+    assert gained["pipesd_engine_verifications_total"] == 1
+    assert gained["pipesd_engine_draft_tokens_total"] == 5
+    assert gained["pipesd_engine_accepted_draft_tokens_total"] == 4
+    assert gained["pipesd_engine_steps_total"] == done + 1 == gained["pipesd_engine_step_tokens_count"]
+    assert gained["pipesd_engine_step_tokens_sum"] == done + 5
     for name in ("queue", "forward"):
-        assert gained[f"pipesd_{name}_seconds_count"] == done + 1
-        assert gained[f"pipesd_{name}_seconds_sum"] > 0
-    wait_until(lambda: figures(server)["pipesd_sessions_open"] == figures(server)["pipesd_sessions_parked"] == 0)
+        assert gained[f"pipesd_engine_step_{name}_seconds_count"] == done + 1
+        assert gained[f"pipesd_engine_step_{name}_seconds_sum"] > 0
+    wait_until(
+        lambda: (
+            figures(server)["pipesd_engine_sequences_open"] == figures(server)["pipesd_engine_sequences_parked"] == 0
+        )
+    )
 
 
 def test_a_session_that_nobody_drafts_for_runs_freely(server: VllmServer) -> None:

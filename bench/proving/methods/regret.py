@@ -36,7 +36,7 @@ from pipesd_agent.session.policies import Policies
 from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.tuning.optimizers.gaussian_process import Skopt, make_skopt
 from pipesd_agent.tuning.recorder import DraftRecorder
-from pipesd_agent.tuning.replay import Costs, Pair
+from pipesd_agent.tuning.replay import Pair, PipelineCosts
 from pipesd_agent.tuning.search import MakeOptimizer
 from pipesd_agent.tuning.tuner import Tuner
 
@@ -151,7 +151,7 @@ def tuned(ground: Ground, seed: int, tokens: int, make: MakeOptimizer = make_sko
     rng = np.random.default_rng((seed, 1))
     off = np.exp(OFF * rng.standard_normal(4)).tolist()
     rate = scenario.up.at(0)
-    costs = Costs(
+    costs = PipelineCosts(
         scenario.draft_s * off[0],
         2 * scenario.delay_s * off[1],
         (scenario.queue_s + scenario.forward.base_s) * off[2],
@@ -160,7 +160,9 @@ def tuned(ground: Ground, seed: int, tokens: int, make: MakeOptimizer = make_sko
         16 / rate * off[3],
     )
     price_s = ground.setting.price_ms / 1000
-    tuner = Tuner(DEFAULT, Inline(make), window=SESSION.window, upload="immediate", price_s=price_s, seed=seed)
+    tuner = Tuner(
+        DEFAULT, Inline(make), window=SESSION.window, upload="immediate", verification_cost_s=price_s, seed=seed
+    )
     tuner.costs(costs)
     curve = Curve(ground, tokens)
     spent = explored = 0.0
@@ -180,10 +182,10 @@ def tuned(ground: Ground, seed: int, tokens: int, make: MakeOptimizer = make_sko
     more = {
         "explored": figures.explored_s / figures.spent_s,
         "explored_in_truth": explored / spent,
-        "studies": figures.studies,
+        "studies": figures.searches,
         "trials": figures.trials,
         "changes": figures.changes,
-        "study_cpu_s": figures.study_cpu_s,
+        "study_cpu_s": figures.search_cpu_s,
         "pair": [figures.incumbent.r1, figures.incumbent.r2],
     }
     return curve, more

@@ -27,7 +27,7 @@ from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
 from bench.proving.traces.stochastic import FITTED, Text, make_table
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.mode import AutoMode, Objective
+from pipesd_agent.control.mode import ModeSelector, Objective
 from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.session.policies import Policies
 
@@ -107,7 +107,7 @@ def play(place: Place, objective: Objective = "latency", answers: int = ANSWERS)
     texts, scenario, ours = scripts(place.acceptance, answers), place.scenario, Ours()
     agents = replace(ours, session=AgentConfig(objective=objective).sessions)
     switches: list[object] = []
-    auto = AutoMode(objective, switched=switches.append)
+    auto = ModeSelector(objective, on_switch=switches.append)
 
     def policies() -> Policies:
         return Policies(ours.trigger.make(), Planner(ours.batcher).batcher(), mode=auto.session())

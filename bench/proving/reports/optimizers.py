@@ -1,10 +1,10 @@
-"""The two optimizers of the tuner's studies, on recorded text: `python -m bench.proving.reports.optimizers`.
+"""The two optimizers of the tuner's searches, on recorded text: `python -m bench.proving.reports.optimizers`.
 
-A case is RECORD drafts of a recorded table in a row, and what things cost in a scenario, with a price for a NAV. Every
-position of an answer is one judged draft, so what is told to the study is what an agent would have recorded. Both begin
-with the same grid and may look at equally many pairs more; each is judged by the study's own objective, beside the best
-of a dense grid. `--tuner` plays the whole tuner with either instead, as `bench.proving.regret` does. `--page` puts the
-table into docs/benchmarks.md.
+A case is RECORDED_DRAFTS drafts of a recorded table in a row, and what things cost in a scenario, with a price for a
+NAV. Every position of an answer is one judged draft, so that the search gets what an agent would have recorded. Both
+begin with the same grid and may ask for equally many pairs more; each is judged by the search's own objective, beside
+the best of a dense grid. `--tuner` plays the whole tuner with either instead, as `bench.proving.regret` does. `--page`
+puts the table into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from bench.proving.traces.table import Table
 from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.tuning.optimizers.choice import MAKERS, OptimizerName
 from pipesd_agent.tuning.recorder import ASTRAY
-from pipesd_agent.tuning.replay import Costs, Judged, Pair
-from pipesd_agent.tuning.search import ASKS, GRID, Studied, Task, study, to_pair
-from pipesd_agent.tuning.tuner import RECORD
+from pipesd_agent.tuning.replay import Judged, Pair, PipelineCosts
+from pipesd_agent.tuning.search import ASKS, GRID, SearchResult, SearchTask, search, to_pair
+from pipesd_agent.tuning.tuner import RECORDED_DRAFTS
 
 PART: Final = "optimizers"
 TUNER_PART: Final = "optimizers of the tuner"
@@ -56,7 +56,7 @@ class Case:
     table: str
     scenario: str
     price_ms: float
-    task: Task
+    task: SearchTask
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ def judged(table: Table) -> Iterator[Judged]:
             yield Judged(token.confidence, right, tuple(one.confidence for one in beyond if one is not None))
 
 
-def costs(scenario: Scenario) -> Costs:
+def costs(scenario: Scenario) -> PipelineCosts:
     """As a monitor would measure them."""
     rate = scenario.up.at(0)
     step_s = scenario.queue_s + scenario.forward.base_s
     message_s = 8 * (scenario.overhead_up + 12) / rate
-    return Costs(scenario.draft_s, 2 * scenario.delay_s, step_s, scenario.forward.row_s, message_s, 16 / rate)
+    return PipelineCosts(scenario.draft_s, 2 * scenario.delay_s, step_s, scenario.forward.row_s, message_s, 16 / rate)
 
 
 def cases(tables: Iterable[Table], scenarios: Sequence[Scenario] = SCENARIOS, pieces: int = PIECES) -> Iterator[Case]:
@@ -96,24 +96,26 @@ def cases(tables: Iterable[Table], scenarios: Sequence[Scenario] = SCENARIOS, pi
     for table in tables:
         text = tuple(judged(table))
         for piece in range(pieces):
-            begin = piece * max(0, len(text) - RECORD) // max(1, pieces - 1)
-            part = text[begin : begin + RECORD]
+            begin = piece * max(0, len(text) - RECORDED_DRAFTS) // max(1, pieces - 1)
+            part = text[begin : begin + RECORDED_DRAFTS]
             for scenario in scenarios:
                 for price_ms in PRICES_MS:
-                    task = Task(part, costs(scenario), WINDOW, "planned", price_ms / 1000, (), {}, piece)
+                    task = SearchTask(part, costs(scenario), WINDOW, "planned", price_ms / 1000, (), {}, piece)
                     yield Case(table.name, scenario.name, price_ms, task)
 
 
-def least(studied: Studied, pairs: Iterable[Pair] | None = None) -> float:
+def least(studied: SearchResult, pairs: Iterable[Pair] | None = None) -> float:
     """The objective of the best pair."""
-    return min(statistics.fmean(studied.rehearsed[pair]) for pair in pairs or studied.rehearsed)
+    return min(statistics.fmean(studied.replayed[pair]) for pair in pairs or studied.replayed)
 
 
 def outcomes(case: Case, asks: Sequence[int] = (ASKS, MANY)) -> Iterator[Outcome]:
     """Both optimizers on one case."""
     task = case.task
-    everywhere = study(
-        Task(task.text, task.costs, task.window, task.upload, task.price_s, (*GRID, *DENSE), {}, task.seed),
+    everywhere = search(
+        SearchTask(
+            task.text, task.costs, task.window, task.upload, task.verification_cost_s, (*GRID, *DENSE), {}, task.seed
+        ),
         MAKERS["search"](task.seed),
         0,
     )
@@ -123,7 +125,7 @@ def outcomes(case: Case, asks: Sequence[int] = (ASKS, MANY)) -> Iterator[Outcome
         for name in NAMES:
             optimizer = MAKERS[name](task.seed)
             began = time.thread_time()
-            found[name] = least(study(task, optimizer, some))
+            found[name] = least(search(task, optimizer, some))
             cpu_s[name] = time.thread_time() - began
         yield Outcome(case, some, found, cpu_s, least(everywhere, GRID), least(everywhere, DENSE))
 

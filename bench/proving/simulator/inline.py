@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipesd_agent.tuning.background import timed
-from pipesd_agent.tuning.search import MakeOptimizer, Studied, Task
+from pipesd_agent.tuning.background import timed_search
+from pipesd_agent.tuning.search import MakeOptimizer, SearchResult, SearchTask
 
 
 class Inline:
@@ -12,15 +12,15 @@ class Inline:
     def __init__(self, make: MakeOptimizer) -> None:
         self.failed = ""
         self._make = make
-        self._done: Studied | None = None
+        self._done: SearchResult | None = None
 
-    def submit(self, task: Task) -> bool:
+    def submit(self, task: SearchTask) -> bool:
         if self._done is not None or self.failed:
             return False
-        self._done = timed(task, self._make(task.seed))
+        self._done = timed_search(task, self._make(task.seed))
         return True
 
-    def result(self) -> Studied | None:
+    def result(self) -> SearchResult | None:
         done, self._done = self._done, None
         return done
 

@@ -10,7 +10,7 @@ from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.controller import Controller
-from pipesd_agent.control.mode import AutoMode, Objective
+from pipesd_agent.control.mode import ModeSelector, Objective
 from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.tuning.optimizers.gaussian_process import make_skopt
@@ -31,10 +31,10 @@ class Started:
             lambda: Inline(make_skopt),
             window=ours.session.window,
             upload="planned",
-            price_ms=config.price_ms,
+            verification_cost_ms=config.verification_cost_ms,
             kept=None,
         )
-        auto = None if objective is None else AutoMode(objective)
+        auto = None if objective is None else ModeSelector(objective)
         self.controller = Controller(trigger, Planner(ours.batcher), auto=auto, tuners=tuners if tuned else None)
         self._ours = ours
 

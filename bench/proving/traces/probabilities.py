@@ -18,7 +18,7 @@ from bench.proving.traces.drafting import rows_along, trace_of
 from bench.proving.traces.recorded import CONTEXT, DRAFT, TABLES, TARGET, recorded
 from bench.proving.traces.table import Table
 from bench.proving.traces.workloads import NAMES
-from pipesd_agent.drafting.chooser import Chooser
+from pipesd_agent.drafting.draft_sampler import DraftSampler
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_core.sampling.params import SamplingParams
 
@@ -26,11 +26,11 @@ FILE: Final = TABLES / "probabilities.npz"
 KINDS: Final = ("max", "drawn")
 
 
-class _Telling(Chooser):
+class _Telling(DraftSampler):
     """Tells the largest probability as confidence, and the drawn token's as entropy."""
 
-    def choose(self, row: NDArray[np.float32], params: SamplingParams, position: int) -> DraftToken:
-        token = super().choose(row, params, position)
+    def sample(self, row: NDArray[np.float32], params: SamplingParams, position: int) -> DraftToken:
+        token = super().sample(row, params, position)
         exp = np.exp(row - row.max())
         total = float(exp.sum())
         return DraftToken(position, token.token, 1.0 / total, token.margin, float(exp[token.token]) / total)
@@ -63,7 +63,7 @@ async def _record(out: Path) -> None:
             made = []
             for (sequence, opening), trace in zip(openings(prompter, name, 1.0), table.traces, strict=True):
                 drafter = LlamaDrafter(DRAFT, capacity=1, n_ctx_seq=CONTEXT)
-                drafter._chooser = _Telling(drafter._n_draftable)
+                drafter._sampler = _Telling(drafter._n_draftable)
                 tokens = trace.tokens.tolist()
                 made.append(trace_of(sequence, opening, tokens, rows_along(drafter, opening, tokens)))
                 drafter.release()

@@ -1,4 +1,4 @@
-"""The parts of a running agent, put together from its configuration."""
+"""A running agent: which part answers a request, and who keeps the parts running."""
 
 from __future__ import annotations
 
@@ -7,15 +7,23 @@ import logging
 from dataclasses import replace
 from typing import Any, Final
 
+from pipesd_agent.answer import Answer
 from pipesd_agent.control.controller import Controller
 from pipesd_agent.control.figures import ControlFigures
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.link import Link
-from pipesd_agent.link.model_list import Catalog
-from pipesd_agent.link.passthrough import Answer, Forwarder, with_noise
-from pipesd_agent.local.answer import EdgeAnswer
-from pipesd_agent.local.fallback import CloudAnswer, Policy, begin, is_loss, policy_of, said
-from pipesd_agent.local.model import Edge
+from pipesd_agent.link.model_list import ModelList
+from pipesd_agent.link.passthrough import PassthroughClient, with_noise
+from pipesd_agent.local.answer import LocalAnswer
+from pipesd_agent.local.fallback import (
+    CloudAnswer,
+    FallbackPolicy,
+    error_message_from_body,
+    fallback_policy,
+    is_unavailable,
+    start_local_answer,
+)
+from pipesd_agent.local.model import LocalModel
 from pipesd_agent.session.records import Records, RequestRecord
 from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.stream import RequestStream
@@ -27,16 +35,20 @@ from pipesd_core.service.logs import session_name
 
 log = logging.getLogger(__name__)
 
-KEEP_EVERY_S: Final = 60.0
+STORE_EVERY_S: Final = 60.0
 
 
 class Agent:
-    """Owns the link's and the catalog's tasks, the forwarder's connections and the drafter's thread.
+    """Answers the requests of all clients; owns the tasks of the link, of the model list and of the threshold store.
 
     Args:
+        link: carries the requests that are drafted for. model_list: what `/v1/models` lists.
+        passthrough: sends the others to the gateway's own OpenAI API.
+        worker: drafts; None: nothing is drafted.
         cloud_on_mismatch: serve cloud-only when the drafter's vocabulary is not the target's, instead of refusing.
-        edge: the draft model alone; None: there is none. fallback: to it or not, where a request does not say.
-        edge_only: never ask a gateway for anything.
+        local: the draft model as an engine of its own; None: there is none.
+        fallback: whether `local` takes over where the cloud is gone, for requests that do not say.
+        local_only: never ask a gateway for anything.
         traces: where finished requests are recorded.
         controller: steers the link's sessions.
     """
@@ -44,30 +56,28 @@ class Agent:
     def __init__(
         self,
         link: Link,
-        catalog: Catalog,
-        forwarder: Forwarder,
+        model_list: ModelList,
+        passthrough: PassthroughClient,
         worker: DraftWorker | None,
         *,
         cloud_on_mismatch: bool = False,
-        edge: Edge | None = None,
-        fallback: Policy = "error",
-        edge_only: bool = False,
+        local: LocalModel | None = None,
+        fallback: FallbackPolicy = "error",
+        local_only: bool = False,
         traces: TraceFiles | None = None,
         controller: Controller | None = None,
     ) -> None:
-        if edge is None and (edge_only or fallback == "edge"):
-            raise ValueError("there is no edge to fall back to")
+        if local is None and (local_only or fallback == "edge"):
+            raise ValueError("there is no local model to fall back to")
         self.link = link
-        self.catalog = catalog
-        self.forwarder = forwarder
+        self.model_list = model_list
+        self.passthrough = passthrough
         self.worker = worker
-        self.edge = edge
-        self.edge_only = edge_only
+        self.local = local
+        self.local_only = local_only
         self.records = Records()
-        self.requests = 0
-        """Since the start, of whatever kind."""
         self._controller = controller
-        self._fallback: Policy = fallback
+        self._fallback: FallbackPolicy = fallback
         self._cloud_on_mismatch = cloud_on_mismatch
         self._traces = traces
         self._running: dict[RequestStream, tuple[RequestRecord, Tracer | None]] = {}
@@ -75,98 +85,88 @@ class Agent:
 
     @property
     def models(self) -> list[dict[str, Any]]:
-        """What `/v1/models` lists."""
-        return self.edge.listing if self.edge is not None and self.edge_only else self.catalog.models
+        """The list for `/v1/models`."""
+        return self.local.listing if self.local is not None and self.local_only else self.model_list.models
 
     def start(self) -> None:
-        if self.edge_only:
+        """Start the tasks, which run until `aclose`."""
+        if self.local_only:
             return
-        self._tasks = [asyncio.create_task(self.link.run()), asyncio.create_task(self.catalog.run())]
+        self._tasks = [asyncio.create_task(self.link.run()), asyncio.create_task(self.model_list.run())]
         if self._controller is not None and self._controller.tuners is not None:
-            self._tasks.append(asyncio.create_task(_keep(self._controller.tuners)))
+            self._tasks.append(asyncio.create_task(_store_thresholds(self._controller.tuners)))
         for task in self._tasks:
             task.add_done_callback(_log_death)
 
     async def aclose(self) -> None:
-        """Ends every running request with an error, then the drafter. Harmless when repeated."""
-        if self.edge is not None:
-            self.edge.closed = True  # an agent that stops is no lost cloud
+        """End every running request with an error, then the drafter. Harmless when repeated."""
+        if self.local is not None:
+            self.local.closed = True  # an agent that stops is no lost cloud
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.forwarder.aclose()
+        await self.passthrough.aclose()
         if self.worker is not None:
             await self.worker.aclose()
-        if self.edge is not None:
-            await self.edge.aclose()
+        if self.local is not None:
+            await self.local.aclose()
         if self._traces is not None:
             await self._traces.aclose()
 
     def figures(self) -> ControlFigures:
-        """What `/metrics` shows."""
+        """The figures for `/metrics`."""
         figures = ControlFigures() if self._controller is None else self._controller.figures()
-        return replace(figures, requests=self.requests, running=self.link.requests)
+        return replace(figures, running=self.link.requests)
 
-    def edge_for(self, header: str | None) -> Edge | None:
-        """What answers a request with this `x-pipesd-fallback` when the cloud is gone. Raises InvalidRequest."""
-        policy = policy_of(header, self._fallback, has_edge=self.edge is not None)
-        return self.edge if policy == "edge" else None
+    def fallback_for(self, header: str | None) -> LocalModel | None:
+        """The model for a request with this `x-pipesd-fallback` when the cloud is gone. Raises InvalidRequest."""
+        policy = fallback_policy(header, self._fallback, has_local_model=self.local is not None)
+        return self.local if policy == "edge" else None
 
-    async def answer(
-        self, endpoint: Endpoint, body: bytes, request_id: str, edge: Edge | None
-    ) -> CloudAnswer | EdgeAnswer:
-        """The answer to a request; `edge` goes on where the cloud is gone. Raises ApiError, as `open`.
+    async def answer(self, endpoint: Endpoint, body: bytes, request_id: str, fallback: LocalModel | None) -> Answer:
+        """The answer to a request that can be drafted for; `fallback` writes it, or its rest, where the cloud is gone.
 
-        Whoever gets it calls `done` in the end.
+        The caller closes the answer. Raises ApiError; cancelling takes the request back.
         """
-        self.requests += 1
-        if self.edge_only and self.edge is not None:
-            return await self.edge.begin(endpoint, body, "mode edge")
+        if self.local_only and self.local is not None:
+            return self._recorded(await self.local.start(endpoint, body, "mode edge"), request_id)
         try:
-            stream, opened = await self.open(endpoint, body, request_id)
+            stream, opened = await self._open(endpoint, body, request_id)
         except ApiError as error:
-            if edge is None or edge.closed or not is_loss(error):
-                raise
-            return await begin(edge, endpoint, body, request_id, error)
-        return CloudAnswer(stream, opened, edge)
+            return await self._answer_locally(fallback, endpoint, body, request_id, error)
+        answer = CloudAnswer(body, stream, opened, fallback)
+        answer.add_finish_callback(lambda: self._finish(stream, answer.rest))
+        return answer
 
-    async def forward(self, endpoint: Endpoint, body: bytes, request_id: str, edge: Edge | None) -> Answer | EdgeAnswer:
-        """The same for a request that cannot be drafted for. An answer of the gateway is the caller's to close."""
-        self.requests += 1
+    async def pass_through(
+        self, endpoint: Endpoint, body: bytes, request_id: str, fallback: LocalModel | None
+    ) -> Answer:
+        """The answer to a request that cannot be drafted for: of the gateway's own OpenAI API. Else as `answer`."""
         try:
-            answer = await self.forwarder.ask(endpoint, with_noise(body), request_id)
-            if edge is None or answer.status != Unavailable.status:
+            answer = await self.passthrough.request(endpoint, with_noise(body), request_id)
+            if fallback is None or answer.status != Unavailable.status:
                 return answer
-            error: ApiError = Unavailable(said(answer.body))
+            error: ApiError = Unavailable(error_message_from_body(answer.body))
         except ApiError as failure:
-            if edge is None or edge.closed or not is_loss(failure):
-                raise
             error = failure
-        return await begin(edge, endpoint, body, request_id, error)
+        return await self._answer_locally(fallback, endpoint, body, request_id, error)
 
-    def done(self, answer: CloudAnswer | EdgeAnswer, request_id: str) -> None:
-        """The client has its answer, or is gone. Harmless when repeated."""
-        if isinstance(answer, EdgeAnswer):
-            answer.finish()
-            self.records.add_local(request_id, answer.record())
-            return
-        if answer.rest is not None:
-            answer.rest.finish()
-        self.finish(answer.stream, answer.rest)
+    async def _answer_locally(
+        self, fallback: LocalModel | None, endpoint: Endpoint, body: bytes, request_id: str, error: ApiError
+    ) -> Answer:
+        """The draft model's answer instead of `error`, which is raised where it is not to have a fallback."""
+        if fallback is None or fallback.closed or not is_unavailable(error):
+            raise error
+        return self._recorded(await start_local_answer(fallback, endpoint, body, request_id, error), request_id)
 
-    async def open(self, endpoint: Endpoint, body: bytes, request_id: str) -> tuple[RequestStream, Opened]:
-        """Have the gateway accept a request. Raises ApiError; cancelling takes the request back."""
-        try:
-            return await self._open(endpoint, body, request_id, collaborative=True)
-        except RemoteError as error:
-            if not self._cloud_on_mismatch or error.message != VocabularyMismatch.code:
-                raise
-        log.warning("request %s: the drafter's vocabulary is not the target's, served cloud-only", request_id)
-        return await self._open(endpoint, body, request_id, collaborative=False)
+    def _recorded(self, answer: LocalAnswer, request_id: str) -> LocalAnswer:
+        answer.add_finish_callback(lambda: self.records.add_local(request_id, answer.record()))
+        return answer
 
     async def _open(
-        self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool
+        self, endpoint: Endpoint, body: bytes, request_id: str, *, collaborative: bool = True
     ) -> tuple[RequestStream, Opened]:
+        """Have the gateway accept a request. Raises ApiError; cancelling takes the request back."""
         record = RequestRecord(request_id)
         tracer = self._traces.begin() if self._traces is not None and collaborative else None
         observers = (record,) if tracer is None else (record, tracer)
@@ -174,15 +174,20 @@ class Agent:
         self._running[stream] = record, tracer
         try:
             opened = await stream.opened()
+        except BaseException as error:
+            self._finish(stream)
+            mismatch = isinstance(error, RemoteError) and error.message == VocabularyMismatch.code
+            if not (mismatch and collaborative and self._cloud_on_mismatch):
+                raise
+        else:
             name = session_name(opened.session)
             log.info("request %s is session %s", request_id, name, extra={"session": name})
             return stream, opened
-        except BaseException:
-            self.finish(stream)
-            raise
+        log.warning("request %s: the drafter's vocabulary is not the target's, served cloud-only", request_id)
+        return await self._open(endpoint, body, request_id, collaborative=False)
 
-    def finish(self, stream: RequestStream, rest: EdgeAnswer | None = None) -> None:
-        """The client has its answer, or is gone. rest: what the draft model wrote of it. Harmless when repeated."""
+    def _finish(self, stream: RequestStream, rest: LocalAnswer | None = None) -> None:
+        """Record a request whose client has its answer, or is gone. rest: the draft model's part of the answer."""
         stream.client_left()
         if stream not in self._running:
             return
@@ -194,16 +199,16 @@ class Agent:
 
 
 def _log_death(task: asyncio.Task[None]) -> None:
-    """The agent's tasks end by being cancelled only; anything else is a bug that somebody has to hear of."""
+    """Log why a task of the agent ended, unless it was cancelled: anything else is a bug that must not go unnoticed."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("a task of the agent died", exc_info=error)
 
 
-async def _keep(tuners: Tuners) -> None:
-    """Good thresholds go to the disk now and then, and at the end; then there are no more studies."""
+async def _store_thresholds(tuners: Tuners) -> None:
+    """Write accepted thresholds to the disk now and then, and when cancelled; then end the tuners."""
     try:
         while True:
-            await asyncio.sleep(KEEP_EVERY_S)
+            await asyncio.sleep(STORE_EVERY_S)
             await asyncio.to_thread(tuners.save)
     finally:
         tuners.save()

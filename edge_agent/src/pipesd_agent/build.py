@@ -1,4 +1,4 @@
-"""An agent put together from its configuration: the one place that knows which class serves which setting."""
+"""Construction of an agent from its configuration: the one place that knows which class serves which setting."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.mode import AutoMode, Switch
+from pipesd_agent.control.mode import ModeSelector, Switch
 from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.drafting.drafter import Drafter
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
 from pipesd_agent.link.requests import LinkSettings
-from pipesd_agent.local.model import IDLE_S, Edge
+from pipesd_agent.local.model import IDLE_S, LocalModel
 from pipesd_agent.telemetry.tracing import TraceFiles
 from pipesd_agent.tuning.background import Background
-from pipesd_agent.tuning.optimizers.choice import INSTALL, SAYS, OptimizerName, in_use
+from pipesd_agent.tuning.optimizers.choice import INSTALL, LABELS, OptimizerName, in_use
 from pipesd_agent.tuning.per_sampling import Tuners
-from pipesd_agent.tuning.replay import Upload
-from pipesd_agent.tuning.store import GoodPairs, state_file
-from pipesd_agent.tuning.worker_process import Child
+from pipesd_agent.tuning.replay import UploadStrategy
+from pipesd_agent.tuning.store import ThresholdStore, state_file
+from pipesd_agent.tuning.worker_process import WorkerProcess
 from pipesd_core.errors import ModelLoadError
 
 if TYPE_CHECKING:
@@ -32,25 +32,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UPLOADS: Final[dict[str, Upload]] = {
+UPLOAD_STRATEGIES: Final[dict[str, UploadStrategy]] = {
     "immediate": "immediate",
     "single": "single",
     "dp": "planned",
     "expected": "planned",
 }
-"""What the tuner has to know of each batcher."""
+"""How each batcher uploads drafts, as far as the tuner has to know."""
 
 
 def _log_switch(switch: Switch) -> None:
-    log.info("from now on %s (%s)", switch.way.name, switch.reason)
+    log.info("mode: switched to %s (%s)", switch.strategy.label, switch.reason)
 
 
-def _log_try(switch: Switch) -> None:
-    log.info("for some tokens %s (%s)", switch.way.name, switch.reason)
+def _log_probe(switch: Switch) -> None:
+    log.info("mode: probing %s (%s)", switch.strategy.label, switch.reason)
 
 
 def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
-    """An agent as configured, or with another drafter. Blocks while models load. Raises ModelLoadError, ConfigError."""
+    """Make an agent as configured, or with another drafter. Blocks while models load.
+
+    Raises ModelLoadError, ConfigError.
+    """
     traces = TraceFiles(config.trace) if config.trace else None
     tls = config.tls()
     gateways = Gateways(config.addresses)
@@ -59,29 +62,30 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
         worker = DraftWorker(drafter or _make_drafter(config))
     # After the model: an HTTP client is a tenth of all that the agent imports, and nobody waits for it there.
     from pipesd_agent.agent import Agent
-    from pipesd_agent.link.model_list import Catalog
-    from pipesd_agent.link.passthrough import Forwarder
+    from pipesd_agent.link.model_list import ModelList
+    from pipesd_agent.link.passthrough import PassthroughClient
 
     if config.mode != "auto" and config.objective != "latency":
-        log.warning("objective %s is of use with mode auto only; mode is %s", config.objective, config.mode)
+        log.warning("mode: objective %s applies to mode auto only, but mode is %s", config.objective, config.mode)
     controller = _make_controller(config, gateways, worker)
     settings = LinkSettings(config.gateway_api_key, controller.policies, config.sessions, controller.planner.room_at)
-    edge_only, edge = config.mode == "edge", None
+    local_only, local = config.mode == "edge", None
     if config.draft_model is not None:
-        if config.fallback == "edge" and not config.draft_model.is_file():  # else known on the day that it is needed
+        if config.fallback == "edge" and not config.draft_model.is_file():  # or else found out only when it is needed
             raise ModelLoadError(f"the draft model {config.draft_model} does not exist: fallback needs it")
-        edge = Edge(partial(_load_edge, config, config.draft_model), idle_s=None if edge_only else IDLE_S)
-        if edge_only:
-            edge.load()
+        load = partial(_load_local_engine, config, config.draft_model)
+        local = LocalModel(load, idle_s=None if local_only else IDLE_S)
+        if local_only:
+            local.load()
     return Agent(
         Link(gateways, settings, worker, tls),
-        Catalog(gateways, config.gateway_api_key, tls),
-        Forwarder(gateways, config.gateway_api_key, tls),
+        ModelList(gateways, config.gateway_api_key, tls),
+        PassthroughClient(gateways, config.gateway_api_key, tls),
         worker,
         cloud_on_mismatch=config.mode == "auto",
-        edge=edge,
+        local=local,
         fallback=config.fallback,
-        edge_only=edge_only,
+        local_only=local_only,
         traces=traces,
         controller=controller,
     )
@@ -96,13 +100,17 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
         optimizer = _optimizer(config)
         tuners = Tuners(
             config.trigger.pair,
-            Background(Child(optimizer)).proposer,
+            Background(WorkerProcess(optimizer)).proposer,
             window=config.session.window,
-            upload=UPLOADS[config.batcher],
-            price_ms=config.price_ms,
-            kept=GoodPairs(state_file()),
+            upload=UPLOAD_STRATEGIES[config.batcher],
+            verification_cost_ms=config.verification_cost_ms,
+            kept=ThresholdStore(state_file()),
             draft=f"{config.draft_model.name if config.draft_model else ''} {(worker.fingerprint or b'').hex()}",
         )
+
+    selector = None
+    if config.mode == "auto":
+        selector = ModeSelector(config.objective, on_switch=_log_switch, on_probe=_log_probe)
 
     def gateway() -> str:
         return "" if gateways.current is None else gateways.current.address.http
@@ -110,7 +118,7 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
     return Controller(
         config.trigger,
         Planner(config.batcher),
-        auto=AutoMode(config.objective, switched=_log_switch, tried=_log_try) if config.mode == "auto" else None,
+        auto=selector,
         mode=config.mode,
         tuners=tuners,
         optimizer=optimizer,
@@ -119,14 +127,14 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
 
 
 def _optimizer(config: AgentConfig) -> OptimizerName:
-    """What is in use, which the log is told."""
+    """The optimizer in use, which is also logged."""
     optimizer = in_use(config.tuner.optimizer)
     lacking = f" (scikit-optimize is not installed: {INSTALL})" if config.tuner.optimizer == "auto" else ""
-    log.info("tuner: %s looks for thresholds%s", SAYS[optimizer], lacking if optimizer == "search" else "")
+    log.info("tuner: searching thresholds by %s%s", LABELS[optimizer], lacking if optimizer == "search" else "")
     return optimizer
 
 
-def _load_edge(config: AgentConfig, model: Path) -> EmbeddedEngine:
+def _load_local_engine(config: AgentConfig, model: Path) -> EmbeddedEngine:
     from pipesd_core.llamacpp.probe import check_model_runs
     from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
     from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine

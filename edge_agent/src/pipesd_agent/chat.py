@@ -1,4 +1,4 @@
-"""`pipesd-agent chat`: a conversation with a running agent, for a person at a terminal."""
+"""`pipesd-agent chat`: a conversation with a running agent in a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ChatError(Exception):
 def chat(
     url: str, model: str | None, temperature: float | None, max_tokens: int | None, api_key: str | None = None
 ) -> int:
-    """Read lines from stdin, stream answers to stdout; returns the exit code."""
+    """Read lines from stdin, and stream the answers to stdout. Returns the exit code."""
     try:
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=httpx.Timeout(TIMEOUT_S, connect=5.0))

@@ -1,4 +1,4 @@
-"""`pipesd-agent`: the edge agent from a command line, and a chat for a person at a terminal."""
+"""`pipesd-agent`: the command line of the edge agent, and a chat in a terminal."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WEB: Final = ("pipesd_agent.api.app", "pipesd_core.service.server", "pipesd_core.service.limits")
-"""What needs a web framework."""
+WEB_MODULES: Final = ("pipesd_agent.api.app", "pipesd_core.service.server", "pipesd_core.service.limits")
+"""Modules that import a web framework."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line. Returns the exit code."""
     flags = vars(_parser().parse_args(argv))
     command = flags.pop("command")
     if command == "chat":
@@ -52,14 +52,16 @@ def _start(flags: dict[str, Any]) -> int:
 
 
 def _client_key(file: Path | None, environ: Mapping[str, str]) -> str | None:
-    """The key that a client of the agent uses: the first of them."""
+    """The API key for `chat`: the first of the file, or else of the environment."""
     if file is not None:
         return min(read_keys(file))
     return next(iter(environ.get(KEYS.variable, "").split()), None)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pipesd-agent", description="PipeSD's edge side.")
+    parser = argparse.ArgumentParser(
+        prog="pipesd-agent", description="The edge agent of PipeSD: drafts on the device, verifies at a gateway."
+    )
     parser.add_argument("--version", action=ShowVersion, help="print the version and end")
     commands = parser.add_subparsers(dest="command", required=True)
     # SUPPRESS: a flag that was not given is absent, so that it cannot hide what the file says.
@@ -73,56 +75,68 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=help_format,
     )
     add = start.add_argument
-    add("--gateway", action="append", metavar="URL", help="repeated: failover, in order (http://127.0.0.1:8100)")
-    add("--draft-model", metavar="FILE", help="GGUF file of the drafter; none: prompt lookup drafts")
-    add("--config", metavar="FILE", type=Path, help="of configuration, TOML; also [trigger], [session]")
+    add(
+        "--gateway",
+        action="append",
+        metavar="URL",
+        help="gateway; repeated: failover, in order (http://127.0.0.1:8100)",
+    )
+    add("--draft-model", metavar="FILE", help="GGUF draft model; none: prompt lookup drafts")
+    add("--config", metavar="FILE", type=Path, help="TOML configuration file")
     add(
         "--mode",
         choices=("auto", "collaborative", "cloud", "edge"),
         metavar="MODE",
-        help="collaborative, cloud, edge: alone; auto: one of the first two (auto)",
+        help="collaborative; cloud: target only; edge: draft model only; auto: the better of the first two (auto)",
     )
     add(
         "--objective",
         choices=("latency", "offload"),
         metavar="WHAT",
-        help="of mode auto: latency, or offload: few target steps (latency)",
+        help="what mode auto minimises: latency, or offload: steps of the target (latency)",
     )
     add(
         "--fallback",
         choices=("error", "edge"),
         metavar="WHAT",
-        help="when the cloud is gone: error, or edge, the draft model (error)",
+        help="when the cloud is gone: error, or edge: the draft model answers (error)",
     )
-    add("--gateway-api-key-file", metavar="FILE", help="holds the key to send (PIPESD_GATEWAY_API_KEY)")
-    add("--ca-file", metavar="FILE", help="certificate authority of a wss:// gateway")
-    add("--api-key-file", metavar="FILE", help="keys of clients, one a line; read again when changed")
+    add("--gateway-api-key-file", metavar="FILE", help="file with the API key to send to the gateway")
+    add("--ca-file", metavar="FILE", help="certificate authority of wss:// gateways")
+    add("--api-key-file", metavar="FILE", help="file with one API key per line; reloaded on change")
     add("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
-    add("--port", type=int, metavar="N", help="port; 0 takes a free one (8101)")
+    add("--port", type=int, metavar="N", help="port to listen on; 0: a free one (8101)")
     add("--capacity", type=int, metavar="N", help="clients drafted for at once (4)")
-    add("--context", type=int, metavar="N", help="tokens of each that can be drafted within (2048)")
+    add("--context", type=int, metavar="N", help="context of each client, tokens (2048)")
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
     add("--gpu-layers", type=int, metavar="N", help="layers of the draft model on a GPU; -1: all (0)")
-    add("--cors-origin", action="append", metavar="URL", help="of web pages that may use the API (none)")
-    add("--drain-timeout", type=float, metavar="S", help="after SIGTERM, time for what runs (30)")
-    add("--trace", metavar="DIR", help="record requests there, token ids of answers included (off)")
+    add("--cors-origin", action="append", metavar="URL", help="web origin allowed to call the API (none)")
+    add("--drain-timeout", type=float, metavar="S", help="seconds for running requests after SIGTERM (30)")
+    add("--trace", metavar="DIR", help="folder for traces, token ids included (off)")
     add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
-    add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or a line of JSON an event (text)")
+    add(
+        "--log-format",
+        choices=("text", "json"),
+        metavar="FORMAT",
+        help="text, or json: one JSON object per line (text)",
+    )
     talk = commands.add_parser("chat", help="talk to a running agent")
     talk.add_argument("--url", default="http://127.0.0.1:8101/v1", help="the agent's API (%(default)s)")
-    talk.add_argument("--api-key-file", metavar="FILE", type=Path, help=f"(or {KEYS.variable} in the environment)")
-    talk.add_argument("--model", default=None, help="(the first that the agent lists)")
+    talk.add_argument(
+        "--api-key-file", metavar="FILE", type=Path, help=f"file with the agent's API key (or {KEYS.variable})"
+    )
+    talk.add_argument("--model", default=None, help="model (the first that the agent lists)")
     talk.add_argument("--temperature", type=float, default=None)
     talk.add_argument("--max-tokens", type=int, default=None)
     return parser
 
 
 def _make_agent(config: AgentConfig) -> Agent:
-    """The agent, and then the web framework, so that neither the model nor `/health` waits for that."""
+    """Make the agent, then import the web framework, so that neither the model nor `/health` waits for that."""
     from pipesd_agent.build import make_agent
 
     agent = make_agent(config)
-    for module in WEB:  # in this thread: `_serve`, which needs them next, runs on the event loop
+    for module in WEB_MODULES:  # in this thread: `_serve`, which needs them next, runs on the event loop
         import_module(module)
     return agent
 

@@ -14,37 +14,38 @@ from pipesd_agent.control.batchers import check_batcher
 from pipesd_agent.control.mode import Objective
 from pipesd_agent.control.triggers import DualSettings, TriggerSettings
 from pipesd_agent.link.address import Address
-from pipesd_agent.local.fallback import Policy
+from pipesd_agent.local.fallback import FallbackPolicy
 from pipesd_agent.session.settings import SessionSettings
-from pipesd_agent.tuning.settings import OFFLOAD_PRICE_MS, TunerSettings
+from pipesd_agent.tuning.settings import OFFLOAD_VERIFICATION_COST_MS, TunerSettings
 from pipesd_core.errors import ConfigError
 from pipesd_core.service import settings
 from pipesd_core.service.logs import LogFormat
 from pipesd_core.service.settings import KeySource, Program, check_log_level, check_origins, within
 
-GATEWAY_KEY: Final = KeySource("gateway_api_keys", "gateway_api_key_file", "PIPESD_GATEWAY_API_KEY")
-"""The variable is the gateway's own: there it holds the keys that are accepted, here the one that is sent."""
+GATEWAY_KEY: Final = KeySource("gateway_api_keys", "gateway_api_key_file", "PIPESD_AGENT_GATEWAY_API_KEY")
+"""The key that the agent sends to its gateways."""
 KEYS: Final = KeySource("api_keys", "api_key_file", "PIPESD_AGENT_API_KEY")
+"""The keys that the agent's own API accepts."""
 PROGRAM: Final = Program("PIPESD_AGENT_", (GATEWAY_KEY, KEYS))
 MAX_GATEWAYS: Final = 8
-"""A client may have to wait for an attempt at each."""
+"""Gateways of the list; a client may have to wait for an attempt to connect to each."""
 
 
 class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the agent runs with. Raises ConfigError where a value cannot work.
+    """Configuration of an agent. Raises ConfigError for a value that cannot work.
 
-    gateway: its address, http(s):// or ws(s)://, or a list of them, the preferred one first.
+    gateway: address of the gateway, http(s):// or ws(s)://, or a list of them, the preferred one first.
     draft_model: GGUF file of the drafter; none: prompt lookup drafts.
     mode: "auto": collaborative or cloud-only, whichever serves the objective, and cloud-only where the drafter's
     vocabulary does not fit; "collaborative": always; "cloud": never draft; "edge": never ask a gateway, the draft
-    model alone. objective: of `auto`, see `mode.AutoMode`. fallback: when the cloud is gone, an error or the draft
-    model alone.
+    model alone. objective: of mode `auto`, see `mode.ModeSelector`.
+    fallback: when the cloud is gone, an error or the draft model alone.
     capacity: clients drafted for at once, others are served cloud-only. context: tokens of each that can be drafted
-    within. threads: of llama.cpp. gpu_layers: of the draft model, on a GPU; -1: all. ca_file: certificate authority
-    of wss:// gateways. api_keys: of the agent's own API, empty means open; api_key_file: where they come from, None
-    for the environment. cors_origin: of web pages that may use the API.
-    drain_timeout: seconds that what runs has after SIGTERM. trace: folder for traces of finished requests.
-    batcher: when drafts leave before a verification takes them (planner.BATCHERS). trigger, tuner, session: see there.
+    within. threads: of llama.cpp. gpu_layers: layers of the draft model on a GPU; -1: all.
+    ca_file: certificate authority of wss:// gateways. api_keys: keys that the agent's own API accepts, empty: anybody
+    may use it; api_key_file: where they come from, None: the environment. cors_origin: web origins that may use it.
+    drain_timeout: seconds that running requests have after SIGTERM. trace: folder for traces of finished requests.
+    batcher: when drafts leave before a verification takes them (`batchers.BATCHERS`). trigger, tuner, session: tables.
     """
 
     gateway: str | tuple[str, ...] = "http://127.0.0.1:8100"
@@ -56,7 +57,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     draft_model: Path | None = None
     mode: Literal["auto", "collaborative", "cloud", "edge"] = "auto"
     objective: Objective = "latency"
-    fallback: Policy = "error"
+    fallback: FallbackPolicy = "error"
     host: str = "127.0.0.1"
     port: int = 8101
     capacity: int = 4
@@ -92,10 +93,13 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 f"trigger.kind {self.trigger.kind!r} looks at the draft model's entropy, and prompt lookup has none: "
                 "set draft_model, or another trigger.kind"
             )
-        if self.tuner.price_ms is not None and not (self.tuner.enabled and isinstance(self.trigger, DualSettings)):
+        if self.tuner.verification_cost_ms is not None and not (
+            self.tuner.enabled and isinstance(self.trigger, DualSettings)
+        ):
             raise ConfigError(
-                f"tuner.price_ms is {self.tuner.price_ms}, but nothing is tuned with tuner.enabled = "
-                f"{str(self.tuner.enabled).lower()} and trigger.kind {self.trigger.kind!r}: leave it out"
+                f"tuner.verification_cost_ms is {self.tuner.verification_cost_ms}, but nothing is tuned with "
+                f"tuner.enabled = {str(self.tuner.enabled).lower()} and trigger.kind {self.trigger.kind!r}: "
+                "leave it out"
             )
         within("drain_timeout", self.drain_timeout, 0, 86_400)
         check_origins(self.cors_origin)
@@ -114,30 +118,31 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     @property
     def gateway_api_key(self) -> str | None:
+        """The key that the agent sends to its gateways; None: it sends none."""
         return next(iter(self.gateway_api_keys), None)
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Of the gateways, the preferred one first."""
+        """The addresses of the gateways, the preferred one first."""
         given = (self.gateway,) if isinstance(self.gateway, str) else self.gateway
         return tuple(map(Address.parse, given))
 
     @property
     def sessions(self) -> SessionSettings:
-        """`session` as it is in force: with the objective `offload` the target waits for the first draft."""
+        """The session settings in force: with the objective `offload` the target waits for the first draft."""
         if self._offload and self.session.free_start is None:
             return replace(self.session, free_start=1)  # the prompt's own step
         return self.session
 
     @property
-    def price_ms(self) -> float:
-        """`tuner.price_ms` as it is in force."""
-        if self.tuner.price_ms is not None:
-            return self.tuner.price_ms
-        return OFFLOAD_PRICE_MS if self._offload else 0.0
+    def verification_cost_ms(self) -> float:
+        """The value of `tuner.verification_cost_ms` in force, in milliseconds."""
+        if self.tuner.verification_cost_ms is not None:
+            return self.tuner.verification_cost_ms
+        return OFFLOAD_VERIFICATION_COST_MS if self._offload else 0.0
 
     def tls(self) -> ssl.SSLContext | None:
-        """How to verify secure gateways; None where there are none. Raises ConfigError."""
+        """The TLS context for secure gateways; None where there are none. Raises ConfigError."""
         if not self._secure:
             return None
         try:
@@ -155,5 +160,5 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None) -> AgentConfig:
-    """See `settings.load`. Raises ConfigError."""
+    """The configuration from flags, environment and file, see `settings.load`. Raises ConfigError."""
     return settings.load(AgentConfig, PROGRAM, flags, environ, file)

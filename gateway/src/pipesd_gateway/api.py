@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
@@ -18,6 +19,7 @@ from pipesd_core.engine.interface import Engine
 from pipesd_core.errors import ApiError, EngineFailed
 from pipesd_core.protocol.messages import SUBPROTOCOL, Endpoint
 from pipesd_core.service.api_keys import Keys
+from pipesd_core.service.exposition import CONTENT_TYPE, render
 from pipesd_core.service.http import (
     EventStream,
     error_event,
@@ -30,6 +32,7 @@ from pipesd_core.service.http import (
 from pipesd_core.service.lifecycle import Life
 from pipesd_core.service.openapi import add_description
 from pipesd_gateway import verify_api
+from pipesd_gateway.metrics import GatewayMetrics
 
 
 def create_app(
@@ -39,12 +42,16 @@ def create_app(
     life: Life | None = None,
     cors_origins: tuple[str, ...] = (),
     load: Callable[[], Mapping[str, int]] = dict,
+    metrics: GatewayMetrics | None = None,
 ) -> Starlette:
     """The app over `engine`, which stays the caller's to close. No `keys`: open to everybody.
 
-    load: figures for `/health`: what the server holds at the moment.
+    load: figures for `/health` and `/metrics`: what the server holds at the moment. metrics: of the server, whose
+    agents are measured by it too; None: of this API alone.
     """
     keys = keys or Keys()
+    metrics = metrics or GatewayMetrics()
+    answering, verifying = metrics.measure(engine, "api"), metrics.measure(engine, "verify")
     app = Starlette()
     app.router.redirect_slashes = False
     life = life or Life()
@@ -52,10 +59,10 @@ def create_app(
     started = int(time.time())
 
     async def chat_completions(request: Request) -> Response:
-        return await _answer(request, engine, keys, Endpoint.CHAT_COMPLETIONS)
+        return await _answer(request, answering, keys, Endpoint.CHAT_COMPLETIONS)
 
     async def completions(request: Request) -> Response:
-        return await _answer(request, engine, keys, Endpoint.COMPLETIONS)
+        return await _answer(request, answering, keys, Endpoint.COMPLETIONS)
 
     async def models(request: Request) -> Response:
         keys.authorize(request)
@@ -78,7 +85,7 @@ def create_app(
 
     async def verifications(request: Request) -> Response:
         keys.authorize(request)
-        return await verify_api.respond(request, engine)
+        return await verify_api.respond(request, verifying)
 
     async def health(_: Request) -> Response:
         return json_response({"status": "ok", "load": load()})
@@ -87,6 +94,10 @@ def create_app(
         life.admit()
         return json_response({"status": "ready"})
 
+    async def scrape(_: Request) -> Response:
+        # In a thread: the first one loads a package, and no token waits for that.
+        return Response(await asyncio.to_thread(render, metrics.families(load())), media_type=CONTENT_TYPE)
+
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
     app.add_route("/v1/completions", completions, methods=["POST"])
     app.add_route("/v1/models", models, methods=["GET"])
@@ -94,6 +105,7 @@ def create_app(
     app.add_route("/v1/pipesd/verify", verifications, methods=["POST"])
     app.add_route("/health", health, methods=["GET"])
     app.add_route("/ready", ready, methods=["GET"])
+    app.add_route("/metrics", scrape, methods=["GET"])
     add_description(app, "pipesd_gateway")
     return app
 

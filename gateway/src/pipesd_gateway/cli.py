@@ -21,6 +21,7 @@ from pipesd_gateway import agents
 from pipesd_gateway.api import create_app
 from pipesd_gateway.config import PROGRAM, GatewayConfig, load
 from pipesd_gateway.limits import SessionLimits
+from pipesd_gateway.metrics import GatewayMetrics
 from pipesd_gateway.quota import Quota
 
 if TYPE_CHECKING:
@@ -92,14 +93,15 @@ async def _serve(config: GatewayConfig) -> None:
         keys = Keys(config.api_keys, config.api_key_file)
         quota = Quota(config.max_sessions_per_key)
         life = Life()
+        metrics = GatewayMetrics()
 
         def held() -> dict[str, int]:
             counts = {"sessions": quota.taken, "resumable": len(registry), "requests": life.requests}
             return counts | engine.load | {"tasks": len(asyncio.all_tasks())}
 
-        app = create_app(engine, keys=keys, life=life, cors_origins=config.cors_origin, load=held)
+        app = create_app(engine, keys=keys, life=life, cors_origins=config.cors_origin, load=held, metrics=metrics)
         limits = SessionLimits(park_timeout_s=config.park_timeout, grace_s=config.grace)
-        registry = agents.attach(app, engine, limits, keys.authorize, quota, life)
+        registry = agents.attach(app, metrics.measure(engine, "agent"), limits, keys.authorize, quota, life)
         if not keys.required and config.host not in LOOPBACK:
             logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
         server = Server(

@@ -6,8 +6,17 @@ import random
 
 import pytest
 
-from pipesd_agent.control.mode import CLOUD, DRAFT, EXPLORE, LOSS, RUN, WAYS, AutoMode, SessionMode, Switch
-from pipesd_agent.control.mode_cost import WINDOW
+from pipesd_agent.control.mode import (
+    PROBE_BUDGET,
+    PROBE_MAX_COST_TOKENS,
+    PROBE_TOKENS_SPECULATIVE,
+    PROBE_TOKENS_TARGET_ONLY,
+    ModeSelector,
+    SessionMode,
+    Strategy,
+    Switch,
+)
+from pipesd_agent.control.mode_cost import WINDOW_TOKENS
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_core.protocol.messages import FOREVER, Reason, Verdict
 
@@ -15,15 +24,15 @@ from pipesd_core.protocol.messages import FOREVER, Reason, Verdict
 class World:
     """Answers of one session after the other. cloud, drafted: seconds per token; a verification decides `each`."""
 
-    def __init__(self, auto: AutoMode, cloud: float, drafted: float, each: int = 4, noise: float = 0.0) -> None:
-        self.auto, self.cloud, self.drafted, self.each, self.noise = auto, cloud, drafted, each, noise
+    def __init__(self, selector: ModeSelector, cloud: float, drafted: float, each: int = 4, noise: float = 0.0) -> None:
+        self.selector, self.cloud, self.drafted, self.each, self.noise = selector, cloud, drafted, each, noise
         self.now = 0.0
         self.tokens = 0
         self.drafted_tokens = 0
         self._rng = random.Random(1)
 
     def answer(self, tokens: int = 200) -> None:
-        mode = self.auto.session()
+        mode = self.selector.session()
         left = mode.opening(self.now)
         for _ in range(3):  # the free run until the first draft
             self._step(mode, self.cloud, 1, Reason.RUN)
@@ -31,12 +40,12 @@ class World:
         while self.tokens < end:
             if left > 0:
                 left -= left < FOREVER
-                said = self._step(mode, self.cloud, 1, Reason.RUN)
+                rest = self._step(mode, self.cloud, 1, Reason.RUN)
             else:
                 self.drafted_tokens += self.each
                 took = self.drafted * self.each * self._rng.uniform(1 - self.noise, 1 + self.noise)
-                said = self._step(mode, took, self.each, Reason.NAV)
-            left = left if said is None else said
+                rest = self._step(mode, took, self.each, Reason.NAV)
+            left = left if rest is None else rest
 
     def _step(self, mode: SessionMode, seconds: float, tokens: int, reason: Reason) -> int | None:
         self.now += seconds
@@ -60,133 +69,136 @@ def test_it_settles_on_the_side_that_serves_the_objective(
     objective: str, cloud: float, drafted: float, collaborative: bool
 ) -> None:
     switches: list[Switch] = []
-    auto = AutoMode("offload" if objective == "offload" else "latency", switched=switches.append)
-    world = World(auto, cloud, drafted, noise=0.5)
+    selector = ModeSelector("offload" if objective == "offload" else "latency", on_switch=switches.append)
+    world = World(selector, cloud, drafted, noise=0.5)
     for _ in range(20):
         world.answer()
-    assert auto.collaborative is collaborative
+    assert selector.drafts is collaborative
     if not collaborative:
-        assert [switch.way for switch in switches] == [WAYS[CLOUD]]
-        assert switches[0].reason == auto.reason
-        assert f"cloud-only {1000 * cloud:.1f}" in auto.reason
+        assert [switch.strategy for switch in switches] == [Strategy.TARGET_ONLY]
+        assert switches[0].reason == selector.reason
+        assert f"target-only {1000 * cloud:.1f}" in selector.reason
     best = drafted if collaborative else cloud
-    assert world.now < world.tokens * best * (1 + EXPLORE) + (LOSS + DRAFT) * max(cloud, drafted)
+    learning = (PROBE_MAX_COST_TOKENS + PROBE_TOKENS_SPECULATIVE) * max(cloud, drafted)
+    assert world.now < world.tokens * best * (1 + PROBE_BUDGET) + learning
 
 
 def test_equal_sides_are_not_switched_between() -> None:
     switches: list[Switch] = []
-    auto = AutoMode(switched=switches.append)
-    world = World(auto, 0.03, 0.0302, noise=0.3)
+    selector = ModeSelector(on_switch=switches.append)
+    world = World(selector, 0.03, 0.0302, noise=0.3)
     for _ in range(50):
         world.answer()
     assert len(switches) <= 10
-    assert world.now < world.tokens * 0.0302 * (1 + EXPLORE) + LOSS * 0.03
+    assert world.now < world.tokens * 0.0302 * (1 + PROBE_BUDGET) + PROBE_MAX_COST_TOKENS * 0.03
 
 
 @pytest.mark.parametrize(("before", "after"), [(0.01, 0.1), (0.1, 0.01)])
 def test_it_follows_conditions_that_change(before: float, after: float) -> None:
-    auto = AutoMode()
-    world = World(auto, 0.03, before)
+    selector = ModeSelector()
+    world = World(selector, 0.03, before)
     for _ in range(20):
         world.answer()
-    assert auto.collaborative is (before < after)
+    assert selector.drafts is (before < after)
     world.drafted = after
     world.tokens, start = 0, world.now
-    while auto.collaborative is (before < after):
+    while selector.drafts is (before < after):
         world.answer()
         assert world.tokens < 12_000, f"not after {world.now - start} s"
 
 
 def test_a_target_that_becomes_slow_is_noticed() -> None:
-    auto = AutoMode()
-    world = World(auto, 0.01, 0.03)
+    selector = ModeSelector()
+    world = World(selector, 0.01, 0.03)
     for _ in range(20):
         world.answer()
-    assert not auto.collaborative
+    assert not selector.drafts
     world.cloud = 0.05
     for _ in range(3):
         world.answer()
-    assert auto.collaborative
+    assert selector.drafts
 
 
 def test_a_round_that_takes_too_long_is_cut_short() -> None:
-    auto = AutoMode()
-    mode = auto.session()
+    selector = ModeSelector()
+    mode = selector.session()
     assert mode.opening(0.0) == 0
-    for i in range(RUN):
+    for i in range(PROBE_TOKENS_TARGET_ONLY):
         mode.decided(Verdict(0, 1, 2, 0, 0, (5,), Reason.RUN, 0, 0, 0), 0.01 * i, rejected=False)
-    last = 0.01 * (RUN - 1)
-    assert mode.drafted(DraftToken(3, 7, 0.9), last + 0.01 * LOSS - 0.001) == 0
-    assert mode.drafted(DraftToken(4, 7, 0.9), last + 0.01 * LOSS + 0.001) == FOREVER
+    last = 0.01 * (PROBE_TOKENS_TARGET_ONLY - 1)
+    assert mode.drafted(DraftToken(3, 7, 0.9), last + 0.01 * PROBE_MAX_COST_TOKENS - 0.001) == 0
+    assert mode.drafted(DraftToken(4, 7, 0.9), last + 0.01 * PROBE_MAX_COST_TOKENS + 0.001) == FOREVER
     verdict = Verdict(0, 2, 2, 2, 2, (7, 7, 7), Reason.NAV, 0, 0, 0)
     assert mode.decided(verdict, last + 0.4, rejected=False) is None
-    assert not auto.collaborative
+    assert not selector.drafts
 
 
 def test_silences_that_say_nothing_of_a_side_are_left_out() -> None:
-    auto = AutoMode()
-    world = World(auto, 0.01, 0.03)
+    selector = ModeSelector()
+    world = World(selector, 0.01, 0.03)
     for _ in range(3):
         world.answer()
-    known = auto.costs[CLOUD].mean
+    known = selector.costs[Strategy.TARGET_ONLY].mean
     world.cloud = 30.0
-    mode = auto.session()
+    mode = selector.session()
     mode.opening(world.now)
     for _ in range(2):
         world._step(mode, 30.0, 1, Reason.RUN)
-    assert auto.costs[CLOUD].mean == known
+    assert selector.costs[Strategy.TARGET_ONLY].mean == known
 
 
 def test_a_bound_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"bound must be 1 or more, but is 0\.5"):
-        AutoMode("offload", bound=0.5)
+        ModeSelector("offload", bound=0.5)
 
 
-def test_a_try_costs_what_goes_beyond_the_way_in_use_or_beyond_what_offload_allows() -> None:
-    for objective, par in (("latency", 0.03), ("offload", 0.06)):
-        auto = AutoMode("offload" if objective == "offload" else "latency")
-        assert auto.par == 0.0
-        for _ in range(4 * WINDOW):
-            auto.measured(0.1, 1, 0)
-        assert auto.par == pytest.approx(0.1), "nothing is known of cloud-only"
-        for _ in range(4 * WINDOW):
-            auto.measured(0.03, 1, CLOUD)
-        assert auto.use == CLOUD
-        assert auto.par == pytest.approx(par)
+def test_a_probe_costs_what_goes_beyond_the_strategy_in_use_or_beyond_what_offload_allows() -> None:
+    for objective, baseline in (("latency", 0.03), ("offload", 0.06)):
+        selector = ModeSelector("offload" if objective == "offload" else "latency")
+        assert selector.baseline_s == 0.0
+        for _ in range(4 * WINDOW_TOKENS):
+            selector.record(0.1, 1, Strategy.SPECULATIVE)
+        assert selector.baseline_s == pytest.approx(0.1), "nothing is known of cloud-only"
+        for _ in range(4 * WINDOW_TOKENS):
+            selector.record(0.03, 1, Strategy.TARGET_ONLY)
+        assert selector.strategy is Strategy.TARGET_ONLY
+        assert selector.baseline_s == pytest.approx(baseline)
 
 
 @pytest.mark.parametrize(
-    ("objective", "costs", "way"),
+    ("objective", "costs", "strategy"),
     [
-        ("latency", (0.020, 0.018, 0.015, 0.03), 2),
-        ("latency", (0.020, 0.015, 0.018, 0.03), 1),
-        ("latency", (0.020, 0.022, 0.025, 0.03), 0),
-        ("offload", (0.050, 0.020, 0.020, 0.03), 0),
-        ("offload", (0.080, 0.055, 0.040, 0.03), 1),
-        ("offload", (0.080, 0.070, 0.065, 0.03), CLOUD),
+        ("latency", (0.020, 0.018, 0.015, 0.03), Strategy.SPECULATIVE_RUN_AFTER_LOW_CONFIDENCE),
+        ("latency", (0.020, 0.015, 0.018, 0.03), Strategy.SPECULATIVE_RUN_AFTER_REJECTION),
+        ("latency", (0.020, 0.022, 0.025, 0.03), Strategy.SPECULATIVE),
+        ("offload", (0.050, 0.020, 0.020, 0.03), Strategy.SPECULATIVE),
+        ("offload", (0.080, 0.055, 0.040, 0.03), Strategy.SPECULATIVE_RUN_AFTER_REJECTION),
+        ("offload", (0.080, 0.070, 0.065, 0.03), Strategy.TARGET_ONLY),
     ],
 )
-def test_the_ways_between_are_weighed_as_well(objective: str, costs: tuple[float, ...], way: int) -> None:
-    auto = AutoMode("offload" if objective == "offload" else "latency")
-    for which, cost in reversed(list(enumerate(costs))):
-        for _ in range(8 * WINDOW):
-            auto.measured(cost, 1, which)
-    assert auto.use == way
-    mode = auto.session()
+def test_the_strategies_with_runs_are_weighed_as_well(
+    objective: str, costs: tuple[float, ...], strategy: Strategy
+) -> None:
+    selector = ModeSelector("offload" if objective == "offload" else "latency")
+    for which, cost in reversed(list(zip(Strategy, costs, strict=True))):
+        for _ in range(8 * WINDOW_TOKENS):
+            selector.record(cost, 1, which)
+    assert selector.strategy is strategy
+    mode = selector.session()
     mode.opening(0.0)
-    if way != CLOUD:
+    if strategy is not Strategy.TARGET_ONLY:
         sure, unsure = (mode.drafted(DraftToken(2, 7, confidence), 0.0) for confidence in (0.9, 0.5))
-        assert (sure, unsure) == (0, WAYS[way].unsure)
+        assert (sure, unsure) == (0, strategy.run_after_low_confidence)
         verdict = Verdict(0, 1, 2, 2, 1, (7, 8), Reason.NAV, 0, 0, 0)
-        assert mode.decided(verdict, 0.05, rejected=True) == (WAYS[way].rejected or None)
+        assert mode.decided(verdict, 0.05, rejected=True) == (strategy.run_after_rejection or None)
 
 
-def test_a_way_between_is_tried_only_where_it_may_be_better() -> None:
-    tried = {}
+def test_a_strategy_with_runs_is_probed_only_where_it_may_be_better() -> None:
+    probed = {}
     for drafted in (0.005, 0.02, 0.2):
-        auto = AutoMode()
-        world = World(auto, 0.03, drafted)
+        selector = ModeSelector()
+        world = World(selector, 0.03, drafted)
         for _ in range(10):
             world.answer()
-        tried[drafted] = auto.costs[1].known > 0
-    assert tried == {0.005: False, 0.02: True, 0.2: False}
+        probed[drafted] = selector.costs[Strategy.SPECULATIVE_RUN_AFTER_REJECTION].tokens > 0
+    assert probed == {0.005: False, 0.02: True, 0.2: False}

@@ -248,7 +248,7 @@ async def test_a_forward_whose_token_is_decided_is_aborted_once(drafter: FakeDra
     drafter.gate.release(2)
     await until(lambda: len(session.tokens) == 2 and drafter.waiting.is_set())
     await until(lambda: len(drafter.calls) == 3)
-    worker._redo.one_s = 60.0  # the third is under way, and far from its end
+    worker._abort_cost.forward_s = 60.0  # the third is under way, and far from its end
     bonus = scripted(session.path)
     session.commit([*session.path[1:], bonus], 9)
     await until(lambda: len(drafter.calls) == 4)
@@ -258,14 +258,14 @@ async def test_a_forward_whose_token_is_decided_is_aborted_once(drafter: FakeDra
     assert (drafter.stops, len(drafter.calls)) == (1, 4)
     drafter.gate.release(10)
     await until(lambda: len(session.path) == 9)
-    assert worker._redo.again_s is not None
+    assert worker._abort_cost.recompute_s is not None
     await worker.aclose()
 
 
 async def test_a_prefill_goes_on_while_the_target_writes(drafter: FakeDrafter) -> None:
     drafter.gate = threading.Semaphore(0)
     worker = DraftWorker(drafter)
-    worker._redo.one_s = 60.0
+    worker._abort_cost.forward_s = 60.0
     session = Session(worker, [1] * 30)
     session.commit([], 40)
     await until(drafter.waiting.is_set)
@@ -506,7 +506,7 @@ async def test_wherever_it_breaks_its_lanes_are_told_and_it_says_so(method: str,
     lane.commit([], 9)
     if method == "stop":
         await until(drafter.waiting.is_set)
-        lane._path.append(3)  # as if drafted
+        lane.path._ids.append(3)  # as if drafted
         assert lane.commit([4], 9) == 2
         drafter.gate = None
         drafter.aborted.set()

@@ -189,7 +189,7 @@ async def test_attempts_back_off_and_a_request_does_not_wait_for_them(
 
     monkeypatch.setattr("pipesd_agent.link.dialing.connect", counting)
     monkeypatch.setattr(breaker, "BACKOFF_FIRST_S", 0.05)
-    monkeypatch.setattr(link_module, "BACKOFF_MOST_S", 0.2)
+    monkeypatch.setattr(link_module, "BACKOFF_LIMIT_S", 0.2)
     monkeypatch.setattr("random.uniform", lambda _, most: most)
     async with running_link(f"ws://127.0.0.1:{unused_tcp_port}/") as link:
         await eventually(lambda: len(attempts) > 5)
@@ -197,8 +197,8 @@ async def test_attempts_back_off_and_a_request_does_not_wait_for_them(
         for gap, least in zip(gaps, [0.05, 0.1, 0.2, 0.2, 0.2], strict=False):
             assert gap > 0.9 * least
         monkeypatch.setattr(breaker, "BACKOFF_FIRST_S", 60.0)
-        monkeypatch.setattr(link_module, "BACKOFF_MOST_S", 60.0)
-        await eventually(lambda: link.gateways.due_in(time.monotonic()) > 40)
+        monkeypatch.setattr(link_module, "BACKOFF_LIMIT_S", 60.0)
+        await eventually(lambda: link.gateways.next_attempt_in(time.monotonic()) > 40)
         began = time.monotonic()
         with pytest.raises(Unavailable):
             await ask(link)
@@ -414,7 +414,7 @@ async def test_a_link_that_is_stopped_tells_its_clients() -> None:
 
 
 async def test_too_many_requests_of_one_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "MAX_STREAMS", 2)
+    monkeypatch.setattr(requests, "MAX_OPEN_REQUESTS", 2)
     async with fake_gateway(is_silent) as gateway, running_link(gateway.url) as link:
         for _ in range(2):
             await ask(link)
@@ -653,8 +653,8 @@ async def test_what_stays_is_lost_with_the_old_gateway_and_told_so() -> None:
 
 async def test_gateways_that_end_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one's next instance is there when the second one drains, long before the first one's deadline."""
-    monkeypatch.setattr(connecting, "DRAINS_FOR_S", 0.3)
-    monkeypatch.setattr(link_module, "DRAINS_FOR_S", 0.3)
+    monkeypatch.setattr(connecting, "DRAINING_ASSUMED_S", 0.3)
+    monkeypatch.setattr(link_module, "DRAINING_ASSUMED_S", 0.3)
 
     async def restarted(gateway: FakeGateway, connection: ServerConnection) -> None:
         if len(gateway.connections) == 1:

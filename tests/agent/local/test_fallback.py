@@ -13,16 +13,16 @@ import pytest
 from decisions import Decider
 from fake_gateway import gateways
 from test_agent import FakeLink
-from test_api import error_of
-from test_edge import LABEL, TEXT, Maker, session
+from test_app import error_of
+from test_model import LABEL, TEXT, Maker, session
 
 from pipesd_agent.agent import Agent
 from pipesd_agent.api.app import create_app
 from pipesd_agent.link.link import Link
-from pipesd_agent.link.model_list import Catalog
-from pipesd_agent.link.passthrough import Forwarder
-from pipesd_agent.local.fallback import Policy, is_loss, policy_of, said
-from pipesd_agent.local.model import Edge
+from pipesd_agent.link.model_list import ModelList
+from pipesd_agent.link.passthrough import PassthroughClient
+from pipesd_agent.local.fallback import FallbackPolicy, error_message_from_body, fallback_policy, is_unavailable
+from pipesd_agent.local.model import LocalModel
 from pipesd_agent.session.observer import SessionObserver
 from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.stream import RequestStream
@@ -64,20 +64,20 @@ class LinkToStreams(FakeLink):
 
 @asynccontextmanager
 async def client_of(
-    *streams: RequestStream, policy: Policy = "edge", edge_only: bool = False, has_edge: bool = True
+    *streams: RequestStream, policy: FallbackPolicy = "edge", local_only: bool = False, has_local_model: bool = True
 ) -> AsyncIterator[tuple[httpx.AsyncClient, LinkToStreams, Maker]]:
     maker, link = Maker(), LinkToStreams(*streams)
-    edge = Edge(maker) if has_edge else None
-    if edge is not None and edge_only:
-        edge.load()
+    local = LocalModel(maker) if has_local_model else None
+    if local is not None and local_only:
+        local.load()
     agent = Agent(
         cast(Link, link),
-        Catalog(gateways("http://127.0.0.1:1"), None, None),
-        Forwarder(gateways("http://127.0.0.1:1"), None, None),
+        ModelList(gateways("http://127.0.0.1:1"), None, None),
+        PassthroughClient(gateways("http://127.0.0.1:1"), None, None),
         None,
-        edge=edge,
+        local=local,
         fallback=policy,
-        edge_only=edge_only,
+        local_only=local_only,
     )
     transport = httpx.ASGITransport(create_app(agent), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
@@ -153,7 +153,7 @@ async def test_headers_that_cannot_be_followed() -> None:
     async with client_of() as (client, _, _maker):
         response = await client.post("/v1/completions", json={}, headers={"x-pipesd-fallback": "cloud"})
         assert "x-pipesd-fallback must be error or edge, but is 'cloud'" in error_of(response, 400)["message"]
-    async with client_of(policy="error", has_edge=False) as (client, _, _maker):
+    async with client_of(policy="error", has_local_model=False) as (client, _, _maker):
         response = await client.post("/v1/completions", json={}, headers={"x-pipesd-fallback": "edge"})
         assert "has no draft model" in error_of(response, 400)["message"]
         response = await client.post("/v1/completions", json={}, headers={"x-pipesd-fallback": "error"})
@@ -263,7 +263,7 @@ async def test_requests_that_cannot_be_drafted_for(stream: bool) -> None:
 
 
 async def test_mode_edge_asks_no_gateway() -> None:
-    async with client_of(edge_only=True, policy="error") as (client, link, maker):
+    async with client_of(local_only=True, policy="error") as (client, link, maker):
         link.connected = False
         assert (await client.get("/v1/models")).json()["data"][0]["id"] == "draft"
         assert (await client.get("/ready")).status_code == 200
@@ -281,35 +281,35 @@ async def test_an_agent_that_stops_is_no_lost_cloud() -> None:
     maker = Maker()
     link = LinkToStreams()
     there = gateways("http://h")
-    catalog, forwarder = Catalog(there, None, None), Forwarder(there, None, None)
-    agent = Agent(cast(Link, link), catalog, forwarder, None, edge=Edge(maker), fallback="edge")
+    model_list, passthrough = ModelList(there, None, None), PassthroughClient(there, None, None)
+    agent = Agent(cast(Link, link), model_list, passthrough, None, local=LocalModel(maker), fallback="edge")
     await agent.aclose()
     with pytest.raises(Unavailable, match="cannot reach"):
-        await agent.answer(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "id", agent.edge_for(None))
+        await agent.answer(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "id", agent.fallback_for(None))
     with pytest.raises(Unavailable, match="shutting down"):
-        await agent.forward(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "id", agent.edge_for(None))
+        await agent.pass_through(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "id", agent.fallback_for(None))
     assert maker.decoders == []
 
 
 def test_policies_need_an_edge() -> None:
-    assert policy_of(None, "edge", has_edge=True) == "edge"
-    assert policy_of("error", "edge", has_edge=False) == "error"
+    assert fallback_policy(None, "edge", has_local_model=True) == "edge"
+    assert fallback_policy("error", "edge", has_local_model=False) == "error"
     with pytest.raises(InvalidRequest):
-        policy_of("edge", "error", has_edge=False)
-    for settings in ({"fallback": "edge"}, {"edge_only": True}):
-        with pytest.raises(ValueError, match="no edge"):
+        fallback_policy("edge", "error", has_local_model=False)
+    for settings in ({"fallback": "edge"}, {"local_only": True}):
+        with pytest.raises(ValueError, match="no local model"):
             Agent(
                 cast(Link, LinkToStreams()),
-                Catalog(gateways("http://h"), None, None),
-                cast(Forwarder, None),
+                ModelList(gateways("http://h"), None, None),
+                cast(PassthroughClient, None),
                 None,
                 **settings,
             )
 
 
 def test_losses_and_what_was_said_of_them() -> None:
-    assert is_loss(RemoteError(Failed(3, "unavailable", 503, b"{}")))
-    assert not is_loss(RemoteError(Failed(3, "x", 429, b"{}")))
-    assert said(b'{"error": {"message": "drains"}}') == "drains"
+    assert is_unavailable(RemoteError(Failed(3, "unavailable", 503, b"{}")))
+    assert not is_unavailable(RemoteError(Failed(3, "x", 429, b"{}")))
+    assert error_message_from_body(b'{"error": {"message": "drains"}}') == "drains"
     for body in (None, b"<html>", b"[]", b'{"error": 1}'):
-        assert said(body) == "the gateway is not available"
+        assert error_message_from_body(body) == "the gateway is not available"

@@ -1,19 +1,28 @@
-"""The tuner in a made-up world: it finds what is better, and wrong rehearsals cost little."""
+"""The tuner in a made-up world: it finds what is better, and wrong replays cost little."""
 
 from __future__ import annotations
 
 import random
 
 import pytest
-from tuning import COSTS, START, WINDOW, Studying, text, truth, write
+from tuning import COSTS, START, WINDOW, FakeProposer, text, truth, write
 
-from pipesd_agent.tuning.replay import Costs, Pair
+from pipesd_agent.tuning.replay import Pair, PipelineCosts
 from pipesd_agent.tuning.search import GRID
-from pipesd_agent.tuning.tuner import BEGINNING, BUDGET, CPU_SHARE, FIRST_STUDY, PAIRS, STRETCH, Stretch, Tuner
+from pipesd_agent.tuning.tuner import (
+    FIRST_SEARCH_DRAFTS,
+    MEASURED_PAIRS,
+    SEARCH_CPU_SHARE,
+    STRETCH,
+    TRIAL_BUDGET,
+    TRIAL_BUDGET_LENT_TOKENS,
+    Stretch,
+    Tuner,
+)
 
 
-def made(proposer: Studying | None = None, costs: Costs | None = COSTS) -> Tuner:
-    tuner = Tuner(START, proposer or Studying(), window=WINDOW)
+def made(proposer: FakeProposer | None = None, costs: PipelineCosts | None = COSTS) -> Tuner:
+    tuner = Tuner(START, proposer or FakeProposer(), window=WINDOW)
     if costs is not None:
         tuner.costs(costs)
     return tuner
@@ -27,7 +36,7 @@ def test_it_is_near_the_best_after_few_tokens(seed: int) -> None:
     assert truth(START) > 1.1 * best
     assert truth(tuner.incumbent) < 1.03 * best
     figures = tuner.figures()
-    assert figures.explored_s <= BUDGET * figures.spent_s
+    assert figures.explored_s <= TRIAL_BUDGET * figures.spent_s
     assert figures.objective_s == pytest.approx(truth(figures.pair), rel=0.1)
     assert tuner.good == tuner.incumbent
 
@@ -39,8 +48,11 @@ def test_rehearsals_that_are_wrong_about_all_but_the_start(seed: int) -> None:
     figures = tuner.figures()
     assert tuner.incumbent == START
     assert not tuner.trying
-    # What it gave in for before it was tried at all is not in `explored_s`: an expected gain of several times TRUST.
-    assert figures.explored_s <= 1.5 * BUDGET * max(1.0, BEGINNING / figures.tokens) * figures.spent_s
+    # What it gave in for before it was tried at all is not in `explored_s`: an expected gain of several times
+    # REPLAY_DEVIATION.
+    assert (
+        figures.explored_s <= 1.5 * TRIAL_BUDGET * max(1.0, TRIAL_BUDGET_LENT_TOKENS / figures.tokens) * figures.spent_s
+    )
 
 
 def test_no_trial_without_a_budget() -> None:
@@ -53,20 +65,20 @@ def test_no_trial_without_a_budget() -> None:
     assert tuner.figures().trials == before
 
 
-def test_nothing_is_studied_before_there_are_costs_and_text() -> None:
-    proposer = Studying()
+def test_nothing_is_searched_before_there_are_costs_and_text() -> None:
+    proposer = FakeProposer()
     tuner = made(proposer, costs=None)
     write(tuner, 1000, random.Random(1))
     assert not proposer.tasks
     assert tuner.figures().objective_s is None
     assert tuner.good is None
-    proposer = Studying()
-    write(made(proposer), FIRST_STUDY - STRETCH, random.Random(1))
+    proposer = FakeProposer()
+    write(made(proposer), FIRST_SEARCH_DRAFTS - STRETCH, random.Random(1))
     assert not proposer.tasks
 
 
 def test_a_slow_proposer_leaves_the_incumbent_in_force() -> None:
-    proposer = Studying(slow=True)
+    proposer = FakeProposer(slow=True)
     tuner = made(proposer)
     write(tuner, 2000, random.Random(1))
     assert len(proposer.tasks) == 1
@@ -77,7 +89,7 @@ def test_a_slow_proposer_leaves_the_incumbent_in_force() -> None:
 
 
 def test_a_dead_proposer_leaves_the_incumbent_in_force_and_is_reported() -> None:
-    proposer = Studying()
+    proposer = FakeProposer()
     proposer.failed = "ImportError: no skopt"
     tuner = made(proposer)
     write(tuner, 2000, random.Random(1))
@@ -85,43 +97,43 @@ def test_a_dead_proposer_leaves_the_incumbent_in_force_and_is_reported() -> None
     assert tuner.figures().failed == "ImportError: no skopt"
 
 
-def test_studies_grow_rare_and_keep_to_their_share_of_the_cpu() -> None:
-    proposer = Studying()
+def test_searches_grow_rare_and_keep_to_their_share_of_the_cpu() -> None:
+    proposer = FakeProposer()
     tuner = made(proposer)
     write(tuner, 10_000, random.Random(1))
     assert 4 <= len(proposer.tasks) <= 7
-    dear = Studying()
+    dear = FakeProposer()
     dear.cpu_s = 1.0
     tuner = made(dear)
     write(tuner, 10_000, random.Random(1))
-    assert len(dear.tasks) <= 2 + CPU_SHARE * 10_000 * COSTS.draft_s
+    assert len(dear.tasks) <= 2 + SEARCH_CPU_SHARE * 10_000 * COSTS.draft_s
 
 
 def test_when_conditions_move_it_looks_again() -> None:
-    proposer = Studying()
+    proposer = FakeProposer()
     tuner = made(proposer)
     write(tuner, 3000, random.Random(1))
-    was, studies = tuner.incumbent, len(proposer.tasks)
-    slow = Costs(0.005, 0.3, 0.1)
+    was, searches = tuner.incumbent, len(proposer.tasks)
+    slow = PipelineCosts(0.005, 0.3, 0.1)
     tuner.costs(slow)
     tuner.moved("the link is another")
     write(tuner, 2000, random.Random(2), costs=slow)
-    assert len(proposer.tasks) > studies
+    assert len(proposer.tasks) > searches
     best = min(truth(pair, slow) for pair in GRID)
     assert truth(was, slow) > 1.05 * best
     assert truth(tuner.incumbent, slow) < 1.03 * best
 
 
-def test_another_text_is_recorded_before_it_is_studied() -> None:
-    proposer = Studying()
+def test_another_text_is_recorded_before_it_is_searched() -> None:
+    proposer = FakeProposer()
     tuner = made(proposer)
     write(tuner, 3000, random.Random(1))
-    studies = len(proposer.tasks)
+    searches = len(proposer.tasks)
     tuner.moved("acceptance fell", text=True)
     write(tuner, STRETCH, random.Random(2))
-    assert len(proposer.tasks) == studies
-    write(tuner, FIRST_STUDY, random.Random(3))
-    assert len(proposer.tasks) == studies + 1
+    assert len(proposer.tasks) == searches
+    write(tuner, FIRST_SEARCH_DRAFTS, random.Random(3))
+    assert len(proposer.tasks) == searches + 1
     assert len(proposer.tasks[-1].text) < len(proposer.tasks[-2].text)
 
 
@@ -138,9 +150,9 @@ def test_short_stretches_and_those_of_another_pair() -> None:
     tuner = made()
     tuner.stretch(Stretch(START, 3, 1.0, 1, text(2, random.Random(1))))
     assert tuner.figures().tokens == 0
-    for number in range(3 * PAIRS):
+    for number in range(3 * MEASURED_PAIRS):
         tuner.stretch(Stretch(Pair(0.01 * number, 0.9), STRETCH, 2.0, 9, text(STRETCH, random.Random(number))))
-    assert len(tuner._measured) <= PAIRS
+    assert len(tuner._measured) <= MEASURED_PAIRS
 
 
 def test_it_begins_with_what_was_good() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
+from repository import ROOT
 
 from pipesd_core.service import logs
 from pipesd_core.service.logs import JsonLines, LogFormat, TextLines, printable, session_name
@@ -95,3 +97,14 @@ def test_the_request_that_a_task_works_for(set_up: SetUp, capsys: pytest.Capture
 
 def test_a_session_is_named_by_less_than_its_id() -> None:
     assert session_name(bytes(range(16))) == "00010203"
+
+
+def test_every_logger_has_the_name_of_its_module_and_hears_of_the_level() -> None:
+    """`--log-level` is of `logs.OURS`, so a logger with a name of its own would not follow it."""
+    packages = {path.parent.name for path in ROOT.glob("*/src/*/__init__.py")}
+    assert packages == set(logs.OURS)
+    found = {}
+    for path in ROOT.glob("*/src/**/*.py"):
+        if path.name != "logs.py":
+            found[path.name] = re.findall(r"getLogger\((.*?)\)", path.read_text("utf-8"))
+    assert {name for names in found.values() for name in names} == {"__name__"}

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
+from prometheus_client import REGISTRY
 
 from pipesd_core.errors import ConfigError
 from pipesd_core.protocol.messages import SUBPROTOCOL
@@ -25,6 +26,7 @@ from pipesd_vllm.compat.server import keep_alive
 from pipesd_vllm.compat.serving import Serving
 from pipesd_vllm.engine import VllmEngine
 from pipesd_vllm.limits import GRACE, SESSIONS
+from pipesd_vllm.metrics import PluginMetrics
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -36,7 +38,11 @@ class PipesdEndpoint:
     required_tasks = ("generate",)
 
     def __init__(self) -> None:
-        self._engine = VllmEngine()
+        metrics = PluginMetrics()
+        REGISTRY.register(metrics)
+        self._engine = VllmEngine(metrics)
+        self._sessions_engine = metrics.gateway.measure(self._engine, "agent")
+        self._verify_engine = metrics.gateway.measure(self._engine, "verify")
         self._quota = Quota(SESSIONS.of(os.environ))
         self._life = Life()
         """Ends with vLLM's, and is not told of its drain."""
@@ -45,7 +51,7 @@ class PipesdEndpoint:
     def attach_router(self, app: FastAPI) -> None:
         app.router.lifespan_context = self._closing(app.router.lifespan_context)
         limits = SessionLimits(grace_s=GRACE.of(os.environ))
-        agents.attach(app, self._engine, limits, self._key, self._quota, self._life)
+        agents.attach(app, self._sessions_engine, limits, self._key, self._quota, self._life)
         app.add_api_route("/v1/pipesd/info", self._info, methods=["GET"])
         app.add_api_route("/v1/pipesd/verify", self._verify, methods=["POST"])
 
@@ -79,7 +85,7 @@ class PipesdEndpoint:
         return bearer(websocket) if self._has_keys else None
 
     async def _verify(self, request: Request) -> Response:
-        return await verify_api.respond(request, self._engine)
+        return await verify_api.respond(request, self._verify_engine)
 
     async def _info(self) -> Any:
         info = self._engine.info

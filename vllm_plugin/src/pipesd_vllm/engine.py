@@ -13,7 +13,7 @@ from pipesd_vllm.batcher import Batcher
 from pipesd_vllm.compat.core import Core
 from pipesd_vllm.compat.serving import Serving
 from pipesd_vllm.generation import VllmGeneration
-from pipesd_vllm.metrics import Metrics
+from pipesd_vllm.metrics import PluginMetrics
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +22,17 @@ STATS_PERIOD_S: Final = 1.0
 
 
 class VllmEngine:
-    """vLLM gives its routes before its engine; until `start` every request is told to try again."""
+    """vLLM gives its routes before its engine; until `start` every request is told to try again.
 
-    def __init__(self) -> None:
+    Args:
+        metrics: gets the scheduler's figures.
+    """
+
+    def __init__(self, metrics: PluginMetrics) -> None:
         self._serving: Serving | None = None
         self._core: Core | None = None
         self._batcher: Batcher | None = None
-        self._metrics = Metrics()
+        self._metrics = metrics
         self._live: set[VllmGeneration] = set()
         self._busy = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
@@ -57,11 +61,10 @@ class VllmEngine:
             raise _shutting_down()
         serving = self._started()
         assert self._batcher is not None
-        generation = VllmGeneration(serving, self._batcher, self._metrics, deliver, self._live.discard)
+        generation = VllmGeneration(serving, self._batcher, deliver, self._live.discard)
         self._live.add(generation)
         self._busy.set()
         await generation.open(endpoint, body)
-        self._metrics.opened()
         return generation
 
     async def aclose(self) -> None:
@@ -78,7 +81,7 @@ class VllmEngine:
             if not self._live:
                 self._busy.clear()  # once more, below: everything is back to 0
             try:
-                self._metrics.scheduler(await core.stats())
+                self._metrics.scheduler = await core.stats()
             except Unavailable as error:
                 log.warning("no figures for /metrics: %s", error)
             await asyncio.sleep(STATS_PERIOD_S)

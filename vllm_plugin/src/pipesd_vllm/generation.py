@@ -20,7 +20,6 @@ from pipesd_core.protocol.messages import Endpoint
 from pipesd_vllm import keys
 from pipesd_vllm.batcher import Batcher
 from pipesd_vllm.compat.serving import Serving, as_api_error, go_ahead, new_tokens, take_time
-from pipesd_vllm.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +35,11 @@ class VllmGeneration:
         self,
         serving: Serving,
         batcher: Batcher,
-        metrics: Metrics,
         deliver: Deliver,
         over: Callable[[VllmGeneration], None],
     ) -> None:
         self._serving = serving
         self._batcher = batcher
-        self._metrics = metrics
         self._deliver = deliver
         self._over = over
         self._key = keys.new_key()
@@ -182,7 +179,6 @@ class VllmGeneration:
 
     def _step_done(self, step: Decided, queue_us: int, forward_us: int, ends: bool) -> None:
         self._shown += len(step.tokens)
-        self._metrics.step(step, queue_us, forward_us)
         if not self._silent:
             self._deliver(StepDone(step.tokens, step.verified, step.accepted, queue_us, forward_us, ends))
 

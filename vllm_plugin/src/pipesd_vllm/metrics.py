@@ -1,55 +1,47 @@
-"""What the plugin adds to vLLM's own `/metrics`."""
+"""What the plugin adds to vLLM's own `/metrics`: what the embedded gateway shows of sessions and steps, and the parked.
+
+It is one collector in prometheus_client's registry. Requests to vLLM's own API are in vLLM's metrics only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from prometheus_client import Counter, Gauge, Histogram
+from pipesd_core.service.exposition import Families, Family, to_prometheus
+from pipesd_gateway.metrics import GatewayMetrics
 
-from pipesd_core.engine.rounds import Decided
-
-_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-
-_OPENED = Counter("pipesd_sessions", "Sessions that were opened")
-_OPEN = Gauge("pipesd_sessions_open", "Sessions that the scheduler knows")
-_PARKED = Gauge("pipesd_sessions_parked", "Sessions that wait for their edge and hold KV blocks")
-_EVICTED = Gauge("pipesd_sessions_evicted", "Sessions that wait for their edge and have lost their KV blocks")
-_EVICTIONS = Counter("pipesd_evictions", "Parked sessions that lost their KV blocks")
-_STEPS = Counter("pipesd_steps", "Steps of sessions, with drafts or without")
-_NAVS = Counter("pipesd_navs", "Steps of sessions that verified drafts")
-_DRAFTS = Counter("pipesd_drafts", "Drafts that were verified")
-_ACCEPTED = Counter("pipesd_drafts_accepted", "Drafts that were right")
-_TOKENS = Histogram(
-    "pipesd_tokens_per_step", "Output tokens of a step of a session", buckets=(1, 2, 3, 4, 6, 8, 12, 17)
-)
-_QUEUE = Histogram("pipesd_queue_seconds", "From the order of a step to its being scheduled", buckets=_SECONDS)
-_FORWARD = Histogram("pipesd_forward_seconds", "From a step's being scheduled to its tokens", buckets=_SECONDS)
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 
-class Metrics:
-    """Counts for one API server."""
+class PluginMetrics:
+    """The metrics of one API server; a collector of prometheus_client.
+
+    Attributes:
+        gateway: measures the sessions and the steps.
+        scheduler: the last figures of `ParkingScheduler.pipesd_stats`.
+    """
 
     def __init__(self) -> None:
-        self._evictions = 0
+        self.gateway = GatewayMetrics()
+        self.scheduler: Mapping[str, int] = {}
 
-    def opened(self) -> None:
-        _OPENED.inc()
+    def families(self) -> list[Family]:
+        """What a scrape shows."""
+        engine, figures = Families("pipesd_engine_"), self.scheduler
+        engine.gauge("sequences_open", "Sequences of sessions that the scheduler knows", figures.get("sessions", 0))
+        engine.gauge(
+            "sequences_parked", "Sequences that wait for their edge and hold KV blocks", figures.get("parked", 0)
+        )
+        engine.gauge(
+            "sequences_evicted",
+            "Sequences that wait for their edge and have lost their KV blocks",
+            figures.get("evicted", 0),
+        )
+        engine.counter("evictions", "Parked sequences that lost their KV blocks", figures.get("evictions", 0))
+        return [*self.gateway.families({}), *engine]
 
-    def step(self, step: Decided, queue_us: int, forward_us: int) -> None:
-        """One step of a session; us: microseconds."""
-        _STEPS.inc()
-        if step.verified:
-            _NAVS.inc()
-            _DRAFTS.inc(step.verified)
-            _ACCEPTED.inc(step.accepted)
-        _TOKENS.observe(len(step.tokens))
-        _QUEUE.observe(queue_us * 1e-6)
-        _FORWARD.observe(forward_us * 1e-6)
-
-    def scheduler(self, figures: Mapping[str, int]) -> None:
-        """See `ParkingScheduler.pipesd_stats`."""
-        _OPEN.set(figures["sessions"])
-        _PARKED.set(figures["parked"])
-        _EVICTED.set(figures["evicted"])
-        _EVICTIONS.inc(figures["evictions"] - self._evictions)
-        self._evictions = figures["evictions"]
+    def collect(self) -> Iterator[Metric]:
+        """The same, as prometheus_client wants it."""
+        return to_prometheus(self.families())

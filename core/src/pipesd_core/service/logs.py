@@ -15,7 +15,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 LogFormat = Literal["text", "json"]
-OURS: Final = ("pipesd_core", "pipesd_gateway", "pipesd_agent")
+OURS: Final = ("pipesd_core", "pipesd_gateway", "pipesd_agent", "pipesd_vllm")
+"""Packages, whose modules have loggers of their own names."""
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that the running task works for, "" for none."""

@@ -1,1 +1,1 @@
-"""The HTTP side of the agent: routes, what can be drafted for, metrics."""
+"""The HTTP API of the agent: routes, eligibility for speculative decoding, metrics."""

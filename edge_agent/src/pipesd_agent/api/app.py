@@ -1,4 +1,4 @@
-"""The agent's OpenAI API on localhost: requests go through the link, drafted here, decided by the target.
+"""The agent's OpenAI API on localhost: requests are drafted for here and decided by the target, over the link.
 
 Those that cannot be drafted for go to the gateway's own OpenAI API instead.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,28 +19,34 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from pipesd_agent.agent import Agent
-from pipesd_agent.api.eligibility import why_undraftable
-from pipesd_agent.api.metrics import CONTENT_TYPE, exposition
-from pipesd_agent.link.passthrough import Answer
-from pipesd_agent.local.answer import EdgeAnswer
-from pipesd_agent.local.fallback import HEADER, CloudAnswer
+from pipesd_agent.answer import Answer
+from pipesd_agent.api.eligibility import why_ineligible
+from pipesd_agent.api.metrics import AgentRequests, Route, families_of, mode_of
+from pipesd_agent.local.fallback import FALLBACK_HEADER
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service.api_keys import Keys
+from pipesd_core.service.exposition import CONTENT_TYPE, render
 from pipesd_core.service.http import (
+    ClientGone,
     EventStream,
     error_event,
     install,
     json_response,
     read_body,
     request_id_of,
-    wants_stream,
     while_connected,
 )
 from pipesd_core.service.lifecycle import Life
 from pipesd_core.service.openapi import add_description
+from pipesd_core.service.request_metrics import RequestTimer
 
 log = logging.getLogger(__name__)
+
+_HAS_CHOICE: Final = re.compile(rb'"choices":\s*\[\s*\{')
+"""In events that bring a piece of the answer; in none with the usage alone. Within a text its quotes are escaped."""
+_HAS_ERROR: Final = b'data: {"error"'
+_DONE: Final = b"data: [DONE]\n\n"
 
 
 class NoSuchRecord(InvalidRequest):
@@ -49,7 +56,7 @@ class NoSuchRecord(InvalidRequest):
 def create_app(
     agent: Agent, *, keys: Keys | None = None, life: Life | None = None, cors_origins: tuple[str, ...] = ()
 ) -> Starlette:
-    """The app over an agent, whose tasks run as long as the app does. No `keys`: open to everybody."""
+    """Make the app of an agent, whose tasks run as long as the app does. No `keys`: anybody may use it."""
     keys = keys or Keys()
 
     @asynccontextmanager
@@ -65,14 +72,15 @@ def create_app(
     life = life or Life()
     install(app, life, cors_origins)
     started = int(time.time())
+    requests = AgentRequests()
 
     async def chat_completions(request: Request) -> Response:
         keys.authorize(request)
-        return await _answer(request, agent, Endpoint.CHAT_COMPLETIONS)
+        return await _answer(request, agent, requests, Endpoint.CHAT_COMPLETIONS)
 
     async def completions(request: Request) -> Response:
         keys.authorize(request)
-        return await _answer(request, agent, Endpoint.COMPLETIONS)
+        return await _answer(request, agent, requests, Endpoint.COMPLETIONS)
 
     async def models(request: Request) -> Response:
         keys.authorize(request)
@@ -88,19 +96,23 @@ def create_app(
         uptime = int(time.time()) - started
         load = {"sessions": agent.link.requests, "requests": life.requests, "tasks": len(asyncio.all_tasks())}
         state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime, "load": load}
-        if agent.edge_only:
+        if agent.local_only:
             return json_response(state | {"mode": "edge", "gateway": None, "gateways": []})
+        figures = agent.figures()
+        if (mode := mode_of(figures)) is not None:
+            state |= {"mode": mode, "mode_reason": figures.mode_reason}
         return json_response(state | {"gateways": agent.link.gateways.report(time.monotonic())})
 
     async def ready(_: Request) -> Response:
         life.admit()
-        if not (agent.link.connected or agent.edge_only):
+        if not (agent.link.connected or agent.local_only):
             raise Unavailable(f"no link to the gateway: {agent.link.state}")
         return json_response({"status": "ready"})
 
     async def metrics(_: Request) -> Response:
-        # In a thread: the first scrape loads the package, and no token waits for that.
-        return Response(await asyncio.to_thread(exposition, agent.figures()), media_type=CONTENT_TYPE)
+        # In a thread: the first scrape loads a package, and no token waits for that.
+        families = families_of(agent.figures(), requests)
+        return Response(await asyncio.to_thread(render, families), media_type=CONTENT_TYPE)
 
     async def record(request: Request) -> Response:
         keys.authorize(request)
@@ -121,47 +133,58 @@ def create_app(
     return app
 
 
-async def _answer(request: Request, agent: Agent, endpoint: Endpoint) -> Response:
+async def _answer(request: Request, agent: Agent, requests: AgentRequests, endpoint: Endpoint) -> Response:
     body = await read_body(request)
     request_id = request_id_of(request)
-    edge = agent.edge_for(request.headers.get(HEADER))
-    if not agent.edge_only and (why := why_undraftable(endpoint, body)) is not None:
-        log.info("request %s is served cloud-only: %s", request_id, why)
-        work: Coroutine[Any, Any, Answer | CloudAnswer | EdgeAnswer] = agent.forward(endpoint, body, request_id, edge)
+    fallback = agent.fallback_for(request.headers.get(FALLBACK_HEADER))
+    route: Route = "edge" if agent.local_only else "session"
+    if not agent.local_only and (reason := why_ineligible(endpoint, body)) is not None:
+        log.info("request %s is served cloud-only: %s", request_id, reason)
+        work = agent.pass_through(endpoint, body, request_id, fallback)
+        route = "passthrough"
     else:
-        work = agent.answer(endpoint, body, request_id, edge)
-    answer = await while_connected(request, work)
-    if isinstance(answer, Answer):
-        return _forwarded(answer)
+        work = agent.answer(endpoint, body, request_id, fallback)
+    timer = requests.of(route).arrived(time.monotonic())
     handed_over = False
+    with _timed(timer):
+        answer = await while_connected(request, work)
+        try:
+            if answer.streams or route != "passthrough":  # what is not streamed from there is complete already
+                timer.accepted(time.monotonic())
+            if answer.streams:
+                handed_over = True
+                return AnswerStream(answer, timer)
+            payload = await while_connected(request, answer.next())
+            if payload is None:
+                raise Unavailable("the gateway ended the request without an answer; try again")
+            timer.finish("completed" if answer.status == 200 else "failed", time.monotonic())
+            # The rest of the session (its end) is on its way; a client that has its answer need not wait for it.
+            return Response(payload, answer.status, answer.headers, media_type="application/json")
+        finally:
+            if not handed_over:
+                await answer.aclose()
+
+
+@contextmanager
+def _timed(timer: RequestTimer) -> Iterator[None]:
+    """Note the end of a request that an exception is."""
     try:
-        if wants_stream(body):
-            handed_over = True
-            return EventStream(
-                _events(agent, answer, request_id), lambda: agent.done(answer, request_id), answer.headers
-            )
-        payload = await while_connected(request, answer.next())
-        if payload is None:
-            raise Unavailable("the gateway ended the request without an answer; try again")
-        # The rest of the session (its end) is on its way; a client that has its answer need not wait for it.
-        return Response(payload, media_type="application/json", headers=answer.headers)
-    finally:
-        if not handed_over:
-            agent.done(answer, request_id)
+        yield
+    except (ClientGone, asyncio.CancelledError):
+        timer.finish("aborted", time.monotonic())
+        raise
+    except BaseException:
+        timer.finish("failed", time.monotonic())
+        raise
 
 
-def _forwarded(answer: Answer) -> Response:
-    headers = {"x-pipesd-mode": "cloud", **answer.headers}
-    if answer.body is None:
-        return ForwardedStream(answer, headers)
-    return Response(answer.body, answer.status, headers)
+class AnswerStream(EventStream):
+    """An answer's events; closes the answer however the response ends."""
 
-
-class ForwardedStream(EventStream):
-    """Lets go of the gateway's answer however the response ends."""
-
-    def __init__(self, answer: Answer, headers: dict[str, str]) -> None:
-        super().__init__(answer.events(), lambda: None, headers)
+    def __init__(self, answer: Answer, timer: RequestTimer) -> None:
+        super().__init__(
+            _events(answer, timer), lambda: timer.finish("aborted", time.monotonic()), answer.headers
+        )  # unless it has finished before
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -171,13 +194,23 @@ class ForwardedStream(EventStream):
             await self._answer.aclose()
 
 
-async def _events(agent: Agent, answer: CloudAnswer | EdgeAnswer, request_id: str) -> AsyncIterator[bytes]:
+async def _events(answer: Answer, timer: RequestTimer) -> AsyncIterator[bytes]:
     try:
-        while (payload := await answer.next()) is not None:
-            yield b"data: " + payload + b"\n\n"
+        while (events := await answer.next()) is not None:
+            _note(events, answer, timer)
+            yield events
             answer.taken()
     except ApiError as error:
+        timer.finish("failed", time.monotonic())
         yield error_event(error)
         return
-    agent.done(answer, request_id)  # before the last event: whoever has seen that may ask for the record
-    yield b"data: [DONE]\n\n"
+    timer.finish("completed", time.monotonic())
+
+
+def _note(events: bytes, answer: Answer, timer: RequestTimer) -> None:
+    if _HAS_CHOICE.search(events):
+        timer.output(answer.output_tokens, time.monotonic())
+    if _HAS_ERROR in events:
+        timer.finish("failed", time.monotonic())
+    elif events.endswith(_DONE):  # whoever has seen that may hang up
+        timer.finish("completed", time.monotonic())

@@ -1,6 +1,6 @@
-"""Which requests cannot be drafted for, because their answer is not one sequence.
+"""Eligibility for speculative decoding: which requests cannot be drafted for, as their answer is not one sequence.
 
-A session is one sequence of one prompt (architecture §2.2). All else goes to the target's own OpenAI API
+A session is one sequence of one prompt (architecture §2.2). Every other request goes to the target's own OpenAI API
 (`link.passthrough`).
 """
 
@@ -29,8 +29,8 @@ class _PeekCompletions(_Peek):
     prompt_embeds: Raw = Raw(b"")
 
 
-def why_undraftable(endpoint: Endpoint, body: bytes) -> str | None:
-    """Why nothing can be drafted for this request; None: it can, or it is wrong and the gateway will say so."""
+def why_ineligible(endpoint: Endpoint, body: bytes) -> str | None:
+    """The reason why a request cannot be drafted for; None: it can, or it is wrong, and the gateway will say so."""
     try:
         if endpoint is Endpoint.COMPLETIONS:
             peek = msgspec.json.decode(body, type=_PeekCompletions)

@@ -1,95 +1,108 @@
-"""`GET /metrics` of the agent: what the control plane knows and does, in Prometheus' text format (architecture §6).
+"""The figures behind `GET /metrics` of the agent: its requests, and what the control plane knows and does.
 
-There is no registry that is written to on the way: a scrape reads the figures of that moment.
+docs/operation.md lists them. What the control plane shows is read at the moment of the scrape; only requests are
+counted on the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+import itertools
+from typing import Final, Literal, get_args
 
 from pipesd_agent.control.figures import ControlFigures
+from pipesd_agent.control.mode import Strategy
+from pipesd_agent.telemetry.monitor import MonitorFigures
+from pipesd_core.service.exposition import Families
+from pipesd_core.service.request_metrics import RequestMetrics
 
-if TYPE_CHECKING:
-    from prometheus_client import Metric
+Route = Literal["session", "passthrough", "edge"]
+"""What a request begins with: a session at the gateway; the gateway's own OpenAI API; the draft model alone."""
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-
-def exposition(figures: ControlFigures) -> bytes:
-    """The answer to a scrape, of `CONTENT_TYPE`."""
-    from prometheus_client import CollectorRegistry, generate_latest  # 0.1 s and more, of no use to the start
-
-    class Figures:
-        def collect(self) -> Iterator[Metric]:
-            return _metrics(figures)
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Figures())
-    return generate_latest(registry)
+MODES: Final = (*(strategy.label for strategy in Strategy), "edge")
+"""How sessions go on: see `control.mode`; last `--mode edge`, which has no sessions."""
+_MODE_OF_SETTING: Final = {
+    "collaborative": Strategy.SPECULATIVE.label,
+    "cloud": Strategy.TARGET_ONLY.label,
+}
 
 
-def _metrics(figures: ControlFigures) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+def mode_of(figures: ControlFigures) -> str | None:
+    """The mode in use, of `MODES`. None: there is no control plane."""
+    return None if figures.mode is None else _MODE_OF_SETTING.get(figures.mode, figures.mode)
 
-    def gauge(name: str, says: str, value: float | None) -> Iterator[Metric]:
-        if value is not None:
-            yield GaugeMetricFamily(f"pipesd_{name}", says, float(value))
 
-    def counter(name: str, says: str, value: float | None) -> Iterator[Metric]:
-        if value is not None:
-            yield CounterMetricFamily(f"pipesd_{name}", says, float(value))
+class AgentRequests:
+    """The metrics of an agent's requests, by route."""
 
-    def info(name: str, says: str, **labels: str | None) -> Iterator[Metric]:
-        known = {label: value for label, value in labels.items() if value is not None}
-        if known:
-            yield InfoMetricFamily(f"pipesd_{name}", says, known)
+    def __init__(self) -> None:
+        self._by_route: dict[Route, RequestMetrics] = {route: RequestMetrics() for route in get_args(Route)}
 
-    monitor = figures.monitor
-    if monitor is not None:
-        window, totals = monitor.window, monitor.totals
-        yield from gauge("alpha_seconds", "Uplink busy with a draft message besides its tokens", monitor.alpha_s)
-        yield from gauge("beta_seconds", "Uplink busy with each token of a draft message", monitor.beta_s)
-        yield from gauge("gamma_seconds", "Drafting a token, mean of the last 100", monitor.gamma_s)
-        yield from gauge("rtt_seconds", "A message there and back that waits for nothing", monitor.rtt_s)
-        yield from gauge("verify_seconds", "A step of the target without drafts", monitor.verify_base_s)
-        if monitor.verify_base_s is not None:
-            yield from gauge("verify_draft_seconds", "What each draft adds to a step", monitor.verify_row_s)
-        yield from gauge("queue_seconds", "What a step waits for others at the gateway", monitor.queue_s)
-        yield from gauge("acceptance_ratio", "Share of the drafts judged that were right", monitor.acceptance)
-        by_confidence = GaugeMetricFamily(
-            "pipesd_confidence_acceptance_ratio", "The same, by the draft's confidence (up to)", labels=["upto"]
+    def of(self, route: Route) -> RequestMetrics:
+        return self._by_route[route]
+
+    def add_to(self, families: Families) -> None:
+        """Add everything to a scrape."""
+        for route, requests in self._by_route.items():
+            requests.add_to(families, route=route)
+
+
+def families_of(figures: ControlFigures, requests: AgentRequests) -> Families:
+    """What a scrape shows. A figure that is not known is left out."""
+    families = Families("pipesd_agent_")
+    requests.add_to(families)
+    gauge = families.gauge
+    gauge("sessions_running", "Sessions at the gateway", figures.running)
+    if figures.monitor is not None:
+        _measured(families, figures.monitor)
+    gauge("draft_length", "Drafts before a verification, mean of the last 100", figures.mean_length)
+    gauge("draft_length_planned", "Draft length that uploads are planned for", figures.n_hat)
+    if figures.plan is not None:
+        gauge("plan_batches", "Messages that a draft of the planned length leaves in", len(figures.plan))
+        gauge("plan_tokens", "Drafts in these messages", sum(figures.plan))
+    if figures.batcher is not None:
+        gauge("batcher_info", "What decides when drafts leave", 1, batcher=figures.batcher)
+    if figures.trigger is not None:
+        gauge("trigger_info", "What asks for a verification", 1, trigger=figures.trigger)
+    if figures.optimizer is not None:
+        gauge("tuner_info", "What looks for better thresholds", 1, optimizer=figures.optimizer)
+    for sampling, (sequence, token) in figures.thresholds.items():
+        gauge("sequence_threshold", "Confidence in a draft sequence to be verified below", sequence, sampling=sampling)
+        gauge("token_threshold", "Confidence in a drafted token to be verified below", token, sampling=sampling)
+    families.state("mode", "How sessions go on: 1 for the mode in use", "mode", mode_of(figures), MODES)
+    return families
+
+
+def _measured(families: Families, monitor: MonitorFigures) -> None:
+    gauge, counter, totals = families.gauge, families.counter, monitor.totals
+    gauge("uplink_message_seconds", "Uplink busy with a draft message besides its tokens", monitor.alpha_s)
+    gauge("uplink_token_seconds", "Uplink busy with each token of a draft message", monitor.beta_s)
+    gauge("uplink_round_trip_seconds", "A message there and back that waits for nothing", monitor.rtt_s)
+    gauge("drafted_token_seconds", "Drafting a token, mean of the last 100", monitor.gamma_s)
+    gauge("target_step_seconds", "A step of the target without drafts", monitor.verify_base_s)
+    if monitor.verify_base_s is not None:
+        gauge("target_step_draft_seconds", "What each draft adds to a step", monitor.verify_row_s)
+    gauge("target_step_queue_seconds", "What a step waits for others at the gateway", monitor.queue_s)
+    gauge("draft_acceptance_ratio", "Share of the judged drafts that were accepted", monitor.acceptance)
+    if monitor.acceptance is not None:
+        weights = itertools.accumulate(group.weight for group in monitor.by_confidence)
+        accepted = itertools.accumulate(group.weight * group.right for group in monitor.by_confidence)
+        for group, judged, right in zip(monitor.by_confidence, weights, accepted, strict=True):
+            le = f"{group.upto:g}"
+            gauge("judged_drafts_recent", "Judged drafts up to a confidence, older ones count less", judged, le=le)
+            gauge("accepted_drafts_recent", "Those of them that were accepted", right, le=le)
+    if monitor.window is not None:
+        gauge("recent_output_token_seconds", "Time per output token, of the last 400 tokens", monitor.window.tpot_s)
+        gauge(
+            "recent_verifications_per_output_token",
+            "Verifications per output token, of the last 400 tokens",
+            monitor.window.verifications_per_token,
         )
-        for group in monitor.by_confidence:
-            if group.weight:
-                by_confidence.add_metric([f"{group.upto:g}"], group.right)
-        if by_confidence.samples:
-            yield by_confidence
-        yield from gauge("draft_length_mean", "Drafts before a NAV, mean of the last 100", figures.mean_length)
-        if window is not None:
-            yield from gauge("token_seconds", "Time per output token over the last windows", window.tpot_s)
-            yield from gauge(
-                "navs_per_token", "NAVs per output token over the last windows", window.verifications_per_token
-            )
-        yield from counter("sessions", "Opened at a gateway", monitor.sessions)
-        yield from counter("output_tokens", "Decided by the target", totals.tokens)
-        yield from counter("drafted_tokens", "Drafted", totals.drafted)
-        yield from counter("sent_tokens", "Drafts sent", totals.sent)
-        yield from counter("accepted_tokens", "Drafts sent that were right", totals.accepted)
-        yield from counter("navs", "Steps of the target that a NAV caused", totals.verifications)
-        yield from counter("forwards", "Steps of the target", totals.forwards)
-        yield from counter("rollbacks", "Drafts thrown away", totals.discards)
-    yield from gauge("n_hat", "Draft length that the plan is for", figures.n_hat)
-    plan = None if figures.plan is None else " ".join(map(str, figures.plan))
-    yield from info("plan", "Batches that drafts leave in, in tokens", batcher=figures.batcher, batches=plan)
-    yield from info("trigger", "What asks for a NAV", trigger=figures.trigger)
-    yield from info("tuner", "What looks for better thresholds", optimizer=figures.optimizer)
-    for at, (name, says) in enumerate((("r1", "the sequence's"), ("r2", "a token's"))):
-        thresholds = GaugeMetricFamily(f"pipesd_{name}", f"Threshold of {says} confidence", labels=["text"])
-        for text, pair in figures.thresholds.items():
-            thresholds.add_metric([text], pair[at])
-        if thresholds.samples:
-            yield thresholds
-    yield from info("mode", "What sessions are in, and why", mode=figures.mode, reason=figures.mode_reason)
-    yield from counter("requests", "Requests", figures.requests)
-    yield from gauge("requests_running", "Requests that run", figures.running)
+    counter("sessions_opened", "Sessions that a gateway accepted", monitor.sessions)
+    counter("output_tokens", "Tokens that the target decided in sessions", totals.tokens)
+    counter("draft_tokens", "Tokens drafted", totals.drafted)
+    counter("sent_draft_tokens", "Drafts sent, each counted once", totals.sent)
+    counter("accepted_draft_tokens", "Drafts sent that were accepted", totals.accepted)
+    counter("verification_requests", "Draft messages that asked for a verification", totals.requests)
+    counter("verifications", "Steps of the target that a draft message asked for", totals.verifications)
+    counter("target_steps", "Steps of the target in sessions", totals.forwards)
+    counter("rollbacks", "Times that the target contradicted the drafts, which were thrown away", totals.discards)

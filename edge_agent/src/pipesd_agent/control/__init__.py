@@ -1,1 +1,1 @@
-"""What decides: when to verify, when to send, whether to draft."""
+"""The control plane: when to verify, when to send, whether to draft."""

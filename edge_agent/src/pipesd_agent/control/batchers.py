@@ -1,6 +1,6 @@
-"""Batchers: when do drafted tokens leave the device? (architecture §6, scheduler)
+"""Batchers decide when drafted tokens leave the device (architecture §6, scheduler).
 
-A NAV always takes every unsent draft with it (the paper's Rule 1), so a batcher only decides about sending earlier.
+A verification always takes every unsent draft with it, so a batcher only decides about sending earlier.
 One instance per session; `upload_planner.Planner` makes them, by name.
 """
 
@@ -17,7 +17,7 @@ BATCHERS: Final[tuple[str, ...]] = get_args(BatcherName)
 
 
 class Immediate:
-    """Each token at once: best where a message costs the link next to nothing."""
+    """Sends each token at once: best where a message costs the link next to nothing."""
 
     def due(self, unsent: int, now: float) -> bool:  # noqa: ARG002
         return True
@@ -27,7 +27,7 @@ class Immediate:
 
 
 class Single:
-    """Nothing before the NAV: one message per verification (the baselines' upload)."""
+    """Sends nothing before the verification: one message for each (the upload of earlier methods)."""
 
     def due(self, unsent: int, now: float) -> bool:  # noqa: ARG002
         return False
@@ -37,7 +37,7 @@ class Single:
 
 
 class Planned:
-    """By a plan of batch sizes that repeats until the NAV (the paper's).
+    """Sends by a plan of batch sizes that repeats until the verification (the PipeSD paper's).
 
     The plan's cuts are at numbers of tokens drafted, not sent: where the link could take nothing and several have
     passed, all goes in one message, and the next cut stays where it is.
@@ -69,9 +69,9 @@ class Planned:
 
 
 class Timed:
-    """As a schedule says that looks at what the link still has to do.
+    """Sends by a schedule that takes into account what the link still has to send.
 
-    send: (tokens of the round that are sent, unsent ones, now) -> send them?
+    send: (tokens of the round that are sent, unsent ones, now) -> whether to send those.
     """
 
     def __init__(self, send: Callable[[int, int, float], bool]) -> None:
@@ -89,6 +89,6 @@ class Timed:
 
 
 def check_batcher(name: str) -> None:
-    """Raises ConfigError for an unknown one."""
+    """Raise ConfigError for an unknown name."""
     if name not in BATCHERS:
         raise ConfigError(f"batcher must be one of {', '.join(BATCHERS)}, but is {name!r}")

@@ -2,7 +2,7 @@
 
     events of sessions ──▶ Monitor ──▶ Planner (when to send), Tuners (thresholds of the trigger)
                       ├──▶ Calibration (how sure a draft is)
-                      └──▶ AutoMode (drafting or target-only)
+                      └──▶ ModeSelector (drafting or target-only)
 
 One `Controller` per agent; `policies` is what a session gets of it. It has no clock and does no I/O: everything happens
 while a session tells its observers something.
@@ -16,7 +16,7 @@ from typing import Final
 
 from pipesd_agent.control.calibration import Calibration, SessionCalibration
 from pipesd_agent.control.figures import ControlFigures, Pairs
-from pipesd_agent.control.mode import AutoMode
+from pipesd_agent.control.mode import ModeSelector
 from pipesd_agent.control.triggers import DualSettings, DualThreshold, TriggerSettings
 from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.session.counts import Counts
@@ -25,7 +25,7 @@ from pipesd_agent.session.policies import AlwaysDraft, Policies
 from pipesd_agent.telemetry.monitor import TPOT_WINDOWS, Monitor
 from pipesd_agent.tuning.optimizers.choice import OptimizerName
 from pipesd_agent.tuning.per_sampling import Tuners
-from pipesd_agent.tuning.replay import Costs
+from pipesd_agent.tuning.replay import PipelineCosts
 from pipesd_core.protocol.messages import Opened
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Controller:
         trigger: TriggerSettings,
         planner: Planner,
         *,
-        auto: AutoMode | None = None,
+        auto: ModeSelector | None = None,
         tuners: Tuners | None = None,
         optimizer: OptimizerName | None = None,
         mode: str = "collaborative",
@@ -106,7 +106,7 @@ class Controller:
             trigger=trigger.kind,
             thresholds=pairs,
             optimizer=self._optimizer,
-            mode=self._mode if auto is None else auto.way.name,
+            mode=self._mode if auto is None else auto.strategy.label,
             mode_reason="configured" if auto is None else auto.reason,
         )
 
@@ -140,20 +140,20 @@ class Controller:
         if not -COSTS_EVERY_S < self._costs_at - now <= 0 and (costs := self._costs()) is not None:
             self._costs_at = now
             tuners.costs(costs)
-        state = tuners.state, None if self.auto is None else self.auto.use
+        state = tuners.state, None if self.auto is None else self.auto.strategy
         if state != self._state:
             self._state, self._changed_at = state, self.monitor.totals.tokens
         if moved and self.monitor.totals.tokens - self._changed_at >= SETTLED:
             tuners.moved("time per token is another one")
 
-    def _costs(self) -> Costs | None:
+    def _costs(self) -> PipelineCosts | None:
         monitor = self.monitor
         gamma, trip, step = monitor.gamma_s, monitor.rtt_s, monitor.verifying.base_s
         if gamma is None or trip is None or step is None:
             return None
         step += monitor.verifying.queue_s or 0.0
         row, alpha, beta = monitor.verifying.row_s, monitor.alpha_s or 0.0, monitor.beta_s or 0.0
-        return Costs(gamma, trip, step, row, alpha, beta)
+        return PipelineCosts(gamma, trip, step, row, alpha, beta)
 
 
 class ControllerObserver(NullObserver):

@@ -16,8 +16,8 @@ class ControlFigures:
 
     monitor: what was measured. n_hat: draft length that the plan is made for; mean_length: of the last drafts.
     plan: its batches, in tokens, repeated; batcher, trigger: their names. thresholds: in use; optimizer: what looks for
-    better ones. mode: what sessions are in now (or the last one was), and the reason of its last change. requests:
-    since the start, of all modes; running: now.
+    better ones. mode: what sessions are in now (or the last one was), and the reason of its last change. running:
+    sessions at the gateway now.
     """
 
     monitor: MonitorFigures | None = None
@@ -30,5 +30,4 @@ class ControlFigures:
     optimizer: str | None = None
     mode: str | None = None
     mode_reason: str | None = None
-    requests: int | None = None
     running: int | None = None

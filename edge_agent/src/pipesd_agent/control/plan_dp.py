@@ -1,4 +1,4 @@
-"""The paper's token-batch scheduling: the plan with the least makespan for `n` tokens (papers/pipesd.md §2).
+"""Token-batch scheduling of the PipeSD paper: the plan with the least makespan for a round of `n` drafts.
 
 Pure, in integer microseconds: many plans share the optimum, and floating point would pick among them at random.
 """
@@ -11,7 +11,7 @@ from functools import lru_cache
 
 
 def makespan(plan: Sequence[int], alpha: int, beta: int, gamma: int) -> int:
-    """From the first token's start of drafting to the last batch's arrival, in µs.
+    """Time from the start of drafting to the last batch's arrival, in µs.
 
     plan: batch sizes. A batch leaves when its last token is drafted and the link is free, and takes alpha + beta·size.
     """
@@ -24,7 +24,7 @@ def makespan(plan: Sequence[int], alpha: int, beta: int, gamma: int) -> int:
 
 @lru_cache(maxsize=4096)
 def optimal_plan(n: int, alpha: int, beta: int, gamma: int) -> tuple[int, ...]:
-    """Batch sizes for `n` >= 1 tokens, in order. Of the best, the one whose last batch is largest, and so on forward.
+    """Batch sizes for `n` >= 1 tokens, in order. Of equally good plans, the one whose last batch is largest, and so on.
 
     alpha: µs a batch; beta: µs a token sent; gamma: µs a token drafted. O(n): the paper's recurrence
     best[j] = min over i < j of max(best[i], gamma·j) + alpha + beta·(j - i), of which, best being monotone, the link is

@@ -1,1 +1,1 @@
-"""Drafting on the edge: what proposes tokens, and the thread that it runs on (architecture §6)."""
+"""Drafting on the edge: drafters, which propose tokens, and the thread that one runs on (architecture §6)."""

@@ -1,7 +1,7 @@
-"""Is a forward worth aborting when the target has decided the token that it is for? (architecture §6, drafter)
+"""Estimate of whether aborting a forward saves time, when the target has decided its token (architecture §6, drafter).
 
-It also computes the last token of the path, which the next forward then has to compute besides its own. Where that is
-as fast as one token (memory-bound), aborting saves what is left of the forward; llama.cpp on a CPU may need a third
+The forward also computes the last token of the path, which the next one then has to compute besides its own. Where that
+is as fast as one token (memory-bound), aborting saves what is left of the forward; llama.cpp on a CPU may need a third
 more (Q8_0) or several times as long (F16), and then it costs more than it saves.
 """
 
@@ -9,37 +9,41 @@ from __future__ import annotations
 
 from typing import Final
 
-WEIGHT: Final = 0.1
-"""Of the newest forward in the two means."""
-FORGET: Final = 0.02
-"""Share of the known cost that is forgotten each time it speaks against aborting, so that it is measured again."""
+NEWEST_WEIGHT: Final = 0.1
+"""Weight of the newest forward in the two means."""
+FORGOTTEN_SHARE: Final = 0.02
+"""Share of the known cost that is forgotten each time it forbids an abort, so that it is measured again."""
 
 
-class Redo:
-    """Mean seconds of a forward of one token, and of those that do again what an abort threw away. Pure."""
+class AbortCost:
+    """Mean seconds of a forward of one token, and of those that recompute what an abort threw away. Pure.
+
+    Attributes:
+        forward_s: of one token; None: not known.
+        recompute_s: of one that recomputes; None: not known, and taken to be no more than `forward_s`.
+    """
 
     def __init__(self) -> None:
-        self.one_s: float | None = None
-        self.again_s: float | None = None
-        """None: not known; then it is taken to be no more than `one_s`."""
+        self.forward_s: float | None = None
+        self.recompute_s: float | None = None
 
-    def took(self, seconds: float, *, again: bool) -> None:
-        """A forward ended by itself. again: it had to compute what one that was aborted before it would have."""
-        if again:
-            self.again_s = _mean(self.again_s, seconds)
+    def record(self, seconds: float, *, recomputed: bool) -> None:
+        """Take note of a forward that was not aborted. recomputed: the one before it was."""
+        if recomputed:
+            self.recompute_s = _mean(self.recompute_s, seconds)
         else:
-            self.one_s = _mean(self.one_s, seconds)
+            self.forward_s = _mean(self.forward_s, seconds)
 
-    def worth(self, elapsed_s: float) -> bool:
-        """Abort the forward of one token that has run for so long?"""
-        if self.one_s is None:
+    def should_abort(self, elapsed_s: float) -> bool:
+        """Whether to abort a forward of one token that has run for `elapsed_s` seconds."""
+        if self.forward_s is None:
             return False
-        left_s = self.one_s - elapsed_s
-        extra_s = 0.0 if self.again_s is None else max(0.0, self.again_s - self.one_s)
+        left_s = self.forward_s - elapsed_s
+        extra_s = 0.0 if self.recompute_s is None else max(0.0, self.recompute_s - self.forward_s)
         if 0 < left_s <= extra_s:
-            self.again_s = self.one_s + (1 - FORGET) * extra_s
+            self.recompute_s = self.forward_s + (1 - FORGOTTEN_SHARE) * extra_s
         return left_s > extra_s
 
 
 def _mean(mean: float | None, seconds: float) -> float:
-    return seconds if mean is None else mean + WEIGHT * (seconds - mean)
+    return seconds if mean is None else mean + NEWEST_WEIGHT * (seconds - mean)

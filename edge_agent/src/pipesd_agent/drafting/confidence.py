@@ -1,4 +1,4 @@
-"""Confidence at T > 0: from the margin of the perturbed scores to a probability of acceptance (architecture §5).
+"""Confidence at T > 0: a probability of acceptance from the margin of the perturbed scores (architecture §5).
 
 Under shared noise the draft's own probability says little about acceptance; how clearly the drawn token won (best
 minus second best of logits/T + noise) does. `bench/auc.py` measures both on a real pair and prints the constants.
@@ -30,7 +30,7 @@ class Logistic(msgspec.Struct, frozen=True):
 
 
 SAMPLED: Final = Logistic(intercept=-1.07, slope=0.76)
-"""Fitted on the demo pair, T = 0.7 and 1, 164 HumanEval prompts x 64 tokens; the start value for every pair."""
+"""Start value for every pair of models; fitted on the demo pair, T = 0.7 and 1, 164 HumanEval prompts x 64 tokens."""
 
 
 def fit_weights(

@@ -1,4 +1,4 @@
-"""What a drafter is: the interface between the worker's thread and whatever proposes tokens (architecture §6)."""
+"""The interface of drafters, which propose tokens on the worker's thread (architecture §6)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class DraftToken(msgspec.Struct, frozen=True):
 
     position: absolute index in prompt + output. confidence: 0..1, estimated probability that the target decides the
     same token. margin: best minus second best of the scores that the token was chosen by (at T > 0 perturbed by the
-    shared noise). entropy: nats, of the draft's softmax at temperature 1. seconds: that the forward took which made it,
-    whoever else it drafted for; the worker sets it, and leaves it where the forward caught up with a path as well.
-    margin, entropy and seconds are 0.0 where unknown. own_confidence: what the drafter said, where `confidence` was
-    calibrated since.
+    shared noise). entropy: of the draft's softmax at temperature 1, in nats. seconds: duration of the forward that made
+    it, for however many lanes; set by the worker, unless the forward caught up with a path as well.
+    margin, entropy and seconds are 0.0 where unknown. own_confidence: what the drafter said, where
+    `confidence` was calibrated since.
     """
 
     position: int
@@ -37,7 +37,7 @@ class DraftToken(msgspec.Struct, frozen=True):
 
 
 class NoDraft(Enum):
-    """Why a lane got no token from a forward."""
+    """Reason why a lane got no token from a forward."""
 
     UNFINISHED = 1
     """It is still feeding its path, or was aborted: call again."""
@@ -53,19 +53,19 @@ class Drafter(Protocol):
 
     @property
     def capacity(self) -> int:
-        """Lanes, numbered from 0."""
+        """Number of lanes, which are numbered from 0."""
 
     @property
     def max_context(self) -> int:
-        """Positions from here on cannot be drafted; no longer path is ever given to `open` or `extend`."""
+        """Longest path, in ids; no longer one is ever given to `open` or `extend`."""
 
     @property
     def fingerprint(self) -> bytes | None:
-        """Of the vocabulary (architecture §4); None: it drafts for any vocabulary."""
+        """Fingerprint of the vocabulary (architecture §4); None: it drafts for any vocabulary."""
 
     @property
     def n_vocab(self) -> int | None:
-        """Ids from here on cannot be in a path, and none is ever given to `open` or `extend`; None: any id can.
+        """Number of ids that can be in a path; no other is ever given to `open` or `extend`. None: any id can.
 
         Equal fingerprints do not make it the target's: that may have more padding ids, which a prompt may hold.
         """
@@ -83,10 +83,10 @@ class Drafter(Protocol):
         """Cut the path to `length` ids (1 <= length <= its length)."""
 
     def behind(self, lane: int) -> bool:
-        """Is more of the path unfed than its last id? Then `draft(..., feed=[lane])` is worth a call."""
+        """Whether more of the path is unfed than its last id, so that `draft(..., feed=[lane])` is worth a call."""
 
     def draft(self, lanes: Sequence[int], feed: Sequence[int] = ()) -> list[DraftToken | NoDraft]:
-        """One forward of bounded length: the next token of each of `lanes`, in their order; it joins the path.
+        """Run one forward of bounded length: the next token of each of `lanes`, in their order; it joins the path.
 
         feed: further lanes, only to be fed. A lane that is far behind takes several calls and holds up the others by
         no more than one bounded chunk a call.
@@ -96,4 +96,4 @@ class Drafter(Protocol):
         """Abort the forward under way, if there is one; any thread. It may also come too late, or too early."""
 
     def release(self) -> None:
-        """Free everything; last call."""
+        """Free everything; the last call."""

@@ -1,4 +1,4 @@
-"""The drafting model: a GGUF file on llama.cpp, several lanes as sequences of one context (architecture §6).
+"""A drafter over a draft model: a GGUF file on llama.cpp, with lanes as sequences of one context (architecture §6).
 
 The rules that make logits independent of the batch do not matter here: a draft that rounds differently is only a draft.
 """
@@ -12,19 +12,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipesd_agent.drafting.chooser import Chooser
 from pipesd_agent.drafting.confidence import SAMPLED, Logistic
+from pipesd_agent.drafting.draft_sampler import DraftSampler
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_core.llamacpp.binding import Context, Model
 from pipesd_core.protocol.fingerprint import fingerprint
 from pipesd_core.sampling.params import SamplingParams
 
 ROWS: Final = 64
-"""Most rows of a forward: what bounds a chunk of prefill, and with it how long it holds up the other lanes."""
+"""Most rows of a forward: bounds a chunk of prefill, and with it for how long that holds up the other lanes."""
 
 
 class _Sequence:
-    """One sequence of the context: its path, and how much of it lies in the cache."""
+    """One sequence of the context: its path, and how much of it is in the KV cache."""
 
     def __init__(self, max_context: int) -> None:
         self.ids = np.zeros(max_context, np.int32)
@@ -43,7 +43,8 @@ class LlamaDrafter:
 
     Args:
         model_path: GGUF file. capacity: lanes. n_ctx_seq: positions of a lane (rounded up by llama.cpp, and no more
-            than the model was trained for). threads: fewer than the free cores (llamacpp.md §2). gpu_layers: as for
+            than the model was trained for). threads: fewer than the free cores: llama.cpp's threads wait for each
+            other at every operation, so one without a core makes decoding hundreds of times slower. gpu_layers: as for
             `Model`; a GPU may finish a forward that `stop` aborts on the CPU.
 
     Raises: ModelLoadError.
@@ -66,7 +67,7 @@ class LlamaDrafter:
         # Padding ids behind the last real one are in no fingerprint: the target may not have them, so never draft one.
         self._n_draftable = pieces[-1][0] + 1
         self._context = Context(self._model, n_ctx=capacity * n_ctx_seq, n_seq=capacity, n_batch=ROWS, threads=threads)
-        self._chooser = Chooser(self._n_draftable, calibration)
+        self._sampler = DraftSampler(self._n_draftable, calibration)
         self.capacity = capacity
         self.max_context = min(self._context.n_ctx_seq, self._model.n_ctx_train or self._context.n_ctx_seq)
         self._sequences = [_Sequence(self.max_context) for _ in range(capacity)]
@@ -169,7 +170,7 @@ class LlamaDrafter:
             return NoDraft.UNFINISHED
         state = self._sequences[seq]
         logits = self._context.row(row)[: self._n_draftable]
-        draft = self._chooser.choose(logits, state.params, state.length)
+        draft = self._sampler.sample(logits, state.params, state.length)
         state.ids[state.length] = draft.token
         state.length += 1
         return draft

@@ -1,4 +1,4 @@
-"""Prompt lookup: drafts what followed the last n-gram when it occurred before. No model, any vocabulary."""
+"""Prompt lookup: drafts the tokens that followed the last n-gram when it occurred before. No model, any vocabulary."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pipesd_agent.drafting.drafter import DraftToken, NoDraft
 from pipesd_core.sampling.params import SamplingParams
 
 NGRAMS: Final = (3, 2, 1)
-"""Lengths tried, longest first: the longest match wins, of those the most recent."""
+"""Lengths of n-grams, longest first: the longest match wins, of those the most recent."""
 CONFIDENCE: Final = {3: 0.8, 2: 0.55, 1: 0.25}
-"""By match length, at T = 0. Measured (`bench/auc.py`): 0.96, 0.59, 0.29 on the demo pair, whose target repeats itself
-more than a real one."""
+"""Confidence by match length, at T = 0. Measured (`bench/auc.py`): 0.96, 0.59, 0.29 on the demo pair, whose target
+repeats itself more than a real one."""
 CONFIDENCE_SAMPLED: Final = {3: 0.35, 2: 0.25, 1: 0.1}
-"""The same at T > 0. Measured: 0.42, 0.36, 0.15 at T = 0.7 and 0.31, 0.17, 0.07 at T = 1."""
+"""Confidence at T > 0. Measured: 0.42, 0.36, 0.15 at T = 0.7 and 0.31, 0.17, 0.07 at T = 1."""
 CHUNK: Final = 4096
 """Ids indexed per lane and call (a few milliseconds)."""
 

@@ -1,1 +1,1 @@
-"""The way to the gateways: one WebSocket kept up, and plain HTTP beside it."""
+"""The link to the gateways: one WebSocket that is reconnected when lost, and plain HTTP beside it."""

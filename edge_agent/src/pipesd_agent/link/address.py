@@ -1,4 +1,4 @@
-"""Addresses of gateways, as people write them."""
+"""Parsing of gateway addresses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ AGENTS_SOCKET: Final = "/v1/pipesd/ws"
 
 
 class Address(Struct, frozen=True):
-    """socket: ws:// or wss:// of the agents' WebSocket. http: http:// or https:// of the root, without /v1."""
+    """Address of a gateway.
+
+    socket: ws:// or wss:// URL of the agents' WebSocket. http: http:// or https:// URL of the root, without /v1.
+    """
 
     socket: str
     http: str
@@ -24,11 +27,11 @@ class Address(Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Of http(s):// or ws(s)://, with or without the path of the API. Raises ConfigError."""
+        """The address that an http(s):// or ws(s):// URL means, with or without the API's path. Raises ConfigError."""
         try:
             parts = urlsplit(text)
             host, _ = parts.hostname or "", parts.port  # ValueError when it is no port
-            host.encode("idna")  # ValueError when it is no name, as whoever connects would find
+            host.encode("idna")  # ValueError when it is no name, with which connecting would fail
             usable = parts.scheme in ("http", "https", "ws", "wss") and bool(host) and " " not in host
         except ValueError:
             usable = False

@@ -1,4 +1,4 @@
-"""The circuit breaker of one gateway, sans-I/O: may it be tried now, and when again?
+"""The circuit breaker of one gateway: whether it may be tried now, and when again. Sans-I/O.
 
 One failure opens it: there is another gateway to try, or nothing is lost by waiting. It stays open for a random time
 (full jitter: the agents of a gateway that went down do not come back all at once) below a bound that doubles with each
@@ -15,50 +15,55 @@ from typing import Final
 
 BACKOFF_FIRST_S: Final = 0.5
 STABLE_S: Final = 5.0
-"""A connection that lasted less is a failure."""
+"""Duration below which a connection that ends counts as a failure."""
 
 
-class State(StrEnum):
+class CircuitState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
 
 
-class Circuit:
-    """Times are clock readings in seconds; only differences mean anything.
+class CircuitBreaker:
+    """A circuit breaker. Times are clock readings in seconds, of any clock.
 
     Args:
-        uniform: draws between two bounds.
+        uniform: draws a number between two bounds.
+
+    Attributes:
+        failures: number of failures in a row.
     """
 
     def __init__(self, uniform: Callable[[float, float], float] | None = None) -> None:
         self.failures = 0
-        """In a row."""
         self._uniform = uniform or random.uniform
         self._bound = 0.0
         self._until = 0.0
         self._early = False
         self._up_since: float | None = None
 
-    def state(self, now: float) -> State:
+    def state(self, now: float) -> CircuitState:
         if not self.failures or self._stable(now):
-            return State.CLOSED
-        return State.HALF_OPEN if self._up_since is not None or now >= self._until else State.OPEN
+            return CircuitState.CLOSED
+        return CircuitState.HALF_OPEN if self._up_since is not None or now >= self._until else CircuitState.OPEN
 
     def wait(self, now: float) -> float:
-        """Seconds until an attempt may be made; 0: now. A waiting client need not wait for it."""
+        """Seconds until an attempt may be made; 0: now. Attempts for a waiting client need not wait."""
         return max(0.0, self._until - now) if self.failures and self._up_since is None else 0.0
 
     def begin(self, now: float) -> None:
-        """An attempt begins. One before its time, for a client, does not make the next come later still."""
+        """Take note that an attempt begins. One before its time, for a client, does not delay the next one further."""
         self._early = self.wait(now) > 0
 
     def connected(self, now: float) -> None:
-        """It succeeded."""
+        """Take note that the attempt succeeded."""
         self._up_since = now
 
     def failed(self, now: float, most: float) -> None:
-        """It did not, or the connection was of no use. most: bound of the time until the next attempt, seconds."""
+        """Take note that the attempt failed, or that the connection was of no use.
+
+        most: bound of the time until the next attempt, in seconds.
+        """
         self._up_since = None
         self.failures += 1
         if not self._early:
@@ -67,14 +72,14 @@ class Circuit:
         self._until = now + self._uniform(0.0, self._bound)
 
     def ended(self, now: float, most: float) -> None:
-        """The connection was lost."""
+        """Take note that the connection was lost. most: see `failed`."""
         if self._stable(now):
             self.left(now)
         else:
             self.failed(now, most)
 
     def left(self, now: float) -> None:
-        """The connection was given up, through no fault of the gateway."""
+        """Take note that the connection was given up, through no fault of the gateway."""
         if self._stable(now):
             self.failures, self._bound = 0, 0.0
         self._up_since = None

@@ -12,7 +12,7 @@ from typing import Final
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from pipesd_agent.link.requests import Streams
+from pipesd_agent.link.requests import RequestTable
 from pipesd_core.errors import ApiError, ProtocolError, Unavailable
 from pipesd_core.protocol.messages import (
     Close,
@@ -28,8 +28,8 @@ from pipesd_core.protocol.messages import (
 
 log = logging.getLogger(__name__)
 
-DRAINS_FOR_S: Final = 5.0
-"""So long a gateway that was about to end is not gone back to: by then it refuses us, is gone, or is another one."""
+DRAINING_ASSUMED_S: Final = 5.0
+"""For so long a gateway that was about to end is taken to be draining: by then it refuses us, is gone or is another."""
 CLOSE_LEAVING: Final = 1001
 """Tells the gateway that nothing of this connection will be resumed."""
 CLOSE_RESTARTING: Final = 1012
@@ -45,41 +45,47 @@ SEND_TIMEOUT_S: Final = 7.0
 CLOSE_TIMEOUT_S: Final = 1.0
 
 
-class NotUnderstood(Unavailable):
-    """The two ends do not speak the same language: what they were about cannot be resumed."""
+class ProtocolMismatch(Unavailable):
+    """The two ends disagree about the protocol: their sessions cannot be resumed."""
 
 
 class Connection:
     """One WebSocket: pulls messages out of the sessions as fast as socket and link take them, and no faster.
 
     Args:
-        room_at: of `LinkSettings`.
-        others: there are other gateways: what this one does not begin, or does not go on with, waits for them.
+        room_at: see `LinkSettings`.
+        has_alternative: whether there are other gateways, for which what this one refuses to begin or to go on with
+            waits.
 
     Attributes:
-        draining: the gateway is about to end; its result: in how many seconds.
-        over: the connection has ended; its result: why.
+        draining: done when the gateway is about to end; the result is in how many seconds.
+        ended: done when the connection has ended; the result is why.
     """
 
     def __init__(
-        self, websocket: ClientConnection, streams: Streams, room_at: Callable[[], float], *, others: bool
+        self,
+        websocket: ClientConnection,
+        requests: RequestTable,
+        room_at: Callable[[], float],
+        *,
+        has_alternative: bool,
     ) -> None:
         self._websocket = websocket
-        self._streams = streams
+        self._requests = requests
         self._room_at = room_at
         loop = asyncio.get_running_loop()
         self.draining: asyncio.Future[float] = loop.create_future()
-        self.over: asyncio.Future[ApiError] = loop.create_future()
-        self.others = others
-        self._left = False
-        self._told: set[int] = set()
-        self._farewells: deque[Close] = deque()
+        self.ended: asyncio.Future[ApiError] = loop.create_future()
+        self.has_alternative = has_alternative
+        self._superseded = False
+        self._opened_channels: set[int] = set()
+        self._closes: deque[Close] = deque()
 
     async def run(self) -> None:
-        """Carry the sessions until the connection ends, or has been left and what it kept is done; then hang up."""
+        """Carry the sessions until the connection ends, or is superseded and what it kept has ended; then close it."""
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
-        self._streams.back()
+        self._requests.link_restored()
         code = CLOSE_LEAVING
         why: ApiError = Unavailable("the link was closed; try again")
         try:
@@ -89,28 +95,28 @@ class Connection:
                 reader.cancel()
                 writer.cancel()
                 results = await asyncio.gather(reader, writer, return_exceptions=True)
-            why = _why_lost(results)
-            if self._left:
-                self._streams.join(self, why)
-            elif isinstance(why, NotUnderstood):
-                self._streams.lost(why, for_good=True)
+            why = _error_of(results)
+            if self._superseded:
+                self._requests.rejoin(self, why)
+            elif isinstance(why, ProtocolMismatch):
+                self._requests.link_lost(why, permanently=True)
             else:
-                self._streams.lost(why)
+                self._requests.link_lost(why)
                 code = CLOSE_RESUMING
         finally:
-            self.over.set_result(why)
-            await hang_up(self._websocket, code)
+            self.ended.set_result(why)
+            await close_websocket(self._websocket, code)
 
     @property
     def _keeper(self) -> Connection | None:
-        """`RequestStream.kept_by` of those that it carries."""
-        return self if self._left else None
+        """The value of `RequestStream.kept_by` for the requests that this connection carries."""
+        return self if self._superseded else None
 
-    def leave(self) -> None:
-        """Another connection takes over: keep the sessions that only this gateway can finish, close the others."""
-        moved = self._streams.move(self)
-        self._left = True
-        self._farewells.extend(Close(channel) for channel in moved & self._told)
+    def supersede(self) -> None:
+        """Let another connection take over: keep the sessions that only this gateway can finish, close the others."""
+        moved = self._requests.migrate(self)
+        self._superseded = True
+        self._closes.extend(Close(channel) for channel in moved & self._opened_channels)
 
     async def _read(self) -> None:
         async for frame in self._websocket:
@@ -118,60 +124,63 @@ class Connection:
             if isinstance(message, Rejected):
                 raise ProtocolError(message.message)
             if isinstance(message, Draining):
-                self._drains(message.deadline_s)
+                self._set_draining(message.deadline_s)
                 continue
-            stream = self._streams.get(message.channel)
+            stream = self._requests.get(message.channel)
             if stream is None or stream.kept_by is not self._keeper:
-                if self._left:
+                if self._superseded:
                     continue
                 raise ProtocolError(f"{type(message).__name__} for channel {message.channel}, which is not open")
-            if isinstance(message, Failed) and message.code == Unavailable.code and self.others:
-                self._drains(DRAINS_FOR_S)
+            if isinstance(message, Failed) and message.code == Unavailable.code and self.has_alternative:
+                self._set_draining(DRAINING_ASSUMED_S)
                 if stream.session.can_hand_off:
                     stream.postponed(message)
-                    self._streams.sweep()
+                    self._requests.remove_ended()
                     continue
             stream.receive(message)
             if stream.session.ended:
-                self._streams.sweep()
+                self._requests.remove_ended()
 
-    def _drains(self, seconds: float) -> None:
+    def _set_draining(self, seconds: float) -> None:
         if not self.draining.done():
             self.draining.set_result(seconds)
 
     async def _write(self) -> None:
-        while self._needed:
+        while self._has_work:
             if not await self._write_round():
-                await self._streams.sendable.wait()
-                self._streams.sendable.clear()
+                await self._requests.sendable.wait()
+                self._requests.sendable.clear()
 
     @property
-    def _needed(self) -> bool:
-        return not self._left or bool(self._streams.carried(self))
+    def _has_work(self) -> bool:
+        return not self._superseded or bool(self._requests.carried_by(self))
 
     async def _write_round(self) -> bool:
-        """One message of each session that has one, in turn, so that none starves the others."""
+        """Send one message of each session that has one, in turn, so that none starves the others."""
         wrote = slept = False
-        while self._farewells:
-            await self._send(self._farewells.popleft())
-        for stream in self._streams.carried(self._keeper):
+        while self._closes:
+            await self._send(self._closes.popleft())
+        for stream in self._requests.carried_by(self._keeper):
             if (wait := self._room_at() - time.monotonic()) > 0.0:
                 slept = True
                 await asyncio.sleep(wait)
             if stream.kept_by is not self._keeper:
-                continue  # this connection has been left meanwhile
+                continue  # this connection has been superseded meanwhile
             if (message := stream.session.next_message(time.monotonic())) is not None:
                 if isinstance(message, Open | Resume):
-                    self._told.add(message.channel)
+                    self._opened_channels.add(message.channel)
                 began = time.monotonic()
                 stream.sent(message, await self._send(message), began)
                 wrote = True
         if wrote:
-            self._streams.rearm()
-        return wrote or slept  # who had nothing to say before the pause may have now
+            self._requests.arm_timer()
+        return wrote or slept  # a session without a message before the pause may have one now
 
     async def _send(self, message: EdgeMessage) -> int:
-        """Returns bytes on the wire, below TLS. Waits while more than SOCKET_BUFFER_BYTES are unsent; TimeoutError."""
+        """Send a message, and return its bytes on the wire, below TLS.
+
+        Waits while more than SOCKET_BUFFER_BYTES are unsent. Raises TimeoutError.
+        """
         frame = encode(message)
         sizes = [len(frame)]
         if len(frame) > FRAGMENT_BYTES:
@@ -185,19 +194,19 @@ class Connection:
         return sum((2 if size < 126 else 4) + 4 + size for size in sizes)
 
 
-def _why_lost(results: Sequence[BaseException | None]) -> ApiError:
-    """What ended the reader or the writer."""
+def _error_of(results: Sequence[BaseException | None]) -> ApiError:
+    """The error for what ended the reader or the writer."""
     why: ApiError = Unavailable("the link to the gateway was lost; try again")
     for result in results:
         match result:
             case ProtocolError():
-                why = NotUnderstood(f"the gateway and this agent do not understand each other: {result}")
+                why = ProtocolMismatch(f"the gateway and this agent do not understand each other: {result}")
             case ConnectionClosed(rcvd=rcvd) if rcvd is not None and rcvd.code == CLOSE_RESTARTING:
                 why = Unavailable("the gateway is shutting down; try again")
             case ConnectionClosed() | TimeoutError():
-                log.info("the link ended: %s", result)
+                log.info("link: ended: %s", result)
             case Exception():
-                log.error("the link failed", exc_info=result)
+                log.error("link: failed", exc_info=result)
     return why
 
 
@@ -207,8 +216,11 @@ async def _fragments(frame: bytes, patience: asyncio.Timeout) -> AsyncIterator[b
         yield frame[at : at + FRAGMENT_BYTES]
 
 
-async def hang_up(websocket: ClientConnection, code: int) -> None:
-    """Close, politely if the gateway takes part: with a full buffer on a dead link `close` alone would never end."""
+async def close_websocket(websocket: ClientConnection, code: int) -> None:
+    """Close a WebSocket, with a close frame where that is possible.
+
+    With a full buffer on a dead link `close` alone would never end.
+    """
     try:
         async with asyncio.timeout(2 * CLOSE_TIMEOUT_S):
             await websocket.close(code)

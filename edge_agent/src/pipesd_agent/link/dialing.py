@@ -1,4 +1,4 @@
-"""A WebSocket to one gateway, or why there is none."""
+"""Connecting to one gateway: a WebSocket, or an error that says why there is none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 
 from pipesd_agent.link.address import Address
-from pipesd_agent.link.connection import CLOSE_LEAVING, CLOSE_TIMEOUT_S, SOCKET_BUFFER_BYTES, hang_up
+from pipesd_agent.link.connection import CLOSE_LEAVING, CLOSE_TIMEOUT_S, SOCKET_BUFFER_BYTES, close_websocket
 from pipesd_core.errors import ApiError, Unauthorized, Unavailable
 from pipesd_core.protocol.messages import (
     MAX_FRAME_BYTES,
@@ -31,7 +31,7 @@ TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux's n
 
 
 async def dial(address: Address, key: str | None, tls: ssl.SSLContext | None) -> ClientConnection:
-    """A connection to a gateway that speaks our protocol, within `CONNECT_TIMEOUT_S`. Raises ApiError."""
+    """Connect to a gateway that speaks our protocol, within `CONNECT_TIMEOUT_S`. Raises ApiError."""
     url = address.socket
     try:
         websocket = await connect(
@@ -48,9 +48,9 @@ async def dial(address: Address, key: str | None, tls: ssl.SSLContext | None) ->
             ssl=tls if address.secure else None,
         )
     except (OSError, InvalidHandshake, InvalidURI, ssl.SSLError) as error:
-        raise _why_not(error, url) from error
+        raise _connect_error(error, url) from error
     if websocket.subprotocol != SUBPROTOCOL:
-        await hang_up(websocket, CLOSE_LEAVING)
+        await close_websocket(websocket, CLOSE_LEAVING)
         raise Unavailable(f"{url} does not speak {SUBPROTOCOL}: is it a PipeSD gateway's address?")
     _bound_kernel_buffer(websocket)
     return websocket
@@ -65,7 +65,7 @@ def _bound_kernel_buffer(websocket: ClientConnection) -> None:
             log.debug("TCP_NOTSENT_LOWAT: %s", error)
 
 
-def _why_not(error: Exception, url: str) -> ApiError:
+def _connect_error(error: Exception, url: str) -> ApiError:
     if isinstance(error, InvalidStatus):
         status, said = error.response.status_code, _message_of(error.response.body)
         if status == 401:  # whatever the body says: vLLM's own is not OpenAI-shaped
@@ -79,13 +79,13 @@ def _why_not(error: Exception, url: str) -> ApiError:
         return Unavailable(f"the gateway {url} answered {status}: {said}")
     if isinstance(error, TimeoutError):
         return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
-    if (distrust := untrusted(error, url)) is not None:
-        return distrust
+    if (untrusted := untrusted_certificate(error, url)) is not None:
+        return untrusted
     return Unavailable(f"cannot reach the gateway {url}: {error}")
 
 
-def untrusted(error: BaseException, url: str) -> Unavailable | None:
-    """What a client is told if the gateway's certificate is what an attempt to connect failed of; else None."""
+def untrusted_certificate(error: BaseException, url: str) -> Unavailable | None:
+    """The error for a client, if an attempt to connect failed because of the gateway's certificate; else None."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
         cause = cause.__cause__ or cause.__context__

@@ -1,4 +1,4 @@
-"""The list of gateways: which one is tried next, which one serves now, and why none does."""
+"""The list of gateways: which one is tried next, which one is connected, and why none is."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipesd_agent.link.address import Address
-from pipesd_agent.link.breaker import Circuit, State
+from pipesd_agent.link.breaker import CircuitBreaker, CircuitState
 from pipesd_core.errors import ApiError, Unauthorized, Unavailable
 
 
 class Gateway:
-    """One of the list.
+    """One gateway of the list.
 
     Attributes:
-        why: there is no link to it.
+        error: why there is no link to it.
     """
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.circuit = Circuit()
-        self.why: ApiError = Unavailable("not connected to the gateway yet; try again")
-        self._drains_until = 0.0
+        self.circuit = CircuitBreaker()
+        self.error: ApiError = Unavailable("not connected to the gateway yet; try again")
+        self._draining_until = 0.0
 
-    def drains(self, now: float, seconds: float) -> None:
-        """It is about to end, and takes nothing new."""
-        self._drains_until = now + seconds
+    def set_draining(self, now: float, seconds: float) -> None:
+        """Take note that it is about to end, for `seconds` from `now`, and accepts nothing new."""
+        self._draining_until = now + seconds
 
     def draining(self, now: float) -> bool:
-        return now < self._drains_until
+        return now < self._draining_until
 
 
 class Gateways:
-    """In the order of preference. The link alone says what becomes of them.
+    """All gateways, in the order of preference. Only the link changes their state.
 
     Attributes:
-        current: the one that the link is up to.
-        moved: set when that has become another one; whoever waits for it clears it.
+        current: the one that the link is connected to; None: it is to none.
+        current_changed: set when that is another one; the one task that waits for it (`ModelList.run`) clears it.
     """
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._all = [Gateway(address) for address in addresses]
         self.current: Gateway | None = None
-        self.moved = asyncio.Event()
+        self.current_changed = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._all)
@@ -53,43 +53,47 @@ class Gateways:
         return ", ".join(gateway.address.http for gateway in self._all)
 
     @property
-    def why(self) -> ApiError:
-        """What a client is told that no gateway serves."""
-        whys = [gateway.why for gateway in self._all]
-        if len(whys) == 1:
-            return whys[0]
-        refused = all(isinstance(why, Unauthorized) for why in whys)
-        return (Unauthorized if refused else Unavailable)(f"none of {len(whys)} gateways: " + "; ".join(map(str, whys)))
+    def error(self) -> ApiError:
+        """The error that a client gets while no gateway is connected."""
+        errors = [gateway.error for gateway in self._all]
+        if len(errors) == 1:
+            return errors[0]
+        refused = all(isinstance(error, Unauthorized) for error in errors)
+        return (Unauthorized if refused else Unavailable)(
+            f"none of {len(errors)} gateways: " + "; ".join(map(str, errors))
+        )
 
-    def order(self, now: float) -> list[Gateway]:
-        """To be tried in turn: those that may be tried now as they were given, but such as failed last come after the
-        others, and draining ones last; then the rest, whichever is due first.
+    def in_attempt_order(self, now: float) -> list[Gateway]:
+        """The gateways in the order in which to try to connect.
 
-        So a link that was cut comes back where its sessions are, and the preferred gateway is tried when that fails.
+        First those that may be tried now, as they were given, but after them those that failed last, and then draining
+        ones; at last the rest, whichever is due first. So a link that was cut comes back where its sessions are, and
+        the preferred gateway is tried when that fails.
         """
 
         def rank(gateway: Gateway) -> tuple[float, bool, bool]:
-            return gateway.circuit.wait(now), gateway.draining(now), gateway.circuit.state(now) is not State.CLOSED
+            circuit = gateway.circuit
+            return circuit.wait(now), gateway.draining(now), circuit.state(now) is not CircuitState.CLOSED
 
         return sorted(self._all, key=rank)
 
-    def due_in(self, now: float) -> float:
+    def next_attempt_in(self, now: float) -> float:
         """Seconds until one of them may be tried."""
         return min(gateway.circuit.wait(now) for gateway in self._all)
 
-    def to_ask(self) -> list[Gateway]:
-        """For requests beside the link, in turn: the one that it is up to first."""
-        order = self.order(time.monotonic())
+    def in_request_order(self) -> list[Gateway]:
+        """The gateways in the order in which to send HTTP requests: first the one that the link is connected to."""
+        order = self.in_attempt_order(time.monotonic())
         return sorted(order, key=lambda gateway: gateway is not self.current)
 
-    def serves(self, gateway: Gateway | None) -> None:
-        """The link is up to this one; None: to none."""
+    def set_current(self, gateway: Gateway | None) -> None:
+        """Take note that the link is connected to this one; None: to none."""
         if gateway is not None and gateway is not self.current:
-            self.moved.set()
+            self.current_changed.set()
         self.current = gateway
 
     def report(self, now: float) -> list[dict[str, Any]]:
-        """For `/health`."""
+        """The state of each for `/health`."""
         return [
             {
                 "url": gateway.address.http,

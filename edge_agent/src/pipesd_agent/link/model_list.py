@@ -1,6 +1,6 @@
-"""The models that the gateway serves, remembered, so that `/v1/models` answers at once also when the cloud is down.
+"""The list of the gateway's models, cached so that `/v1/models` answers at once, also when the cloud is down.
 
-The gateway is the one that the link is up to, or else the first that answers.
+The gateway is the one that the link is connected to, or else the first that answers.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 5.0
 FRESH_S: Final = 60.0
+"""Time between two refreshes."""
 RETRY_S: Final = 5.0
+"""The same while no gateway has answered."""
 MAX_LIST_BYTES: Final = 2**20
 
 
-class Catalog:
-    """Asks now and then, and when the link has gone to another gateway. `run` is its one task; whoever starts it
-    cancels it."""
+class ModelList:
+    """The cached list, refreshed every `FRESH_S`, and when the link is connected to another gateway.
+
+    The agent starts `run`, and cancels it.
+    """
 
     def __init__(self, gateways: Gateways, api_key: str | None, tls: ssl.SSLContext | None) -> None:
         self._gateways = gateways
@@ -37,16 +41,16 @@ class Catalog:
         """Refresh until cancelled."""
         async with httpx.AsyncClient(timeout=TIMEOUT_S, headers=self._headers, verify=self._verify) as client:
             while True:
-                self._gateways.moved.clear()
+                self._gateways.current_changed.clear()
                 known = await self._refresh(client)
                 try:
                     async with asyncio.timeout(FRESH_S if known else RETRY_S):
-                        await self._gateways.moved.wait()
+                        await self._gateways.current_changed.wait()
                 except TimeoutError:
                     pass
 
     async def _refresh(self, client: httpx.AsyncClient) -> bool:
-        for gateway in self._gateways.to_ask():
+        for gateway in self._gateways.in_request_order():
             if await self._ask(client, f"{gateway.address.http}/v1/models"):
                 return True
         return False
@@ -57,7 +61,7 @@ class Catalog:
                 answer.raise_for_status()
                 listed = json.loads(await _body(answer))["data"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError, RecursionError) as error:
-            log.debug("no model list from %s: %s", url, error)
+            log.debug("model list: none from %s: %s", url, error)
             return False
         if isinstance(listed, list):
             self.models = [model for model in listed if isinstance(model, dict)]
@@ -65,7 +69,7 @@ class Catalog:
 
 
 async def _body(answer: httpx.Response) -> bytes:
-    """Raises ValueError for a list of models that is larger than any."""
+    """The whole body. Raises ValueError for one that is too large for a list of models."""
     body = b""
     async for part in answer.aiter_bytes(65_536):
         body += part

@@ -1,6 +1,6 @@
-"""All requests of an agent's clients: they outlive the connections that carry them.
+"""The open requests of an agent's clients, which outlive the connections that carry them.
 
-A link that is lost suspends them, the next one resumes them, and their clocks run all the time.
+A lost link suspends them, the next one resumes them; their timeouts count all the time.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, Overloaded
 from pipesd_core.protocol.messages import VERSION, Endpoint, Open
 
-MAX_STREAMS: Final = 64
-"""Requests of one agent at a time, as many as a gateway takes on one connection."""
+MAX_OPEN_REQUESTS: Final = 64
+"""Open requests of one agent; a gateway takes as many on one connection."""
 
 
 class LinkSettings(Struct, frozen=True):
-    """The key for the gateways, and how sessions behave. room_at: when the link can take the next message
-    (`Planner.room_at`; time.monotonic's clock)."""
+    """Settings of a link.
+
+    api_key: sent to the gateways. policies: makes those of a session. session: settings of sessions. room_at: when the
+    link can take the next message (`Planner.room_at`), a reading of time.monotonic.
+    """
 
     api_key: str | None
     policies: MakePolicies
@@ -36,8 +39,8 @@ class LinkSettings(Struct, frozen=True):
     room_at: Callable[[], float] = lambda: 0.0
 
 
-class Streams:
-    """By channel; a channel is free when its session has ended.
+class RequestTable:
+    """The open requests by channel; a channel is free when its session has ended.
 
     Attributes:
         sendable: set whenever a session may have something to send.
@@ -47,25 +50,27 @@ class Streams:
         self.sendable = asyncio.Event()
         self._settings = settings
         self._worker = worker
-        self._streams: dict[int, RequestStream] = {}
+        self._requests: dict[int, RequestStream] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._lost: ApiError | None = None
 
     def __len__(self) -> int:
-        return len(self._streams)
+        return len(self._requests)
 
     def all(self) -> list[RequestStream]:
-        return list(self._streams.values())
+        """All open requests."""
+        return list(self._requests.values())
 
-    def carried(self, by: object | None) -> list[RequestStream]:
-        """Those that a connection which is being left has kept; None: those that go with the link."""
-        return [stream for stream in self._streams.values() if stream.kept_by is by]
+    def carried_by(self, connection: object | None) -> list[RequestStream]:
+        """The requests that a superseded connection has kept; None: those that go with the link."""
+        return [stream for stream in self._requests.values() if stream.kept_by is connection]
 
     def get(self, channel: int) -> RequestStream | None:
-        return self._streams.get(channel)
+        """The request on a channel; None: there is none."""
+        return self._requests.get(channel)
 
-    def request(
+    def open(
         self,
         endpoint: Endpoint,
         body: bytes,
@@ -74,12 +79,13 @@ class Streams:
         collaborative: bool,
         observers: Sequence[SessionObserver],
     ) -> RequestStream:
-        """A new session. Raises ApiError."""
+        """Open a new request. observers: see `Link.request`. Raises ApiError."""
         if self._lost is not None:
             raise self._lost
-        channel = next((c for c in range(MAX_STREAMS) if c not in self._streams), None)
+        channel = next((c for c in range(MAX_OPEN_REQUESTS) if c not in self._requests), None)
         if channel is None:
-            raise Overloaded(f"{MAX_STREAMS} requests are open at this agent, its limit; try again", retry_after_s=1)
+            limit = f"{MAX_OPEN_REQUESTS} requests are open at this agent, its limit; try again"
+            raise Overloaded(limit, retry_after_s=1)
         worker = self._worker if collaborative else None
         fingerprint = None if worker is None else worker.fingerprint or b""
         policies = self._settings.policies()
@@ -90,55 +96,57 @@ class Streams:
             max_context=worker.max_context if worker else 0,
             now=time.monotonic(),
         )
-        self._streams[channel] = RequestStream(request_id, session, worker, self.changed)
+        self._requests[channel] = RequestStream(request_id, session, worker, self.changed)
         self.changed()
-        return self._streams[channel]
+        return self._requests[channel]
 
-    def lost(self, error: ApiError, *, for_good: bool = False) -> None:
-        """There is no link. error: what clients are told if none comes back in time (for_good: at once), and new ones
-        now."""
+    def link_lost(self, error: ApiError, *, permanently: bool = False) -> None:
+        """Suspend all requests, because the link is lost, or fail them if it is lost `permanently`.
+
+        error: what clients get if the link does not come back in time, and new requests at once.
+        """
         self._lost = error
-        self._each(lambda s: s.link_lost(error) if for_good else s.suspended(error), self.carried(None))
+        self._each(lambda s: s.link_lost(error) if permanently else s.suspended(error), self.carried_by(None))
 
-    def back(self) -> None:
-        """There is a link again."""
+    def link_restored(self) -> None:
+        """Resume all requests: there is a link again."""
         self._lost = None
-        self._each(lambda stream: stream.resumed(), self.carried(None))
+        self._each(lambda stream: stream.resumed(), self.carried_by(None))
         self.changed()
 
-    def move(self, before: object) -> set[int]:
-        """The link is up to another gateway; what that cannot go on with stays on the connection `before`.
+    def migrate(self, previous: object) -> set[int]:
+        """Move the requests to another gateway; those that it cannot continue stay on the connection `previous`.
 
-        Returns the channels of the others.
+        Returns the channels of those that have moved.
         """
         moved = set()
-        for stream in self.carried(None):
+        for stream in self.carried_by(None):
             if stream.session.can_hand_off:
                 moved.add(stream.session.channel)
                 stream.relocated()
             else:
-                stream.kept_by = before
-        self.sweep()
+                stream.kept_by = previous
+        self.remove_ended()
         self.changed()
         return moved
 
-    def join(self, before: object, error: ApiError) -> None:
-        """The connection `before` is gone too: what it had kept goes with the link, if there is one."""
-        kept = self.carried(before)
+    def rejoin(self, previous: object, error: ApiError) -> None:
+        """Have the requests that the connection `previous` had kept go with the link, because it is lost too."""
+        kept = self.carried_by(previous)
         for stream in kept:
             stream.kept_by = None
             stream.suspended(error)
             if self._lost is None:
                 stream.resumed()
-        self.sweep()
+        self.remove_ended()
         self.changed()
 
-    def refuse(self) -> None:
-        """No other gateway takes what this one has refused to begin."""
-        self._each(lambda stream: stream.refused(), self.carried(None))
+    def no_other_gateway(self) -> None:
+        """Fail the requests that wait for another gateway to begin them: none takes them."""
+        self._each(lambda stream: stream.refused(), self.carried_by(None))
 
-    def over(self, error: ApiError) -> None:
-        """There will be no link."""
+    def close(self, error: ApiError) -> None:
+        """Fail all requests: there will be no link any more."""
         self._lost = error
         self._each(lambda stream: stream.link_lost(error), self.all())
         if self._timer is not None:
@@ -146,21 +154,24 @@ class Streams:
             self._timer = None
 
     def changed(self) -> None:
-        """A session may have something to send, or its deadline moved."""
+        """Take note that a session may have something to send, or another deadline."""
         self.sendable.set()
-        self.rearm()
+        self.arm_timer()
 
-    def sweep(self) -> None:
+    def remove_ended(self) -> None:
         """Free the channels of sessions that have ended."""
-        for channel, stream in list(self._streams.items()):
+        for channel, stream in list(self._requests.items()):
             if stream.session.ended:
                 stream.session.observer.ended(time.monotonic())
-                del self._streams[channel]
+                del self._requests[channel]
 
-    def rearm(self) -> None:
-        """Have `_tick` called by the time the first session is due. It may come early, and arms itself again: deadlines
-        move on with every message, and a new timer each time would cost more than the rare needless tick."""
-        due = min((d for s in self._streams.values() if (d := s.session.deadline()) is not None), default=None)
+    def arm_timer(self) -> None:
+        """Have `_tick` called by the time that the first session is due.
+
+        It may come early, and then arms the timer again: deadlines move on with every message, and a new timer each
+        time would cost more than the rare needless tick.
+        """
+        due = min((d for s in self._requests.values() if (d := s.session.deadline()) is not None), default=None)
         if due is None or (self._timer is not None and self._timer_due <= due):
             return
         if self._timer is not None:
@@ -171,9 +182,9 @@ class Streams:
     def _tick(self) -> None:
         self._timer = None
         self._each(lambda stream: stream.tick(time.monotonic()), self.all())
-        self.rearm()
+        self.arm_timer()
 
     def _each(self, do: Callable[[RequestStream], None], streams: list[RequestStream]) -> None:
         for stream in streams:
             do(stream)
-        self.sweep()
+        self.remove_ended()

@@ -1,1 +1,1 @@
-"""The draft model answering alone, labelled."""
+"""Answers of the draft model alone, which are labelled as such."""

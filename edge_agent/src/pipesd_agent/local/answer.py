@@ -1,10 +1,12 @@
-"""An answer of the draft model to a client: labelled, and spliced onto what the target wrote before, if it did."""
+"""Answers made of payloads, and the draft model's: labelled, and spliced onto what the target wrote, if it did."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from functools import cached_property
+from typing import Any, Final
 
 import msgspec
 
@@ -16,15 +18,71 @@ from pipesd_core.engine.choices import Several
 from pipesd_core.engine.interface import Opening, Payload
 from pipesd_core.errors import Unavailable
 
-MODE = {"x-pipesd-mode": "edge"}
-"""The header of every answer that this model had a part in, unless the headers were out already."""
+MODE_HEADER: Final = {"x-pipesd-mode": "edge"}
+"""The header of every answer that the draft model had a part in, unless the headers were out already."""
+_DONE: Final = b"data: [DONE]\n\n"
 
 
-class EdgeAnswer:
-    """Whoever has one calls `finish` in the end, whatever happened.
+class PayloadAnswer(ABC):
+    """An `Answer` from payloads: each is a whole body, or the data of one event where the request asks for a stream."""
+
+    status = 200
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._finished = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    @cached_property
+    def streams(self) -> bool:
+        """See `Answer.streams`."""
+        from pipesd_core.service.http import wants_stream  # its web framework must not delay the agent's start
+
+        return wants_stream(self._body)
+
+    def add_finish_callback(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once, when the client has its answer or is gone."""
+        self._callbacks.append(callback)
+
+    async def next(self) -> bytes | None:
+        """See `Answer.next`."""
+        if self._finished:
+            return None
+        payload = await self.next_payload()
+        if not self.streams:
+            return payload
+        if payload is not None:
+            return b"data: " + payload + b"\n\n"
+        self.finish()  # before the last event: whoever has seen that may ask for the record
+        return _DONE
+
+    @property
+    @abstractmethod
+    def output_tokens(self) -> int:
+        """See `Answer.output_tokens`."""
+
+    @abstractmethod
+    async def next_payload(self) -> bytes | None:
+        """The next payload for the client, who has taken all before it; None: complete. Raises ApiError."""
+
+    def finish(self) -> None:
+        """Free what the answer holds: the client has it, or is gone. Harmless when repeated."""
+        if not self._finished:
+            self._finished = True
+            for callback in self._callbacks:
+                callback()
+
+    async def aclose(self) -> None:
+        """See `Answer.aclose`."""
+        self.finish()
+
+
+class LocalAnswer(PayloadAnswer):
+    """The draft model's answer, or the rest of one.
 
     Args:
-        give_back: called once, by `finish`.
+        body: of the request.
+        release: called once, by `finish`: the model is not needed for this answer any more.
         reason: why the target does not answer, for errors and the record.
         from_token: output tokens that the target decided.
         splice: of what the client has of the target's text; counts: of the target's session.
@@ -35,50 +93,45 @@ class EdgeAnswer:
         answer: Alone | Several,
         opening: Opening,
         model: str,
-        give_back: Callable[[], None],
+        body: bytes,
+        release: Callable[[], None],
         *,
         reason: str,
         from_token: int = 0,
         splice: Splice | None = None,
         counts: Counts | None = None,
     ) -> None:
-        self.headers = {"x-pipesd-seed": str(opening.params.seed), **MODE}
+        super().__init__(body)
+        self.headers = {"x-pipesd-seed": str(opening.params.seed), **MODE_HEADER}
         self.label: dict[str, Any] = {"mode": "edge", "model": model, "from_token": from_token}
         self.reason = reason
         self.prompt_tokens = len(opening.prompt_ids)
         self._answer = answer
-        self._give_back = give_back
         self._splice = splice
         self._counts = counts
-        self._upto = {0: from_token}
+        self._tokens_by_choice = {0: from_token}
         self._started = time.monotonic()
-        self._finished = False
+        self.add_finish_callback(answer.abort)
+        self.add_finish_callback(release)
 
     @property
     def output_tokens(self) -> int:
-        """So far, the target's included."""
-        return sum(self._upto.values())
+        """Output tokens so far, the target's included."""
+        return sum(self._tokens_by_choice.values())
 
-    async def next(self) -> bytes | None:
-        """The next payload for the client; None: complete. Raises ApiError."""
+    async def next_payload(self) -> bytes | None:
+        """See `PayloadAnswer.next_payload`."""
         while (payload := await self._answer.next()) is not None:
-            data = self._shown(payload)
+            data = self._labelled(payload)
             if data is not None:
                 return data
         return None
 
     def taken(self) -> None:
-        """As of the other answers: here `next` is what asks for more."""
-
-    def finish(self) -> None:
-        """The client has its answer, or is gone. Harmless when repeated."""
-        if not self._finished:
-            self._finished = True
-            self._answer.abort()
-            self._give_back()
+        """Do nothing: `next` is what asks the draft model for more."""
 
     def record(self) -> dict[str, Any]:
-        """What `/v1/pipesd/requests/ID` says of it."""
+        """The figures of this answer for `/v1/pipesd/requests/ID`."""
         return {
             "seconds": round(time.monotonic() - self._started, 4),
             "prompt_tokens": self.prompt_tokens,
@@ -86,28 +139,29 @@ class EdgeAnswer:
             "pipesd": self.label | {"reason": self.reason},
         }
 
-    def _shown(self, payload: Payload) -> bytes | None:
+    def _labelled(self, payload: Payload) -> bytes | None:
+        """A payload as the client gets it; None: nothing of it is new to the client."""
         data: bytes | None = payload.data
         if payload.usage and self._counts is not None:
             data = usage_payload(payload.data, self._counts)
         if self._splice is not None:
             try:
                 data = self._splice.take(data or b"")
-            except CannotSplice as why:
-                raise Unavailable(f"{self.reason}; the draft model cannot go on with the answer: {why}") from why
+            except CannotSplice as error:
+                raise Unavailable(f"{self.reason}; the draft model cannot go on with the answer: {error}") from error
         if data is None:
             return None
-        said = msgspec.json.decode(data)
-        self._count(said, payload.upto)
-        if not any(choice["finish_reason"] is not None for choice in said["choices"]):
+        decoded = msgspec.json.decode(data)
+        self._count(decoded, payload.upto)
+        if not any(choice["finish_reason"] is not None for choice in decoded["choices"]):
             return data
-        return msgspec.json.encode(said | {"pipesd": self.label})
+        return msgspec.json.encode(decoded | {"pipesd": self.label})
 
-    def _count(self, said: dict[str, Any], upto: int) -> None:
-        usage = said.get("usage")
+    def _count(self, decoded: dict[str, Any], upto: int) -> None:
+        usage = decoded.get("usage")
         if usage is not None:
             self.prompt_tokens = usage["prompt_tokens"]
-            self._upto = {0: usage["completion_tokens"]}
+            self._tokens_by_choice = {0: usage["completion_tokens"]}
         else:
-            for choice in said["choices"]:
-                self._upto[choice["index"]] = upto
+            for choice in decoded["choices"]:
+                self._tokens_by_choice[choice["index"]] = upto

@@ -1,6 +1,6 @@
-"""When the cloud is gone: an error, or the draft model alone, as the user wants it.
+"""Fallback when the cloud is gone: an error, or the draft model alone, as the user wants it.
 
-It is another model's answer, so it is never given in silence: see `answer`.
+The draft model's is another model's answer, so it is never given in silence: see `answer`.
 """
 
 from __future__ import annotations
@@ -10,35 +10,39 @@ from typing import Final, Literal
 
 import msgspec
 
-from pipesd_agent.local.answer import MODE, EdgeAnswer
-from pipesd_agent.local.model import CannotGoOn, Edge, why, without
+from pipesd_agent.local.answer import MODE_HEADER, LocalAnswer, PayloadAnswer
+from pipesd_agent.local.model import CannotContinue, LocalModel, drop_fields, error_message
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
 from pipesd_core.protocol.messages import Endpoint, Opened
 
 log = logging.getLogger(__name__)
 
-Policy = Literal["error", "edge"]
-HEADER: Final = "x-pipesd-fallback"
+FallbackPolicy = Literal["error", "edge"]
+"""Reaction to a cloud that is gone: an error, or the draft model alone."""
+FALLBACK_HEADER: Final = "x-pipesd-fallback"
+"""Request header with the policy for that request."""
 
 
-def policy_of(header: str | None, default: Policy, *, has_edge: bool) -> Policy:
-    """What a request is to get. Raises InvalidRequest for a header that cannot be followed."""
+def fallback_policy(header: str | None, default: FallbackPolicy, *, has_local_model: bool) -> FallbackPolicy:
+    """The policy for a request with this `x-pipesd-fallback`. Raises InvalidRequest where it cannot be followed."""
     if header is None:
         return default
     if header not in ("error", "edge"):
-        raise InvalidRequest(f"the header {HEADER} must be error or edge, but is {header[:64]!r}")
-    if header == "edge" and not has_edge:
-        raise InvalidRequest(f"the header {HEADER} is edge, but this agent has no draft model: start it with one")
+        raise InvalidRequest(f"the header {FALLBACK_HEADER} must be error or edge, but is {header[:64]!r}")
+    if header == "edge" and not has_local_model:
+        raise InvalidRequest(
+            f"the header {FALLBACK_HEADER} is edge, but this agent has no draft model: start it with one"
+        )
     return "edge" if header == "edge" else "error"
 
 
-def is_loss(error: ApiError) -> bool:
-    """Is the cloud gone, rather than of another opinion?"""
+def is_unavailable(error: ApiError) -> bool:
+    """Whether the cloud is gone, rather than refusing this request."""
     return error.status == Unavailable.status
 
 
-def said(body: bytes | None) -> str:
+def error_message_from_body(body: bytes | None) -> str:
     """The message of an OpenAI-shaped error of a gateway, or of what stands before one."""
     try:
         return str(msgspec.json.decode(body or b"")["error"]["message"])
@@ -46,57 +50,72 @@ def said(body: bytes | None) -> str:
         return "the gateway is not available"
 
 
-async def begin(edge: Edge, endpoint: Endpoint, body: bytes, request_id: str, error: ApiError) -> EdgeAnswer:
-    """The answer that the cloud could not even begin, because of `error`. Raises ApiError."""
-    reason = why(error)
+async def start_local_answer(
+    local: LocalModel, endpoint: Endpoint, body: bytes, request_id: str, error: ApiError
+) -> LocalAnswer:
+    """The draft model's answer, because the cloud could not even begin one: that was `error`. Raises ApiError."""
+    reason = error_message(error)
     try:
-        answer = await edge.begin(endpoint, without(body, "model"), reason)
+        answer = await local.start(endpoint, drop_fields(body, "model"), reason)
     except ApiError as refusal:
-        raise Unavailable(f"{reason}; the draft model cannot answer instead: {why(refusal)}") from refusal
+        raise Unavailable(f"{reason}; the draft model cannot answer instead: {error_message(refusal)}") from refusal
     log.warning("request %s is answered by the draft model alone: %s", request_id, reason)
     return answer
 
 
-class CloudAnswer:
-    """The target's answer, and the draft model's from where the target is lost, if there is an `edge` for that.
+class CloudAnswer(PayloadAnswer):
+    """The target's answer, and the draft model's from where the target is lost, if `local` is there for that.
 
-    stream: the request at the gateway, whose end is its owner's to see to. rest: what the draft model writes.
+    Attributes:
+        stream: the request at the gateway, whose end is its owner's to see to.
+        rest: the draft model's part of the answer; None: it has none.
     """
 
-    def __init__(self, stream: RequestStream, opened: Opened, edge: Edge | None) -> None:
+    def __init__(self, body: bytes, stream: RequestStream, opened: Opened, local: LocalModel | None) -> None:
+        super().__init__(body)
         self.stream = stream
-        self.rest: EdgeAnswer | None = None
+        self.rest: LocalAnswer | None = None
         self._seed = str(opened.params.seed)
-        self._edge = edge
+        self._local = local
 
     @property
     def headers(self) -> dict[str, str]:
-        """So far."""
-        return {"x-pipesd-seed": self._seed} | (MODE if self.rest is not None else {})
+        """See `Answer.headers`."""
+        return {"x-pipesd-seed": self._seed} | (MODE_HEADER if self.rest is not None else {})
 
-    async def next(self) -> bytes | None:
-        """The next payload for the client, who has taken all before it; None: complete. Raises ApiError."""
+    @property
+    def output_tokens(self) -> int:
+        """See `Answer.output_tokens`; of both models."""
+        if self.rest is not None:
+            return self.rest.output_tokens
+        session = self.stream.session
+        return 0 if session.opened is None else len(session.committed) - len(session.opened.prompt_ids)
+
+    async def next_payload(self) -> bytes | None:
+        """See `PayloadAnswer.next_payload`."""
         if self.rest is None:
             try:
                 return await self.stream.next()
             except ApiError as error:
-                if self._edge is None or not is_loss(error) or self._edge.closed:
+                if self._local is None or not is_unavailable(error) or self._local.closed:
                     raise
-                self.rest = await self._go_on(self._edge, error)
-        return await self.rest.next()
+                self.rest = await self._continue_locally(self._local, error)
+                self.add_finish_callback(self.rest.finish)
+        return await self.rest.next_payload()
 
     def taken(self) -> None:
-        """The client has what `next` returned last."""
-        self.stream.taken()
+        """See `Answer.taken`."""
+        if not self._finished:
+            self.stream.taken()
 
-    async def _go_on(self, edge: Edge, error: ApiError) -> EdgeAnswer:
-        reason, request_id = why(error), self.stream.request_id
+    async def _continue_locally(self, local: LocalModel, error: ApiError) -> LocalAnswer:
+        reason, request_id = error_message(error), self.stream.request_id
         try:
-            rest = await edge.go_on(self.stream.session, reason)
-        except (CannotGoOn, ApiError) as refusal:
+            rest = await local.continue_answer(self.stream.session, reason)
+        except (CannotContinue, ApiError) as refusal:
             because = noted = str(refusal)
             if isinstance(refusal, ApiError):  # its message may show a parameter, which no log may
-                because, noted = why(refusal), f"{type(refusal).__name__} {refusal.param or ''}".rstrip()
+                because, noted = error_message(refusal), f"{type(refusal).__name__} {refusal.param or ''}".rstrip()
             log.warning("request %s ends: %s; the draft model cannot go on: %s", request_id, reason, noted)
             raise Unavailable(f"{reason}; the draft model cannot go on with the answer: {because}") from refusal
         decided = rest.label["from_token"]

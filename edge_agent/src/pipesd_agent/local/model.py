@@ -1,8 +1,8 @@
-"""The draft model alone: whole answers, and the rest of answers that the target began.
+"""The local model: the draft model alone, for whole answers and for the rest of answers that the target began.
 
-The draft's file in the embedded engine, target-only, with a context of its own beside the drafter's (llama.cpp maps the
-file, so both share its pages). It is loaded when it is first needed, and let go of when nobody has needed it for a
-while: an agent whose cloud is there pays nothing for it.
+It is the draft model's file in the embedded engine, target-only, with a context of its own beside the drafter's
+(llama.cpp maps the file, so both share its pages). It is loaded when it is first needed, and freed when nobody has
+needed it for a while: an agent whose cloud is there pays nothing for it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Raw
 
-from pipesd_agent.local.answer import EdgeAnswer
+from pipesd_agent.local.answer import LocalAnswer
 from pipesd_agent.session.session import EdgeSession
 from pipesd_agent.session.splice import CannotSplice, Splice
 from pipesd_core.engine.autoregressive import Alone
@@ -31,16 +31,16 @@ log = logging.getLogger(__name__)
 
 IDLE_S: Final = 60.0
 """After so long without a request the model and its KV cache are freed."""
-_EFFECTIVE: Final = ("model", "temperature", "top_p", "top_k", "seed", "stop")
-"""What `Opened` says better than the body."""
+_DECIDED_FIELDS: Final = ("model", "temperature", "top_p", "top_k", "seed", "stop")
+"""Fields of a body whose values in force are in `Opened`."""
 
 
-class CannotGoOn(Exception):
-    """The draft model cannot continue this answer; the message says why."""
+class CannotContinue(Exception):
+    """Raised where the draft model cannot continue an answer; the message says why."""
 
 
-class Edge:
-    """Owns the engine. All methods on the event loop's thread, but `load`.
+class LocalModel:
+    """The draft model as an engine of its own, which it owns. All methods on the event loop's thread, but `load`.
 
     Args:
         make: loads the engine; blocks, raises ModelLoadError.
@@ -53,14 +53,14 @@ class Edge:
         self._engine: EmbeddedEngine | None = None
         self._users = 0
         self._work: asyncio.Task[None] | None = None
-        """Loads the engine, or lets go of it."""
+        """Loads the engine, or frees it."""
         self._timer: asyncio.TimerHandle | None = None
         self.closed = False
-        """Nothing is begun any more."""
+        """Whether the agent is shutting down: no answer is started any more."""
 
     @property
     def listing(self) -> list[dict[str, Any]]:
-        """What `/v1/models` says; nothing unless it is loaded."""
+        """The list for `/v1/models`; empty unless the model is loaded."""
         if self._engine is None:
             return []
         info = self._engine.info
@@ -68,49 +68,53 @@ class Edge:
         return [model | {"max_model_len": info.max_context}]
 
     def load(self) -> None:
-        """Before the event loop uses it, on any thread. Raises ModelLoadError."""
+        """Load the model before the event loop uses it; on any thread. Raises ModelLoadError."""
         self._engine = self._make()
 
-    async def begin(self, endpoint: Endpoint, body: bytes, reason: str) -> EdgeAnswer:
-        """The whole answer. Raises ApiError; cancelling takes the request back."""
-        engine = await self._take()
+    async def start(self, endpoint: Endpoint, body: bytes, reason: str) -> LocalAnswer:
+        """Start a whole answer. reason: why the target does not write it.
+
+        Raises ApiError; cancelling takes the request back.
+        """
+        engine = await self._acquire()
         answer = Several(engine) if wants_several(endpoint, body) else Alone(engine)
         try:
             opening = await answer.open(endpoint, body)
         except BaseException:
             answer.abort()
-            self._give_back()
+            self._release()
             raise
-        return EdgeAnswer(answer, opening, engine.info.name, self._give_back, reason=reason)
+        return LocalAnswer(answer, opening, engine.info.name, body, self._release, reason=reason)
 
-    async def go_on(self, session: EdgeSession, reason: str) -> EdgeAnswer:
-        """The rest of an answer whose target is lost, from what it has committed.
+    async def continue_answer(self, session: EdgeSession, reason: str) -> LocalAnswer:
+        """Start the rest of an answer whose target is lost, after the tokens that the target has committed.
 
-        Raises CannotGoOn, ApiError; cancelling takes the request back.
+        Raises CannotContinue, ApiError; cancelling takes the request back.
         """
         opened, request = session.opened, session.request
         if opened is None:
-            raise CannotGoOn("it has not begun")
+            raise CannotContinue("it has not begun")
         if not request.fingerprint:
-            raise CannotGoOn("it was opened cloud-only, so nobody compared its vocabulary with the draft model's")
+            raise CannotContinue("it was opened cloud-only, so nobody compared its vocabulary with the draft model's")
         try:
             splice = Splice(session.delivered)
-        except CannotSplice as why:
-            raise CannotGoOn(str(why)) from why
+        except CannotSplice as error:
+            raise CannotContinue(str(error)) from error
         decided = tuple(session.committed[len(opened.prompt_ids) :])
-        engine = await self._take()
-        answer = Alone(_Begun(engine, _opening(opened), decided))
+        engine = await self._acquire()
+        answer = Alone(_ContinuedGeneration(engine, _opening(opened), decided))
         try:
-            opening = await answer.open(request.endpoint, without(request.body, *_EFFECTIVE))
+            opening = await answer.open(request.endpoint, drop_fields(request.body, *_DECIDED_FIELDS))
         except BaseException:
             answer.abort()
-            self._give_back()
+            self._release()
             raise
-        return EdgeAnswer(
+        return LocalAnswer(
             answer,
             opening,
             engine.info.name,
-            self._give_back,
+            request.body,
+            self._release,
             reason=reason,
             from_token=len(decided),
             splice=splice,
@@ -127,7 +131,7 @@ class Edge:
         if self._engine is not None:
             await self._engine.aclose()
 
-    async def _take(self) -> EmbeddedEngine:
+    async def _acquire(self) -> EmbeddedEngine:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -138,40 +142,40 @@ class Edge:
                     raise Unavailable("the agent is shutting down; try again later")
                 if self._work is None:
                     self._work = asyncio.create_task(self._load())
-                    self._work.add_done_callback(self._worked)
+                    self._work.add_done_callback(self._work_done)
                 await asyncio.shield(self._work)
             return self._engine
         except BaseException:
-            self._give_back()
+            self._release()
             raise
 
     async def _load(self) -> None:
-        log.info("loading the draft model, to answer without the target")
+        log.info("local model: loading, to answer without the target")
         try:
             self._engine = await asyncio.to_thread(self._make)
         except (ModelLoadError, MemoryError) as error:
             raise Unavailable(f"it cannot be loaded: {str(error) or 'not enough memory'}") from error
 
-    def _worked(self, task: asyncio.Task[None]) -> None:
+    def _work_done(self, task: asyncio.Task[None]) -> None:
         self._work = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("the draft model's engine: %s", error)
+            log.error("local model: %s", error)
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         self._users -= 1
         if not self._users and self._idle_s is not None and not self.closed:
-            self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._let_go)
+            self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._unload)
 
-    def _let_go(self) -> None:
+    def _unload(self) -> None:
         engine, self._engine, self._timer = self._engine, None, None
         if engine is not None:
-            log.info("the draft model's own context is freed: it was not needed for %g s", self._idle_s)
+            log.info("local model: freed, unused for %g s", self._idle_s)
             self._work = asyncio.create_task(engine.aclose())
-            self._work.add_done_callback(self._worked)
+            self._work.add_done_callback(self._work_done)
 
 
-class _Begun:
-    """Opens the one generation that goes on with an answer."""
+class _ContinuedGeneration:
+    """Opens the one generation that continues an answer after `decided` output tokens."""
 
     def __init__(self, engine: EmbeddedEngine, opening: Opening, decided: tuple[int, ...]) -> None:
         self._engine, self._opening, self._decided = engine, opening, decided
@@ -180,8 +184,8 @@ class _Begun:
         return await self._engine.go_on(endpoint, body, self._opening, self._decided, deliver)
 
 
-def without(body: bytes, *names: str) -> bytes:
-    """A body as it came, less these fields. What is no object stays as it is, for the engine to refuse."""
+def drop_fields(body: bytes, *names: str) -> bytes:
+    """A body without these fields. One that is no object stays as it is, for the engine to refuse."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, Raw])
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -193,6 +197,6 @@ def _opening(opened: Opened) -> Opening:
     return Opening(opened.prompt_ids, opened.params, opened.max_tokens, opened.eos_ids, opened.model, opened.stop)
 
 
-def why(error: ApiError) -> str:
-    """What a client is told of an error; of a gateway's that is in its body."""
+def error_message(error: ApiError) -> str:
+    """The message that a client gets for an error; for one of a gateway, the message is in its body."""
     return str(error.body()["error"]["message"])

@@ -1,1 +1,1 @@
-"""The dual threshold's (R1, R2), found while answers are written (architecture §6, tuner)."""
+"""Tuning of the dual trigger's thresholds (R1, R2) while answers are written (architecture §6, tuner)."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipesd_agent.tuning.recorder import DraftRecorder
-from pipesd_agent.tuning.replay import Costs, Pair, Upload
+from pipesd_agent.tuning.replay import Pair, PipelineCosts, UploadStrategy
 from pipesd_agent.tuning.search import Proposer
-from pipesd_agent.tuning.store import GoodPairs, key
+from pipesd_agent.tuning.store import ThresholdStore, store_key
 from pipesd_agent.tuning.thresholds import Thresholds, TunedTrigger
 from pipesd_agent.tuning.tuner import Tuner, TunerFigures
 
@@ -23,9 +23,9 @@ class Tuners:
 
     Args:
         first: thresholds to begin with where none are kept.
-        proposer: makes one, `Background(Child(...)).proposer`: each tuner has its own, and the process is one for both.
+        proposer: makes one, `Background(WorkerProcess(...)).proposer`: each tuner has its own, over one process.
         window: `SessionSettings.window`. upload: what the sessions' batcher does.
-        price_ms: of a NAV; 0: latency is all that counts.
+        verification_cost_ms: of a verification; 0: latency is all that counts.
         kept, draft: where good pairs are kept, and the drafter's name there.
     """
 
@@ -35,18 +35,24 @@ class Tuners:
         proposer: Callable[[], Proposer],
         *,
         window: int,
-        upload: Upload,
-        price_ms: float,
-        kept: GoodPairs | None,
+        upload: UploadStrategy,
+        verification_cost_ms: float,
+        kept: ThresholdStore | None,
         draft: str = "",
     ) -> None:
-        self._price_ms = price_ms
+        self._verification_cost_ms = verification_cost_ms
         self._kept = kept
         self._draft = draft
         self._gateway: str | None = None
         self._proposers = {sampled: proposer() for sampled in (False, True)}
         self._tuners = {
-            sampled: Tuner(first, self._proposers[sampled], window=window, upload=upload, price_s=price_ms / 1000)
+            sampled: Tuner(
+                first,
+                self._proposers[sampled],
+                window=window,
+                upload=upload,
+                verification_cost_s=verification_cost_ms / 1000,
+            )
             for sampled in (False, True)
         }
 
@@ -59,7 +65,7 @@ class Tuners:
         """The observer of a new session with this trigger."""
         return DraftRecorder(self._tuners, trigger)
 
-    def costs(self, costs: Costs) -> None:
+    def costs(self, costs: PipelineCosts) -> None:
         for tuner in self._tuners.values():
             tuner.costs(costs)
 
@@ -105,4 +111,4 @@ class Tuners:
         return {"sampled" if sampled else "greedy": tuner.figures() for sampled, tuner in self._tuners.items()}
 
     def _key(self, sampled: bool) -> str:
-        return key(self._draft, self._gateway or "", self._price_ms, sampled=sampled)
+        return store_key(self._draft, self._gateway or "", self._verification_cost_ms, sampled=sampled)

@@ -1,9 +1,9 @@
-"""What would other thresholds have cost on the text that was just written? (architecture §6, tuner)
+"""Replay of recorded text with other thresholds: what would it have cost? (architecture §6, tuner)
 
-Which drafts are right, and how sure the drafter was of them, depends on the text and not on the thresholds. So the
-last judged drafts can be gone through again with any pair of thresholds, in a small model of the session: drafting
-goes on during a verification, the target does one step at a time, the window is bounded. It knows nothing of free
-runs, of other clients and of a link that changes; the tuner corrects what it says by what is measured.
+Which drafts are right, and how confident the drafter was of them, depends on the text and not on the thresholds. So the
+last judged drafts can be replayed with any pair of thresholds, in a small model of the session: drafting goes on during
+a verification, the target does one step at a time, the window is bounded. The model knows nothing of free runs, of
+other clients and of a link that changes; the tuner corrects its results by what is measured.
 """
 
 from __future__ import annotations
@@ -17,31 +17,34 @@ from msgspec import Struct
 
 _BLOCKED = math.inf
 
-Upload = Literal["immediate", "single", "planned"]
-"""How drafts leave before a NAV takes them all: each by itself, not at all, or as many as the link has room for."""
+UploadStrategy = Literal["immediate", "single", "planned"]
+"""How drafts leave before a verification takes them all: each by itself, not at all, or as the link has room."""
 
 
 class Pair(Struct, frozen=True, order=True):
-    """Thresholds of `triggers.DualThreshold`, 0..1 each."""
+    """Thresholds of `triggers.DualThreshold`, 0..1 each: r1 of the sequence's confidence, r2 of a token's."""
 
     r1: float
     r2: float
 
 
 class Judged(Struct, frozen=True):
-    """A drafted token that the target has decided. astray: confidences of what was drafted after it, where wrong."""
+    """A draft whose position the target has decided.
+
+    discarded_confidences: confidences of the drafts that were discarded with it, where it was wrong.
+    """
 
     confidence: float
     right: bool
-    astray: tuple[float, ...] = ()
+    discarded_confidences: tuple[float, ...] = ()
 
 
-class Costs(Struct, frozen=True):
-    """What the monitor measures, in seconds.
+class PipelineCosts(Struct, frozen=True):
+    """Durations that the monitor measures, in seconds.
 
-    draft_s: of drafting a token (gamma). trip_s: there and back again, nothing to wait for. step_s, row_s: of a step
-    of the target, its queue included, and of each row in it. message_s, token_s: that a message and each token in it
-    occupy the uplink (alpha, beta).
+    draft_s: drafting a token (gamma). trip_s: a message there and back that waits for nothing. step_s, row_s: a step
+    of the target, its queue included, and each row in it. message_s, token_s: the uplink's time for a message and for
+    each token in it (alpha, beta).
     """
 
     draft_s: float
@@ -52,49 +55,51 @@ class Costs(Struct, frozen=True):
     token_s: float = 0.0
 
 
-class Spent(Struct, frozen=True):
-    """On `tokens` of the output."""
+class ReplayCost(Struct, frozen=True):
+    """Cost of `tokens` output tokens in a replay."""
 
     tokens: int
     seconds: float
-    navs: int
+    verifications: int
 
-    def each(self, price_s: float) -> float:
-        """The tuner's objective: seconds per token, and price_s for each NAV per token."""
-        return (self.seconds + price_s * self.navs) / self.tokens
+    def per_token(self, verification_cost_s: float) -> float:
+        """The tuner's objective, in seconds per token: each verification counts for `verification_cost_s` more."""
+        return (self.seconds + verification_cost_s * self.verifications) / self.tokens
 
 
-def rehearse(text: Sequence[Judged], pair: Pair, costs: Costs, window: int, upload: Upload = "planned") -> Spent:
-    """Go through `text` (at least one judged draft) with these thresholds. Some 2 µs per token."""
+def replay(
+    text: Sequence[Judged], pair: Pair, costs: PipelineCosts, window: int, upload: UploadStrategy = "planned"
+) -> ReplayCost:
+    """Replay `text` (at least one judged draft) with the thresholds `pair`. Takes some 2 µs per token."""
     r1, r2 = pair.r1, pair.r2
     draft_s, up_s, down_s = costs.draft_s, costs.trip_s / 2, costs.trip_s / 2
     step_s, row_s, message_s, token_s = costs.step_s, costs.row_s, costs.message_s, costs.token_s
     size = len(text)
-    pool = [confidence for one in text for confidence in one.astray] or [0.5]
-    # The edge: what it has drafted after what it knows of. The times are those of arrival at the gateway.
+    discarded = [confidence for one in text for confidence in one.discarded_confidences] or [0.5]
+    # The edge: its drafts after the tokens that it knows to be decided, as times of arrival at the gateway.
     base = 0
     arrivals: list[float] = []
     wrong_at = math.inf
     product = 1.0
     drafting_until = draft_s
     wasted = False
-    strays = 0
+    made_up = 0
     link_free = 0.0
     leaves, in_message, unsent = -1.0, 0, 0
-    # The gateway: what it has decided; when it can begin the next step; what the edge wishes.
+    # The gateway: what it has decided; when it can begin the next step; the verifications that the edge requests.
     decided = 0
     free_at = 0.0
-    wishes: deque[tuple[int, float, float]] = deque()
+    requests: deque[tuple[int, float, float]] = deque()
     verdicts: deque[tuple[float, int, int]] = deque()
-    navs = 0
+    verifications = 0
     while True:
         step_at = _BLOCKED
-        while wishes:
-            upto, arrival, wrong = wishes[0]
+        while requests:
+            upto, arrival, wrong = requests[0]
             if upto >= decided and wrong >= decided:
                 step_at = max(free_at, arrival)
                 break
-            wishes.popleft()
+            requests.popleft()
         verdict_at = verdicts[0][0] if verdicts else _BLOCKED
         if step_at < verdict_at and step_at < drafting_until:
             held = 0
@@ -108,9 +113,9 @@ def rehearse(text: Sequence[Judged], pair: Pair, costs: Costs, window: int, uplo
             decided += accepted + 1
         elif verdict_at <= drafting_until:
             now, bonus, end = verdicts.popleft()
-            navs += 1
+            verifications += 1
             if end >= size:
-                return Spent(end, now, navs)
+                return ReplayCost(end, now, verifications)
             have = len(arrivals)
             if wrong_at <= bonus:  # contradicted: the next draft starts anew
                 arrivals.clear()
@@ -141,13 +146,13 @@ def rehearse(text: Sequence[Judged], pair: Pair, costs: Costs, window: int, uplo
                 if not token.right:
                     wrong_at = at
             else:
-                astray = text[int(wrong_at) % size].astray
+                after = text[int(wrong_at) % size].discarded_confidences
                 beyond = at - int(wrong_at) - 1
-                if beyond < len(astray):
-                    confidence = astray[beyond]
+                if beyond < len(after):
+                    confidence = after[beyond]
                 else:
-                    confidence = pool[strays % len(pool)]
-                    strays += 1
+                    confidence = discarded[made_up % len(discarded)]
+                    made_up += 1
             if upload == "immediate":
                 link_free = max(now, link_free) + message_s + token_s
                 arrivals.append(link_free + up_s)
@@ -168,6 +173,6 @@ def rehearse(text: Sequence[Judged], pair: Pair, costs: Costs, window: int, uplo
                     link_free = max(now, link_free) + message_s + token_s * unsent
                     arrivals[-unsent:] = [link_free + up_s] * unsent
                     unsent = 0
-                wishes.append((at, arrivals[-1], wrong_at))
+                requests.append((at, arrivals[-1], wrong_at))
             if full:
                 drafting_until = _BLOCKED

@@ -1,4 +1,4 @@
-"""What the tuners can be told: `[tuner]` of the agent's configuration."""
+"""Settings of the tuners: the table `[tuner]` of the agent's configuration."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ from pipesd_core.errors import ConfigError
 
 
 class TunerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """enabled: thresholds of the dual trigger follow the traffic, from `trigger.r1` and `trigger.r2` on. optimizer:
-    what looks for them, Bayesian optimisation (`bayes`, with scikit-optimize only) or coordinate search (`search`);
-    `auto`: the first of them that is installed. price_ms: what a verification is worth, in ms of the user's time: 0,
-    latency alone counts; more saves steps of the target. Not given: 0, or OFFLOAD_PRICE_MS for the objective
-    `offload`."""
+    """The table `[tuner]`. Raises ConfigError for a value that cannot work.
+
+    enabled: the thresholds of the dual trigger follow the traffic, from `trigger.r1` and `trigger.r2` on.
+    optimizer: what searches for them, Bayesian optimisation (`bayes`, with scikit-optimize only) or coordinate search
+        (`search`); `auto`: the first of them that is installed.
+    verification_cost_ms: weight of a verification in the objective, which is ms per token + this x verifications per
+        token: with 0 latency alone counts, more saves steps of the target. Not given: 0, or
+        OFFLOAD_VERIFICATION_COST_MS with the objective `offload`.
+    """
 
     enabled: bool = True
     optimizer: OptimizerSetting = "auto"
-    price_ms: float | None = None
+    verification_cost_ms: float | None = None
 
     def __post_init__(self) -> None:
-        if self.price_ms is not None and not 0 <= self.price_ms <= 1e5:
-            raise ConfigError(f"tuner.price_ms must lie between 0 and 100000, but is {self.price_ms}")
+        if self.verification_cost_ms is not None and not 0 <= self.verification_cost_ms <= 1e5:
+            raise ConfigError(
+                f"tuner.verification_cost_ms must lie between 0 and 100000, but is {self.verification_cost_ms}"
+            )
         if self.enabled:
             in_use(self.optimizer)
 
 
-OFFLOAD_PRICE_MS: Final = 200.0
+OFFLOAD_VERIFICATION_COST_MS: Final = 200.0

@@ -1,7 +1,7 @@
-"""The last good thresholds, kept on disk so that the next start begins with them (architecture §6, tuner).
+"""The last accepted thresholds, on disk so that the next start begins with them (architecture §6, tuner).
 
-A small JSON file in ${XDG_STATE_HOME:-~/.local/state}/pipesd, replaced as a whole. What cannot be read or written is a
-warning: the agent begins with its defaults then.
+A small JSON file in ${XDG_STATE_HOME:-~/.local/state}/pipesd, replaced as a whole. A file that cannot be read or
+written is a warning in the log: the agent then begins with its defaults.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pipesd_agent.tuning.replay import Pair
 log = logging.getLogger(__name__)
 
 FILE: Final = "thresholds.json"
-MOST: Final = 64
-"""Pairs that are kept, the ones put last."""
-LARGEST: Final = 64 * 1024
-"""Bytes; a larger file is not ours."""
+STORED_PAIRS: Final = 64
+"""Pairs that are kept: the ones stored last."""
+LARGEST_FILE_BYTES: Final = 64 * 1024
+"""A larger file is not ours."""
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,28 +31,32 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def state_file(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where it is kept."""
+    """The path of the file."""
     base = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "pipesd" / FILE
 
 
-class GoodPairs:
-    """By key, see `key`. Reads the file when it is made, and writes it with every `put` of something new."""
+class ThresholdStore:
+    """Persists the last accepted thresholds per drafter, gateway and objective, see `store_key`.
+
+    Reads the file when it is made, and writes it with every `put` of something new.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._pairs = self._read()
 
     def get(self, key: str) -> Pair | None:
+        """The pair stored last for `key`; None: there is none."""
         return self._pairs.get(key)
 
     def put(self, key: str, pair: Pair) -> None:
-        """Blocks for a write of a few kilobytes, unless this is what is kept already."""
+        """Store a pair. Blocks for a write of a few kilobytes, unless this pair is stored already."""
         if self._pairs.get(key) == pair:
             return
         self._pairs.pop(key, None)
         self._pairs[key] = pair
-        while len(self._pairs) > MOST:
+        while len(self._pairs) > STORED_PAIRS:
             del self._pairs[next(iter(self._pairs))]
         part = self._path.with_suffix(f".{os.getpid()}")
         try:
@@ -65,9 +69,9 @@ class GoodPairs:
     def _read(self) -> dict[str, Pair]:
         try:
             with self._path.open("rb") as file:
-                data = file.read(LARGEST + 1)
-            if len(data) > LARGEST:
-                raise ValueError(f"it has more than {LARGEST} bytes")
+                data = file.read(LARGEST_FILE_BYTES + 1)
+            if len(data) > LARGEST_FILE_BYTES:
+                raise ValueError(f"it has more than {LARGEST_FILE_BYTES} bytes")
             found = msgspec.json.decode(data, type=_File)
             if found.version != 1:
                 raise ValueError(f"it is of version {found.version}")
@@ -79,6 +83,6 @@ class GoodPairs:
         return {key: pair for key, pair in found.pairs.items() if 0 <= pair.r1 <= 1 and 0 <= pair.r2 <= 1}
 
 
-def key(draft: str, gateway: str, price_ms: float, *, sampled: bool) -> str:
-    """draft: of the drafter, its fingerprint in hexadecimal, say."""
-    return f"{draft} {gateway} {price_ms:g} {'sampled' if sampled else 'greedy'}"
+def store_key(draft: str, gateway: str, verification_cost_ms: float, *, sampled: bool) -> str:
+    """The key of a pair. draft: identifies the drafter, such as its name and its fingerprint in hexadecimal."""
+    return f"{draft} {gateway} {verification_cost_ms:g} {'sampled' if sampled else 'greedy'}"

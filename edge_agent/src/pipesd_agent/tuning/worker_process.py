@@ -1,7 +1,7 @@
-"""Studies in a child process of low priority: the agent's interpreter has tokens to pass on meanwhile.
+"""Searches in a child process of low priority: the agent's interpreter has tokens to pass on meanwhile.
 
-`Child` is the parent's end; `python -m pipesd_agent.tuning.worker_process bayes|search` the other one, which does a
-study with that optimizer for each that comes in, and ends with its standard input.
+`WorkerProcess` is the parent's end. `python -m pipesd_agent.tuning.worker_process bayes|search` is the child, which
+carries out each search that comes in with that optimizer, and ends with its standard input.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import sys
 import threading
 from typing import Final
 
-from pipesd_agent.tuning.background import timed
+from pipesd_agent.tuning.background import timed_search
 from pipesd_agent.tuning.optimizers.choice import MAKERS, OptimizerName
-from pipesd_agent.tuning.search import MakeOptimizer, Studied, Task
+from pipesd_agent.tuning.search import MakeOptimizer, SearchResult, SearchTask
 
-LIMIT_S: Final = 120.0
-"""For a study, the child's start included: it takes a second or two."""
+SEARCH_LIMIT_S: Final = 120.0
+"""Longest search, the child's start included; it takes a second or two."""
 NICE: Final = 10
 
 
-class Child:
-    """A `Student`. The process begins with the first study."""
+class WorkerProcess:
+    """A `SearchWorker` in a process of its own, which starts with the first search."""
 
     def __init__(self, optimizer: OptimizerName) -> None:
         self._optimizer = optimizer
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
-    def study(self, task: Task) -> Studied:
-        """Raises RuntimeError where the child cannot do it, or ends."""
+    def search(self, task: SearchTask) -> SearchResult:
+        """Carry out one search. Raises RuntimeError where the child fails, or ends."""
         process = self._start()
         assert process.stdin is not None
         assert process.stdout is not None
-        limit = threading.Timer(LIMIT_S, process.kill)
-        limit.daemon = True
-        limit.start()
+        timer = threading.Timer(SEARCH_LIMIT_S, process.kill)
+        timer.daemon = True
+        timer.start()
         try:
             pickle.dump(task, process.stdin)
             process.stdin.flush()
@@ -47,12 +47,12 @@ class Child:
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise RuntimeError(f"the tuner's process ended with status {process.poll()}") from error
         finally:
-            limit.cancel()
-        if isinstance(done, Studied):
+            timer.cancel()
+        if isinstance(done, SearchResult):
             return done
         raise RuntimeError(f"the tuner's process failed: {done}")
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
@@ -77,7 +77,7 @@ class Child:
 
 
 def main(make: MakeOptimizer) -> None:
-    """Study what comes in until there is no more."""
+    """Carry out the searches that come in on standard input until it ends."""
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal, or systemd, means the parent, which drains
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICE)
@@ -88,8 +88,8 @@ def main(make: MakeOptimizer) -> None:
         except EOFError:
             return
         try:
-            done: Studied | str = timed(task, make(task.seed))
-        except Exception as error:  # the parent has it told
+            done: SearchResult | str = timed_search(task, make(task.seed))
+        except Exception as error:  # the parent logs it
             done = f"{type(error).__name__}: {error}"
         pickle.dump(done, writing)
         writing.flush()

@@ -1,1 +1,1 @@
-"""What looks for better thresholds: Bayesian optimisation, coordinate search, and which of them is in use."""
+"""Optimizers of the thresholds: Bayesian optimisation, coordinate search, and the choice between them."""

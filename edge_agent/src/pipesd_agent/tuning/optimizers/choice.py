@@ -1,4 +1,4 @@
-"""Which optimizer studies use: Bayesian optimisation where scikit-optimize is installed, compass search elsewhere."""
+"""Choice of the optimizer: Bayesian optimisation where scikit-optimize is installed, compass search elsewhere."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ OptimizerName = Literal["bayes", "search"]
 OptimizerSetting = Literal["auto", "bayes", "search"]
 INSTALL: Final = "pip install 'pipesd-agent[tuner]'"
 MAKERS: Final[dict[str, MakeOptimizer]] = {"bayes": make_skopt, "search": make_compass}
-SAYS: Final[dict[str, str]] = {"bayes": "Bayesian optimisation (scikit-optimize)", "search": "coordinate search"}
+LABELS: Final[dict[str, str]] = {"bayes": "Bayesian optimisation (scikit-optimize)", "search": "coordinate search"}
 
 
 def in_use(setting: OptimizerSetting) -> OptimizerName:
-    """What a setting comes to on this machine. Imports nothing. Raises ConfigError."""
+    """The optimizer that a setting means on this machine. Imports nothing. Raises ConfigError."""
     if setting == "search":
         return "search"
     if find_spec("skopt") is not None:

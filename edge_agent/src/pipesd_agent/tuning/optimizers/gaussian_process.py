@@ -1,4 +1,4 @@
-"""What scikit-optimize does for a study. Nothing of it is imported before it is asked for: that takes a second."""
+"""Bayesian optimisation by scikit-optimize, which is imported only when it is asked for: that takes a second."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from pipesd_agent.tuning.search import Optimizer, Point
 
 XI: Final = 0.1
-"""Of expected improvement, the paper's; in standard deviations of the objective."""
+"""Margin of the expected improvement, in standard deviations of the objective (as in the PipeSD paper)."""
 RESTARTS: Final = 0
-"""Of the fit; skopt's two triple its time and find nothing better."""
+"""Restarts of the fit; skopt's default of two triples its time and finds nothing better."""
 POINTS: Final = 1000
-"""At which the acquisition function is looked at."""
+"""Points at which the acquisition function is evaluated."""
 
 
 class Skopt:

@@ -1,7 +1,7 @@
-"""From the draft's logits to a drafted token (architecture §5).
+"""Sampling of a draft from the draft model's logits (architecture §5).
 
-Beside the forward this is what a token costs, so it works on a view of the logits and on buffers made once: 9 us at 4 k
-tokens and 150 us at 152 k for T = 0; 85 us and 1.1 ms for T > 0 (the entropy's part: 1 us and 14 us).
+Besides the forward this is what a draft costs, so it works on a view of the logits and on buffers made once: 9 us with
+a vocabulary of 4 k tokens and 150 us with 152 k at T = 0; 85 us and 1.1 ms at T > 0 (the entropy's part: 1 us, 14 us).
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from pipesd_core.sampling import noise
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Sampler, scaled_candidates
 
-BEST: Final = 256
-"""At T > 0 the draft is drawn from its own best so many tokens (in a vocabulary of more than `BEST_FROM`)."""
-BEST_FROM: Final = 16_384
-SURE_MARGIN: Final = noise.GUMBEL_MAX - noise.GUMBEL_MIN
-"""Margin of a token without a rival (top_k = 1)."""
+SHORTLIST: Final = 256
+"""At T > 0 the draft is drawn from this many tokens, those that the draft model likes best."""
+SHORTLIST_FROM_VOCABULARY: Final = 16_384
+"""With a smaller vocabulary it is drawn from all of it."""
+ONLY_CANDIDATE_MARGIN: Final = noise.GUMBEL_MAX - noise.GUMBEL_MIN
+"""Margin of a token that is the only candidate (top_k = 1)."""
 
 
-class Chooser:
-    """From a row of logits to a draft, with buffers for one vocabulary. One thread.
+class DraftSampler:
+    """Samples drafts from rows of logits, with buffers for one vocabulary. For one thread.
 
     Args:
-        n_vocab: logits in a row. calibration: confidence of a margin at T > 0.
+        n_vocab: logits in a row. calibration: from a margin to a confidence, at T > 0.
     """
 
     def __init__(self, n_vocab: int, calibration: Logistic = SAMPLED) -> None:
@@ -39,10 +40,11 @@ class Chooser:
         self._below_max = np.empty(n_vocab, np.float32)
         self._exp = np.empty(n_vocab, np.float32)
 
-    def choose(self, row: NDArray[np.float32], params: SamplingParams, position: int) -> DraftToken:
+    def sample(self, row: NDArray[np.float32], params: SamplingParams, position: int) -> DraftToken:
         """The draft for absolute index `position`: the token that the target's sampler would take of this row.
 
-        Confidence at T = 0: its probability (papers/pipesd.md §3); else the calibrated margin (architecture §5).
+        row: shape (n_vocab,). Confidence at T = 0: the token's probability, as in the PipeSD paper; else the calibrated
+        margin (architecture §5).
         """
         below, exp = self._below_max, self._exp
         token = int(row.argmax())
@@ -56,7 +58,7 @@ class Chooser:
         scores, ids = self._candidates(row, params)
         perturbed = self._sampler.perturb(scores, ids, params.seed, position)
         best = int(perturbed.argmax())
-        margin = SURE_MARGIN
+        margin = ONLY_CANDIDATE_MARGIN
         if len(perturbed) > 1:
             highest = float(perturbed[best])
             perturbed[best] = -math.inf
@@ -67,8 +69,8 @@ class Chooser:
         self, row: NDArray[np.float32], params: SamplingParams
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         among: NDArray[Any] = self._all
-        if len(row) > BEST_FROM:
-            among = np.sort(row.argpartition(len(row) - BEST)[len(row) - BEST :])
+        if len(row) > SHORTLIST_FROM_VOCABULARY:
+            among = np.sort(row.argpartition(len(row) - SHORTLIST)[len(row) - SHORTLIST :])
             row = row[among]
         scores, kept = scaled_candidates(row, params)
         return scores, among if kept is None else among[kept]

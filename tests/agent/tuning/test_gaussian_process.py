@@ -8,7 +8,7 @@ import sys
 from tuning import TASK
 
 from pipesd_agent.tuning.optimizers.gaussian_process import make_skopt
-from pipesd_agent.tuning.search import study
+from pipesd_agent.tuning.search import search
 
 
 def test_it_finds_the_bottom_of_a_bowl() -> None:
@@ -31,9 +31,9 @@ def test_equal_points_and_equal_values_are_no_trouble() -> None:
         optimizer.tell([point, point], [1.0, 1.0])
 
 
-def test_equal_seeds_give_equal_studies() -> None:
-    one, other = (study(TASK, make_skopt(5)) for _ in range(2))
-    assert one.rehearsed == other.rehearsed
+def test_equal_seeds_give_equal_searches() -> None:
+    one, other = (search(TASK, make_skopt(5)) for _ in range(2))
+    assert one.replayed == other.replayed
 
 
 def test_the_agent_starts_without_it() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipesd_agent.api.eligibility import why_undraftable
+from pipesd_agent.api.eligibility import why_ineligible
 from pipesd_agent.link.passthrough import with_noise
 from pipesd_core.errors import InvalidRequest
 from pipesd_core.llamacpp.openai.request import parse
@@ -17,7 +17,7 @@ CHAT, COMPLETIONS = Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS
 
 
 def why(endpoint: Endpoint, **body: Any) -> str | None:
-    return why_undraftable(endpoint, msgspec.json.encode(body))
+    return why_ineligible(endpoint, msgspec.json.encode(body))
 
 
 @pytest.mark.parametrize("endpoint", Endpoint)
@@ -31,7 +31,7 @@ def why(endpoint: Endpoint, **body: Any) -> str | None:
     ],
 )
 def test_what_no_endpoint_drafts(endpoint: Endpoint, body: bytes, said: str) -> None:
-    reason = why_undraftable(endpoint, body)
+    reason = why_ineligible(endpoint, body)
     assert reason is not None
     assert reason.startswith(said)
     assert reason.endswith("cannot be drafted for")
@@ -56,8 +56,8 @@ def test_what_completions_do_not_draft(body: dict[str, Any], said: str) -> None:
 
 
 def test_blanks_before_the_first_prompt() -> None:
-    assert why_undraftable(COMPLETIONS, b'{"prompt" : [\n  "a", [1], "b"]}') is None
-    assert why_undraftable(COMPLETIONS, b'{"prompt" : [\n  "a" , "b"]}') is not None
+    assert why_ineligible(COMPLETIONS, b'{"prompt" : [\n  "a", [1], "b"]}') is None
+    assert why_ineligible(COMPLETIONS, b'{"prompt" : [\n  "a" , "b"]}') is not None
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ NOT_JSON = [b"", b"{", b"[2]", b'"n"', b"\xff", b'{"n":2', b'{"n":2}x', b"[" * 1
 @pytest.mark.parametrize("body", NOT_JSON)
 @pytest.mark.parametrize("endpoint", Endpoint)
 def test_what_is_not_json_goes_the_usual_way(endpoint: Endpoint, body: bytes) -> None:
-    assert why_undraftable(endpoint, body) is None
+    assert why_ineligible(endpoint, body) is None
     with_noise(body)
 
 
@@ -117,7 +117,7 @@ names = st.sampled_from(["n", "best_of", "prompt", "prompt_embeds", "use_beam_se
 def test_what_the_embedded_engine_takes_is_drafted(endpoint: Endpoint, fields: dict[str, Any]) -> None:
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]} if endpoint is CHAT else {"prompt": "x"}
     body = msgspec.json.encode(asked | fields)
-    if why_undraftable(endpoint, body) is not None:
+    if why_ineligible(endpoint, body) is not None:
         with pytest.raises(InvalidRequest):
             parse(endpoint, body)
 

@@ -13,10 +13,10 @@ from bench.proving.traces.stochastic import make_table
 from bench.proving.traces.table import Trace
 from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.session.settings import SessionSettings
-from pipesd_agent.tuning.replay import Costs, Judged, Pair, Upload, rehearse
+from pipesd_agent.tuning.replay import Judged, Pair, PipelineCosts, UploadStrategy, replay
 
 SURE = Judged(0.99, right=True)
-UPLOADS: tuple[Upload, ...] = ("immediate", "planned", "single")
+UPLOADS: tuple[UploadStrategy, ...] = ("immediate", "planned", "single")
 LAST = Pair(0.0, 0.5)
 """Verifies what is as unsure as this, nothing else."""
 
@@ -33,46 +33,46 @@ def test_one_verification_by_hand() -> None:
     # Two sure drafts, then an unsure one that is right: drafted at 1, 2, 3 s; there at 3.5; done at 3.5 + 10 + 4; the
     # target's own token makes it four.
     text = [SURE, SURE, Judged(0.4, right=True), SURE]
-    spent = rehearse(text, LAST, Costs(draft_s=1.0, trip_s=1.0, step_s=10.0, row_s=1.0), 16)
-    assert (spent.tokens, spent.navs) == (4, 1)
-    assert spent.seconds == pytest.approx(3 + 0.5 + 14 + 0.5)
-    assert spent.each(2.0) == pytest.approx((18 + 2.0) / 4)
+    cost = replay(text, LAST, PipelineCosts(draft_s=1.0, trip_s=1.0, step_s=10.0, row_s=1.0), 16)
+    assert (cost.tokens, cost.verifications) == (4, 1)
+    assert cost.seconds == pytest.approx(3 + 0.5 + 14 + 0.5)
+    assert cost.per_token(2.0) == pytest.approx((18 + 2.0) / 4)
 
 
 def test_a_wrong_draft_is_corrected_and_drafting_begins_anew() -> None:
     # Wrong at once, verified at once: 1 + 3 s; then the same again.
     text = [Judged(0.4, right=False), Judged(0.4, right=False)]
-    spent = rehearse(text, LAST, Costs(draft_s=1.0, trip_s=0.0, step_s=3.0), 16)
-    assert (spent.tokens, spent.navs) == (2, 2)
-    assert spent.seconds == pytest.approx(8.0)
+    cost = replay(text, LAST, PipelineCosts(draft_s=1.0, trip_s=0.0, step_s=3.0), 16)
+    assert (cost.tokens, cost.verifications) == (2, 2)
+    assert cost.seconds == pytest.approx(8.0)
 
 
 def test_the_window_bounds_what_is_drafted_during_a_verification() -> None:
-    spent = rehearse([SURE] * 12, Pair(0.0, 0.0), Costs(draft_s=1.0, trip_s=0.0, step_s=100.0), 5)
+    cost = replay([SURE] * 12, Pair(0.0, 0.0), PipelineCosts(draft_s=1.0, trip_s=0.0, step_s=100.0), 5)
     # Five drafts, a step that accepts them and adds one, and so on.
-    assert (spent.tokens, spent.navs) == (12, 2)
-    assert spent.seconds == pytest.approx(5 + 100 + 5 + 100)
+    assert (cost.tokens, cost.verifications) == (12, 2)
+    assert cost.seconds == pytest.approx(5 + 100 + 5 + 100)
 
 
 def test_drafts_after_a_wrong_one_are_as_sure_as_they_were() -> None:
     # The wrong draft is sure; the next one is not, and asks for the verification that finds it out.
-    costs = Costs(draft_s=1.0, trip_s=0.0, step_s=1.0)
-    found_out = rehearse([Judged(0.99, right=False, astray=(0.3,))], LAST, costs, 16)
+    costs = PipelineCosts(draft_s=1.0, trip_s=0.0, step_s=1.0)
+    found_out = replay([Judged(0.99, right=False, discarded_confidences=(0.3,))], LAST, costs, 16)
     assert found_out.seconds == pytest.approx(2 + 1)
-    later = rehearse([Judged(0.99, right=False, astray=(0.9, 0.9, 0.3))], LAST, costs, 16)
+    later = replay([Judged(0.99, right=False, discarded_confidences=(0.9, 0.9, 0.3))], LAST, costs, 16)
     assert later.seconds == pytest.approx(4 + 1)
 
 
 def test_what_a_batcher_does_costs_the_link() -> None:
-    costs = Costs(0.01, 0.0, 0.01, message_s=0.05, token_s=0.001)
-    spent = {upload: rehearse([SURE] * 64, Pair(0.9, 0.0), costs, 16, upload).seconds for upload in UPLOADS}
-    assert spent["immediate"] == pytest.approx(64 * 0.051, rel=0.1)  # the link never rests
-    assert max(spent["planned"], spent["single"]) < 0.5 * spent["immediate"]
+    costs = PipelineCosts(0.01, 0.0, 0.01, message_s=0.05, token_s=0.001)
+    cost = {upload: replay([SURE] * 64, Pair(0.9, 0.0), costs, 16, upload).seconds for upload in UPLOADS}
+    assert cost["immediate"] == pytest.approx(64 * 0.051, rel=0.1)  # the link never rests
+    assert max(cost["planned"], cost["single"]) < 0.5 * cost["immediate"]
 
 
 def test_a_slow_link_makes_tokens_gather() -> None:
-    quick = rehearse([SURE] * 64, Pair(0.9, 0.0), Costs(0.01, 0.0, 0.01), 16)
-    slow = rehearse([SURE] * 64, Pair(0.9, 0.0), Costs(0.01, 0.0, 0.01, message_s=0.1, token_s=0.02), 16)
+    quick = replay([SURE] * 64, Pair(0.9, 0.0), PipelineCosts(0.01, 0.0, 0.01), 16)
+    slow = replay([SURE] * 64, Pair(0.9, 0.0), PipelineCosts(0.01, 0.0, 0.01, message_s=0.1, token_s=0.02), 16)
     assert slow.seconds > 64 * 0.02 > quick.seconds
 
 
@@ -82,7 +82,7 @@ def test_it_agrees_with_the_real_sessions(scenario: Scenario, pair: Pair) -> Non
     (trace,) = make_table("t", 1, 600).traces
     ours = Ours(DualSettings(r1=pair.r1, r2=pair.r2), SessionSettings(free_start=1))
     real = Simulation(Script(trace), ours, scenario).run()
-    costs = Costs(scenario.draft_s, 2 * scenario.delay_s, scenario.forward.base_s, scenario.forward.row_s)
-    spent = rehearse(text_of(trace), pair, costs, 16)
-    assert math.log(spent.seconds / spent.tokens / (real.seconds / real.tokens)) == pytest.approx(0, abs=0.1)
-    assert math.log(spent.navs / spent.tokens / (real.navs / real.tokens)) == pytest.approx(0, abs=0.1)
+    costs = PipelineCosts(scenario.draft_s, 2 * scenario.delay_s, scenario.forward.base_s, scenario.forward.row_s)
+    cost = replay(text_of(trace), pair, costs, 16)
+    assert math.log(cost.seconds / cost.tokens / (real.seconds / real.tokens)) == pytest.approx(0, abs=0.1)
+    assert math.log(cost.verifications / cost.tokens / (real.navs / real.tokens)) == pytest.approx(0, abs=0.1)

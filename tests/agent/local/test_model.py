@@ -15,8 +15,8 @@ from fake_gateway import verdict
 
 from bench.fixed_policies import fixed
 from pipesd_agent.control.triggers import DualSettings
-from pipesd_agent.local.answer import EdgeAnswer
-from pipesd_agent.local.model import CannotGoOn, Edge, without
+from pipesd_agent.local.answer import LocalAnswer
+from pipesd_agent.local.model import CannotContinue, LocalModel, drop_fields
 from pipesd_agent.session.session import EdgeSession
 from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.session.stream import RequestStream
@@ -45,9 +45,9 @@ class Maker:
 
 
 @asynccontextmanager
-async def edge(idle_s: float | None = 60.0) -> AsyncIterator[tuple[Edge, Maker]]:
+async def edge(idle_s: float | None = 60.0) -> AsyncIterator[tuple[LocalModel, Maker]]:
     maker = Maker()
-    edge = Edge(maker, idle_s=idle_s)
+    edge = LocalModel(maker, idle_s=idle_s)
     yield edge, maker
     await edge.aclose()
     await edge.aclose()
@@ -80,9 +80,9 @@ def session(text: bytes = b"", shown: int = 0, *, fingerprint: bytes | None = b"
     return stream
 
 
-async def told(answer: EdgeAnswer) -> list[dict[str, Any]]:
+async def told(answer: LocalAnswer) -> list[dict[str, Any]]:
     payloads = []
-    while (payload := await answer.next()) is not None:
+    while (payload := await answer.next_payload()) is not None:
         payloads.append(json.loads(payload))
         answer.taken()
     for _ in range(2):
@@ -101,7 +101,7 @@ LABEL = {"mode": "edge", "model": "draft", "from_token": 0}
 async def test_a_whole_answer_is_labelled(stream: bool) -> None:
     async with edge() as (alone, _):
         body = json.dumps({"prompt": "hi", "stream": stream, "seed": 4}).encode()
-        answer = await alone.begin(Endpoint.COMPLETIONS, body, "no cloud")
+        answer = await alone.start(Endpoint.COMPLETIONS, body, "no cloud")
         assert answer.headers == {"x-pipesd-mode": "edge", "x-pipesd-seed": "4"}
         payloads = await told(answer)
         assert text_of(payloads) == TEXT.decode()
@@ -117,7 +117,7 @@ async def test_a_whole_answer_is_labelled(stream: bool) -> None:
 async def test_every_choice_of_several_is_labelled(stream: bool) -> None:
     async with edge() as (alone, _):
         body = json.dumps({"prompt": ["a", "b"], "n": 2, "stream": stream, "max_tokens": 3}).encode()
-        answer = await alone.begin(Endpoint.COMPLETIONS, body, "x")
+        answer = await alone.start(Endpoint.COMPLETIONS, body, "x")
         payloads = await told(answer)
         assert text_of(payloads) == "abc" * 4 if not stream else sorted(text_of(payloads)) == sorted("abc" * 4)
         ends = [p for p in payloads if any(choice["finish_reason"] for choice in p["choices"])]
@@ -129,7 +129,7 @@ async def test_every_choice_of_several_is_labelled(stream: bool) -> None:
 async def test_an_answer_goes_on_after_what_the_client_has(shown: int) -> None:
     async with edge() as (alone, maker):
         stream = session(TEXT[:3], shown, stream_options={"include_usage": True})
-        answer = await alone.go_on(stream.session, "gone")
+        answer = await alone.continue_answer(stream.session, "gone")
         payloads = await told(answer)
         assert maker.decoders[0].prompts == [(1, 2)]
         assert TEXT[:shown].decode() + text_of(payloads) == "abcdef"  # then the stop string
@@ -143,7 +143,7 @@ async def test_an_answer_goes_on_after_what_the_client_has(shown: int) -> None:
 async def test_a_whole_answer_that_the_target_began() -> None:
     async with edge() as (alone, _):
         begun = session(TEXT[:3], stream=False).session
-        answer = await alone.go_on(begun, "gone")
+        answer = await alone.continue_answer(begun, "gone")
         (payload,) = await told(answer)
         assert text_of([payload]) == "abcdef"
         assert payload["pipesd"]["from_token"] == 3
@@ -156,7 +156,7 @@ async def test_what_only_opened_says_is_not_asked_of_the_body() -> None:
     """vLLM takes more than the embedded engine does; what it made of it is in `Opened`."""
     async with edge() as (alone, _):
         stream = session(b"a", stop=["1", "2", "3", "4", "5"], top_k=None, temperature="?")
-        answer = await alone.go_on(stream.session, "gone")
+        answer = await alone.continue_answer(stream.session, "gone")
         assert text_of(await told(answer)) == "abcdef"
 
 
@@ -164,34 +164,34 @@ async def test_another_text_than_the_clients_is_an_error() -> None:
     """As of a gateway whose tokens read otherwise."""
     async with edge() as (alone, _):
         stream = session(b"xyz", 2)
-        answer = await alone.go_on(stream.session, "gone")
+        answer = await alone.continue_answer(stream.session, "gone")
         assert text_of(await told(answer)) == "zdef"
         stream = session(b"xyz", 2)
         stream.session.delivered._text[:] = ["other"]
-        answer = await alone.go_on(stream.session, "gone")
+        answer = await alone.continue_answer(stream.session, "gone")
         with pytest.raises(Unavailable, match="gone; the draft model cannot go on with the answer: its text is"):
-            await answer.next()
+            await answer.next_payload()
         answer.finish()
 
 
 async def test_what_it_cannot_go_on_with() -> None:
     async with edge() as (alone, maker):
-        with pytest.raises(CannotGoOn, match="opened cloud-only"):
-            await alone.go_on(session(b"a", fingerprint=None).session, "gone")
+        with pytest.raises(CannotContinue, match="opened cloud-only"):
+            await alone.continue_answer(session(b"a", fingerprint=None).session, "gone")
         stream = session(b"a", 1)
         stream.session.delivered.add(b'{"choices": [{"delta": {"tool_calls": [1]}}]}')
-        with pytest.raises(CannotGoOn, match="more in it than text"):
-            await alone.go_on(stream.session, "gone")
+        with pytest.raises(CannotContinue, match="more in it than text"):
+            await alone.continue_answer(stream.session, "gone")
         assert maker.decoders == []
         with pytest.raises(InvalidRequest, match="min_tokens"):
-            await alone.go_on(session(b"a", min_tokens=3).session, "gone")
+            await alone.continue_answer(session(b"a", min_tokens=3).session, "gone")
         with pytest.raises(InvalidRequest, match="logprobs"):
-            await alone.go_on(session(b"a", logprobs=3).session, "gone")
+            await alone.continue_answer(session(b"a", logprobs=3).session, "gone")
 
 
 async def test_one_load_serves_all_who_wait_for_it() -> None:
     async with edge() as (alone, maker):
-        asked = (alone.begin(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x") for _ in range(3))
+        asked = (alone.start(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x") for _ in range(3))
         for answer in await asyncio.gather(*asked):
             answer.finish()
         assert len(maker.decoders) == 1
@@ -203,28 +203,28 @@ async def test_a_model_that_does_not_load_is_an_error_each_time(failure: Excepti
         maker.failure = failure
         for _ in range(2):
             with pytest.raises(Unavailable, match=r"cannot be loaded: (no such file|not enough memory)"):
-                await alone.begin(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x")
+                await alone.start(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x")
         maker.failure = None
-        (await alone.begin(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x")).finish()
+        (await alone.start(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x")).finish()
         assert len(maker.decoders) == 1
 
 
 async def test_memory_is_freed_when_idle_and_not_before() -> None:
     async with edge(idle_s=0.3) as (alone, maker):
         body = b'{"prompt": "x"}'
-        first = await alone.begin(Endpoint.COMPLETIONS, body, "x")
+        first = await alone.start(Endpoint.COMPLETIONS, body, "x")
         await asyncio.sleep(0.45)
         assert [decoder.closed for decoder in maker.decoders] == [False]
         first.finish()
         await asyncio.sleep(0)
-        second = await alone.begin(Endpoint.COMPLETIONS, body, "x")
+        second = await alone.start(Endpoint.COMPLETIONS, body, "x")
         await asyncio.sleep(0.45)
         assert [decoder.closed for decoder in maker.decoders] == [False]
         second.finish()
         await asyncio.sleep(0.45)
         assert [decoder.closed for decoder in maker.decoders] == [True]
         assert alone.listing == []
-        (await alone.begin(Endpoint.COMPLETIONS, body, "x")).finish()
+        (await alone.start(Endpoint.COMPLETIONS, body, "x")).finish()
         assert len(maker.decoders) == 2
 
 
@@ -234,16 +234,16 @@ async def test_loaded_before_it_is_needed_and_kept() -> None:
         assert alone.listing == [
             {"id": "draft", "object": "model", "created": 0, "owned_by": "pipesd", "max_model_len": 64}
         ]
-        (await alone.begin(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x")).finish()
+        (await alone.start(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x")).finish()
         assert len(maker.decoders) == 1
 
 
 async def test_a_refused_or_cancelled_request_holds_nothing() -> None:
     async with edge(idle_s=0.01) as (alone, maker):
         with pytest.raises(ApiError):
-            await alone.begin(Endpoint.COMPLETIONS, b"{}", "x")
+            await alone.start(Endpoint.COMPLETIONS, b"{}", "x")
         maker.decoders[0].full.clear()
-        asking = asyncio.create_task(alone.begin(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x"))
+        asking = asyncio.create_task(alone.start(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x"))
         await asyncio.sleep(0.05)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
@@ -255,7 +255,7 @@ async def test_closed_while_it_loads() -> None:
     async with edge() as (alone, maker):
         go, make = threading.Event(), alone._make
         alone._make = lambda: make() if go.wait(5) else pytest.fail("nobody let it go on")
-        asking = asyncio.create_task(alone.begin(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x"))
+        asking = asyncio.create_task(alone.start(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x"))
         await asyncio.sleep(0.02)
         closing = asyncio.create_task(alone.aclose())
         await asyncio.sleep(0.02)
@@ -269,17 +269,17 @@ async def test_closed_while_it_loads() -> None:
 
 async def test_closed_in_mid_answer() -> None:
     async with edge() as (alone, _):
-        answer = await alone.begin(Endpoint.COMPLETIONS, b'{"prompt": "x", "stream": true}', "x")
-        await answer.next()
+        answer = await alone.start(Endpoint.COMPLETIONS, b'{"prompt": "x", "stream": true}', "x")
+        await answer.next_payload()
         await alone.aclose()
         with pytest.raises(Unavailable, match="shutting down"):
-            await answer.next()
+            await answer.next_payload()
         answer.finish()
         with pytest.raises(Unavailable, match="shutting down"):
-            await alone.begin(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x")
+            await alone.start(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x")
 
 
 def test_a_body_without_a_field() -> None:
-    assert json.loads(without(b'{"model": "m", "prompt": [1, 2]}', "model")) == {"prompt": [1, 2]}
+    assert json.loads(drop_fields(b'{"model": "m", "prompt": [1, 2]}', "model")) == {"prompt": [1, 2]}
     for body in (b"[1]", b"{", b"\xff"):
-        assert without(body, "model") == body
+        assert drop_fields(body, "model") == body

@@ -1,4 +1,4 @@
-"""Who does studies: nothing waits for them, and nothing breaks with them."""
+"""Searches in the background: nothing waits for them, and nothing breaks with them."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from msgspec.structs import replace
 from tuning import TASK, Anywhere
 
 from bench.proving.simulator.inline import Inline
-from pipesd_agent.tuning.background import Background, InThread, timed
+from pipesd_agent.tuning.background import Background, BackgroundProposer, timed_search
 from pipesd_agent.tuning.replay import Pair
-from pipesd_agent.tuning.search import Studied, Task
+from pipesd_agent.tuning.search import SearchResult, SearchTask
 
 MINE = Pair(0.011, 0.022)
 
 
 class Waiting:
-    """Studies when it may; until then, or until it is let go, it waits."""
+    """Carries out a search when it may; until then, or until it is released, it waits."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
         self.left = 0
         self.error: Exception | None = None
 
-    def study(self, task: Task) -> Studied:
+    def search(self, task: SearchTask) -> SearchResult:
         assert self.go.wait(10)
         if self.error is not None:
             raise self.error
-        return timed(task, Anywhere(task.seed))
+        return timed_search(task, Anywhere(task.seed))
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self.left += 1
         self.go.set()
 
 
-def until(proposer: InThread) -> Studied:
+def until(proposer: BackgroundProposer) -> SearchResult:
     due = time.monotonic() + 30
     while time.monotonic() < due:
         if (done := proposer.result()) is not None:
@@ -46,43 +46,43 @@ def until(proposer: InThread) -> Studied:
     raise AssertionError(proposer.failed or "no result")
 
 
-def test_a_slow_study_holds_nobody_up() -> None:
-    student = Waiting()
-    proposer = Background(student).proposer()
+def test_a_slow_search_holds_nobody_up() -> None:
+    worker = Waiting()
+    proposer = Background(worker).proposer()
     assert proposer.submit(TASK)
     assert not proposer.submit(TASK)
     assert proposer.result() is None
-    student.go.set()
-    assert until(proposer).rehearsed
+    worker.go.set()
+    assert until(proposer).replayed
     assert proposer.result() is None
     assert proposer.submit(TASK)
     until(proposer)
     proposer.close()
     assert not proposer.submit(TASK)
-    assert student.left
+    assert worker.left
 
 
 def test_close_breaks_off_what_is_under_way() -> None:
-    student = Waiting()
-    proposer = Background(student).proposer()
+    worker = Waiting()
+    proposer = Background(worker).proposer()
     proposer.submit(TASK)
     began = time.monotonic()
     proposer.close()
     proposer.close()
-    assert time.monotonic() - began < 9, "the study waits for 10 s"
+    assert time.monotonic() - began < 9, "the search waits for 10 s"
     assert proposer.failed == "closed"
     Background(Waiting()).proposer().close()  # never begun
 
 
-def test_a_student_that_fails_is_reported(caplog: pytest.LogCaptureFixture) -> None:
-    student = Waiting()
-    student.error = ImportError("no module named skopt")
-    proposer = Background(student).proposer()
+def test_a_worker_that_fails_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    worker = Waiting()
+    worker.error = ImportError("no module named skopt")
+    proposer = Background(worker).proposer()
     with caplog.at_level(logging.ERROR):
         assert proposer.submit(TASK)
-        student.go.set()
+        worker.go.set()
         due = time.monotonic() + 10
-        while not (proposer.failed and student.left) and time.monotonic() < due:
+        while not (proposer.failed and worker.left) and time.monotonic() < due:
             time.sleep(0.01)
     assert "skopt" in proposer.failed
     assert not proposer.submit(TASK)
@@ -91,55 +91,55 @@ def test_a_student_that_fails_is_reported(caplog: pytest.LogCaptureFixture) -> N
     proposer.close()
 
 
-def test_an_idle_student_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_worker_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipesd_agent.tuning.background.IDLE_S", 0.02)
-    student = Waiting()
-    student.go.set()
-    proposer = Background(student).proposer()
+    worker = Waiting()
+    worker.go.set()
+    proposer = Background(worker).proposer()
     proposer.submit(TASK)
     until(proposer)
     due = time.monotonic() + 10
-    while not student.left and time.monotonic() < due:
+    while not worker.left and time.monotonic() < due:
         time.sleep(0.01)
-    assert student.left
+    assert worker.left
     assert proposer.submit(TASK)
-    assert until(proposer).rehearsed
+    assert until(proposer).replayed
     proposer.close()
 
 
-def test_two_share_a_student_and_get_each_their_own() -> None:
-    student = Waiting()
-    background = Background(student)
+def test_two_share_a_worker_and_get_each_their_own() -> None:
+    worker = Waiting()
+    background = Background(worker)
     one, other = background.proposer(), background.proposer()
     assert one.submit(TASK)
     assert other.submit(replace(TASK, pairs=(MINE,)))
-    student.go.set()
-    assert MINE in until(other).rehearsed
-    assert MINE not in until(one).rehearsed
+    worker.go.set()
+    assert MINE in until(other).replayed
+    assert MINE not in until(one).replayed
     assert [thread.name for thread in threading.enumerate()].count("tuner") == 1
     one.close()
-    assert not student.left, "the other one is there"
+    assert not worker.left, "the other one is there"
     assert other.submit(TASK)
-    assert until(other).rehearsed
+    assert until(other).replayed
     other.close()
-    assert student.left
+    assert worker.left
 
 
-def test_a_study_that_fails_is_no_trouble_to_the_other(caplog: pytest.LogCaptureFixture) -> None:
-    student = Waiting()
-    student.error = RuntimeError("too hard")
-    background = Background(student)
+def test_a_search_that_fails_is_no_trouble_to_the_other(caplog: pytest.LogCaptureFixture) -> None:
+    worker = Waiting()
+    worker.error = RuntimeError("too hard")
+    background = Background(worker)
     one, other = background.proposer(), background.proposer()
     with caplog.at_level(logging.ERROR):
         assert one.submit(TASK)
-        student.go.set()
+        worker.go.set()
         due = time.monotonic() + 10
-        while not (one.failed and student.left) and time.monotonic() < due:
+        while not (one.failed and worker.left) and time.monotonic() < due:
             time.sleep(0.01)
     assert "too hard" in one.failed
-    student.error = None
+    worker.error = None
     assert other.submit(TASK)
-    assert until(other).rehearsed
+    assert until(other).replayed
     assert not one.submit(TASK)
     one.close()
     other.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from decisions import Decider
-from tuning import COSTS, START, WINDOW, Studying
+from tuning import COSTS, START, WINDOW, FakeProposer
 
 from pipesd_agent.control.triggers import DualThreshold
 from pipesd_agent.drafting.drafter import DraftToken
@@ -18,7 +18,7 @@ from pipesd_core.sampling.params import SamplingParams
 
 class Told(Tuner):
     def __init__(self) -> None:
-        super().__init__(START, Studying(), window=WINDOW)
+        super().__init__(START, FakeProposer(), window=WINDOW)
         self.costs(COSTS)
         self.stretches: list[Stretch] = []
 
@@ -60,10 +60,10 @@ def test_stretches_of_many_verdicts() -> None:
     for number in range(20):
         world.round(8, 0.5 * number)
     first, *more = world.greedy.stretches
-    assert (first.tokens, first.seconds, first.navs) == (0, 0.0, 0)  # before the first verdict: text only
+    assert (first.tokens, first.seconds, first.verifications) == (0, 0.0, 0)  # before the first verdict: text only
     assert len(first.text) == 7
     assert [one.tokens for one in more] == [STRETCH, STRETCH]
-    assert more[0].navs == STRETCH // 8
+    assert more[0].verifications == STRETCH // 8
     assert more[0].seconds == pytest.approx(0.5 * STRETCH // 8)
     assert more[0].text == (Judged(0.9, right=True),) * (7 * STRETCH // 8)
     world.recorder.ended(99.0)
@@ -83,7 +83,7 @@ def test_a_wrong_draft_and_what_came_after_it() -> None:
     world.recorder.ended(2.0)
     (stretch,) = world.greedy.stretches
     assert stretch.text[0] == Judged(0.9, right=True)
-    assert stretch.text[1].astray == pytest.approx((0.7, 0.6, 0.5))
+    assert stretch.text[1].discarded_confidences == pytest.approx((0.7, 0.6, 0.5))
     assert not stretch.text[1].right
 
 

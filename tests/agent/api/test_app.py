@@ -52,13 +52,12 @@ async def test_a_whole_answer_and_its_record() -> None:
 
 async def test_metrics_are_shown_without_a_key() -> None:
     agent, _ = agent_over(completes)
-    agent.requests = 2
     transport = httpx.ASGITransport(create_app(agent, keys=Keys(frozenset({"k"}))), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
         response = await client.get("/metrics")
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    assert "pipesd_requests_total 2.0\n" in response.text
+    assert 'pipesd_agent_requests_received_total{route="session"} 0.0\n' in response.text
 
 
 async def test_a_stream_and_its_record() -> None:
@@ -187,7 +186,7 @@ async def test_a_broken_drafter_is_told_in_health() -> None:
 async def test_models_health_and_unknown_routes() -> None:
     async with client_of(completes) as (client, agent, _):
         assert (await client.get("/v1/models")).json() == {"object": "list", "data": []}
-        agent.catalog.models = [{"id": "m"}]
+        agent.model_list.models = [{"id": "m"}]
         assert (await client.get("/v1/models")).json()["data"] == [{"id": "m"}]
         health = (await client.get("/health")).json()
         assert health.pop("load").keys() == {"sessions", "requests", "tasks"}

@@ -5,17 +5,19 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tuning import COSTS, START, WINDOW, Studying, write
+from tuning import COSTS, START, WINDOW, FakeProposer, write
 
 from pipesd_agent.control.triggers import DualThreshold
 from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_agent.tuning.replay import Pair
-from pipesd_agent.tuning.store import GoodPairs
+from pipesd_agent.tuning.store import ThresholdStore
 
 
 def made(kept: Path | None) -> Tuners:
-    store = GoodPairs(kept) if kept else None
-    tuners = Tuners(START, Studying, window=WINDOW, upload="immediate", price_ms=0.0, kept=store, draft="m")
+    store = ThresholdStore(kept) if kept else None
+    tuners = Tuners(
+        START, FakeProposer, window=WINDOW, upload="immediate", verification_cost_ms=0.0, kept=store, draft="m"
+    )
     tuners.costs(COSTS)
     return tuners
 
@@ -52,7 +54,7 @@ def test_neither_waits_for_the_other() -> None:
     recorder = tuners.recorder(DualThreshold(tuners.thresholds))
     for sampled, tuner in recorder._tuners.items():
         write(tuner, 600, random.Random(sampled))
-    assert all(figures.studies for figures in tuners.figures().values())
+    assert all(figures.searches for figures in tuners.figures().values())
     tuners.close()
     assert all(figures.failed == "closed" for figures in tuners.figures().values())
 
@@ -69,7 +71,7 @@ def test_moved_reaches_those_that_are_meant() -> None:
 
 
 def test_a_pair_that_was_kept_by_hand(tmp_path: Path) -> None:
-    kept = GoodPairs(tmp_path / "t.json")
+    kept = ThresholdStore(tmp_path / "t.json")
     kept.put("m http://a 0 sampled", Pair(0.6, 0.7))
     tuners = made(tmp_path / "t.json")
     tuners.gateway("http://a")

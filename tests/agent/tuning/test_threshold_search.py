@@ -1,4 +1,4 @@
-"""Studies, with an optimizer that looks where it is told to."""
+"""Searches for thresholds, with an optimizer that asks for given points."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipesd_agent.tuning.replay import Costs, Judged, Pair, rehearse
-from pipesd_agent.tuning.search import ASKS, GRID, Point, Task, study, to_pair, to_point
+from pipesd_agent.tuning.replay import Judged, Pair, PipelineCosts, replay
+from pipesd_agent.tuning.search import ASKS, GRID, Point, SearchTask, search, to_pair, to_point
 
-TEXT = tuple(Judged(0.95 if i % 7 else 0.4, right=i % 7 != 0, astray=(0.5, 0.3)) for i in range(300))
-COSTS = Costs(0.03, 0.02, 0.01)
+TEXT = tuple(Judged(0.95 if i % 7 else 0.4, right=i % 7 != 0, discarded_confidences=(0.5, 0.3)) for i in range(300))
+COSTS = PipelineCosts(0.03, 0.02, 0.01)
 
 
 class Listener:
@@ -44,29 +44,29 @@ def test_any_pair_has_a_point() -> None:
     assert (nearly.r1, nearly.r2) == pytest.approx((0.1, 0.2))
 
 
-def test_a_study_tells_of_the_best_and_of_what_it_was_asked_about() -> None:
+def test_a_search_tells_of_the_best_and_of_what_it_was_asked_about() -> None:
     mine, optimizer = Pair(0.01, 0.02), Listener()
-    done = study(Task(TEXT, COSTS, 16, "planned", 0.0, (mine,), {}, 1), optimizer)
-    assert mine in done.rehearsed
+    done = search(SearchTask(TEXT, COSTS, 16, "planned", 0.0, (mine,), {}, 1), optimizer)
+    assert mine in done.replayed
     assert len(optimizer.told) == 1 + len(GRID) + ASKS - 1  # what the last ask led to needs no telling
-    mean = {pair: sum(each) / len(each) for pair, each in done.rehearsed.items()}
-    assert min(mean.values()) <= min(rehearse(TEXT, pair, COSTS, 16).each(0.0) for pair in GRID) * 1.02
-    assert len({len(each) for each in done.rehearsed.values()}) == 1
+    mean = {pair: sum(each) / len(each) for pair, each in done.replayed.items()}
+    assert min(mean.values()) <= min(replay(TEXT, pair, COSTS, 16).per_token(0.0) for pair in GRID) * 1.02
+    assert len({len(each) for each in done.replayed.values()}) == 1
 
 
 def test_what_was_measured_counts() -> None:
-    plain = study(Task(TEXT, COSTS, 16, "planned", 0.0, (GRID[0],), {}, 1), Listener())
-    best = min(plain.rehearsed, key=lambda pair: sum(plain.rehearsed[pair]))
+    plain = search(SearchTask(TEXT, COSTS, 16, "planned", 0.0, (GRID[0],), {}, 1), Listener())
+    best = min(plain.replayed, key=lambda pair: sum(plain.replayed[pair]))
     listener = Listener()
-    study(Task(TEXT, COSTS, 16, "planned", 0.0, (best,), {best: math.log(3.0)}, 1), listener)
+    search(SearchTask(TEXT, COSTS, 16, "planned", 0.0, (best,), {best: math.log(3.0)}, 1), listener)
     worst = max(listener.told, key=lambda one: one[1])
     assert worst[0] == pytest.approx(to_point(best))
 
 
 def test_a_price_of_navs_makes_them_rarer() -> None:
     navs = []
-    for price_s in (0.0, 1.0):
-        done = study(Task(TEXT, COSTS, 16, "planned", price_s, (), {}, 1), Listener())
-        best = min(done.rehearsed, key=lambda pair: sum(done.rehearsed[pair]))
-        navs.append(rehearse(TEXT, best, COSTS, 16).navs)
+    for verification_cost_s in (0.0, 1.0):
+        done = search(SearchTask(TEXT, COSTS, 16, "planned", verification_cost_s, (), {}, 1), Listener())
+        best = min(done.replayed, key=lambda pair: sum(done.replayed[pair]))
+        navs.append(replay(TEXT, best, COSTS, 16).verifications)
     assert navs[1] < navs[0]

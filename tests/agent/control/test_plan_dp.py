@@ -1,4 +1,4 @@
-"""The scheduling DP against all partitions, and against the table of papers/pipesd.md §2."""
+"""The scheduling DP against all partitions, and against the table of the PipeSD paper."""
 
 from __future__ import annotations
 

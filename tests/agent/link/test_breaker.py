@@ -5,17 +5,17 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
-from pipesd_agent.link.breaker import BACKOFF_FIRST_S, STABLE_S, Circuit, State
+from pipesd_agent.link.breaker import BACKOFF_FIRST_S, STABLE_S, CircuitBreaker, CircuitState
 
 MOST = 10.0
 
 
-def circuit() -> Circuit:
+def circuit() -> CircuitBreaker:
     """Without luck: always the longest wait."""
-    return Circuit(lambda _, high: high)
+    return CircuitBreaker(lambda _, high: high)
 
 
-def fail(of: Circuit, now: float, times: int = 1, most: float = MOST) -> float:
+def fail(of: CircuitBreaker, now: float, times: int = 1, most: float = MOST) -> float:
     """So many attempts that fail, each when it is due; returns when the last did."""
     for _ in range(times):
         now += of.wait(now)
@@ -25,15 +25,15 @@ def fail(of: Circuit, now: float, times: int = 1, most: float = MOST) -> float:
 
 
 def test_it_begins_closed() -> None:
-    assert (circuit().state(0.0), circuit().wait(0.0), circuit().failures) == (State.CLOSED, 0.0, 0)
+    assert (circuit().state(0.0), circuit().wait(0.0), circuit().failures) == (CircuitState.CLOSED, 0.0, 0)
 
 
 def test_a_failure_opens_it_and_half_opens_when_its_time_is_over() -> None:
     of = circuit()
     now = fail(of, 100.0)
-    assert (of.state(now), of.failures) == (State.OPEN, 1)
+    assert (of.state(now), of.failures) == (CircuitState.OPEN, 1)
     assert of.wait(now) == BACKOFF_FIRST_S
-    assert of.state(now + BACKOFF_FIRST_S) is State.HALF_OPEN
+    assert of.state(now + BACKOFF_FIRST_S) is CircuitState.HALF_OPEN
     assert of.wait(now + BACKOFF_FIRST_S) == 0.0
 
 
@@ -63,10 +63,10 @@ def test_a_connection_that_lasts_closes_it() -> None:
     now = fail(of, 0.0, 4)
     of.begin(now)
     of.connected(now)
-    assert (of.state(now), of.wait(now)) == (State.HALF_OPEN, 0.0)
-    assert of.state(now + STABLE_S) is State.CLOSED
+    assert (of.state(now), of.wait(now)) == (CircuitState.HALF_OPEN, 0.0)
+    assert of.state(now + STABLE_S) is CircuitState.CLOSED
     of.ended(now + STABLE_S, MOST)
-    assert (of.state(now + STABLE_S), of.failures) == (State.CLOSED, 0)
+    assert (of.state(now + STABLE_S), of.failures) == (CircuitState.CLOSED, 0)
 
 
 def test_a_connection_that_dies_young_is_a_failure() -> None:
@@ -75,7 +75,7 @@ def test_a_connection_that_dies_young_is_a_failure() -> None:
     of.begin(now)
     of.connected(now)
     of.ended(now + STABLE_S / 2, MOST)
-    assert (of.state(now + STABLE_S / 2), of.failures) == (State.OPEN, 3)
+    assert (of.state(now + STABLE_S / 2), of.failures) == (CircuitState.OPEN, 3)
 
 
 def test_a_connection_that_was_given_up_is_none() -> None:
@@ -83,7 +83,7 @@ def test_a_connection_that_was_given_up_is_none() -> None:
     of.begin(0.0)
     of.connected(0.0)
     of.left(0.1)
-    assert (of.state(0.1), of.failures, of.wait(0.1)) == (State.CLOSED, 0, 0.0)
+    assert (of.state(0.1), of.failures, of.wait(0.1)) == (CircuitState.CLOSED, 0, 0.0)
 
 
 @given(
@@ -92,7 +92,7 @@ def test_a_connection_that_was_given_up_is_none() -> None:
 )
 def test_nothing_is_kept_waiting_for_longer_than_the_most(events: list[tuple[str, float, float]], most: float) -> None:
     luck = 0.0
-    of, now, up = Circuit(lambda low, high: low + luck * (high - low)), 0.0, False
+    of, now, up = CircuitBreaker(lambda low, high: low + luck * (high - low)), 0.0, False
     for event, seconds, luck in events:  # noqa: B007 - read by the circuit
         now += seconds
         if up and event in ("end", "leave"):
@@ -103,6 +103,6 @@ def test_nothing_is_kept_waiting_for_longer_than_the_most(events: list[tuple[str
             up = event == "connect"
             of.connected(now) if up else of.failed(now, most)
         assert 0 <= of.wait(now) <= most
-        assert (of.state(now) is State.OPEN) == (of.wait(now) > 0)
-        assert of.state(now + most) is not State.OPEN
-        assert up or (of.state(now) is State.CLOSED) == (of.failures == 0)
+        assert (of.state(now) is CircuitState.OPEN) == (of.wait(now) > 0)
+        assert of.state(now + most) is not CircuitState.OPEN
+        assert up or (of.state(now) is CircuitState.CLOSED) == (of.failures == 0)

@@ -8,20 +8,20 @@ import httpx
 import pytest
 from fake_gateway import gateways
 
-from pipesd_agent.link import model_list as catalog_module
-from pipesd_agent.link.model_list import Catalog
+from pipesd_agent.link import model_list as model_list_module
+from pipesd_agent.link.model_list import ModelList
 
 MODELS = [{"id": "m", "object": "model"}]
 
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog_module, "RETRY_S", 0.0)
-    monkeypatch.setattr(catalog_module, "FRESH_S", 0.0)
+    monkeypatch.setattr(model_list_module, "RETRY_S", 0.0)
+    monkeypatch.setattr(model_list_module, "FRESH_S", 0.0)
 
 
-async def after(monkeypatch: pytest.MonkeyPatch, *answers: Callable[[httpx.Request], httpx.Response]) -> Catalog:
-    """A catalog that has asked so often, and the requests that it made."""
+async def after(monkeypatch: pytest.MonkeyPatch, *answers: Callable[[httpx.Request], httpx.Response]) -> ModelList:
+    """A model_list that has asked so often, and the requests that it made."""
     left = list(answers)
     done = asyncio.Event()
 
@@ -38,13 +38,13 @@ async def after(monkeypatch: pytest.MonkeyPatch, *answers: Callable[[httpx.Reque
         return real(transport=httpx.MockTransport(answer), **options)
 
     monkeypatch.setattr(httpx, "AsyncClient", client)
-    catalog = Catalog(gateways("http://gateway"), "the-key", None)
-    task = asyncio.create_task(catalog.run())
+    model_list = ModelList(gateways("http://gateway"), "the-key", None)
+    task = asyncio.create_task(model_list.run())
     await asyncio.wait((task, asyncio.create_task(done.wait())), timeout=5, return_when=asyncio.FIRST_COMPLETED)
     assert not task.done(), task
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    return catalog
+    return model_list
 
 
 def says(body: Any, status: int = 200) -> Callable[[httpx.Request], httpx.Response]:
@@ -63,7 +63,7 @@ async def test_what_the_gateway_lists(monkeypatch: pytest.MonkeyPatch) -> None:
         return httpx.Response(200, json={"data": MODELS})
 
     assert (await after(monkeypatch, listed)).models == MODELS
-    assert Catalog(gateways("http://gateway"), None, None).models == []
+    assert ModelList(gateways("http://gateway"), None, None).models == []
 
 
 @pytest.mark.usefixtures("fast")
@@ -78,17 +78,17 @@ async def test_what_the_gateway_lists(monkeypatch: pytest.MonkeyPatch) -> None:
         says("x"),
         lambda _: httpx.Response(200, content=b"<html>"),
         lambda _: httpx.Response(200, content=b"\xff"),
-        says({"data": [{"id": "m" * catalog_module.MAX_LIST_BYTES}]}),
+        says({"data": [{"id": "m" * model_list_module.MAX_LIST_BYTES}]}),
     ],
 )
 async def test_it_remembers_through_all_trouble_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, trouble: Callable[[httpx.Request], httpx.Response]
 ) -> None:
-    catalog = await after(monkeypatch, says({"data": MODELS}), trouble)
-    assert catalog.models == MODELS
+    model_list = await after(monkeypatch, says({"data": MODELS}), trouble)
+    assert model_list.models == MODELS
     monkeypatch.undo()
-    monkeypatch.setattr(catalog_module, "RETRY_S", 0.0)
-    monkeypatch.setattr(catalog_module, "FRESH_S", 0.0)
+    monkeypatch.setattr(model_list_module, "RETRY_S", 0.0)
+    monkeypatch.setattr(model_list_module, "FRESH_S", 0.0)
     assert (await after(monkeypatch, trouble, says({"data": [*MODELS, "odd"]}))).models == MODELS
 
 
@@ -109,14 +109,14 @@ async def test_the_gateway_that_the_link_is_up_to_is_asked_first(monkeypatch: py
 
     monkeypatch.setattr(httpx, "AsyncClient", client)
     listed = gateways("http://a", "http://b", "http://c")
-    catalog = Catalog(listed, None, None)
-    task = asyncio.create_task(catalog.run())
+    model_list = ModelList(listed, None, None)
+    task = asyncio.create_task(model_list.run())
     async with asyncio.timeout(5):
-        while not catalog.models:  # noqa: ASYNC110 - of another task
+        while not model_list.models:  # noqa: ASYNC110 - of another task
             await asyncio.sleep(0.01)
         assert asked == ["a", "b"]
-        listed.serves(listed.order(0.0)[2])  # at once, and not a minute later
-        while catalog.models != [{"id": "c"}]:  # noqa: ASYNC110
+        listed.set_current(listed.in_attempt_order(0.0)[2])  # at once, and not a minute later
+        while model_list.models != [{"id": "c"}]:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

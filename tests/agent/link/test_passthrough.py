@@ -17,14 +17,16 @@ from fake_gateway import gateways
 from test_agent import FakeLink, completes
 
 from pipesd_agent.agent import Agent
-from pipesd_agent.api.app import ForwardedStream, create_app
+from pipesd_agent.api.app import AnswerStream, create_app
 from pipesd_agent.link import passthrough
 from pipesd_agent.link.link import Link
-from pipesd_agent.link.model_list import Catalog
-from pipesd_agent.link.passthrough import Forwarder
+from pipesd_agent.link.model_list import ModelList
+from pipesd_agent.link.passthrough import PassthroughClient
+from pipesd_core.errors import Unavailable
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
 from pipesd_core.service.program import listen
+from pipesd_core.service.request_metrics import RequestMetrics
 from pipesd_core.service.server import Server
 
 UNDRAFTABLE: dict[str, Any] = {"prompt": "x", "n": 2}
@@ -119,7 +121,10 @@ async def agent_before(url: str, key: str | None = None) -> AsyncIterator[tuple[
     """A real agent but for its link, which drafts for nothing; and a client of it."""
     link = FakeLink(completes)
     agent = Agent(
-        cast(Link, link), Catalog(gateways("http://127.0.0.1:1"), None, None), Forwarder(gateways(url), key, None), None
+        cast(Link, link),
+        ModelList(gateways("http://127.0.0.1:1"), None, None),
+        PassthroughClient(gateways(url), key, None),
+        None,
     )
     listener = listen("127.0.0.1", 0)
     server = Server(create_app(agent), agent.aclose, log_level="warning")
@@ -311,7 +316,7 @@ async def test_answers_have_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passthrough, "MAX_STREAMS", 1)
+    monkeypatch.setattr(passthrough, "MAX_OPEN_REQUESTS", 1)
     monkeypatch.setattr(passthrough, "CONNECT_TIMEOUT_S", 0.2)
     async with gateway() as fake, agent_before(fake.url) as (client, _, _link):
         fake.script, fake.holds = begins, True
@@ -346,8 +351,8 @@ async def test_a_client_that_leaves_in_mid_stream_ends_the_request() -> None:
 async def test_a_stream_that_never_began_is_let_go_of() -> None:
     async with gateway() as fake, asyncio.timeout(10):
         fake.script, fake.holds = begins, True
-        forwarder = Forwarder(gateways(fake.url), None, None)
-        answer = await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")
+        asking = PassthroughClient(gateways(fake.url), None, None)
+        answer = await asking.request(Endpoint.COMPLETIONS, b"{}", "id")
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.disconnect"}
@@ -355,9 +360,34 @@ async def test_a_stream_that_never_began_is_let_go_of() -> None:
         async def send(_: Any) -> None:
             await asyncio.Event().wait()
 
-        await ForwardedStream(answer, {})({"type": "http", "method": "POST"}, receive, send)
+        await AnswerStream(answer, RequestMetrics().arrived(0.0))({"type": "http", "method": "POST"}, receive, send)
         await fake.left.wait()
-        await forwarder.aclose()
+        await asking.aclose()
+
+
+async def test_forwarded_requests_are_timed() -> None:
+    async with gateway() as fake, agent_before(fake.url) as (client, _, _link):
+        scripts = (
+            streamed(FIRST, SECOND, DONE),
+            streamed(FIRST, end=False),
+            whole(b"{}"),
+            whole(b'{"error": {}}', "429 Too Many Requests"),
+        )
+        for fake.script in scripts:
+            await client.post("/completions", json=STREAM)
+        scrape = (await client.get(client.base_url.copy_with(path="/metrics"))).text
+    for sample, value in {
+        "time_to_first_token_seconds_count": 2,
+        "inter_token_latency_seconds_count": 1,
+        "request_time_per_output_token_seconds_count": 0,
+        "e2e_request_latency_seconds_count": 2,
+        "request_queue_time_seconds_count": 2,
+        "requests_received_total": 4,
+        "requests_running": 0,
+    }.items():
+        assert f'pipesd_agent_{sample}{{route="passthrough"}} {value:.1f}\n' in scrape, sample
+    for outcome, count in {"completed": 2, "failed": 1, "aborted": 0, "refused": 1}.items():
+        assert f'finished_total{{outcome="{outcome}",route="passthrough"}} {count:.1f}\n' in scrape, outcome
 
 
 async def test_a_shutdown_is_told_in_mid_stream() -> None:
@@ -377,35 +407,35 @@ async def test_a_request_goes_to_the_next_gateway_where_no_answer_begins(unused_
         broken.script = nothing
         good.script = whole(b'{"choices":[]}')
         urls = (f"http://127.0.0.1:{unused_tcp_port}", draining.url, broken.url, good.url)
-        forwarder = Forwarder(gateways(*urls), None, None)
-        answer = await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")
+        asking = PassthroughClient(gateways(*urls), None, None)
+        answer = await asking.request(Endpoint.COMPLETIONS, b"{}", "id")
         assert (answer.status, answer.body) == (200, b'{"choices":[]}')
-        await forwarder.aclose()
+        await asking.aclose()
         assert [len(fake.bodies) for fake in (draining, broken, good)] == [1, 1, 1]
-        forwarder = Forwarder(gateways(*urls[:2]), None, None)
-        answer = await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")
+        asking = PassthroughClient(gateways(*urls[:2]), None, None)
+        answer = await asking.request(Endpoint.COMPLETIONS, b"{}", "id")
         assert answer.status == 503
         assert answer.headers["retry-after"] == "5"
-        await forwarder.aclose()
+        await asking.aclose()
 
 
 async def test_other_answers_are_the_client_s_and_asked_for_once() -> None:
     async with gateway() as first, gateway() as second:
         first.script = whole(b'{"error":{"message":"full"}}', "429 Too Many Requests")
-        forwarder = Forwarder(gateways(first.url, second.url), None, None)
-        assert (await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")).status == 429
-        await forwarder.aclose()
+        asking = PassthroughClient(gateways(first.url, second.url), None, None)
+        assert (await asking.request(Endpoint.COMPLETIONS, b"{}", "id")).status == 429
+        await asking.aclose()
         assert not second.bodies
 
 
 async def test_a_stream_that_has_begun_goes_nowhere_else() -> None:
     async with gateway() as first, gateway() as second:
         first.script = begins
-        forwarder = Forwarder(gateways(first.url, second.url), None, None)
-        answer = await forwarder.ask(Endpoint.COMPLETIONS, b"{}", "id")
-        events = [event async for event in answer.events()]
-        assert events[0] == FIRST
-        assert b'"error"' in events[-1]
+        asking = PassthroughClient(gateways(first.url, second.url), None, None)
+        answer = await asking.request(Endpoint.COMPLETIONS, b"{}", "id")
+        assert await answer.next() == FIRST
+        with pytest.raises(Unavailable):
+            await answer.next()
         await answer.aclose()
-        await forwarder.aclose()
+        await asking.aclose()
         assert not second.bodies

@@ -17,8 +17,8 @@ from pipesd_agent.config import AgentConfig
 from pipesd_agent.tuning.optimizers.choice import in_use
 from pipesd_agent.tuning.optimizers.compass import make_compass
 from pipesd_agent.tuning.optimizers.gaussian_process import make_skopt
-from pipesd_agent.tuning.replay import Costs, Judged, rehearse
-from pipesd_agent.tuning.search import MakeOptimizer, Task, study, to_pair
+from pipesd_agent.tuning.replay import Judged, PipelineCosts, replay
+from pipesd_agent.tuning.search import MakeOptimizer, SearchTask, search, to_pair
 from pipesd_agent.tuning.settings import TunerSettings
 from pipesd_core.errors import ConfigError
 
@@ -26,19 +26,21 @@ DENSE = [to_pair((x / 23, y / 23)) for x in range(24) for y in range(24)]
 BOTH = pytest.mark.parametrize("make", [make_skopt, make_compass], ids=["bayes", "search"])
 
 
-def found(make: MakeOptimizer, some: tuple[Judged, ...], costs: Costs, price_s: float) -> float:
-    """The least objective that a study finds, over that of a dense grid."""
-    done = study(Task(some, costs, WINDOW, "planned", price_s, (), {}, 1), make(1))
-    best = min(done.rehearsed, key=lambda pair: statistics.fmean(done.rehearsed[pair]))
-    least = min(rehearse(some, pair, costs, WINDOW).each(price_s) for pair in DENSE)
-    return rehearse(some, best, costs, WINDOW).each(price_s) / least
+def found(make: MakeOptimizer, some: tuple[Judged, ...], costs: PipelineCosts, verification_cost_s: float) -> float:
+    """The least objective that a search finds, over that of a dense grid."""
+    done = search(SearchTask(some, costs, WINDOW, "planned", verification_cost_s, (), {}, 1), make(1))
+    best = min(done.replayed, key=lambda pair: statistics.fmean(done.replayed[pair]))
+    least = min(replay(some, pair, costs, WINDOW).per_token(verification_cost_s) for pair in DENSE)
+    return replay(some, best, costs, WINDOW).per_token(verification_cost_s) / least
 
 
 @BOTH
-@pytest.mark.parametrize("costs", [COSTS, Costs(0.01, 0.1, 0.05), Costs(0.05, 0.01, 0.005)])
-@pytest.mark.parametrize("price_s", [0.0, 0.2])
-def test_both_find_what_a_dense_grid_finds_or_nearly(make: MakeOptimizer, costs: Costs, price_s: float) -> None:
-    ratios = [found(make, text(1536, random.Random(seed)), costs, price_s) for seed in range(3)]
+@pytest.mark.parametrize("costs", [COSTS, PipelineCosts(0.01, 0.1, 0.05), PipelineCosts(0.05, 0.01, 0.005)])
+@pytest.mark.parametrize("verification_cost_s", [0.0, 0.2])
+def test_both_find_what_a_dense_grid_finds_or_nearly(
+    make: MakeOptimizer, costs: PipelineCosts, verification_cost_s: float
+) -> None:
+    ratios = [found(make, text(1536, random.Random(seed)), costs, verification_cost_s) for seed in range(3)]
     assert statistics.median(ratios) < 1.02
     assert max(ratios) < 1.04
 
@@ -95,15 +97,16 @@ def test_an_agent_without_scikit_optimize_has_search_and_says_so(optimizer: str)
         "import logging\n"
         "logging.basicConfig(level=logging.INFO, stream=sys.stdout, format='%(message)s')\n"
         "from pipesd_agent.build import make_agent\n"
-        "from pipesd_agent.api.metrics import exposition\n"
+        "from pipesd_agent.api.metrics import AgentRequests, families_of\n"
         "from pipesd_agent.config import load\n"
+        "from pipesd_core.service.exposition import render\n"
         "flags = {'tuner': {'optimizer': sys.argv[1]}} if sys.argv[1] != 'auto' else {}\n"
-        "print(exposition(make_agent(load(flags, {}, None)).figures()).decode())",
+        "print(render(families_of(make_agent(load(flags, {}, None)).figures(), AgentRequests())).decode())",
         optimizer,
     )
     assert ran.returncode == 0, ran.stderr
-    assert 'pipesd_tuner_info{optimizer="search"} 1.0' in ran.stdout
-    assert "tuner: coordinate search looks for thresholds" in ran.stdout
+    assert 'pipesd_agent_tuner_info{optimizer="search"} 1.0' in ran.stdout
+    assert "tuner: searching thresholds by coordinate search" in ran.stdout
     assert ("pip install 'pipesd-agent[tuner]'" in ran.stdout) == (optimizer == "auto")
 
 
