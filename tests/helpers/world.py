@@ -608,7 +608,6 @@ class World:
     def _check_record(self) -> None:
         """The record has what was counted."""
         record, counts = self.noted.record(), self.edge.counts
-        assert record is not None
         assert [token for token, _ in record["tokens"]] == self.truth
         assert sum(accepted for _, accepted in record["tokens"]) == record["counts"]["accepted"] == counts.accepted
 

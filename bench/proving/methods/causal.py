@@ -19,6 +19,7 @@ from pipesd_agent.control.triggers import (
     BY_ENTROPY,
     AdaEdlSettings,
     DualSettings,
+    FixedSettings,
     SequenceSettings,
     SvipSettings,
     TriggerSettings,
@@ -82,8 +83,8 @@ def _lean(name: str, make: Callable[..., Method], axes: Axes, first: Point, as_t
     return Family(Contender(name, runner, axes, first, "forwards"), as_tuned)
 
 
-def _pipesd_with(**trigger: Any) -> Method:
-    return Method("pipesd", DualSettings(**trigger), upload="plan", proactive=True)
+def _pipesd_with(trigger: TriggerSettings) -> Method:
+    return Method("pipesd", trigger, upload="plan", proactive=True)
 
 
 def _ours_by(kind: str, value: Any, batcher: Any, window: Any) -> Runner:
@@ -118,10 +119,10 @@ def _families() -> tuple[Family, ...]:
         _lean("hsl", hsl, (R2_ALONE,), (0.99,), "hsl-tuned"),
         _lean("edgellm", edgellm, (R1[:-1], DECAYS), (0.92, 0.5), "edgellm-tuned"),
         _lean("pipesd", pipesd, (R1, R2), (0.95, 0.9), "pipesd-tuned"),
-        _lean("pipesd, fixed", lambda length: _pipesd_with(kind="fixed", length=length), (LENGTHS,), (6,)),
+        _lean("pipesd, fixed", lambda length: _pipesd_with(FixedSettings(length=length)), (LENGTHS,), (6,)),
         _lean(
             "pipesd, sequence",
-            lambda r1, decay: _pipesd_with(kind="sequence", r1=r1, decay=decay),
+            lambda r1, decay: _pipesd_with(SequenceSettings(r1=r1, decay=decay)),
             (R1[:-1], DECAYS),
             (0.95, 0.98),
         ),

@@ -83,8 +83,7 @@ class Bench:
     @property
     def accepted(self) -> list[bool]:
         """For each output token: was it drafted, sent and accepted?"""
-        record = self.record.record()
-        return [] if record is None else [accepted for _, accepted in record["tokens"]]
+        return [accepted for _, accepted in self.record.record()["tokens"]]
 
     def receive(self, message: Opened | Verdict | Event | End | Failed | Desync) -> list[Action]:
         self.session.receive(message, self.now)

@@ -38,9 +38,9 @@ def test_two_sessions_on_one_link() -> None:
     one, two = Arrivals(uplink), Arrivals(uplink)
     for arrivals in (one, two, one, two, two):
         arrivals.sent(OPEN if not arrivals.sent_upto else DRAFT, 30, 0.0)
-    assert two.told(verdict(2, 1_000_000, 500_000))
-    assert one.told(verdict(2, 900_000, 300_000))
-    assert two.told(verdict(3, 1_700_000))
+    assert two.reported(verdict(2, 1_000_000, 500_000))
+    assert one.reported(verdict(2, 900_000, 300_000))
+    assert two.reported(verdict(3, 1_700_000))
     assert uplink.arrivals == [(1, 1.0), (3, 1.5), (0, 0.9), (2, 1.2), (4, 1.7)]
 
 
@@ -50,12 +50,12 @@ def test_stamps_that_are_missing_and_numbers_that_are_repeated() -> None:
     arrivals.sent(OPEN, 500, 0.0)
     for number in range(5):
         arrivals.sent(DRAFT, 30, number * 0.1)
-    assert arrivals.told(verdict(4, 1_000_000)), "only the last of four"
-    assert not arrivals.told(verdict(4, 1_000_000)), "again"
-    assert not arrivals.told(verdict(0)), "says nothing"
-    assert not arrivals.told(verdict(7, 5_000_000)), "was never sent"
-    assert not arrivals.told(verdict(5)), "without stamps"
-    assert arrivals.told(verdict(6, 2_000_000))
+    assert arrivals.reported(verdict(4, 1_000_000)), "only the last of four"
+    assert not arrivals.reported(verdict(4, 1_000_000)), "again"
+    assert not arrivals.reported(verdict(0)), "says nothing"
+    assert not arrivals.reported(verdict(7, 5_000_000)), "was never sent"
+    assert not arrivals.reported(verdict(5)), "without stamps"
+    assert arrivals.reported(verdict(6, 2_000_000))
     assert uplink.arrivals == [(3, 1.0), (5, 2.0)]
 
 
@@ -64,7 +64,7 @@ def test_more_stamps_than_messages() -> None:
     arrivals = Arrivals(uplink)
     arrivals.sent(OPEN, 500, 0.0)
     arrivals.sent(DRAFT, 30, 0.1)
-    arrivals.told(verdict(2, 1_000_000, 1, 1, 1))
+    arrivals.reported(verdict(2, 1_000_000, 1, 1, 1))
     assert [number for number, _ in uplink.arrivals] == [0, 1]
 
 
@@ -74,7 +74,7 @@ def test_the_answer_for_one_message() -> None:
     arrivals.sent(DRAFT, 30, 0.1)
     arrivals.ask(arrivals.sent_upto)
     arrivals.sent(DRAFT, 30, 0.2)
-    assert arrivals.told(verdict(3, 1_000_000, 100_000, 100_000))
+    assert arrivals.reported(verdict(3, 1_000_000, 100_000, 100_000))
     assert arrivals.answer == pytest.approx(1.1)
     arrivals.ask(4)
     assert arrivals.answer is None
@@ -88,5 +88,5 @@ def test_on_another_link_the_count_begins_anew() -> None:
     arrivals.sent(Resume(0, bytes(16), 0), 30, 5.0)
     assert uplink.restarts == 1
     arrivals.sent(DRAFT, 30, 5.1)
-    arrivals.told(verdict(2, 6_000_000, 100_000))
+    arrivals.reported(verdict(2, 6_000_000, 100_000))
     assert uplink.arrivals == [(2, 6.0), (3, 6.1)]

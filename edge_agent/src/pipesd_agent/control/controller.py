@@ -34,18 +34,18 @@ US: Final = 1e6
 SETTLED: Final = 2 * TPOT_WINDOWS * 100
 """Output tokens after a change of ours before time per token says anything about the world again."""
 COSTS_EVERY_S: Final = 1.0
-"""How often the tuners are told what things cost."""
+"""How often the tuners get new costs."""
 
 
 class Controller:
-    """Of one agent.
+    """The control plane of one agent.
 
     Args:
-        trigger: its kind, and where tuning begins.
+        trigger: which one, and where tuning begins.
         planner: of batches.
         auto: of modes; None: sessions draft whenever they can.
         tuners: of `dual`'s thresholds; None: they stay. optimizer: what their studies use.
-        mode: what it was told to do, where `auto` is None.
+        mode: the configured one, where `auto` is None.
         gateway: address of the one that the link is up to.
     """
 
@@ -66,7 +66,7 @@ class Controller:
         self.tuners = tuners
         self._optimizer = optimizer
         self.calibrations = {sampled: Calibration() for sampled in (False, True)}
-        """By whether answers are sampled (temperature above 0)."""
+        """The calibration of confidences, by whether answers are sampled (temperature above 0)."""
         self._trigger = trigger
         self._mode = mode
         self._gateway = gateway
@@ -91,7 +91,7 @@ class Controller:
         )
 
     def figures(self) -> ControlFigures:
-        """What `/metrics` shows."""
+        """The figures that `/metrics` shows."""
         trigger = self._trigger
         pairs: Pairs = {"fixed": (trigger.r1, trigger.r2)} if isinstance(trigger, DualSettings) else {}
         if self.tuners is not None:
@@ -107,7 +107,7 @@ class Controller:
             thresholds=pairs,
             optimizer=self._optimizer,
             mode=self._mode if auto is None else auto.strategy.label,
-            mode_reason="told to be" if auto is None else auto.reason,
+            mode_reason="configured" if auto is None else auto.reason,
         )
 
     # For sessions.
@@ -117,7 +117,7 @@ class Controller:
             self.tuners.gateway(self._gateway())
 
     def decided(self, now: float) -> None:
-        """A verdict has been taken note of."""
+        """Look at what has moved: a verdict has been measured."""
         moved = self.monitor.moved()
         if moved.replan:
             self._replan()

@@ -1,4 +1,4 @@
-"""Draft lengths: how many tokens there are between one NAV and the next (papers/pipesd.md §2, architecture §6)."""
+"""Draft lengths: how many tokens there are between one verification and the next (PipeSD §2)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 N_HAT: Final = 20
-"""Taken to be the mean before any is known."""
+"""Mean length before any is known."""
 OVER: Final = 100
-"""The last so many count."""
+"""How many of the last lengths count."""
 LONGEST: Final = 64
 """Longer ones count as this long: what is planned ahead is bounded."""
 PRIOR: Final = 4.0
@@ -27,7 +27,7 @@ class Lengths:
         self._sum = 0
 
     def add(self, drafts: int) -> None:
-        """A NAV was sent, `drafts` tokens after the one before or the last rollback. None at all is no length."""
+        """Take the length of a draft, in tokens; 0 is no length."""
         if drafts < 1:
             return
         if len(self._last) == OVER:

@@ -20,7 +20,7 @@ MOVED: Final = 0.2
 """Relative change of the mean draft length that is worth a new plan."""
 US: Final = 1e6
 LONGEST_WAIT_S: Final = 0.5
-"""For the link to be free of one message, whatever that is believed to cost."""
+"""Longest wait for the link to be free of one message, whatever that is believed to cost."""
 
 
 class Costs(NamedTuple):

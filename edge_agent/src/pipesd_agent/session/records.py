@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -32,6 +32,7 @@ class RequestRecord(NullObserver):
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self._began = time.monotonic()
+        self._seconds: float | None = None
         self._upload = Upload()
         self._counts: Counts | None = None
         self._prompt_tokens = 0
@@ -55,15 +56,25 @@ class RequestRecord(NullObserver):
     def decided(self, decision: Decision, now: float) -> None:  # noqa: ARG002
         self._tokens += zip(decision.tokens, decision.accepted, strict=True)
 
-    def record(self) -> dict[str, Any] | None:
-        """What there is so far; None: the request was never opened.
+    @property
+    def opened_at_gateway(self) -> bool:
+        """Whether a gateway has accepted the request."""
+        return self._counts is not None
 
-        seconds: since it came. tokens: output ids, each with whether it was drafted, sent and right.
+    def finish(self) -> None:
+        """Take the time: the client has its answer, or is gone. Verdicts may still be on their way."""
+        self._seconds = time.monotonic() - self._began
+
+    def record(self) -> dict[str, Any]:
+        """What there is so far, once it is opened.
+
+        seconds: from its beginning to its end for the client. tokens: output ids, each with whether it was drafted,
+        sent and right.
         """
-        if self._counts is None:
-            return None
+        assert self._counts is not None
+        seconds = time.monotonic() - self._began if self._seconds is None else self._seconds
         return {
-            "seconds": round(time.monotonic() - self._began, 4),
+            "seconds": round(seconds, 4),
             "prompt_tokens": self._prompt_tokens,
             "output_tokens": len(self._tokens),
             "counts": msgspec.to_builtins(self._counts) | {"rejected": self._counts.rejected},
@@ -76,21 +87,34 @@ class Records:
     """The last `KEPT` finished requests by their id. Holds token ids of answers, in memory only."""
 
     def __init__(self) -> None:
-        self._records: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._records: OrderedDict[str, Callable[[], dict[str, Any]]] = OrderedDict()
 
     def add(self, request: RequestRecord, rest: Mapping[str, Any] | None = None) -> None:
-        """Note a request that is over. rest: the figures of what the draft model wrote of its answer."""
-        record = request.record()
-        if record is not None:
-            self.add_local(request.request_id, record | (dict(rest or {}) | {"seconds": record["seconds"]}))
+        """Note a request that is over. rest: the figures of what the draft model wrote of its answer.
+
+        What the session still receives after that is in the record, as it is in `/metrics`.
+        """
+        request.finish()
+        if not request.opened_at_gateway:
+            return
+
+        def record() -> dict[str, Any]:
+            own = request.record()
+            return own | dict(rest or {}) | {"seconds": own["seconds"]}
+
+        self._note(request.request_id, record)
 
     def add_local(self, request_id: str, record: Mapping[str, Any]) -> None:
         """Note a request that the target had no part in, with the figures of the draft model's answer."""
-        self._records[request_id] = {"id": request_id, **record}
-        self._records.move_to_end(request_id)
-        while len(self._records) > KEPT:
-            self._records.popitem(last=False)
+        self._note(request_id, lambda: dict(record))
 
     def get(self, request_id: str) -> dict[str, Any] | None:
         """The record of a request; None: it is not remembered, or not over."""
-        return self._records.get(request_id)
+        record = self._records.get(request_id)
+        return None if record is None else {"id": request_id, **record()}
+
+    def _note(self, request_id: str, record: Callable[[], dict[str, Any]]) -> None:
+        self._records[request_id] = record
+        self._records.move_to_end(request_id)
+        while len(self._records) > KEPT:
+            self._records.popitem(last=False)

@@ -1,4 +1,4 @@
-"""What share of the drafts is right, by the confidence that they were drafted with."""
+"""The acceptance rate of drafts, also by the confidence that they were drafted with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ KEPT: Final = 0.995
 
 
 class Bin(Struct, frozen=True):
-    """upto: highest confidence. weight: drafts, older ones less. right: share of them; 0.0 where there are none."""
+    """Drafts of similar confidence.
+
+    upto: highest confidence. weight: drafts, older ones less. right: share of them; 0.0 where there are none.
+    """
 
     upto: float
     weight: float
@@ -22,7 +25,7 @@ class Bin(Struct, frozen=True):
 
 
 class Acceptance:
-    """Of judged drafts: those up to the first wrong one of each path, and that one."""
+    """The share of judged drafts that were right: those up to the first wrong one of each path, and that one."""
 
     def __init__(self) -> None:
         self._weights = [0.0] * len(BOUNDS)
@@ -30,6 +33,7 @@ class Acceptance:
         self._all: float | None = None
 
     def judged(self, confidence: float, right: bool) -> None:
+        """Take a judged draft."""
         at = min(bisect_left(BOUNDS, confidence), len(BOUNDS) - 1)
         self._weights[at] = KEPT * self._weights[at] + 1.0
         self._rights[at] = KEPT * self._rights[at] + right
@@ -37,12 +41,12 @@ class Acceptance:
 
     @property
     def rate(self) -> float | None:
-        """Share of right ones, whatever the confidence. None: none was judged yet."""
+        """Share of right drafts, 0..1, whatever the confidence. None: none was judged yet."""
         return self._all
 
     @property
     def bins(self) -> tuple[Bin, ...]:
-        """Lowest confidence first."""
+        """The share by confidence, the lowest first."""
         return tuple(
             Bin(upto, weight, right / weight if weight else 0.0)
             for upto, weight, right in zip(BOUNDS, self._weights, self._rights, strict=True)

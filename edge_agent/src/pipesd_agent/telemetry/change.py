@@ -1,4 +1,4 @@
-"""Has a figure moved so much that what was decided by it is to be decided anew? (architecture §6: delta 0.2)"""
+"""Changes of a measured figure that are worth deciding anew what was decided by it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIGMAS: Final = 3.0
 
 
 class Change:
-    """Moved: by more than a fifth of what was last taken note of, and beyond what noise explains.
+    """A figure moves where it differs by more than a fifth from what was last noted, and beyond what noise explains.
 
     least: no smaller a difference counts, in the figure's unit.
     """

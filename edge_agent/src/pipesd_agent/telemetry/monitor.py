@@ -47,7 +47,7 @@ class MonitorFigures(Struct, frozen=True):
     """What is known now; None: not known yet. Seconds.
 
     alpha_s, beta_s: the uplink is busy with a draft message of n tokens for alpha + beta * n; both 0.0 where that
-    cannot be told from nothing, None before the gateway's stamps have told anything. gamma_s: of a drafted token.
+    cannot be told from nothing, None before the gateway has reported an arrival. gamma_s: of a drafted token.
     rtt_s: of a message that need not wait for anything, there and back. verify_base_s: of a step without drafts;
     verify_row_s: what each draft adds; queue_s: what a step waits for others. acceptance: share of judged drafts, then
     by calibrated confidence. window: time and verifications per token of the last few windows. sessions: opened since
@@ -94,7 +94,7 @@ class Monitor:
         self._gamma = Rolling(TOKENS)
         self._most_gamma = math.inf
         self._rtt = Rolling(20)
-        self._heard = False
+        self._link_measured = False
         self._tpot = Rolling(16)
         self._gamma_change = Change(LEAST_GAMMA_S)
         self._alpha_change = Change(LEAST_ALPHA_S)
@@ -122,12 +122,12 @@ class Monitor:
     @property
     def alpha_s(self) -> float | None:
         """Seconds that the uplink is busy with a draft message besides its tokens."""
-        return self._alpha_beta(self.uplink.occupancy)[0] if self._heard else None
+        return self._alpha_beta(self.uplink.occupancy)[0] if self._link_measured else None
 
     @property
     def beta_s(self) -> float | None:
         """Seconds that the uplink is busy with each token of a draft message."""
-        return self._alpha_beta(self.uplink.occupancy)[1] if self._heard else None
+        return self._alpha_beta(self.uplink.occupancy)[1] if self._link_measured else None
 
     @property
     def rtt_s(self) -> float | None:
@@ -180,9 +180,9 @@ class Monitor:
             self._most_gamma = SPIKE * mean
             self._replan |= self._gamma_change.moved(mean, gamma.error)
 
-    def heard(self) -> None:
-        """Take note that the gateway has told of arrivals."""
-        self._heard = True
+    def link_measured(self) -> None:
+        """Take note that the gateway has reported arrivals."""
+        self._link_measured = True
         occupancy = self.uplink.occupancy
         alpha, beta = self._alpha_beta(occupancy)
         spread = occupancy.spread
@@ -193,7 +193,7 @@ class Monitor:
         self._rtt.add(seconds)
 
     def _alpha_beta(self, occupancy: Occupancy) -> tuple[float, float]:
-        """Of draft messages."""
+        """Seconds that the uplink is busy with a draft message, and with each token in it."""
         frames = self.frames
         return occupancy.message_s + occupancy.byte_s * frames.empty_bytes, occupancy.byte_s * frames.token_bytes
 
@@ -250,8 +250,8 @@ class MonitorObserver(NullObserver):
     def decided(self, decision: Decision, now: float) -> None:
         monitor, verdict = self._monitor, decision.verdict
         by_request = verdict.reason is Reason.NAV
-        if self._arrivals.told(verdict):
-            monitor.heard()
+        if self._arrivals.reported(verdict):
+            monitor.link_measured()
         monitor.verifying.stepped(verdict.verified + 1, verdict.forward_us, verdict.queue_us)
         if self._timed:
             self._timed = False

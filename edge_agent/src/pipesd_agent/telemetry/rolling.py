@@ -7,7 +7,7 @@ from collections import deque
 
 
 class Rolling:
-    """Of the last `size` values."""
+    """Mean, deviation and least of the last `size` values. added: how many there ever were."""
 
     def __init__(self, size: int) -> None:
         self._values: deque[float] = deque(maxlen=size)
@@ -16,6 +16,7 @@ class Rolling:
         self.added = 0
 
     def add(self, value: float) -> None:
+        """Take a value; the oldest goes."""
         values = self._values
         if len(values) == values.maxlen:
             gone = values[0]
@@ -34,7 +35,7 @@ class Rolling:
 
     @property
     def mean(self) -> float | None:
-        """None: there is no value yet."""
+        """Mean of the values; None: there is none yet."""
         return self._sum / len(self._values) if self._values else None
 
     @property
@@ -52,9 +53,9 @@ class Rolling:
 
     @property
     def least(self) -> float | None:
-        """None: there is no value yet."""
+        """The least value; None: there is none yet."""
         return min(self._values, default=None)
 
     def values(self) -> tuple[float, ...]:
-        """Oldest first."""
+        """The values, oldest first."""
         return tuple(self._values)

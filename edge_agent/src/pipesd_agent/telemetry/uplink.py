@@ -1,4 +1,4 @@
-"""How long the uplink is busy with a message, apart from how long it takes to get there (architecture §6).
+"""Estimates how long the uplink is busy with a message, apart from its delay: a Kalman filter with change detection.
 
 A message that is handed to the socket at t begins to leave when the one before has left, and occupies the link for
 a + b * bytes; it arrives when it has left, plus a constant (one-way delay, and the difference of the two clocks):
@@ -21,8 +21,8 @@ from typing import Final
 from msgspec import Struct
 
 HEADER_BYTES: Final = 52
-"""Of TCP (with timestamps) and IPv4, which no size counts: a packet's share of a that is known beforehand, as a
-multiple of b."""
+"""Bytes of TCP (with timestamps) and IPv4, which no size counts: the share of a that is known beforehand, in units of
+b."""
 KEPT: Final = 512
 """Messages remembered; stamps of older ones are of no use."""
 REACH: Final = 64
@@ -34,27 +34,27 @@ LEAST_NOISE_S: Final = 1e-4
 MOST_NOISE_S: Final = 0.05
 LOST_S: Final = 30.0
 """No arrival deviates by so much: the gateway's clock is another one."""
-TOLD_S: Final = 2e-4
-"""An occupancy below this is not told from 0."""
+DETECTABLE_S: Final = 2e-4
+"""An occupancy below this cannot be told from 0."""
 SLOPE_PRIOR: Final = 1e-3
 """Standard deviation of b before anything is known: 8 kbit/s."""
 CONSTANT_PRIOR_S: Final = 10.0
 EXTRA_PRIOR_S: Final = 1e-3
-"""Of a, besides what headers explain."""
+"""Standard deviation of a, besides what headers explain."""
 WANDER: Final = 0.02
-"""Relative, of a and b, per square root of a second."""
+"""Relative standard deviation of a and b, per square root of a second."""
 IDLE_S: Final = 2.0
 IDLE_WANDER: Final = 0.5
-"""The same where nothing was sent for longer: it may be quite another rate, and the first messages tell."""
+"""That, where nothing was sent for longer: it may be quite another rate, and the first messages tell."""
 DRIFT: Final = 1.0
-"""Of the constant, as a multiple of the noise, per square root of a second: clocks, and delay that moves."""
+"""Standard deviation of the constant, as a multiple of the noise, per square root of a second: clocks, moving delay."""
 LONG: Final = 256
 """Bytes of messages that tell the slope, if they are many times the usual ones; few, and judged by themselves."""
 CHANGE: Final = 3
 """Deviations in a row that may be a change."""
 LONG_RUN: Final = 2
 QUEUED_RUN: Final = 6
-"""The same of long messages only, and of messages only that had to queue."""
+"""Deviations in a row that may be a change, of long messages only, and of messages only that had to queue."""
 QUIET: Final = 100
 THINNED: Final = 4
 """After so many as expected, only one in so many of those that still are is reckoned in: all of this costs time."""
@@ -65,8 +65,8 @@ BOUND: Final = 3.0
 
 
 class Occupancy(Struct, frozen=True):
-    """Of the uplink, by a message: `message_s` + `byte_s` * bytes (WebSocket's header included, TCP's not). 0.0, both,
-    where it cannot be told from nothing. spread: relative standard deviation of that for a usual message."""
+    """Time that the uplink is busy with a message: `message_s` + `byte_s` * bytes (WebSocket's header included, TCP's
+    not). 0.0, both, where it cannot be told from nothing. spread: relative standard deviation for a usual message."""
 
     message_s: float = 0.0
     byte_s: float = 0.0
@@ -80,8 +80,11 @@ class _Message(Struct):
 
 
 class Uplink:
-    """The agent's, whose sessions share one link. Tell it of every message as it is handed to the socket, and of every
-    arrival when it is known; `restart` where the link is a new one. Times in seconds."""
+    """The uplink of one agent, whose sessions share it. Times in seconds.
+
+    Call `sent` for every message as it is handed to the socket, `arrived` when its arrival is known, and `restart`
+    where the link is a new one.
+    """
 
     def __init__(self, header_bytes: float = HEADER_BYTES) -> None:
         self.constant = 0.0
@@ -91,7 +94,7 @@ class Uplink:
         self.changes = 0
         """How often it was found changed."""
         self._header = header_bytes
-        self._a = self._b = 0.0
+        self._message_s = self._byte_s = 0.0
         # Of (constant, a, b), symmetric.
         h, slope = header_bytes, SLOPE_PRIOR**2
         self._p = (CONSTANT_PRIOR_S**2, 0.0, 0.0, slope * h * h + EXTRA_PRIOR_S**2, slope * h, slope)
@@ -149,11 +152,11 @@ class Uplink:
     @property
     def occupancy(self) -> Occupancy:
         """The estimate."""
-        a, b, s = self._a, self._b, self._usual
+        a, b, s = self._message_s, self._byte_s, self._usual
         total = a + b * s
         _, _, _, aa, ab, bb = self._p
         deviation = max(0.0, aa + 2 * s * ab + s * s * bb) ** 0.5
-        if total < max(TOLD_S, self.noise / 2, 2 * deviation):
+        if total < max(DETECTABLE_S, self.noise / 2, 2 * deviation):
             return Occupancy()
         return Occupancy(a, b, deviation / total)
 
@@ -161,7 +164,7 @@ class Uplink:
 
     def _anchor(self, message: _Message, arrival: float) -> None:
         """The first stamp of a link: the constant is about what it says; a and b stay what they were believed to be."""
-        self.constant = arrival - message.sent - self._a - self._b * message.size
+        self.constant = arrival - message.sent - self._message_s - self._byte_s * message.size
         _, _, _, aa, ab, bb = self._p
         self._p = (CONSTANT_PRIOR_S**2, 0.0, 0.0, aa, ab, bb)
         self._updated = message.sent
@@ -195,7 +198,7 @@ class Uplink:
     def _observe(self, number: int) -> None:
         message = self._messages[number - self._first]
         assert message.arrival is not None
-        expected, h0, h1, h2 = self._predict(number - self._first, self.constant, self._a, self._b)
+        expected, h0, h1, h2 = self._predict(number - self._first, self.constant, self._message_s, self._byte_s)
         error = message.arrival - expected
         short = message.size <= max(LONG, 4 * self._usual)
         if short and self._quiet > QUIET and number % THINNED and abs(error) < self._quiet_bound:
@@ -260,8 +263,8 @@ class Uplink:
         g2 = cb * h0 + ab * h1 + bb * h2
         step = error / variance
         self.constant += g0 * step
-        self._a = max(0.0, self._a + g1 * step)
-        self._b = max(0.0, self._b + g2 * step)
+        self._message_s = max(0.0, self._message_s + g1 * step)
+        self._byte_s = max(0.0, self._byte_s + g2 * step)
         self._p = (
             max(1e-14, cc - g0 * g0 / variance),
             ca - g0 * g1 / variance,
@@ -279,7 +282,7 @@ class Uplink:
         self._updated = now
         seconds = min(60.0, seconds)
         cc, ca, cb, aa, ab, bb = self._p
-        a, b = self._a, self._b
+        a, b = self._message_s, self._byte_s
         w = WANDER * WANDER * seconds if seconds < IDLE_S else IDLE_WANDER * IDLE_WANDER
         drift = DRIFT * self.noise
         self._p = (
@@ -301,9 +304,9 @@ class Uplink:
         # The first may have travelled while the change came.
         deviating = [number for number, _ in self._deviating[1:] if number >= self._first]
         self._deviating.clear()
-        constant, a, b = self.constant, self._a, self._b
+        constant, a, b = self.constant, self._message_s, self._byte_s
         before = self._misfit(deviating, constant, a, b)
-        told = a + b * self._usual > max(TOLD_S, self.noise)
+        told = a + b * self._usual > max(DETECTABLE_S, self.noise)
         if not a + b * self._usual > 1e-6:
             a, b = self._header * 1e-9, 1e-9
         other_constant, other_rate = [], []
@@ -312,8 +315,15 @@ class Uplink:
             message = self._messages[at]
             assert message.arrival is not None
             took = message.arrival - message.sent
-            fitting = took - self._a - self._b * message.size
-            other_constant.append((self._misfit(deviating, fitting, self._a, self._b), fitting, self._a, self._b))
+            fitting = took - self._message_s - self._byte_s * message.size
+            other_constant.append(
+                (
+                    self._misfit(deviating, fitting, self._message_s, self._byte_s),
+                    fitting,
+                    self._message_s,
+                    self._byte_s,
+                )
+            )
             took -= constant
             if at and (previous := self._messages[at - 1].arrival) is not None:
                 took = min(took, message.arrival - previous)
@@ -335,8 +345,8 @@ class Uplink:
         """A state that arrivals, not the filter, have told."""
         self.changes += 1
         moved = constant - self.constant
-        scaled = a != self._a or b != self._b
-        self.constant, self._a, self._b = constant, a, b
+        scaled = a != self._message_s or b != self._byte_s
+        self.constant, self._message_s, self._byte_s = constant, a, b
         cc, ca, cb, aa, ab, bb = self._p
         w = 0.3**2 if scaled else 0.0
         c = (0.1 * moved) ** 2 + self.noise**2
@@ -353,7 +363,7 @@ class Uplink:
         numbers = [n for n in self._trial[CHANGE:] if n >= self._first and self._messages[n - self._first].arrival]
         if not numbers:
             return
-        misfit = self._misfit(numbers, self.constant, self._a, self._b)
+        misfit = self._misfit(numbers, self.constant, self._message_s, self._byte_s)
         if self._misfit(numbers, *rival) < min(0.85 * misfit, misfit - self.noise / 4):
             self._rival = None
             self._adopt(*rival)

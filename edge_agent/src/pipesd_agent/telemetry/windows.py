@@ -11,12 +11,16 @@ from msgspec import Struct
 TOKENS: Final = 100
 KEPT: Final = 32
 MOST_S: Final = 10.0
-"""Between two verdicts: more is a client that does not read, or a link that was lost, and says nothing of a policy."""
+"""Seconds between two decisions at most: more is a client that does not read, or a link that was lost, and says nothing
+of a policy."""
 
 
 class Window(Struct, frozen=True):
-    """Of `tokens` output tokens, of all sessions. seconds: between the verdicts of each session, so that sessions side
-    by side do not look fast. Nothing of the time to the first token is in it. verified, accepted: drafts."""
+    """Figures of `tokens` output tokens, of all sessions.
+
+    seconds: between the decisions of each session, so that sessions side by side do not look fast; nothing of the time
+    to the first token is in it. forwards: steps of the target. verified, accepted: drafts.
+    """
 
     tokens: int
     seconds: float
@@ -27,15 +31,17 @@ class Window(Struct, frozen=True):
 
     @property
     def tpot_s(self) -> float:
+        """Seconds per output token."""
         return self.seconds / self.tokens
 
     @property
     def verifications_per_token(self) -> float:
+        """Verifications per output token."""
         return self.verifications / self.tokens
 
 
 class Windows:
-    """The last `KEPT` of them. ready: is told of each that is full."""
+    """The last `KEPT` windows. ready: called with each that is full."""
 
     def __init__(self, ready: Callable[[Window], None]) -> None:
         self.last: deque[Window] = deque(maxlen=KEPT)
@@ -47,7 +53,7 @@ class Windows:
         self._seconds = 0.0
 
     def add(self, tokens: int, seconds: float, *, verification: bool, verified: int, accepted: int) -> None:
-        """A session's verdict, `seconds` after the one before it."""
+        """Take a session's decision of `tokens` tokens, `seconds` after the one before it."""
         if seconds > MOST_S:
             return
         self._tokens += tokens
@@ -65,7 +71,7 @@ class Windows:
             self._ready(window)
 
     def mean(self, windows: int) -> Window | None:
-        """The last few of them as one. None: none is full yet."""
+        """The last few windows as one. None: none is full yet."""
         last = list(self.last)[-windows:]
         if not last:
             return None
