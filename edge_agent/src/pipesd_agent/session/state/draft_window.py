@@ -38,7 +38,7 @@ class DraftWindow:
 
     def opened(self, prompt_length: int) -> None:
         """Begin after the prompt."""
-        self.base = self._sent_upto = self._counted_upto = prompt_length
+        self.base = self._sent_upto = self._counted_upto = self._measured_upto = prompt_length
 
     def __len__(self) -> int:
         return len(self._drafts)

@@ -46,7 +46,7 @@ class Handoff:
     def begin(self, request: Open, opened: Opened) -> Open:
         """Begin anew at another gateway; returns what it is asked. Raises CannotSplice."""
         self._splice = Splice(self.delivered)
-        self.position = len(opened.prompt_ids)
+        self.position = self.replayed_upto = len(opened.prompt_ids)
         body = msgspec.json.decode(request.body)
         body["seed"] = opened.params.seed
         # Committed ids go up as drafts also where none of a drafter's will.
