@@ -214,11 +214,11 @@ async def test_the_link_is_told_how_sessions_begin_and_when_it_has_room(monkeypa
 
 
 @pytest.mark.parametrize("mode", ["cloud", "collaborative"])
-async def test_metrics_show_the_mode_that_was_told(mode: Literal["cloud", "collaborative"]) -> None:
+async def test_metrics_show_the_mode_that_is_configured(mode: Literal["cloud", "collaborative"]) -> None:
     agent = make_agent(AgentConfig(mode=mode))
     assert agent._controller is not None
     figures = agent._controller.figures()
-    assert (figures.mode, figures.mode_reason) == (mode, "told to be")
+    assert (figures.mode, figures.mode_reason) == (mode, "configured")
     await agent.aclose()
 
 
