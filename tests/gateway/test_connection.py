@@ -347,7 +347,7 @@ def test_sessions_are_isolated_from_each_other_s_drafts_epochs_and_acks(bench: B
     assert bench.say(Draft.wishing(1, 0, BASE + 2, (31,), BASE + 2)) == [StepRequest(1, (30, 31))]
     assert bench.say(Draft.wishing(0, 5, BASE + 3, (22,), BASE + 3)) == [StepRequest(0, (20, 21, 22))]
     assert bench.step(1, 30, 31, 32) == [
-        Verdict(1, 2, BASE + 1, 0, 0, (30, 31, 32), Reason.NAV, 0, 0, 50_000_000, 4, (50_000_000, 0))
+        Verdict(1, 2, BASE + 1, 0, 0, (30, 31, 32), Reason.VERIFICATION, 0, 0, 50_000_000, 4, (50_000_000, 0))
     ]
     untouched = bench.connection.session(2)
     assert untouched is not None

@@ -401,7 +401,7 @@ def test_a_wish_is_fulfilled_by_a_step_that_was_taken_for_another_reason() -> No
 def test_a_verdict_says_what_the_step_did(parked: Bench) -> None:
     parked.draft(NEXT, 11, 12, nav=NEXT + 1)
     assert verdict(parked.step(11, 50, verified=2, accepted=1)) == Verdict(
-        3, 2, NEXT, 2, 1, (11, 50), Reason.NAV, 11, 22, 50_000_000, 3, (50_000_000,)
+        3, 2, NEXT, 2, 1, (11, 50), Reason.VERIFICATION, 11, 22, 50_000_000, 3, (50_000_000,)
     )
     assert parked.committed == [10, 11, 50]
 

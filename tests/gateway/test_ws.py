@@ -297,7 +297,10 @@ async def test_drafts_are_verified(engine: ScriptedEngine, url: str) -> None:
         generation.go()  # the step of the free run
         verdicts = [m for m in await hear_all(socket, 4) if isinstance(m, Verdict)]
         assert [v.tokens for v in verdicts] == [(10,), (11, 12, 13)]
-        assert [(v.verified, v.accepted, v.reason) for v in verdicts] == [(0, 0, Reason.RUN), (3, 2, Reason.NAV)]
+        assert [(v.verified, v.accepted, v.reason) for v in verdicts] == [
+            (0, 0, Reason.RUN),
+            (3, 2, Reason.VERIFICATION),
+        ]
         assert [v.recv_us > 0 for v in verdicts] == [False, True]
         assert generation.orders == [(), (11, 12, 50)]
 

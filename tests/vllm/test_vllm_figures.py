@@ -42,7 +42,7 @@ def test_rounds_and_sessions_are_counted(server: VllmServer) -> None:
         wait_until(lambda: figures(server)["pipesd_sessions_parked"] == 1)
         right, wrong = ids[done : done + 4], (ids[done + 4] + 1) % 4096
         socket.send(encode(Draft.wishing(0, 1, position, (*right, wrong), position + 4)))
-        while not (isinstance(message := receive(socket), Verdict) and message.reason is Reason.NAV):
+        while not (isinstance(message := receive(socket), Verdict) and message.reason is Reason.VERIFICATION):
             pass
         assert (message.verified, message.accepted, len(message.tokens)) == (5, 4, 5)
         assert 0 < message.queue_us < 10_000_000

@@ -425,7 +425,7 @@ class GatewaySession:
             return
         self._stalled_since = None
         if self._wish is not None:
-            reason = Reason.NAV
+            reason = Reason.VERIFICATION
         elif len(self._committed) <= self._run_until:
             reason = Reason.TIMEOUT if self._run_kind is _RunKind.TIMEOUT else Reason.RUN
         else:
@@ -434,7 +434,7 @@ class GatewaySession:
         self._stepping = reason
         self._step_recv_us, self._recv_us = self._recv_us, 0
         drafts = tuple(self._path[: self._max_drafts])
-        ahead = 0 if drafts or reason is Reason.NAV else self._ahead()
+        ahead = 0 if drafts or reason is Reason.VERIFICATION else self._ahead()
         self._steps_due = 1 + ahead
         self._outputs.append(Step(drafts, ahead))
 

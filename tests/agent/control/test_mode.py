@@ -35,13 +35,13 @@ class World:
             else:
                 self.drafted_tokens += self.each
                 took = self.drafted * self.each * self._rng.uniform(1 - self.noise, 1 + self.noise)
-                said = self._step(mode, took, self.each, Reason.NAV)
+                said = self._step(mode, took, self.each, Reason.VERIFICATION)
             left = left if said is None else said
 
     def _step(self, mode: SessionMode, seconds: float, tokens: int, reason: Reason) -> int | None:
         self.now += seconds
         self.tokens += tokens
-        verified = tokens if reason is Reason.NAV else 0
+        verified = tokens if reason is Reason.VERIFICATION else 0
         verdict = Verdict(0, 1, 2, verified, verified, tuple(range(tokens)), reason, 0, 0, 0)
         return mode.decided(verdict, self.now, rejected=False)
 
@@ -118,7 +118,7 @@ def test_a_round_that_takes_too_long_is_cut_short() -> None:
     last = 0.01 * (RUN - 1)
     assert mode.drafted(DraftToken(3, 7, 0.9), last + 0.01 * LOSS - 0.001) == 0
     assert mode.drafted(DraftToken(4, 7, 0.9), last + 0.01 * LOSS + 0.001) == FOREVER
-    verdict = Verdict(0, 2, 2, 2, 2, (7, 7, 7), Reason.NAV, 0, 0, 0)
+    verdict = Verdict(0, 2, 2, 2, 2, (7, 7, 7), Reason.VERIFICATION, 0, 0, 0)
     assert mode.decided(verdict, last + 0.4, rejected=False) is None
     assert not auto.collaborative
 
@@ -177,7 +177,7 @@ def test_the_ways_between_are_weighed_as_well(objective: str, costs: tuple[float
     if way != CLOUD:
         sure, unsure = (mode.drafted(DraftToken(2, 7, confidence), 0.0) for confidence in (0.9, 0.5))
         assert (sure, unsure) == (0, WAYS[way].unsure)
-        verdict = Verdict(0, 1, 2, 2, 1, (7, 8), Reason.NAV, 0, 0, 0)
+        verdict = Verdict(0, 1, 2, 2, 1, (7, 8), Reason.VERIFICATION, 0, 0, 0)
         assert mode.decided(verdict, 0.05, rejected=True) == (WAYS[way].rejected or None)
 
 

@@ -58,9 +58,9 @@ EDGE: list[EdgeMessage] = [
 GATEWAY: list[GatewayMessage] = [
     Opened(0, ID, (1, 2, 3), SamplingParams(0.7, 0.9, 40, -(2**63)), 64, (2,), "toy", ("\n\n", "é")),
     Opened(0, ID, (), SamplingParams(), 0, (), ""),
-    Verdict(1, 1, 5, 3, 2, (7, 8, 9), Reason.NAV, 10, 20, 2**53 - 1),
+    Verdict(1, 1, 5, 3, 2, (7, 8, 9), Reason.VERIFICATION, 10, 20, 2**53 - 1),
     Verdict(1, 2, 5, 0, 0, (), Reason.TIMEOUT, 0, 0, 0),
-    Verdict(1, 3, 5, 0, 0, (), Reason.NAV, 0, 0, 0, 70, (2**32 - 1, *(2**53 - 1,) * 63)),
+    Verdict(1, 3, 5, 0, 0, (), Reason.VERIFICATION, 0, 0, 0, 70, (2**32 - 1, *(2**53 - 1,) * 63)),
     Event(0, 3, 8, b"{}", True),
     End(0, 4),
     Failed(0, "overloaded", 429, b"{}", 7),

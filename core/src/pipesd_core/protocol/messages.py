@@ -55,7 +55,7 @@ class Endpoint(IntEnum):
 class Reason(IntEnum):
     """Why an engine step was taken."""
 
-    NAV = 0
+    VERIFICATION = 0
     RUN = 1
     TIMEOUT = 2
 

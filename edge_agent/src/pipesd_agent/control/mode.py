@@ -331,7 +331,7 @@ class SessionMode:
 
     def _measure(self, verdict: Verdict, now: float) -> None:
         auto, tokens = self._auto, len(verdict.tokens)
-        ran = verdict.reason is not Reason.NAV and not verdict.verified
+        ran = verdict.reason is not Reason.VERIFICATION and not verdict.verified
         if not ran and ((not self._resting and self._try != CLOUD) or not auto.known(self._way)):
             self._counting = True  # what it took since the last step of the run before is a sample as well
         if self._last is not None:
