@@ -20,6 +20,7 @@ from pipesd_core.errors import (
     Unavailable,
     UnknownVersion,
     VocabularyMismatch,
+    error_message_from_body,
 )
 
 EVERY = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
@@ -63,3 +64,16 @@ def test_protocol_errors_have_codes_of_their_own() -> None:
     codes = [error.code for error in (ProtocolError, MalformedMessage, UnknownVersion, OutOfState)]
     assert codes == ["protocol_error", "malformed_message", "unknown_version", "out_of_state"]
     assert not any(issubclass(error, ApiError) for error in (ProtocolError, MalformedMessage, OutOfState))
+
+
+def test_the_message_of_an_error_body() -> None:
+    assert error_message_from_body(b'{"error": {"message": "drains", "code": null}}') == "drains"
+    assert error_message_from_body(bytearray(b'{"error": {"message": "drains"}}')) == "drains"
+    assert error_message_from_body(InvalidRequest("top_p must be above 0").body()) == "top_p must be above 0"
+
+
+@pytest.mark.parametrize(
+    "body", [None, b"", b"<html>", b"[]", b'{"error": 1}', b'{"error": {"message": 1}}', b"\xff", {}]
+)
+def test_what_is_no_error_body_has_no_message(body: bytes | dict[str, object] | None) -> None:
+    assert error_message_from_body(body) == ""

@@ -14,14 +14,14 @@ from pipesd_agent.link.link import Link
 from pipesd_agent.link.model_list import Catalog
 from pipesd_agent.link.passthrough import Answer, Forwarder, with_noise
 from pipesd_agent.local.answer import EdgeAnswer
-from pipesd_agent.local.fallback import CloudAnswer, Policy, begin, is_loss, policy_of, said
+from pipesd_agent.local.fallback import CloudAnswer, Policy, begin, is_loss, policy_of
 from pipesd_agent.local.model import Edge
 from pipesd_agent.session.records import Records, RequestRecord
 from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.stream import RequestStream
 from pipesd_agent.telemetry.tracing import TraceFiles, Tracer
 from pipesd_agent.tuning.per_sampling import Tuners
-from pipesd_core.errors import ApiError, Unavailable, VocabularyMismatch
+from pipesd_core.errors import ApiError, Unavailable, VocabularyMismatch, error_message_from_body
 from pipesd_core.protocol.messages import Endpoint, Opened
 from pipesd_core.service.logs import session_name
 
@@ -137,7 +137,7 @@ class Agent:
             answer = await self.forwarder.ask(endpoint, with_noise(body), request_id)
             if edge is None or answer.status != Unavailable.status:
                 return answer
-            error: ApiError = Unavailable(said(answer.body))
+            error: ApiError = Unavailable(error_message_from_body(answer.body) or "the gateway is not available")
         except ApiError as failure:
             if edge is None or edge.closed or not is_loss(failure):
                 raise

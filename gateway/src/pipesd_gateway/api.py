@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pipesd_core.engine.autoregressive import Alone
-from pipesd_core.engine.choices import Several, wants_several
+from pipesd_core.engine.choices import Several
 from pipesd_core.engine.interface import Engine
 from pipesd_core.errors import ApiError, EngineFailed
+from pipesd_core.openai_body import has_multiple_choices, wants_stream
 from pipesd_core.protocol.messages import SUBPROTOCOL, Endpoint
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.http import (
@@ -24,7 +25,6 @@ from pipesd_core.service.http import (
     install,
     json_response,
     read_body,
-    wants_stream,
     while_connected,
 )
 from pipesd_core.service.lifecycle import Life
@@ -101,7 +101,7 @@ def create_app(
 async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoint) -> Response:
     keys.authorize(request)
     body = await read_body(request)
-    answer = Several(engine) if wants_several(endpoint, body) else Alone(engine)
+    answer = Several(engine) if has_multiple_choices(endpoint, body) else Alone(engine)
     handed_over = False
     try:
         opening = await while_connected(request, answer.open(endpoint, body))

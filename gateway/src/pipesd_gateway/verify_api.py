@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from pipesd_core.engine.interface import Broken, Engine, EngineOutput, Finished, ModelInfo, StepDone
 from pipesd_core.errors import ApiError, ContextLengthExceeded, EngineFailed, InvalidRequest, Unavailable
+from pipesd_core.openai_body import NOT_JSON
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import draw_seed
@@ -92,7 +93,7 @@ def parse(body: bytes, info: ModelInfo) -> list[Wanted]:
     """The batch in `body`, checked against the target. Raises InvalidRequest, and nothing else."""
     try:
         asked = msgspec.json.decode(body, type=_Body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         what, _, where = str(error).partition(" - at `$")
         where = where.strip("`.")
         raise InvalidRequest(f"{where}: {what}" if where else f"the body: {what}", param=where or None) from None

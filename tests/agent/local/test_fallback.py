@@ -21,7 +21,7 @@ from pipesd_agent.api.app import create_app
 from pipesd_agent.link.link import Link
 from pipesd_agent.link.model_list import Catalog
 from pipesd_agent.link.passthrough import Forwarder
-from pipesd_agent.local.fallback import Policy, is_loss, policy_of, said
+from pipesd_agent.local.fallback import Policy, is_loss, policy_of
 from pipesd_agent.local.model import Edge
 from pipesd_agent.session.observer import SessionObserver
 from pipesd_agent.session.remote_error import RemoteError
@@ -307,9 +307,6 @@ def test_policies_need_an_edge() -> None:
             )
 
 
-def test_losses_and_what_was_said_of_them() -> None:
+def test_losses() -> None:
     assert is_loss(RemoteError(Failed(3, "unavailable", 503, b"{}")))
     assert not is_loss(RemoteError(Failed(3, "x", 429, b"{}")))
-    assert said(b'{"error": {"message": "drains"}}') == "drains"
-    for body in (None, b"<html>", b"[]", b'{"error": 1}'):
-        assert said(body) == "the gateway is not available"

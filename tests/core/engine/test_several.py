@@ -11,9 +11,10 @@ import pytest
 from fake_decoder import EOS, FakeDecoder
 
 from pipesd_core.engine import choices
-from pipesd_core.engine.choices import MAX_CHOICES, Several, split, wants_several
+from pipesd_core.engine.choices import MAX_CHOICES, Several, split
 from pipesd_core.errors import EngineFailed, InvalidRequest, Overloaded
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
+from pipesd_core.openai_body import has_multiple_choices
 from pipesd_core.protocol.messages import Endpoint
 
 TEXT, CHAT = Endpoint.COMPLETIONS, Endpoint.CHAT_COMPLETIONS
@@ -47,7 +48,7 @@ def encoded(**body: Any) -> bytes:
 async def ask(engine: EmbeddedEngine, endpoint: Endpoint = TEXT, **body: Any) -> list[dict[str, Any]]:
     """The payloads of an answer."""
     raw = encoded(**body)
-    assert wants_several(endpoint, raw)
+    assert has_multiple_choices(endpoint, raw)
     answer, payloads = Several(engine), []
     try:
         await answer.open(endpoint, raw)
@@ -174,19 +175,6 @@ async def test_bad_requests(engine: EmbeddedEngine, body: dict[str, Any], param:
     with pytest.raises(InvalidRequest) as error:
         await ask(engine, **body)
     assert error.value.param == param
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"prompt": "x"}, {"prompt": ["x"]}, {"prompt": [1, 2]}, {"prompt": [[1, 2]]}, {"prompt": ["x", [1]]},
-        {"prompt": []}, {"prompt": "x", "n": 1}, {"prompt": "x", "n": 1.5}, {"prompt": "x", "n": True},
-        {"prompt": "x", "n": None}, [1], {"prompt": "x", "n": "2"}, {},
-    ],
-)  # fmt: skip
-def test_one_choice_or_a_fault_that_the_engine_names(body: Any) -> None:
-    assert not wants_several(TEXT, msgspec.json.encode(body))
-    assert not wants_several(CHAT, b"[" * 100_000)
 
 
 def test_a_long_body_is_not_held_once_per_choice() -> None:

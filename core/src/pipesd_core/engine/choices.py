@@ -17,6 +17,7 @@ from msgspec import Raw, Struct
 from pipesd_core.engine.autoregressive import Alone
 from pipesd_core.engine.interface import Engine, Opening, Payload
 from pipesd_core.errors import InvalidRequest, Overloaded
+from pipesd_core.openai_body import choices_per_prompt, split_prompts, wants_stream
 from pipesd_core.protocol.messages import Endpoint
 
 MAX_CHOICES: Final = 128
@@ -40,27 +41,13 @@ class Part(Struct, frozen=True):
         return msgspec.json.encode(self.fields)
 
 
-class _Peek(Struct):
-    n: Any = None
-    prompt: Raw = Raw(b"")
-
-
-def wants_several(endpoint: Endpoint, body: bytes) -> bool:
-    """More than one choice? False for a body that is wrong: the engine says so."""
-    try:
-        peek = msgspec.json.decode(body, type=_Peek)
-        return _count(peek.n) > 1 or (endpoint is Endpoint.COMPLETIONS and len(_prompts(peek.prompt)) > 1)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return False
-
-
 def split(endpoint: Endpoint, body: bytes) -> list[Part]:
-    """The choices of a body for which `wants_several`, in order of their index. Raises InvalidRequest."""
+    """The choices of a body that has multiple choices, in order of their index. Raises InvalidRequest."""
     fields = msgspec.json.decode(body, type=dict[str, Raw])
-    n = _count(msgspec.json.decode(fields.get("n", b"null")))
+    n = choices_per_prompt(msgspec.json.decode(fields.get("n", b"null")))
     if n > 1:
         del fields["n"]
-    prompts = _prompts(fields["prompt"]) if endpoint is Endpoint.COMPLETIONS and "prompt" in fields else []
+    prompts = split_prompts(fields["prompt"]) if endpoint is Endpoint.COMPLETIONS and "prompt" in fields else []
     if n * max(1, len(prompts)) > MAX_CHOICES:
         raise InvalidRequest(
             f"n = {n} of {max(1, len(prompts))} prompts; one request has {MAX_CHOICES} choices at most",
@@ -99,11 +86,11 @@ class Several:
         What is wrong with another prompt only is told by `next`.
         """
         parts = split(endpoint, body)
-        self._streams = bool(msgspec.json.decode(parts[0].fields.get("stream", b"null")))
         self._merged = _Merged(parts)
         first = Alone(self._engine)
         self._answers.add(first)
         opening = await first.open(endpoint, parts[0].body())
+        self._streams = wants_stream(body)
         left = iter(range(1, len(parts)))
         for number in range(min(AT_ONCE, len(parts))):
             begun = (0, first) if number == 0 else None
@@ -227,17 +214,3 @@ class _Merged:
 
 def _zero(value: Any) -> Any:
     return dict.fromkeys(value, 0) if isinstance(value, dict) else 0
-
-
-def _count(n: Any) -> int:
-    return n if type(n) is int and n > 1 else 1
-
-
-def _prompts(prompt: Raw) -> list[Raw]:
-    """The prompts of a list of strings, or of a list of lists of ids; none of them: it is no such list."""
-    raw = bytes(prompt)
-    if not raw.startswith(b"["):
-        return []
-    items = msgspec.json.decode(raw, type=list[Raw])
-    kinds = {bytes(memoryview(item)[:1]) for item in items}
-    return items if kinds in ({b'"'}, {b"["}) else []

@@ -35,6 +35,7 @@ from pipesd_core.engine.interface import (
 )
 from pipesd_core.engine.rounds import fault
 from pipesd_core.errors import ApiError, ContextLengthExceeded, InvalidRequest, ModelNotFound, Overloaded, Unavailable
+from pipesd_core.openai_body import NOT_JSON
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Logits, Sampler, draw_seed
@@ -112,7 +113,7 @@ def parse(body: bytes) -> Request:
     """Raises InvalidRequest, which names the field that is wrong."""
     try:
         request = msgspec.json.decode(body, type=Request)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         where = re.search(r"\$\.(\w+)|unknown field `(\w+)`", str(error))
         raise InvalidRequest(f"the body: {error}", param=where and (where[1] or where[2])) from None
     if request.max_tokens is not None and request.max_tokens < 1:

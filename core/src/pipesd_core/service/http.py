@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import msgspec
-from msgspec import Struct
 from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
 from starlette.applications import Starlette
@@ -125,20 +124,6 @@ class EventStream(EventSourceResponse):
 def error_event(error: ApiError) -> bytes:
     """The last event of a stream that cannot be completed."""
     return b"data: " + msgspec.json.encode(error.body()) + b"\n\n"
-
-
-class _Peek(Struct):
-    stream: bool | None = None
-
-
-def wants_stream(body: bytes) -> bool:
-    """Of a body that the engine has accepted. Raises InvalidRequest: some engines read more into one than we do."""
-    try:
-        return bool(msgspec.json.decode(body, type=_Peek).stream)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"stream must be true or false: {error}", param="stream") from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from error
 
 
 async def read_body(request: Request) -> bytes:

@@ -24,6 +24,7 @@ from pipesd_agent.link.passthrough import Answer
 from pipesd_agent.local.answer import EdgeAnswer
 from pipesd_agent.local.fallback import HEADER, CloudAnswer
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
+from pipesd_core.openai_body import wants_stream
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.http import (
@@ -33,7 +34,6 @@ from pipesd_core.service.http import (
     json_response,
     read_body,
     request_id_of,
-    wants_stream,
     while_connected,
 )
 from pipesd_core.service.lifecycle import Life

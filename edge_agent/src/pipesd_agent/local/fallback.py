@@ -8,10 +8,8 @@ from __future__ import annotations
 import logging
 from typing import Final, Literal
 
-import msgspec
-
 from pipesd_agent.local.answer import MODE, EdgeAnswer
-from pipesd_agent.local.model import CannotGoOn, Edge, why, without
+from pipesd_agent.local.model import CannotGoOn, Edge, error_message, without
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
 from pipesd_core.protocol.messages import Endpoint, Opened
@@ -38,21 +36,13 @@ def is_loss(error: ApiError) -> bool:
     return error.status == Unavailable.status
 
 
-def said(body: bytes | None) -> str:
-    """The message of an OpenAI-shaped error of a gateway, or of what stands before one."""
-    try:
-        return str(msgspec.json.decode(body or b"")["error"]["message"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return "the gateway is not available"
-
-
 async def begin(edge: Edge, endpoint: Endpoint, body: bytes, request_id: str, error: ApiError) -> EdgeAnswer:
     """The answer that the cloud could not even begin, because of `error`. Raises ApiError."""
-    reason = why(error)
+    reason = error_message(error)
     try:
         answer = await edge.begin(endpoint, without(body, "model"), reason)
     except ApiError as refusal:
-        raise Unavailable(f"{reason}; the draft model cannot answer instead: {why(refusal)}") from refusal
+        raise Unavailable(f"{reason}; the draft model cannot answer instead: {error_message(refusal)}") from refusal
     log.warning("request %s is answered by the draft model alone: %s", request_id, reason)
     return answer
 
@@ -90,13 +80,13 @@ class CloudAnswer:
         self.stream.taken()
 
     async def _go_on(self, edge: Edge, error: ApiError) -> EdgeAnswer:
-        reason, request_id = why(error), self.stream.request_id
+        reason, request_id = error_message(error), self.stream.request_id
         try:
             rest = await edge.go_on(self.stream.session, reason)
         except (CannotGoOn, ApiError) as refusal:
             because = noted = str(refusal)
             if isinstance(refusal, ApiError):  # its message may show a parameter, which no log may
-                because, noted = why(refusal), f"{type(refusal).__name__} {refusal.param or ''}".rstrip()
+                because, noted = error_message(refusal), f"{type(refusal).__name__} {refusal.param or ''}".rstrip()
             log.warning("request %s ends: %s; the draft model cannot go on: %s", request_id, reason, noted)
             raise Unavailable(f"{reason}; the draft model cannot go on with the answer: {because}") from refusal
         decided = rest.label["from_token"]

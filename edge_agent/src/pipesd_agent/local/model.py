@@ -19,9 +19,10 @@ from pipesd_agent.local.answer import EdgeAnswer
 from pipesd_agent.session.session import EdgeSession
 from pipesd_agent.session.splice import CannotSplice, Splice
 from pipesd_core.engine.autoregressive import Alone
-from pipesd_core.engine.choices import Several, wants_several
+from pipesd_core.engine.choices import Several
 from pipesd_core.engine.interface import Deliver, Generation, Opening
-from pipesd_core.errors import ApiError, ModelLoadError, Unavailable
+from pipesd_core.errors import ApiError, ModelLoadError, Unavailable, error_message_from_body
+from pipesd_core.openai_body import NOT_JSON, has_multiple_choices
 from pipesd_core.protocol.messages import Endpoint, Opened
 
 if TYPE_CHECKING:  # it imports llama.cpp's bindings
@@ -74,7 +75,7 @@ class Edge:
     async def begin(self, endpoint: Endpoint, body: bytes, reason: str) -> EdgeAnswer:
         """The whole answer. Raises ApiError; cancelling takes the request back."""
         engine = await self._take()
-        answer = Several(engine) if wants_several(endpoint, body) else Alone(engine)
+        answer = Several(engine) if has_multiple_choices(endpoint, body) else Alone(engine)
         try:
             opening = await answer.open(endpoint, body)
         except BaseException:
@@ -184,7 +185,7 @@ def without(body: bytes, *names: str) -> bytes:
     """A body as it came, less these fields. What is no object stays as it is, for the engine to refuse."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, Raw])
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except NOT_JSON:
         return body
     return msgspec.json.encode({name: value for name, value in fields.items() if name not in names})
 
@@ -193,6 +194,6 @@ def _opening(opened: Opened) -> Opening:
     return Opening(opened.prompt_ids, opened.params, opened.max_tokens, opened.eos_ids, opened.model, opened.stop)
 
 
-def why(error: ApiError) -> str:
-    """What a client is told of an error; of a gateway's that is in its body."""
-    return str(error.body()["error"]["message"])
+def error_message(error: ApiError) -> str:
+    """The message that a client gets for an error; for one of a gateway, the message is in its body."""
+    return error_message_from_body(error.body()) or error.message

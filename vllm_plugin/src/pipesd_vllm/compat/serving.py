@@ -20,6 +20,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from pipesd_core.engine.interface import ModelInfo, Opening
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
+from pipesd_core.openai_body import is_more_than_one
 from pipesd_core.protocol.fingerprint import fingerprint
 from pipesd_core.protocol.hf_vocabulary import pieces
 from pipesd_core.protocol.messages import Endpoint
@@ -108,7 +109,7 @@ class Serving:
         serving.engine_client = Tap(self.engine_client, generate)
         kind: Any = ChatCompletionRequest if chat else CompletionRequest
         request = kind.model_validate_json(body)
-        if (request.n or 1) > 1 or request.use_beam_search:
+        if is_more_than_one(request.n) or request.use_beam_search:
             raise InvalidRequest("n > 1 and beam search cannot be drafted for: ask the server itself", param="n")
         create = serving.create_chat_completion if chat else serving.create_completion
         return await create(request, None)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from pipesd_core.errors import InvalidRequest
+from pipesd_core.openai_body import NOT_JSON
 
 _LABELS: Final = ("user", "safety_identifier", "prompt_cache_key")
 """Strings that name the caller; they change nothing in an answer."""
@@ -16,7 +17,7 @@ def decode(body: bytes) -> dict[str, Any]:
     """The JSON object in a body. Raises InvalidRequest, and nothing else, whatever the bytes are."""
     try:
         value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidRequest(f"the body must be a JSON object, but is {show(value)}")

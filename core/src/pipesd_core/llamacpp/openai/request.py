@@ -14,6 +14,7 @@ from msgspec import Struct
 from pipesd_core.errors import InvalidRequest
 from pipesd_core.llamacpp.openai.controls import Controls, take_controls
 from pipesd_core.llamacpp.openai.fields import Fields, decode, show, wrong
+from pipesd_core.openai_body import is_list_of_prompts, is_more_than_one, unwrap_prompt
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import draw_seed
@@ -103,7 +104,7 @@ def parse(endpoint: Endpoint, body: bytes) -> Request:
 def _check_n(n: int | None) -> None:
     if n is not None and n < 1:
         raise InvalidRequest(f"n must be at least 1, but is {n}", param="n")
-    if n is not None and n > 1:
+    if is_more_than_one(n):
         raise InvalidRequest(
             f"n = {n} in a session, which is one choice; POST it to the server's own /v1 API instead", param="n"
         )
@@ -179,13 +180,12 @@ def _content(where: str, value: Any) -> str:
 
 def _prompt(value: Any) -> str | tuple[int, ...]:
     """A string or one list of token ids; also either of them alone in a list, as LangChain sends it."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
-        value = value[0]
+    value = unwrap_prompt(value)
     if isinstance(value, str):
         if not value:
             raise InvalidRequest("prompt must not be empty", param="prompt")
         return value
-    if isinstance(value, list) and value and all(isinstance(item, str | list) for item in value):
+    if is_list_of_prompts(value):
         raise InvalidRequest(
             f"prompt holds {len(value)} prompts in a session, which is one; POST them to the server's own /v1 API, "
             "all of them strings or all of them lists of token ids",
