@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesd_core.errors import ApiError, InvalidRequest
-from pipesd_core.llamacpp.openai.controls import Controls, Grammar
+from pipesd_core.llamacpp.openai.logits_processing import Controls, Grammar
 from pipesd_core.llamacpp.runtime.logprobs import Decoded, Ranked
 from pipesd_core.sampling.params import SamplingParams
 

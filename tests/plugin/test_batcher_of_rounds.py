@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pipesd_vllm.batcher import Batcher, Order
+from pipesd_vllm.rpc_coalescer import Batcher, Order
 
 
 async def test_one_turn_of_the_loop_is_one_call() -> None:

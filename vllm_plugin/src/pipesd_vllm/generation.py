@@ -17,10 +17,10 @@ from pipesd_core.engine.interface import Broken, Deliver, Finished, Opening, Pay
 from pipesd_core.engine.rounds import Decided, Round, fault
 from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_vllm import keys
-from pipesd_vllm.batcher import Batcher
+from pipesd_vllm import park_keys
 from pipesd_vllm.compat.serving import Serving, as_api_error, go_ahead, new_tokens, take_time
 from pipesd_vllm.metrics import Metrics
+from pipesd_vllm.rpc_coalescer import Batcher
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class VllmGeneration:
         self._metrics = metrics
         self._deliver = deliver
         self._over = over
-        self._key = keys.new_key()
+        self._key = park_keys.new_key()
         self._opened: asyncio.Future[Opening] = asyncio.get_running_loop().create_future()
         self._ordered: asyncio.Future[tuple[tuple[int, ...], int]] | None = None
         self._task: asyncio.Task[None] | None = None

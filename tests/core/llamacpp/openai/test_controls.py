@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from pipesd_core.errors import InvalidRequest
-from pipesd_core.llamacpp.openai.controls import MAX_BIASES, Controls, take_controls
 from pipesd_core.llamacpp.openai.fields import Fields
 from pipesd_core.llamacpp.openai.json_schema import JSON_OBJECT, grammar_of
+from pipesd_core.llamacpp.openai.logits_processing import MAX_BIASES, Controls, take_controls
 
 
 def take(chat: bool = True, **body: Any) -> Controls:

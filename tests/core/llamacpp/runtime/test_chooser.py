@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pipesd_core.errors import EngineFailed
-from pipesd_core.llamacpp.openai.controls import Controls
-from pipesd_core.llamacpp.runtime.chooser import Chooser
+from pipesd_core.llamacpp.openai.logits_processing import Controls
+from pipesd_core.llamacpp.runtime.target_sampler import Chooser
 from pipesd_core.sampling import noise
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Logits, Sampler

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from pipesd_core.llamacpp.openai.controls import Controls
-from pipesd_core.llamacpp.runtime.chooser import Chooser
+from pipesd_core.llamacpp.openai.logits_processing import Controls
 from pipesd_core.llamacpp.runtime.logprobs import Logprobs, Ranked, rank
+from pipesd_core.llamacpp.runtime.target_sampler import Chooser
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Sampler

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pipesd_core.errors import Overloaded, Unavailable
-from pipesd_core.llamacpp.runtime.admission import RETRY_AFTER_S, Places
+from pipesd_core.llamacpp.runtime.admission_queue import RETRY_AFTER_S, Places
 
 
 async def started(*waiters: asyncio.Task[None]) -> None:

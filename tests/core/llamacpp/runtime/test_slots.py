@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_core.llamacpp.openai.controls import Controls
-from pipesd_core.llamacpp.runtime.chooser import Chooser
+from pipesd_core.llamacpp.openai.logits_processing import Controls
+from pipesd_core.llamacpp.runtime.batch_scheduler import Batch, Job, Slots, common_prefix
 from pipesd_core.llamacpp.runtime.rows import MAX_WANTED
-from pipesd_core.llamacpp.runtime.slots import Batch, Job, Slots, common_prefix
+from pipesd_core.llamacpp.runtime.target_sampler import Chooser
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Sampler
 

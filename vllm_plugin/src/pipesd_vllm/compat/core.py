@@ -10,7 +10,7 @@ from typing import Any
 from vllm.v1.engine.core import EngineCore
 
 from pipesd_core.errors import Unavailable
-from pipesd_vllm.batcher import Order
+from pipesd_vllm.rpc_coalescer import Order
 
 VERIFY = "pipesd_verify"
 STATS = "pipesd_stats"

@@ -22,7 +22,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from pipesd_core.sampling.params import GREEDY_BELOW
 from pipesd_core.sampling.torch_noise import Draw, upload
-from pipesd_vllm.keys import NOISE_ARG
+from pipesd_vllm.park_keys import NOISE_ARG
 
 
 class _Rows:

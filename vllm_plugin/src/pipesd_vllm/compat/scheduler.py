@@ -18,8 +18,8 @@ from vllm.v1.request import Request, RequestStatus
 
 from pipesd_core.engine.rounds import Round, fault
 from pipesd_core.errors import ConfigError
-from pipesd_vllm import compat, keys, limits
-from pipesd_vllm.batcher import Order
+from pipesd_vllm import compat, limits, park_keys
+from pipesd_vllm.rpc_coalescer import Order
 
 OK = "ok"
 
@@ -105,10 +105,10 @@ class ParkingScheduler(Scheduler):
 
     def add_request(self, request: Request) -> None:
         extra = _extra_args(request)
-        key = extra.get(keys.KEY_ARG)
-        if key is not None and keys.is_ours(key) and key not in self._request_ids:
+        key = extra.get(park_keys.KEY_ARG)
+        if key is not None and park_keys.is_ours(key) and key not in self._request_ids:
             self._request_ids[key] = request.request_id
-            round_ = Round((), extra.get(keys.AHEAD_ARG, 0))
+            round_ = Round((), extra.get(park_keys.AHEAD_ARG, 0))
             self._sessions[request.request_id] = _Session(request, round_, time.monotonic())
         super().add_request(request)
 
@@ -152,7 +152,7 @@ class ParkingScheduler(Scheduler):
         """The target has decided tokens of a session."""
         begun = now if session.begun is None else session.begun
         times = [int(1e6 * (begun - session.since)), int(1e6 * (now - begun))]
-        output.kv_transfer_params = (output.kv_transfer_params or {}) | {keys.TIME_PARAM: times}
+        output.kv_transfer_params = (output.kv_transfer_params or {}) | {park_keys.TIME_PARAM: times}
         session.since, session.begun = now, None
         session.round.take(output.new_token_ids)
         request = session.request
@@ -177,7 +177,7 @@ class ParkingScheduler(Scheduler):
         for where in (self._parked, self._evicted, self._ready):
             where.pop(request_id, None)
         if self._sessions.pop(request_id, None) is not None:
-            del self._request_ids[_extra_args(request)[keys.KEY_ARG]]
+            del self._request_ids[_extra_args(request)[park_keys.KEY_ARG]]
         return super()._free_request(request, *args, **kwargs)
 
     def _evict(self) -> bool:

@@ -26,7 +26,7 @@ from pipesd_core.protocol.hf_vocabulary import pieces
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import GREEDY_BELOW, SamplingParams
 from pipesd_core.sampling.sampler import draw_seed
-from pipesd_vllm import keys
+from pipesd_vllm import park_keys
 
 Generate = Callable[..., AsyncIterator[Any]]
 
@@ -126,7 +126,7 @@ class Serving:
             )
         if params.seed is None and params.temperature >= GREEDY_BELOW:
             params.seed = draw_seed()
-        params.extra_args = (params.extra_args or {}) | {keys.KEY_ARG: key, keys.NOISE_ARG: 1}
+        params.extra_args = (params.extra_args or {}) | {park_keys.KEY_ARG: key, park_keys.NOISE_ARG: 1}
         params.stream_interval = None
         if params.output_kind is RequestOutputKind.FINAL_ONLY:
             params.output_kind = RequestOutputKind.CUMULATIVE  # its last output is FINAL_ONLY's only one
@@ -143,15 +143,15 @@ class Serving:
 
 def go_ahead(params: Any, steps: int) -> None:
     """Have a session take so many steps beyond its first before it is parked."""
-    params.extra_args[keys.AHEAD_ARG] = steps
+    params.extra_args[park_keys.AHEAD_ARG] = steps
 
 
 def take_time(output: Any) -> tuple[int, int]:
     """How long the scheduler let an output's step wait, and how long it took, in us; takes that out of the output."""
     said = output.kv_transfer_params
-    if not said or keys.TIME_PARAM not in said:
+    if not said or park_keys.TIME_PARAM not in said:
         return 0, 0
-    queue_us, forward_us = said.pop(keys.TIME_PARAM)
+    queue_us, forward_us = said.pop(park_keys.TIME_PARAM)
     output.kv_transfer_params = said or None
     return queue_us, forward_us
 

@@ -10,7 +10,7 @@ import msgspec
 from pipesd_core.engine.interface import ModelInfo, Opening
 from pipesd_core.errors import ContextLengthExceeded, InvalidRequest
 from pipesd_core.llamacpp.openai.chat_template import ChatTemplate
-from pipesd_core.llamacpp.openai.controls import Grammar
+from pipesd_core.llamacpp.openai.logits_processing import Grammar
 from pipesd_core.llamacpp.openai.request import Request
 from pipesd_core.protocol.messages import Endpoint
 

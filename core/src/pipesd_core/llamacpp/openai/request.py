@@ -12,8 +12,8 @@ from typing import Any, Final
 from msgspec import Struct
 
 from pipesd_core.errors import InvalidRequest
-from pipesd_core.llamacpp.openai.controls import Controls, take_controls
 from pipesd_core.llamacpp.openai.fields import Fields, decode, show, wrong
+from pipesd_core.llamacpp.openai.logits_processing import Controls, take_controls
 from pipesd_core.openai_body import is_list_of_prompts, is_more_than_one, unwrap_prompt
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams

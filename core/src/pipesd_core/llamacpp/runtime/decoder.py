@@ -18,12 +18,12 @@ from typing import Final
 
 from pipesd_core.errors import ApiError, EngineFailed, PipeSDError, Unavailable
 from pipesd_core.llamacpp.binding import Context, Model
-from pipesd_core.llamacpp.openai.controls import Controls, Grammar
-from pipesd_core.llamacpp.runtime.admission import Places
-from pipesd_core.llamacpp.runtime.chooser import Chooser
+from pipesd_core.llamacpp.openai.logits_processing import Controls, Grammar
+from pipesd_core.llamacpp.runtime.admission_queue import Places
+from pipesd_core.llamacpp.runtime.batch_scheduler import Batch, Job, Part, Slots
 from pipesd_core.llamacpp.runtime.logprobs import Decoded
 from pipesd_core.llamacpp.runtime.rows import MAX_DRAFTS, MAX_ROWS
-from pipesd_core.llamacpp.runtime.slots import Batch, Job, Part, Slots
+from pipesd_core.llamacpp.runtime.target_sampler import Chooser
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Sampler
 

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from pipesd_core.engine.interface import Deliver, ModelInfo, Opening
 from pipesd_core.errors import ApiError, ModelNotFound, Overloaded, Unavailable
-from pipesd_core.llamacpp.openai.controls import Controls, Grammar
+from pipesd_core.llamacpp.openai.logits_processing import Controls, Grammar
 from pipesd_core.llamacpp.openai.prompt import Model, Prompter
 from pipesd_core.llamacpp.openai.request import Request, parse
 from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration, Place

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesd_core.errors import EngineFailed
-from pipesd_core.llamacpp.openai.controls import Controls, Grammar
+from pipesd_core.llamacpp.openai.logits_processing import Controls, Grammar
 from pipesd_core.llamacpp.runtime.logprobs import Ranked, rank
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Logits, Sampler, scaled_candidates

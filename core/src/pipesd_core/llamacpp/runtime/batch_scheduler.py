@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pipesd_core.llamacpp.runtime.chooser import Chooser
 from pipesd_core.llamacpp.runtime.rows import MAX_WANTED, padded
+from pipesd_core.llamacpp.runtime.target_sampler import Chooser
 
 
 @dataclass(slots=True)
