@@ -129,7 +129,7 @@ async def serving(
     life: Life | None = None,
 ) -> AsyncIterator[str]:
     """A real server; the URL of its agents' socket. Afterwards no task of an agent is left."""
-    app = FastAPI()  # as vLLM's; our own gateway's is a Starlette (test_serve.py)
+    app = FastAPI()  # as vLLM's; our own gateway's is a Starlette (test_server.py)
     limits = SessionLimits(park_timeout_s=park_timeout_s, grace_s=grace_s)
     agents.attach(app, engine, limits, check_key, Quota(max_per_key), life)
     listener = socket.create_server(("127.0.0.1", 0))
