@@ -45,14 +45,14 @@ class Subject(Struct, frozen=True):
     """An engine under test.
 
     prompt: ids; its first tokens are text of more than one character. ending: a prompt whose answer at temperature 0
-    ends with EOS, after 3 tokens at the least and 200 at the most. places: generations at once; None: as many as one
-    likes.
+    ends with EOS, after 3 tokens at the least and 200 at the most. max_running: generations at
+    once; None: as many as one likes.
     """
 
     engine: Engine
     prompt: tuple[int, ...]
     ending: tuple[int, ...]
-    places: int | None = None
+    max_running: int | None = None
 
     def body(self, **fields: Any) -> bytes:
         """A request for LENGTH tokens at temperature 0, streamed, except for what is given."""
@@ -377,9 +377,9 @@ async def no_answer_is_longer_than_the_context(subject: Subject) -> None:
 @rule
 async def a_call_that_waits_can_be_cancelled(subject: Subject) -> None:
     """`Engine.open`: waits in the engine's fair queue; cancelling the call gives the place in it back."""
-    if subject.places is None:
+    if subject.max_running is None:
         raise NotOffered("a number of places")
-    taken = [await Driven().open(subject.engine, subject.body()) for _ in range(subject.places)]
+    taken = [await Driven().open(subject.engine, subject.body()) for _ in range(subject.max_running)]
     waiting = [asyncio.create_task(Driven().open(subject.engine, subject.body())) for _ in range(3)]
     await asyncio.sleep(SILENCE_S)
     assert not any(task.done() for task in waiting)
@@ -704,7 +704,7 @@ async def an_abort_in_the_callback_is_the_last_word(subject: Subject) -> None:
 @rule
 async def an_aborted_generation_gives_its_place_back(subject: Subject) -> None:
     """`Generation.abort`: let go of the request at once."""
-    for _ in range(2 * (subject.places or 4)):
+    for _ in range(2 * (subject.max_running or 4)):
         driven = await Driven().open(subject.engine, subject.body())
         driven.order()
         driven.abort()
@@ -768,9 +768,9 @@ async def closing_breaks_what_runs(subject: Subject) -> None:
 @closing_rule
 async def closing_refuses_what_waits(subject: Subject) -> None:
     """`Engine.aclose`: a call of `open` that waits raises ApiError."""
-    if subject.places is None:
+    if subject.max_running is None:
         raise NotOffered("a number of places")
-    taken = [await Driven().open(subject.engine, subject.body()) for _ in range(subject.places)]
+    taken = [await Driven().open(subject.engine, subject.body()) for _ in range(subject.max_running)]
     waiting = asyncio.create_task(refusal(subject.engine, subject.body()))
     await asyncio.sleep(SILENCE_S)
     async with asyncio.timeout(WAIT_S):

@@ -24,7 +24,7 @@ from engine_rules import (
 from msgspec.structs import replace
 
 from pipesd_core.engine import fake
-from pipesd_core.engine.autoregressive import Alone
+from pipesd_core.engine.autoregressive import TargetOnlyGeneration
 from pipesd_core.engine.fake import EOS, INFO, FakeEngine, FakeGeneration, by_logits, script
 from pipesd_core.engine.interface import Broken, EngineOutput, Payload, StepDone
 from pipesd_core.errors import EngineFailed, InvalidRequest, Overloaded, Unavailable
@@ -33,7 +33,7 @@ from pipesd_core.sampling.sampler import Logits
 
 PROMPT = tuple(b"abc")
 ENDING = tuple(b"the end")
-PLACES = 3
+MAX_RUNNING = 3
 
 
 def logits(ids: Sequence[int]) -> Logits:
@@ -46,8 +46,8 @@ def logits(ids: Sequence[int]) -> Logits:
 
 
 def subject() -> Subject:
-    engine = FakeEngine(by_logits(logits, INFO.n_vocab), places=PLACES)
-    return Subject(engine, prompt=PROMPT, ending=ENDING, places=PLACES)
+    engine = FakeEngine(by_logits(logits, INFO.n_vocab), max_running=MAX_RUNNING)
+    return Subject(engine, prompt=PROMPT, ending=ENDING, max_running=MAX_RUNNING)
 
 
 @pytest.mark.parametrize("drafts_with_prompt", [True, False])
@@ -109,7 +109,7 @@ async def test_text_that_is_told_before_its_tokens_is_found_out() -> None:
 
 
 async def test_it_writes_a_script() -> None:
-    answer = Alone(FakeEngine(script(b"hi there")))
+    answer = TargetOnlyGeneration(FakeEngine(script(b"hi there")))
     await answer.open(Endpoint.CHAT_COMPLETIONS, b'{"messages": [{"role": "user", "content": "Hi?"}], "stop": "re"}')
     payload = await answer.next()
     assert payload is not None
@@ -119,7 +119,7 @@ async def test_it_writes_a_script() -> None:
 
 
 async def test_it_refuses_and_breaks_and_is_slow_as_it_is_told() -> None:
-    engine = FakeEngine(script(b"abc"), places=1, max_queue=0)
+    engine = FakeEngine(script(b"abc"), max_running=1, max_queue=0)
     engine.refusals.append(Unavailable("not yet"))
     said: list[EngineOutput] = []
     with pytest.raises(Unavailable, match="not yet"):

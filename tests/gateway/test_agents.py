@@ -47,7 +47,7 @@ from pipesd_core.protocol.messages import (
     encode,
 )
 from pipesd_core.sampling.params import SamplingParams
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_gateway import agents, quota
 from pipesd_gateway.connection import GatewayConnection
 from pipesd_gateway.limits import SessionLimits
@@ -126,12 +126,12 @@ async def serving(
     grace_s: float = 0.5,
     max_size: int = MAX_FRAME_BYTES,
     max_per_key: int = 256,
-    life: Life | None = None,
+    lifecycle: Lifecycle | None = None,
 ) -> AsyncIterator[str]:
     """A real server; the URL of its agents' socket. Afterwards no task of an agent is left."""
     app = FastAPI()  # as vLLM's; our own gateway's is a Starlette (test_server.py)
     limits = SessionLimits(park_timeout_s=park_timeout_s, grace_s=grace_s)
-    agents.attach(app, engine, limits, check_key, Quota(max_per_key), life)
+    agents.attach(app, engine, limits, check_key, Quota(max_per_key), lifecycle)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app, log_config=None, log_level="warning", ws="websockets-sansio", ws_per_message_deflate=False,
@@ -577,20 +577,20 @@ async def test_the_newer_connection_wins_and_the_older_is_closed(engine: Scripte
 # A server that is about to end.
 
 
-def begin_drain(life: Life, seconds: float) -> None:
-    life.draining = True
-    life.drain(seconds)
+def begin_drain(lifecycle: Lifecycle, seconds: float) -> None:
+    lifecycle.draining = True
+    lifecycle.drain(seconds)
 
 
 async def test_every_agent_is_told_of_a_drain_and_finishes_what_runs(engine: ScriptedEngine) -> None:
     engine.running = False
-    life = Life()
-    async with serving(engine, life=life) as url, agent(url) as busy, agent(url) as idle:
+    lifecycle = Lifecycle()
+    async with serving(engine, lifecycle=lifecycle) as url, agent(url) as busy, agent(url) as idle:
         await say(busy, Open(0, VERSION, Endpoint.COMPLETIONS, b"1", None))
         assert isinstance(await hear(busy), Opened)
-        assert life.host is not None
-        assert life.host.sessions() == 1
-        begin_drain(life, 29.2)
+        assert lifecycle.host is not None
+        assert lifecycle.host.sessions() == 1
+        begin_drain(lifecycle, 29.2)
         assert await hear(busy) == Draining(30)
         assert await hear(idle) == Draining(30)
         await say(busy, Open(1, VERSION, Endpoint.COMPLETIONS, b"1", None))
@@ -603,8 +603,8 @@ async def test_every_agent_is_told_of_a_drain_and_finishes_what_runs(engine: Scr
         assert handshake.value.response.status_code == 503
         engine.generations[0].go()
         assert [type(await hear(busy)) for _ in range(3)] == [Verdict, Event, End]
-        assert life.host.sessions() == 0
-        await life.aclose()
+        assert lifecycle.host.sessions() == 0
+        await lifecycle.aclose()
         for socket_ in (busy, idle):
             await asyncio.wait_for(socket_.wait_closed(), 5)
             assert socket_.close_code == 1012
@@ -612,13 +612,13 @@ async def test_every_agent_is_told_of_a_drain_and_finishes_what_runs(engine: Scr
 
 async def test_a_session_whose_link_is_lost_in_a_drain_is_resumed(engine: ScriptedEngine) -> None:
     engine.running = False
-    life = Life()
-    async with serving(engine, grace_s=30, life=life) as url:
+    lifecycle = Lifecycle()
+    async with serving(engine, grace_s=30, lifecycle=lifecycle) as url:
         async with agent(url) as before:
             await say(before, Open(0, VERSION, Endpoint.COMPLETIONS, b"1", None))
             opened = await hear(before)
             assert isinstance(opened, Opened)
-            begin_drain(life, 60.0)
+            begin_drain(lifecycle, 60.0)
             before.transport.abort()
         async with agent(url) as after:
             assert isinstance(said := await hear(after), Draining)
@@ -635,34 +635,34 @@ async def test_a_drain_does_not_wait_for_an_agent_that_stays_away(
 ) -> None:
     engine.running = False
     monkeypatch.setattr(agents, "RETURN_S", 0.3)
-    life = Life()
-    async with serving(engine, grace_s=3, life=life) as url:
+    lifecycle = Lifecycle()
+    async with serving(engine, grace_s=3, lifecycle=lifecycle) as url:
         async with agent(url) as lost:
             await say(lost, Open(0, VERSION, Endpoint.COMPLETIONS, b"5", None))
             assert isinstance(await hear(lost), Opened)
             lost.transport.abort()
         await asyncio.sleep(0.4)
-        assert not life.idle, "without a drain it may come back"
-        begin_drain(life, 60.0)
-        assert not life.idle
-        await until(lambda: life.idle)
+        assert not lifecycle.idle, "without a drain it may come back"
+        begin_drain(lifecycle, 60.0)
+        assert not lifecycle.idle
+        await until(lambda: lifecycle.idle)
 
 
 async def test_what_runs_at_the_deadline_is_not_told_that_it_failed(engine: ScriptedEngine) -> None:
-    life = Life()
+    lifecycle = Lifecycle()
     engine.running = False
-    async with serving(engine, grace_s=30, life=life) as url, agent(url) as socket_:
+    async with serving(engine, grace_s=30, lifecycle=lifecycle) as url, agent(url) as socket_:
         await say(socket_, Open(0, VERSION, Endpoint.COMPLETIONS, b"5", None))
         await say(socket_, Open(1, VERSION, Endpoint.COMPLETIONS, b"wait", None))
         assert isinstance(await hear(socket_), Opened)
         await until(lambda: engine.waiting == 1)
-        await life.aclose()
+        await lifecycle.aclose()
         with pytest.raises(ConnectionClosed):
             await hear(socket_)
         assert socket_.close_code == 1012
         assert engine.generations[0].aborted
         assert engine.cancelled == 1
-        assert life.idle
+        assert lifecycle.idle
 
 
 async def test_one_agent_s_end_is_none_of_another_s(engine: ScriptedEngine, url: str) -> None:

@@ -246,13 +246,13 @@ async def test_a_client_that_goes_away_aborts_its_request(
     engine: EmbeddedEngine, decoder: FakeDecoder, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     never = asyncio.Event()
-    monkeypatch.setattr("fake_decoder.FakePlace.step", lambda *_: never)  # the step never ends
+    monkeypatch.setattr("fake_decoder.FakeSequence.step", lambda *_: never)  # the step never ends
     async with running(engine) as (_, url):
         async with httpx.AsyncClient() as client:
             with pytest.raises(httpx.ReadTimeout):
                 await client.post(f"{url}/v1/completions", json=PROMPT | {"stream": stream}, timeout=0.3)
         async with asyncio.timeout(5):
-            while not (decoder.places and decoder.places[0].released):  # noqa: ASYNC110
+            while not (decoder.sequences and decoder.sequences[0].released):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
@@ -266,12 +266,12 @@ async def test_a_client_that_goes_away_leaves_the_queue(engine: EmbeddedEngine, 
             while decoder.waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert decoder.prompts
-    assert not decoder.places
+    assert not decoder.sequences
 
 
 async def test_stopping_the_server_tells_the_clients(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     never = asyncio.Event()
-    monkeypatch.setattr("fake_decoder.FakePlace.step", lambda *_: never)
+    monkeypatch.setattr("fake_decoder.FakeSequence.step", lambda *_: never)
     async with running(engine) as (uvicorn, url), openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x") as sdk:
         stream = await sdk.completions.create(model="fake", prompt="hi", stream=True)
         uvicorn.should_exit = True

@@ -136,8 +136,8 @@ class Agents:
 
     def resume(self, at: int, channel: int) -> None:
         """Any session there is, of any key."""
-        if places := list(self.registry._places):
-            self.say(at, Resume(channel, places[channel % len(places)], 0))
+        if locations := list(self.registry._locations):
+            self.say(at, Resume(channel, locations[channel % len(locations)], 0))
 
     def accept(self, at: int, n: int) -> None:
         if waiting := list(self.connections[at]._waiting):

@@ -41,14 +41,14 @@ def truth(prompt: Sequence[int], count: int) -> list[int]:
 
 
 class MadeUpEngine(FakeEngine):
-    """Its target is `next_token`. `places`: generations at once."""
+    """Its target is `next_token`. `max_running`: generations at once."""
 
-    def __init__(self, places: int = 64) -> None:
+    def __init__(self, max_running: int = 64) -> None:
         super().__init__(
             lambda opening, output: next_token([*opening.prompt_ids, *output]),
             info=INFO,
             eos_ids=(),
-            places=places,
+            max_running=max_running,
         )
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> FakeGeneration:
@@ -120,7 +120,7 @@ async def test_a_batch_shares_the_engine(engine: MadeUpEngine) -> None:
 
 
 async def test_a_batch_waits_in_one_place_of_the_queue() -> None:
-    engine = MadeUpEngine(places=2)
+    engine = MadeUpEngine(max_running=2)
     results = await verify_api.verify(engine, [wanted([i], []) for i in range(9)])
     assert [result.token for result in results] == [next_token([i]) for i in range(9)]
     assert engine.most_queued == 1
@@ -157,7 +157,7 @@ async def test_one_failure_fails_the_call_and_ends_the_others(
 
 async def test_no_batch_lasts_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify_api, "TIMEOUT_S", 0.02)
-    engine = MadeUpEngine(places=2)
+    engine = MadeUpEngine(max_running=2)
     engine.running = False
     with pytest.raises(Unavailable, match="batch of 5 was not verified within"):
         await verify_api.verify(engine, [wanted([i], []) for i in range(5)])
@@ -326,5 +326,5 @@ async def test_over_the_embedded_engine() -> None:
         response = await client.post("/v1/pipesd/verify", json={"requests": requests})
     results = [(result["accepted"], result["token"]) for result in response.json()["results"]]
     assert results == [(2, 98), (1, EOS), (0, 97)]  # EOS is a token like any other
-    assert all(place.released for place in decoder.places)
+    assert all(sequence.released for sequence in decoder.sequences)
     await engine.aclose()

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from pipesd_core.engine.interface import Broken, Engine, EngineOutput, Finished, Generation, Opening, Payload, StepDone
 from pipesd_core.errors import ApiError, ContextLengthExceeded, EngineFailed, InvalidRequest
 from pipesd_core.protocol.messages import MAX_FRAME_BYTES, MAX_UNACKED, SUBPROTOCOL, Open, Rejected, encode
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.logs import request_id, session_name
 from pipesd_gateway.connection import (
     AbortRequest,
@@ -70,35 +70,37 @@ def attach(
     limits: SessionLimits,
     authorize: Authorize,
     quota: Quota,
-    life: Life | None = None,
+    lifecycle: Lifecycle | None = None,
 ) -> Registry:
     """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application: our own, or vLLM's (a FastAPI is a Starlette).
 
-    `life` says when it ends.
+    `lifecycle` says when it ends.
 
     Returns the sessions that it will have.
     """
-    agents = Agents(engine, limits, authorize, quota, life or Life())
+    agents = Agents(engine, limits, authorize, quota, lifecycle or Lifecycle())
 
     app.router.add_websocket_route("/v1/pipesd/ws", agents.serve)
     return agents.registry
 
 
 class Agents:
-    """All agents of a server. The `Host` of its `Life`."""
+    """All agents of a server. The `Host` of its `Lifecycle`."""
 
-    def __init__(self, engine: Engine, limits: SessionLimits, authorize: Authorize, quota: Quota, life: Life) -> None:
+    def __init__(
+        self, engine: Engine, limits: SessionLimits, authorize: Authorize, quota: Quota, lifecycle: Lifecycle
+    ) -> None:
         self._engine = engine
         self._limits = limits
         self._authorize = authorize
         self._quota = quota
-        self._life = life
+        self._lifecycle = lifecycle
         self.registry = Registry()
         self._hosted: dict[bytes, Hosted] = {}
         self._sockets: dict[AgentSocket, asyncio.Task[None]] = {}
         self._drain_began = math.inf
         self._drain_until = math.inf
-        life.host = self
+        lifecycle.host = self
 
     async def serve(self, websocket: WebSocket) -> None:
         """One agent, from its handshake to its end."""
@@ -106,8 +108,8 @@ class Agents:
             try:
                 share = self._quota.share(self._authorize(websocket))
                 _check_subprotocol(websocket)
-                if not (self._life.draining and self.registry.has(share.owner)):  # it may want to resume
-                    self._life.admit()
+                if not (self._lifecycle.draining and self.registry.has(share.owner)):  # it may want to resume
+                    self._lifecycle.admit()
                 stack.enter_context(share.connection())
             except ApiError as error:
                 await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
@@ -127,7 +129,7 @@ class Agents:
     def _admit(self, websocket: WebSocket) -> None:
         """May it open a session? The key may have been removed since the handshake."""
         self._authorize(websocket)
-        self._life.admit()
+        self._lifecycle.admit()
 
     def sessions(self) -> int:
         """See `Host`. Those of agents that are lost, and do not come back, hold nothing up."""

@@ -12,8 +12,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipesd_core.engine.autoregressive import Alone
-from pipesd_core.engine.choices import Several
+from pipesd_core.engine.autoregressive import TargetOnlyGeneration
+from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Engine
 from pipesd_core.errors import ApiError, EngineFailed
 from pipesd_core.openai_body import has_multiple_choices, wants_stream
@@ -27,7 +27,7 @@ from pipesd_core.service.http import (
     read_body,
     while_connected,
 )
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.openapi import add_description
 from pipesd_gateway import verify_api
 
@@ -36,7 +36,7 @@ def create_app(
     engine: Engine,
     *,
     keys: Keys | None = None,
-    life: Life | None = None,
+    lifecycle: Lifecycle | None = None,
     cors_origins: tuple[str, ...] = (),
     load: Callable[[], Mapping[str, int]] = dict,
 ) -> Starlette:
@@ -47,8 +47,8 @@ def create_app(
     keys = keys or Keys()
     app = Starlette()
     app.router.redirect_slashes = False
-    life = life or Life()
-    install(app, life, cors_origins)
+    lifecycle = lifecycle or Lifecycle()
+    install(app, lifecycle, cors_origins)
     started = int(time.time())
 
     async def chat_completions(request: Request) -> Response:
@@ -84,7 +84,7 @@ def create_app(
         return json_response({"status": "ok", "load": load()})
 
     async def ready(_: Request) -> Response:
-        life.admit()
+        lifecycle.admit()
         return json_response({"status": "ready"})
 
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
@@ -101,7 +101,7 @@ def create_app(
 async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoint) -> Response:
     keys.authorize(request)
     body = await read_body(request)
-    answer = Several(engine) if has_multiple_choices(endpoint, body) else Alone(engine)
+    answer = MultiChoiceGeneration(engine) if has_multiple_choices(endpoint, body) else TargetOnlyGeneration(engine)
     handed_over = False
     try:
         opening = await while_connected(request, answer.open(endpoint, body))
@@ -118,7 +118,7 @@ async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoi
             answer.abort()
 
 
-async def _events(answer: Alone | Several) -> AsyncIterator[bytes]:
+async def _events(answer: TargetOnlyGeneration | MultiChoiceGeneration) -> AsyncIterator[bytes]:
     try:
         while (payload := await answer.next()) is not None:
             yield b"data: " + payload.data + b"\n\n"

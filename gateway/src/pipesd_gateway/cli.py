@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipesd_core.errors import ConfigError
 from pipesd_core.service.api_keys import Keys
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.program import fail, listen, run_program
 from pipesd_core.service.server import Server
 from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format
@@ -91,15 +91,15 @@ async def _serve(config: GatewayConfig) -> None:
     try:
         keys = Keys(config.api_keys, config.api_key_file)
         quota = Quota(config.max_sessions_per_key)
-        life = Life()
+        lifecycle = Lifecycle()
 
         def held() -> dict[str, int]:
-            counts = {"sessions": quota.taken, "resumable": len(registry), "requests": life.requests}
+            counts = {"sessions": quota.taken, "resumable": len(registry), "requests": lifecycle.requests}
             return counts | engine.load | {"tasks": len(asyncio.all_tasks())}
 
-        app = create_app(engine, keys=keys, life=life, cors_origins=config.cors_origin, load=held)
+        app = create_app(engine, keys=keys, lifecycle=lifecycle, cors_origins=config.cors_origin, load=held)
         limits = SessionLimits(park_timeout_s=config.park_timeout, grace_s=config.grace)
-        registry = agents.attach(app, engine, limits, keys.authorize, quota, life)
+        registry = agents.attach(app, engine, limits, keys.authorize, quota, lifecycle)
         if not keys.required and config.host not in LOOPBACK:
             logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
         server = Server(
@@ -107,7 +107,7 @@ async def _serve(config: GatewayConfig) -> None:
             engine.aclose,
             log_level=config.log_level,
             tls=tls,
-            life=life,
+            lifecycle=lifecycle,
             drain_timeout_s=config.drain_timeout,
         )
         await server.run_on(listener)

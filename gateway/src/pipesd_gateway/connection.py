@@ -264,14 +264,14 @@ class GatewayConnection:
         channel = message.channel
         if channel in self._sessions or channel in self._waiting:
             raise OutOfState(f"resume on channel {channel}, which is in use")
-        place = self._registry.find(message.session, self._share.owner)
-        if place is not None and place.holder is self:
-            raise OutOfState(f"resume on channel {channel} of a session that is on channel {place.session.channel}")
+        location = self._registry.find(message.session, self._share.owner)
+        if location is not None and location.holder is self:
+            raise OutOfState(f"resume on channel {channel} of a session that is on channel {location.session.channel}")
         self._known.add(channel)
         self._forget_ended(channel)
         # A link that the agent has left may still deliver what it once said there.
-        late = place is not None and place.holder.number > self.number
-        if place is None or late or not place.session.can_resume(message.seq):
+        late = location is not None and location.holder.number > self.number
+        if location is None or late or not location.session.can_resume(message.seq):
             unknown = SessionUnknown(
                 "there is no such session to go on with: it ended longer ago than the grace time, or this gateway "
                 "never had it; open the request again"
@@ -281,8 +281,8 @@ class GatewayConnection:
         if self.channels >= self._max_sessions:
             self._outputs.append(failed(channel, self._full()))
             return
-        session = place.session
-        place.holder.surrender(session)
+        session = location.session
+        location.holder.surrender(session)
         self._registry.put(session, self._share.owner, self)
         if session.ended:
             self._keep_ended(channel, session)

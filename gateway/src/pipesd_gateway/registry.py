@@ -24,7 +24,7 @@ class Holder(Protocol):
         """The session goes to another connection; a holder that believes itself alive is not."""
 
 
-class Place(Struct, frozen=True):
+class SessionLocation(Struct, frozen=True):
     """A session and where it is."""
 
     session: GatewaySession
@@ -36,7 +36,7 @@ class Registry:
     """All sessions of a server that can be resumed, ended ones included."""
 
     def __init__(self) -> None:
-        self._places: dict[bytes, Place] = {}
+        self._locations: dict[bytes, SessionLocation] = {}
         self._numbers = itertools.count()
 
     def number(self) -> int:
@@ -44,21 +44,21 @@ class Registry:
         return next(self._numbers)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._locations)
 
     def put(self, session: GatewaySession, owner: bytes, holder: Holder) -> None:
         """Note where a session is now."""
-        self._places[session.session_id] = Place(session, owner, holder)
+        self._locations[session.session_id] = SessionLocation(session, owner, holder)
 
-    def find(self, session_id: bytes, owner: bytes) -> Place | None:
-        """The session's place; None where it is unknown, or somebody else's."""
-        place = self._places.get(session_id)
-        return place if place is not None and hmac.compare_digest(place.owner, owner) else None
+    def find(self, session_id: bytes, owner: bytes) -> SessionLocation | None:
+        """The session's location; None where it is unknown, or somebody else's."""
+        location = self._locations.get(session_id)
+        return location if location is not None and hmac.compare_digest(location.owner, owner) else None
 
     def has(self, owner: bytes) -> bool:
         """Is there a session of this owner?"""
-        return any(hmac.compare_digest(place.owner, owner) for place in self._places.values())
+        return any(hmac.compare_digest(location.owner, owner) for location in self._locations.values())
 
     def drop(self, session: GatewaySession) -> None:
         """The session cannot be resumed any more. Harmless when repeated."""
-        self._places.pop(session.session_id, None)
+        self._locations.pop(session.session_id, None)

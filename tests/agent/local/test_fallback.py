@@ -84,7 +84,7 @@ async def client_of(
         yield client, link, maker
     await agent.aclose()
     for decoder in maker.decoders:
-        assert all(place.released for place in decoder.places)
+        assert all(sequence.released for sequence in decoder.sequences)
 
 
 def lost(text: bytes = b"", shown: int = 0, **body: Any) -> RequestStream:

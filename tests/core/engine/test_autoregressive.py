@@ -8,7 +8,7 @@ import pytest
 from fake_decoder import FakeDecoder
 
 from pipesd_core.engine import autoregressive
-from pipesd_core.engine.autoregressive import Alone
+from pipesd_core.engine.autoregressive import TargetOnlyGeneration
 from pipesd_core.errors import EngineFailed
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 from pipesd_core.protocol.messages import Endpoint
@@ -29,30 +29,30 @@ async def engine(decoder: FakeDecoder) -> AsyncIterator[EmbeddedEngine]:
 
 
 async def test_to_the_end(engine: EmbeddedEngine, decoder: FakeDecoder) -> None:
-    answer = Alone(engine)
+    answer = TargetOnlyGeneration(engine)
     assert (await answer.open(Endpoint.COMPLETIONS, BODY)).max_tokens == 3
     texts = []
     while (payload := await answer.next()) is not None:
         texts.append(msgspec.json.decode(payload.data)["choices"][0]["text"])
     assert texts == ["a", "b", "c"]
     assert await answer.next() is None
-    assert decoder.places[0].released
+    assert decoder.sequences[0].released
 
 
 async def test_no_step_is_taken_that_nobody_asked_for(engine: EmbeddedEngine, decoder: FakeDecoder) -> None:
-    answer = Alone(engine)
+    answer = TargetOnlyGeneration(engine)
     await answer.open(Endpoint.COMPLETIONS, BODY)
     await answer.next()
     await asyncio.sleep(0.01)
-    assert decoder.places[0].at == 1
+    assert decoder.sequences[0].at == 1
     answer.abort()
-    assert decoder.places[0].released
+    assert decoder.sequences[0].released
     assert await answer.next() is None
 
 
 async def test_a_broken_generation(engine: EmbeddedEngine, decoder: FakeDecoder) -> None:
     decoder.failure = EngineFailed("boom")
-    answer = Alone(engine)
+    answer = TargetOnlyGeneration(engine)
     await answer.open(Endpoint.COMPLETIONS, BODY)
     with pytest.raises(EngineFailed, match="boom"):
         await answer.next()
@@ -61,8 +61,8 @@ async def test_a_broken_generation(engine: EmbeddedEngine, decoder: FakeDecoder)
 
 async def test_a_step_that_never_ends(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autoregressive, "STEP_TIMEOUT_S", 0.02)
-    monkeypatch.setattr("fake_decoder.FakePlace.step", lambda *_: None)
-    answer = Alone(engine)
+    monkeypatch.setattr("fake_decoder.FakeSequence.step", lambda *_: None)
+    answer = TargetOnlyGeneration(engine)
     await answer.open(Endpoint.COMPLETIONS, BODY)
     with pytest.raises(EngineFailed, match="did not take a step"):
         await answer.next()
@@ -70,7 +70,7 @@ async def test_a_step_that_never_ends(engine: EmbeddedEngine, monkeypatch: pytes
 
 
 async def test_out_of_order_calls(engine: EmbeddedEngine) -> None:
-    answer = Alone(engine)
+    answer = TargetOnlyGeneration(engine)
     with pytest.raises(RuntimeError):
         await answer.next()
     answer.abort()

@@ -11,7 +11,7 @@ import pytest
 from fake_decoder import EOS, FakeDecoder
 
 from pipesd_core.engine import choices
-from pipesd_core.engine.choices import MAX_CHOICES, Several, split
+from pipesd_core.engine.choices import MAX_CHOICES, MultiChoiceGeneration, split
 from pipesd_core.errors import EngineFailed, InvalidRequest, Overloaded
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 from pipesd_core.openai_body import has_multiple_choices
@@ -38,7 +38,7 @@ async def engine(decoder: Seeded) -> AsyncIterator[EmbeddedEngine]:
     engine = EmbeddedEngine(decoder, name="fake")
     yield engine
     await engine.aclose()
-    assert all(place.released for place in decoder.places)
+    assert all(sequence.released for sequence in decoder.sequences)
 
 
 def encoded(**body: Any) -> bytes:
@@ -49,7 +49,7 @@ async def ask(engine: EmbeddedEngine, endpoint: Endpoint = TEXT, **body: Any) ->
     """The payloads of an answer."""
     raw = encoded(**body)
     assert has_multiple_choices(endpoint, raw)
-    answer, payloads = Several(engine), []
+    answer, payloads = MultiChoiceGeneration(engine), []
     try:
         await answer.open(endpoint, raw)
         while (payload := await answer.next()) is not None:
@@ -111,25 +111,25 @@ async def test_without_a_seed_every_choice_draws_its_own(engine: EmbeddedEngine)
 
 
 async def test_only_a_few_hold_places_at_once(engine: EmbeddedEngine, decoder: Seeded) -> None:
-    answer = Several(engine)
+    answer = MultiChoiceGeneration(engine)
     await answer.open(TEXT, encoded(prompt="h" * 40, n=20, stream=True, max_tokens=20))
     held = []
     while await answer.next() is not None:
         await asyncio.sleep(0.001)
-        held.append(sum(not place.released for place in decoder.places))
-    assert len(decoder.places) == 20
-    assert max(held) == choices.AT_ONCE
+        held.append(sum(not sequence.released for sequence in decoder.sequences))
+    assert len(decoder.sequences) == 20
+    assert max(held) == choices.MAX_RUNNING_CHOICES
     answer.abort()
 
 
 async def test_a_client_that_does_not_read_stops_all(engine: EmbeddedEngine, decoder: Seeded) -> None:
-    answer = Several(engine)
+    answer = MultiChoiceGeneration(engine)
     await answer.open(TEXT, encoded(prompt="h" * 40, n=4, stream=True))
     await answer.next()
     await asyncio.sleep(0.05)
-    assert sum(place.at for place in decoder.places) <= choices._MAX_WAITING + 2 * choices.AT_ONCE
+    assert sum(sequence.at for sequence in decoder.sequences) <= choices._MAX_WAITING + 2 * choices.MAX_RUNNING_CHOICES
     answer.abort()
-    assert all(place.released for place in decoder.places)
+    assert all(sequence.released for sequence in decoder.sequences)
     await asyncio.sleep(0)
     assert await answer.next() is None
 
@@ -178,5 +178,5 @@ async def test_bad_requests(engine: EmbeddedEngine, body: dict[str, Any], param:
 
 
 def test_a_long_body_is_not_held_once_per_choice() -> None:
-    parts = split(CHAT, encoded(messages=[{"role": "user", "content": "x" * 2**20}], n=MAX_CHOICES))
-    assert len({id(part.fields["messages"]) for part in parts}) == 1
+    requests = split(CHAT, encoded(messages=[{"role": "user", "content": "x" * 2**20}], n=MAX_CHOICES))
+    assert len({id(request.fields["messages"]) for request in requests}) == 1

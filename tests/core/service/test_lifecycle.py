@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_core.service.lifecycle import Draining, Life
+from pipesd_core.service.lifecycle import Draining, Lifecycle
 
 
 class Agents:
@@ -24,24 +24,24 @@ class Agents:
 
 
 async def test_requests_and_sessions_are_work_and_agents_are_told() -> None:
-    life, agents = Life(), Agents()
-    life.drain(1.0)
-    await life.aclose()  # nobody to tell
-    idle = [life.idle]
-    life.host = agents
-    for agents.running, life.requests in ((0, 0), (1, 0), (0, 1), (1, 1), (0, 0)):
-        idle.append(life.idle)
+    lifecycle, agents = Lifecycle(), Agents()
+    lifecycle.drain(1.0)
+    await lifecycle.aclose()  # nobody to tell
+    idle = [lifecycle.idle]
+    lifecycle.host = agents
+    for agents.running, lifecycle.requests in ((0, 0), (1, 0), (0, 1), (1, 1), (0, 0)):
+        idle.append(lifecycle.idle)
     assert idle == [True, True, False, False, False, True]
-    life.drain(7.0)
+    lifecycle.drain(7.0)
     assert agents.told == [7.0]
-    await life.aclose()
+    await lifecycle.aclose()
     assert agents.closed == 1
 
 
 def test_nothing_new_in_a_drain() -> None:
-    life = Life()
-    life.admit()
-    life.draining = True
+    lifecycle = Lifecycle()
+    lifecycle.admit()
+    lifecycle.draining = True
     with pytest.raises(Draining, match="shutting down") as refused:
-        life.admit()
+        lifecycle.admit()
     assert refused.value.headers() == {"retry-after": "5"}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from types import FunctionType
 
 import pytest
 import uvicorn
 from packaging.specifiers import SpecifierSet
+from repository import ROOT
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -20,7 +20,6 @@ from pipesd_core.service.limits import BoundedHttp, BoundedWebSocket, KeptAlive
 from pipesd_core.service.server import Server
 from pipesd_core.service.uvicorn_compat import Part
 
-ROOT = Path(__file__).parents[2]
 OURS = (BoundedHttp, BoundedWebSocket, KeptAlive, Server)
 NOT_THEIRS = {"headers"}
 """Of our errors."""

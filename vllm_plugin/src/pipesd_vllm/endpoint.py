@@ -16,7 +16,7 @@ from pipesd_core.errors import ConfigError
 from pipesd_core.protocol.messages import SUBPROTOCOL
 from pipesd_core.service.api_keys import bearer
 from pipesd_core.service.http import json_response
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_gateway import agents, verify_api
 from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
@@ -38,14 +38,14 @@ class PipesdEndpoint:
     def __init__(self) -> None:
         self._engine = VllmEngine()
         self._quota = Quota(SESSIONS.of(os.environ))
-        self._life = Life()
+        self._lifecycle = Lifecycle()
         """Ends with vLLM's, and is not told of its drain."""
         self._has_keys = False
 
     def attach_router(self, app: FastAPI) -> None:
         app.router.lifespan_context = self._closing(app.router.lifespan_context)
         limits = SessionLimits(grace_s=GRACE.of(os.environ))
-        agents.attach(app, self._engine, limits, self._key, self._quota, self._life)
+        agents.attach(app, self._engine, limits, self._key, self._quota, self._lifecycle)
         app.add_api_route("/v1/pipesd/info", self._info, methods=["GET"])
         app.add_api_route("/v1/pipesd/verify", self._verify, methods=["POST"])
 
@@ -69,7 +69,7 @@ class PipesdEndpoint:
                 try:
                     yield state
                 finally:
-                    await self._life.aclose()
+                    await self._lifecycle.aclose()
                     await self._engine.aclose()
 
         return lifespan

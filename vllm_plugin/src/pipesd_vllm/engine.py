@@ -13,7 +13,7 @@ from pipesd_vllm.compat.core import Core
 from pipesd_vllm.compat.serving import Serving
 from pipesd_vllm.generation import VllmGeneration
 from pipesd_vllm.metrics import Metrics
-from pipesd_vllm.rpc_coalescer import Batcher
+from pipesd_vllm.rpc_coalescer import RpcCoalescer
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class VllmEngine:
     def __init__(self) -> None:
         self._serving: Serving | None = None
         self._core: Core | None = None
-        self._batcher: Batcher | None = None
+        self._coalescer: RpcCoalescer | None = None
         self._metrics = Metrics()
         self._live: set[VllmGeneration] = set()
         self._busy = asyncio.Event()
@@ -38,7 +38,7 @@ class VllmEngine:
         """The engine is there."""
         self._serving = serving
         self._core = core
-        self._batcher = Batcher(core.verify)
+        self._coalescer = RpcCoalescer(core.verify)
         self._watch = asyncio.create_task(self._watch_scheduler(core))
 
     @property
@@ -56,8 +56,8 @@ class VllmEngine:
         if self._closed:
             raise _shutting_down()
         serving = self._started()
-        assert self._batcher is not None
-        generation = VllmGeneration(serving, self._batcher, self._metrics, deliver, self._live.discard)
+        assert self._coalescer is not None
+        generation = VllmGeneration(serving, self._coalescer, self._metrics, deliver, self._live.discard)
         self._live.add(generation)
         self._busy.set()
         await generation.open(endpoint, body)

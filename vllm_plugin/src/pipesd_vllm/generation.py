@@ -20,7 +20,7 @@ from pipesd_core.protocol.messages import Endpoint
 from pipesd_vllm import park_keys
 from pipesd_vllm.compat.serving import Serving, as_api_error, go_ahead, new_tokens, take_time
 from pipesd_vllm.metrics import Metrics
-from pipesd_vllm.rpc_coalescer import Batcher
+from pipesd_vllm.rpc_coalescer import RpcCoalescer
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +35,13 @@ class VllmGeneration:
     def __init__(
         self,
         serving: Serving,
-        batcher: Batcher,
+        coalescer: RpcCoalescer,
         metrics: Metrics,
         deliver: Deliver,
         over: Callable[[VllmGeneration], None],
     ) -> None:
         self._serving = serving
-        self._batcher = batcher
+        self._coalescer = coalescer
         self._metrics = metrics
         self._deliver = deliver
         self._over = over
@@ -173,7 +173,7 @@ class VllmGeneration:
                     if round_.over:
                         break
                 drafts, ahead = await self._next_order()
-                word = await self._batcher.submit(self._key, drafts, ahead)
+                word = await self._coalescer.submit(self._key, drafts, ahead)
                 if word != "ok":
                     raise EngineFailed(f"the engine refused a step: {word}")
                 round_ = Round(drafts, ahead)

@@ -15,7 +15,7 @@ for all processes of a machine)."""
 Verify = Callable[[list[Order]], Awaitable[list[str]]]
 
 
-class Batcher:
+class RpcCoalescer:
     """Owns the calls under way, at most one new one for each turn of the loop."""
 
     def __init__(self, verify: Verify) -> None:

@@ -298,7 +298,7 @@ class FakeEngine:
     Args:
         target: the model.
         eos_ids: tokens that end an answer, unless it ignores them.
-        places: generations at once. max_queue: calls of `open` that may wait for one.
+        max_running: generations at once. max_queue: calls of `open` that may wait for one.
         payloads: in the place of OpenAI's.
 
     What a test may set at any time:
@@ -316,7 +316,7 @@ class FakeEngine:
         *,
         info: ModelInfo = INFO,
         eos_ids: tuple[int, ...] = (EOS,),
-        places: int = 64,
+        max_running: int = 64,
         max_queue: int = 1024,
         payloads: Payloads = FakeGeneration.payloads,
     ) -> None:
@@ -334,7 +334,7 @@ class FakeEngine:
         """All that were ever opened."""
         self.queued = self.most_queued = 0
         """Calls of `open` that wait for a place; the most that ever were."""
-        self._free = asyncio.Semaphore(places)
+        self._free = asyncio.Semaphore(max_running)
         self._max_queue = max_queue
         self._live: set[FakeGeneration] = set()
         self._closed = False

@@ -26,7 +26,7 @@ from starlette.websockets import WebSocket
 
 from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest, Overloaded
 from pipesd_core.service import logs
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 
 MAX_BODY_BYTES: Final = 4 * 2**20 - 1024
 """So that the `open` message that carries a body stays below the protocol's MAX_FRAME_BYTES."""
@@ -70,12 +70,12 @@ class ClientGone(Exception):
     """Nobody is there to read the answer any more."""
 
 
-def install(app: Starlette, life: Life, cors_origins: tuple[str, ...] = ()) -> None:
+def install(app: Starlette, lifecycle: Lifecycle, cors_origins: tuple[str, ...] = ()) -> None:
     """Give an app its request ids and its OpenAI-shaped errors, and keep web pages out but those of `cors_origins`.
 
-    `life` counts its requests, and refuses new ones when it drains.
+    `lifecycle` counts its requests, and refuses new ones when it drains.
     """
-    app.add_middleware(_Work, life=life)
+    app.add_middleware(_Work, lifecycle=lifecycle)
     # The last one added is the outermost.
     if cors_origins:
         app.add_middleware(
@@ -207,9 +207,9 @@ class _Work:
     """Counts the requests of the API that are under way, their streams included; refuses new ones in a drain, and
     more than MAX_REQUESTS."""
 
-    def __init__(self, app: ASGIApp, life: Life) -> None:
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
         self._app = app
-        self._life = life
+        self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
@@ -217,17 +217,17 @@ class _Work:
             return
         try:
             if scope["method"] == "POST":
-                self._life.admit()
-                if self._life.requests >= MAX_REQUESTS:
+                self._lifecycle.admit()
+                if self._lifecycle.requests >= MAX_REQUESTS:
                     raise Overloaded(f"{MAX_REQUESTS} requests are under way at this server, its limit; try again")
         except ApiError as error:
             await json_response(error.body(), error.status, error.headers())(scope, receive, send)
             return
-        self._life.requests += 1
+        self._lifecycle.requests += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._life.requests -= 1
+            self._lifecycle.requests -= 1
 
 
 class _Origins:

@@ -28,7 +28,7 @@ class Host(Protocol):
         ...
 
 
-class Life:
+class Lifecycle:
     """One program's.
 
     Attributes:

@@ -173,7 +173,7 @@ class BoundedHttp(H11Protocol):
         self.transport.abort()
 
     @property
-    def said_all(self) -> bool:
+    def is_finished(self) -> bool:
         """Nothing more will be added to what waits for the client."""
         return self.transport.is_closing() or self.cycle is None or self.cycle.response_complete
 
@@ -211,11 +211,11 @@ class BoundedWebSocket(KeptAlive):
             self.transport.abort()
 
     @property
-    def said_all(self) -> bool:
+    def is_finished(self) -> bool:
         return self.transport.is_closing()
 
 
-class Lingering:
+class StalledWriters:
     """Connections that only wait for the peer to take the rest: `transport.close` alone would wait for ever."""
 
     def __init__(self) -> None:
@@ -227,7 +227,7 @@ class Lingering:
         before, self._left = self._left, {}
         for connection in list(connections):
             left = connection.transport.get_write_buffer_size()
-            if not left or not connection.said_all:
+            if not left or not connection.is_finished:
                 continue
             size, since = before.get(connection, (left, now))
             if left < size:

@@ -11,8 +11,8 @@ import msgspec
 from pipesd_agent.session.counts import Counts
 from pipesd_agent.session.splice import CannotSplice, Splice
 from pipesd_agent.session.usage import usage_payload
-from pipesd_core.engine.autoregressive import Alone
-from pipesd_core.engine.choices import Several
+from pipesd_core.engine.autoregressive import TargetOnlyGeneration
+from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Opening, Payload
 from pipesd_core.errors import Unavailable
 
@@ -32,7 +32,7 @@ class EdgeAnswer:
 
     def __init__(
         self,
-        answer: Alone | Several,
+        answer: TargetOnlyGeneration | MultiChoiceGeneration,
         opening: Opening,
         model: str,
         give_back: Callable[[], None],

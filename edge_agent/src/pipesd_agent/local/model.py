@@ -18,8 +18,8 @@ from msgspec import Raw
 from pipesd_agent.local.answer import EdgeAnswer
 from pipesd_agent.session.session import EdgeSession
 from pipesd_agent.session.splice import CannotSplice, Splice
-from pipesd_core.engine.autoregressive import Alone
-from pipesd_core.engine.choices import Several
+from pipesd_core.engine.autoregressive import TargetOnlyGeneration
+from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Deliver, Generation, Opening
 from pipesd_core.errors import ApiError, ModelLoadError, Unavailable, error_message_from_body
 from pipesd_core.openai_body import NOT_JSON, has_multiple_choices
@@ -75,7 +75,7 @@ class Edge:
     async def begin(self, endpoint: Endpoint, body: bytes, reason: str) -> EdgeAnswer:
         """The whole answer. Raises ApiError; cancelling takes the request back."""
         engine = await self._take()
-        answer = Several(engine) if has_multiple_choices(endpoint, body) else Alone(engine)
+        answer = MultiChoiceGeneration(engine) if has_multiple_choices(endpoint, body) else TargetOnlyGeneration(engine)
         try:
             opening = await answer.open(endpoint, body)
         except BaseException:
@@ -100,7 +100,7 @@ class Edge:
             raise CannotGoOn(str(why)) from why
         decided = tuple(session.committed[len(opened.prompt_ids) :])
         engine = await self._take()
-        answer = Alone(_Begun(engine, _opening(opened), decided))
+        answer = TargetOnlyGeneration(_Begun(engine, _opening(opened), decided))
         try:
             opening = await answer.open(request.endpoint, without(request.body, *_EFFECTIVE))
         except BaseException:

@@ -7,26 +7,26 @@ import pytest
 from pipesd_core.errors import InvalidRequest
 from pipesd_core.llamacpp.openai.fields import Fields
 from pipesd_core.llamacpp.openai.json_schema import JSON_OBJECT, grammar_of
-from pipesd_core.llamacpp.openai.logits_processing import MAX_BIASES, Controls, take_controls
+from pipesd_core.llamacpp.openai.logits_processing import MAX_BIASES, LogitsProcessing, take_logits_processing
 
 
-def take(chat: bool = True, **body: Any) -> Controls:
+def take(chat: bool = True, **body: Any) -> LogitsProcessing:
     fields = Fields(body)
-    controls = take_controls(fields, chat=chat)
+    logits_processing = take_logits_processing(fields, chat=chat)
     fields.refuse_rest({})
-    return controls
+    return logits_processing
 
 
 def test_nothing_given_changes_nothing() -> None:
     neutral = take(presence_penalty=0, frequency_penalty=0.0, repetition_penalty=1, min_p=0, logit_bias={})
-    assert neutral == take(logit_bias=None) == Controls()
+    assert neutral == take(logit_bias=None) == LogitsProcessing()
 
 
 def test_all_given() -> None:
-    controls = take(
+    logits_processing = take(
         presence_penalty=-2, frequency_penalty=2, repetition_penalty=1.3, min_p=1, logit_bias={"7": 100, "0": -0.5}
     )
-    assert controls == Controls(-2.0, 2.0, 1.3, 1.0, ((0, -0.5), (7, 100.0)))
+    assert logits_processing == LogitsProcessing(-2.0, 2.0, 1.3, 1.0, ((0, -0.5), (7, 100.0)))
 
 
 @pytest.mark.parametrize(

@@ -2,37 +2,37 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_core.llamacpp.openai.logits_processing import Controls
-from pipesd_core.llamacpp.runtime.batch_scheduler import Batch, Job, Slots, common_prefix
+from pipesd_core.llamacpp.openai.logits_processing import LogitsProcessing
+from pipesd_core.llamacpp.runtime.batch_scheduler import Batch, BatchScheduler, Job, common_prefix
 from pipesd_core.llamacpp.runtime.rows import MAX_WANTED
-from pipesd_core.llamacpp.runtime.target_sampler import Chooser
+from pipesd_core.llamacpp.runtime.target_sampler import TargetSampler
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Sampler
 
-CHOOSER = Chooser(Sampler(8), SamplingParams(), Controls(), ())
+TARGET_SAMPLER = TargetSampler(Sampler(8), SamplingParams(), LogitsProcessing(), ())
 
 
 def job(number: int, ids: list[int], limit: int = 1000, eos: frozenset[int] = frozenset()) -> Job:
-    return Job(number, ids, CHOOSER, limit, eos)
+    return Job(number, ids, TARGET_SAMPLER, limit, eos)
 
 
-def prefill(slots: Slots) -> list[Batch]:
+def prefill(slots: BatchScheduler) -> list[Batch]:
     """Take every prefill chunk as the decoder does."""
     batches = []
     while (batch := slots.next_batch()) is not None and not batch.steps:
         batches.append(batch)
-        for part in batch.parts:
-            part.slot.cached += part.tokens
+        for entry in batch.entries:
+            entry.slot.cached += entry.tokens
     return batches
 
 
 def test_prefill_is_all_but_the_last_token_in_chunks() -> None:
-    slots = Slots(2)
+    slots = BatchScheduler(2)
     ids = list(range(100, 100 + 2 * MAX_WANTED + 2))  # two whole chunks and one single row, then the last token
     slot, keep = slots.start(job(1, ids))
     assert keep == 0
     batches = prefill(slots)
-    assert [len(batch.parts[0].tokens) for batch in batches] == [MAX_WANTED, MAX_WANTED, 1]
+    assert [len(batch.entries[0].tokens) for batch in batches] == [MAX_WANTED, MAX_WANTED, 1]
     assert [len(batch.tokens) for batch in batches] == [MAX_WANTED, MAX_WANTED, 2]
     assert batches[-1].positions == [2 * MAX_WANTED, 2 * MAX_WANTED + 1]
     assert not any(any(batch.wanted) for batch in batches)
@@ -41,7 +41,7 @@ def test_prefill_is_all_but_the_last_token_in_chunks() -> None:
 
 
 def test_a_decode_has_all_steps_and_one_chunk_of_the_oldest_prefill() -> None:
-    slots = Slots(4)
+    slots = BatchScheduler(4)
     stepping, first, second = job(1, [7, 8]), job(2, [1] * 200), job(3, [2] * 200)
     slots.start(stepping)
     prefill(slots)
@@ -50,7 +50,7 @@ def test_a_decode_has_all_steps_and_one_chunk_of_the_oldest_prefill() -> None:
     stepping.drafts = [9, 10]
     batch = slots.next_batch()
     assert batch is not None
-    assert [(part.job, part.step, len(part.tokens)) for part in batch.parts] == [
+    assert [(entry.job, entry.step, len(entry.tokens)) for entry in batch.entries] == [
         (stepping, True, 3),
         (first, False, MAX_WANTED),
     ]
@@ -61,7 +61,7 @@ def test_a_decode_has_all_steps_and_one_chunk_of_the_oldest_prefill() -> None:
 
 
 def test_a_step_alone_gets_a_dummy_row_with_logits() -> None:
-    slots = Slots(1)
+    slots = BatchScheduler(1)
     only = job(1, [5])
     slots.start(only)
     only.drafts = []
@@ -71,18 +71,18 @@ def test_a_step_alone_gets_a_dummy_row_with_logits() -> None:
 
 
 def test_drafts_from_which_no_token_can_come_are_left_out() -> None:
-    slots = Slots(1)
+    slots = BatchScheduler(1)
     only = job(1, [5, 6], limit=4)
     slots.start(only)
     prefill(slots)
     only.drafts = [1, 2, 3]
     batch = slots.next_batch()
     assert batch is not None
-    assert batch.parts[0].drafts == [1]
+    assert batch.entries[0].drafts == [1]
 
 
 def test_a_prompt_gets_the_free_slot_with_the_longest_common_prefix() -> None:
-    slots = Slots(3)
+    slots = BatchScheduler(3)
     one, two = job(1, [1, 2, 3, 4, 5]), job(2, [1, 2, 9, 9, 9])
     slot_one, _ = slots.start(one)
     slot_two, _ = slots.start(two)
@@ -97,7 +97,7 @@ def test_a_prompt_gets_the_free_slot_with_the_longest_common_prefix() -> None:
 
 
 def test_the_last_prompt_token_is_never_reused() -> None:
-    slots = Slots(1)
+    slots = BatchScheduler(1)
     first = job(1, [1, 2, 3, 4])
     slots.start(first)
     prefill(slots)
@@ -107,7 +107,7 @@ def test_the_last_prompt_token_is_never_reused() -> None:
 
 
 def test_without_a_common_prefix_the_emptiest_slot_is_taken() -> None:
-    slots = Slots(2)
+    slots = BatchScheduler(2)
     first = job(1, [1, 2, 3])
     used, _ = slots.start(first)
     prefill(slots)
@@ -118,7 +118,7 @@ def test_without_a_common_prefix_the_emptiest_slot_is_taken() -> None:
 
 
 def test_a_job_finished_in_the_middle_of_its_prefill_makes_room_for_the_next() -> None:
-    slots = Slots(2)
+    slots = BatchScheduler(2)
     first, second = job(1, [1] * 200), job(2, [2] * 200)
     slots.start(first)
     slots.start(second)
@@ -126,7 +126,7 @@ def test_a_job_finished_in_the_middle_of_its_prefill_makes_room_for_the_next() -
     slots.finish(first)
     batch = slots.next_batch()
     assert batch is not None
-    assert [part.job for part in batch.parts] == [second]
+    assert [entry.job for entry in batch.entries] == [second]
 
 
 @pytest.mark.parametrize(

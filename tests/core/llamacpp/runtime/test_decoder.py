@@ -285,7 +285,7 @@ async def test_a_failing_decode_ends_its_sequences_and_the_loop_lives_on(
 
 
 async def test_a_bug_in_the_thread_ends_every_sequence(decoder: TargetDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder._slots, "next_batch", lambda: 1 / 0)
+    monkeypatch.setattr(decoder._scheduler, "next_batch", lambda: 1 / 0)
     with pytest.raises(EngineFailed, match="died"):
         await generate(decoder, [5, 6, 7], GREEDY, 8)
     with pytest.raises(EngineFailed, match="died"):

@@ -40,7 +40,7 @@ async def serve(answer: bytes, model: FakeModel | None = None) -> AsyncIterator[
     yield engine, decoder
     await engine.aclose()
     assert decoder.closed
-    assert all(place.released for place in decoder.places)
+    assert all(sequence.released for sequence in decoder.sequences)
 
 
 class Client:
@@ -103,7 +103,7 @@ async def test_one_payload_per_step_after_its_verdict() -> None:
         assert last["choices"][0]["finish_reason"] == "stop"
         assert usage["usage"]["completion_tokens"] == 5  # EOS counts, as in vLLM
         assert usage["usage"]["prompt_tokens"] == 5
-        assert decoder.places[0].released
+        assert decoder.sequences[0].released
 
 
 async def test_ignore_eos_makes_eos_a_token_like_any_other() -> None:
@@ -229,7 +229,7 @@ async def test_bad_requests() -> None:
         with pytest.raises(InvalidRequest, match="no chat template"):
             await Client(plain).open(Endpoint.CHAT_COMPLETIONS, messages=HELLO)
         await plain.aclose()
-        assert decoder.places == []
+        assert decoder.sequences == []
 
 
 async def test_bos_is_put_before_a_prompt_once_where_the_model_wants_it() -> None:
@@ -249,7 +249,7 @@ async def test_an_error_of_the_decoder_breaks_the_request() -> None:
         generation = await client.open(stream=True)
         decoder.failure = EngineFailed("boom")
         assert await client.run(generation) == [Broken(decoder.failure)]
-        assert decoder.places[0].released
+        assert decoder.sequences[0].released
         with pytest.raises(RuntimeError):
             generation.step(())
 
@@ -263,7 +263,7 @@ async def test_nothing_is_delivered_after_abort() -> None:
         generation.abort()
         await asyncio.sleep(0.01)
         assert client.outputs == []
-        assert decoder.places[0].released
+        assert decoder.sequences[0].released
 
 
 async def test_abort_while_being_told_a_verdict() -> None:

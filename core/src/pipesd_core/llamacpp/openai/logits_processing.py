@@ -28,7 +28,7 @@ class Grammar(Protocol):
     def accept(self, token: int) -> None: ...
 
 
-class Controls(Struct, frozen=True):
+class LogitsProcessing(Struct, frozen=True):
     """Penalties, biases and logprobs, as vLLM has them; see docs/sampling.md for their order.
 
     presence_penalty, frequency_penalty: -2 to 2, of the tokens of the output; 0 is off. repetition_penalty: 0.01 to
@@ -62,15 +62,15 @@ class Controls(Struct, frozen=True):
                 )
 
 
-def take_controls(fields: Fields, *, chat: bool) -> Controls:
-    """The controls in a body. Raises InvalidRequest."""
+def take_logits_processing(fields: Fields, *, chat: bool) -> LogitsProcessing:
+    """The logits_processing in a body. Raises InvalidRequest."""
     given = {
         name: value
         for name in ("presence_penalty", "frequency_penalty", "repetition_penalty", "min_p")
         if (value := fields.number(name)) is not None
     }
     logprobs = _chat_logprobs(fields) if chat else _completion_logprobs(fields)
-    return Controls(
+    return LogitsProcessing(
         logit_bias=_logit_bias(fields.take("logit_bias")),
         logprobs=logprobs,
         grammar=_grammar(fields.take("response_format")),

@@ -56,7 +56,7 @@ class Prompter:
     def opening(self, request: Request) -> Opening:
         """Raises InvalidRequest, ContextLengthExceeded."""
         prompt_ids = self._prompt_ids(request)
-        request.controls.check_ids(self._model.n_vocab)
+        request.logits_processing.check_ids(self._model.n_vocab)
         return Opening(
             prompt_ids=prompt_ids,
             params=request.params,
@@ -70,9 +70,9 @@ class Prompter:
         """Of an answer that another model opened and began with `decided`. Raises as `opening`."""
         n_vocab, context = self._model.n_vocab, self._info.max_context
         n_prompt = len(opening.prompt_ids)
-        if request.controls.logprobs is not None:
+        if request.logits_processing.logprobs is not None:
             raise InvalidRequest("logprobs are not known of tokens that another model chose", param="logprobs")
-        request.controls.check_ids(n_vocab)
+        request.logits_processing.check_ids(n_vocab)
         largest = max([*opening.prompt_ids, *decided])
         if largest >= n_vocab:
             raise InvalidRequest(f"the answer so far has the token id {largest}; ids of this model are below {n_vocab}")
@@ -86,7 +86,7 @@ class Prompter:
 
     def grammar(self, request: Request, decided: Sequence[int] = ()) -> Grammar | None:
         """At the end of `decided`. Raises InvalidRequest: llama.cpp does not take it, or it forbids those tokens."""
-        text = request.controls.grammar
+        text = request.logits_processing.grammar
         if text is None:
             return None
         grammar = self._model.grammar(text)

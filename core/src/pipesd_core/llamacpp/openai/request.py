@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from pipesd_core.errors import InvalidRequest
 from pipesd_core.llamacpp.openai.fields import Fields, decode, show, wrong
-from pipesd_core.llamacpp.openai.logits_processing import Controls, take_controls
+from pipesd_core.llamacpp.openai.logits_processing import LogitsProcessing, take_logits_processing
 from pipesd_core.openai_body import is_list_of_prompts, is_more_than_one, unwrap_prompt
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
@@ -56,14 +56,13 @@ class Message(Struct, frozen=True):
 class Request(Struct, frozen=True):
     """A checked request. `messages` for chat; `prompt` (text or token ids) for completions.
 
-    params: effective, seed drawn. controls: what changes the target's choice and no edge need know. model None: the
-    only one there is. max_tokens None: the endpoint's default. ignore_eos: EOS is a token like any other (vLLM's
-    parameter).
+    params: effective, seed drawn. model None: the only one there is. max_tokens None: the endpoint's default.
+    ignore_eos: EOS is a token like any other (vLLM's parameter).
     """
 
     endpoint: Endpoint
     params: SamplingParams
-    controls: Controls = Controls()
+    logits_processing: LogitsProcessing = LogitsProcessing()
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] = ""
     model: str | None = None
@@ -83,7 +82,7 @@ def parse(endpoint: Endpoint, body: bytes) -> Request:
     request = Request(
         endpoint=endpoint,
         params=_params(fields),
-        controls=take_controls(fields, chat=chat),
+        logits_processing=take_logits_processing(fields, chat=chat),
         messages=_messages(fields.take("messages")) if chat else (),
         prompt="" if chat else _prompt(fields.take("prompt")),
         model=fields.string("model"),
@@ -93,7 +92,7 @@ def parse(endpoint: Endpoint, body: bytes) -> Request:
         stream=stream,
         include_usage=_include_usage(fields.take("stream_options"), stream),
     )
-    if request.ignore_eos and request.controls.grammar is not None:
+    if request.ignore_eos and request.logits_processing.grammar is not None:
         raise InvalidRequest(
             "ignore_eos is not possible with a response_format, whose text has an end", param="ignore_eos"
         )

@@ -1,4 +1,4 @@
-"""A fixed number of places and a fair, bounded queue for them. On the event loop's thread only."""
+"""Admission of requests to the target: as many run at once as the KV cache has slots, the others wait in a queue."""
 
 from __future__ import annotations
 
@@ -11,34 +11,39 @@ from pipesd_core.errors import ApiError, Overloaded
 RETRY_AFTER_S: Final = 2
 
 
-class Places:
-    """`count` places; at most `max_queue` calls of `take` wait for one, first come first served."""
+class AdmissionQueue:
+    """Bounded first-come-first-served queue for the slots of the KV cache. On the event loop's thread only.
 
-    def __init__(self, count: int, max_queue: int) -> None:
-        self.count: Final = count
+    Args:
+        n_slots: sequences that run at once.
+        max_queue: calls of `acquire` that wait at most.
+    """
+
+    def __init__(self, n_slots: int, max_queue: int) -> None:
+        self.n_slots: Final = n_slots
         self.max_queue: Final = max_queue
-        self.free = count
+        self.free_slots = n_slots
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed: ApiError | None = None
 
     @property
     def queued(self) -> int:
-        """Calls of `take` that wait."""
+        """Number of calls of `acquire` that wait."""
         return len(self._waiting)
 
-    async def take(self) -> None:
-        """Get a place. Cancelling gives it, or the place in the queue, back.
+    async def acquire(self) -> None:
+        """Get a slot. Cancelling the call gives the slot, or the place in the queue, back.
 
         Raises Overloaded when the queue is full, and the reason given to `close` after that.
         """
         if self._closed:
             raise self._closed
-        if self.free:
-            self.free -= 1
+        if self.free_slots:
+            self.free_slots -= 1
             return
         if len(self._waiting) >= self.max_queue:
             raise Overloaded(
-                f"all {self.count} places of the target are taken and {len(self._waiting)} requests wait already, "
+                f"all {self.n_slots} places of the target are taken and {len(self._waiting)} requests wait already, "
                 f"which is the limit: try again in {RETRY_AFTER_S} s",
                 retry_after_s=RETRY_AFTER_S,
             )
@@ -50,22 +55,22 @@ class Places:
             if turn in self._waiting:
                 self._waiting.remove(turn)
             elif not turn.cancelled() and turn.exception() is None:
-                self.give_back()  # cancelled between its turn and its waking up
+                self.release()  # cancelled between its turn and its waking up
             raise
         if self._closed:
             raise self._closed
 
-    def give_back(self) -> None:
-        """Free a place: the one who has waited longest gets it."""
+    def release(self) -> None:
+        """Free a slot; the call that has waited longest gets it."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return
-        self.free += 1
+        self.free_slots += 1
 
     def close(self, reason: ApiError) -> None:
-        """Whoever waits, or asks from now on, gets `reason`."""
+        """Raise `reason` in every call of `acquire`, waiting or new."""
         self._closed = reason
         for turn in self._waiting:
             if not turn.done():

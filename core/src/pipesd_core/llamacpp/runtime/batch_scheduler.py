@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipesd_core.llamacpp.runtime.rows import MAX_WANTED, padded
-from pipesd_core.llamacpp.runtime.target_sampler import Chooser
+from pipesd_core.llamacpp.runtime.target_sampler import TargetSampler
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class Job:
 
     number: int
     ids: list[int]
-    chooser: Chooser
+    target_sampler: TargetSampler
     limit: int
     eos_ids: frozenset[int]
     drafts: Sequence[int] | None = None
@@ -57,7 +57,7 @@ class Slot:
 
 
 @dataclass(slots=True, frozen=True)
-class Part:
+class BatchEntry:
     """One sequence's rows in a decode: `tokens` from row `offset` on. step: a verification, else prefill."""
 
     slot: Slot
@@ -75,7 +75,7 @@ class Part:
 class Batch:
     """The rows of one llama_decode, ordered by slot (adjacent sequences share a ubatch), dummy rows included."""
 
-    parts: list[Part] = field(default_factory=list)
+    entries: list[BatchEntry] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     seqs: list[int] = field(default_factory=list)
@@ -83,10 +83,10 @@ class Batch:
 
     @property
     def steps(self) -> bool:
-        return any(part.step for part in self.parts)
+        return any(entry.step for entry in self.entries)
 
 
-class Slots:
+class BatchScheduler:
     """The slots of one context, and the rules by which they are given away and served."""
 
     def __init__(self, n_slots: int) -> None:
@@ -150,7 +150,7 @@ def _assemble(work: list[tuple[Slot, Job, list[int], bool]]) -> Batch:
     batch = Batch()
     counts = padded([len(tokens) for _, _, tokens, _ in work])
     for (slot, job, tokens, step), count in zip(work, counts, strict=True):
-        batch.parts.append(Part(slot, job, tokens, step, offset=len(batch.tokens)))
+        batch.entries.append(BatchEntry(slot, job, tokens, step, offset=len(batch.tokens)))
         begin = len(slot.cached)
         batch.tokens += tokens + [0] * (count - len(tokens))
         batch.positions += range(begin, begin + count)

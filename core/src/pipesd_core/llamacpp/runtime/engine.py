@@ -14,10 +14,10 @@ from typing import Final, Protocol
 
 from pipesd_core.engine.interface import Deliver, ModelInfo, Opening
 from pipesd_core.errors import ApiError, ModelNotFound, Overloaded, Unavailable
-from pipesd_core.llamacpp.openai.logits_processing import Controls, Grammar
+from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
 from pipesd_core.llamacpp.openai.prompt import Model, Prompter
 from pipesd_core.llamacpp.openai.request import Request, parse
-from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration, Place
+from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration, SequenceHandle
 from pipesd_core.llamacpp.runtime.logprobs import Decoded
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
@@ -52,10 +52,10 @@ class Decoder(Protocol):
         limit: int,
         eos_ids: frozenset[int],
         on_step: Callable[[Decoded | ApiError], None],
-        controls: Controls,
+        logits_processing: LogitsProcessing,
         grammar: Grammar | None,
         decided: Sequence[int],
-    ) -> Place: ...
+    ) -> SequenceHandle: ...
 
     async def aclose(self) -> None: ...
 
@@ -142,13 +142,13 @@ class EmbeddedEngine:
                 return generation
         try:
             async with asyncio.timeout(QUEUE_WAIT_S):
-                place = await self._decoder.reserve(
+                sequence = await self._decoder.reserve(
                     opening.prompt_ids,
                     opening.params,
                     len(opening.prompt_ids) + opening.max_tokens,
                     frozenset(opening.eos_ids),
                     generation.on_step,
-                    request.controls,
+                    request.logits_processing,
                     grammar,
                     decided,
                 )
@@ -157,9 +157,9 @@ class EmbeddedEngine:
                 f"no place became free within {QUEUE_WAIT_S:.0f} s; try again later", retry_after_s=10
             ) from None
         if self._closed:
-            place.release()
+            sequence.release()
             self._check_open()
-        generation.start(place)
+        generation.start(sequence)
         self._live.add(generation)
         return generation
 

@@ -14,7 +14,7 @@ from pipesd_core.llamacpp.runtime.detokenizer import Text
 from pipesd_core.llamacpp.runtime.logprobs import Decoded, Logprobs
 
 
-class Place(Protocol):
+class SequenceHandle(Protocol):
     """What is needed of `decoder.Sequence`: one sequence of the decoder, held for one request."""
 
     def step(self, drafts: Sequence[int]) -> None: ...
@@ -40,12 +40,12 @@ class EmbeddedGeneration:
         self._writer = Writer.start(request.endpoint, opening.model, include_usage=request.include_usage)
         self._text = Text(lambda token: model.piece(token, special=False), opening.stop)
         self._logprobs: Logprobs | None = None
-        if request.controls.logprobs is not None:
+        if request.logits_processing.logprobs is not None:
             self._logprobs = Logprobs(request.endpoint, lambda token: model.piece(token, special=True))
         self._tokens = 0
         self._told = 0
         self._first = True
-        self._place: Place | None = None
+        self._sequence: SequenceHandle | None = None
         self._ahead = 0
         self._ended = False
         """The answer is complete, even if not all of it is told yet."""
@@ -68,20 +68,20 @@ class EmbeddedGeneration:
         if reason is not None:
             self._end(reason)
 
-    def start(self, place: Place) -> None:
-        self._place = place
+    def start(self, sequence: SequenceHandle) -> None:
+        self._sequence = sequence
 
     def step(self, drafts: Sequence[int], ahead: int = 0) -> None:
-        if self._over or self._ended or self._place is None:
+        if self._over or self._ended or self._sequence is None:
             raise RuntimeError("step() of a generation that is over")
-        self._place.step(drafts)
+        self._sequence.step(drafts)
         self._ahead = ahead  # now: a step that is refused leaves the one under way as it is
 
     def abort(self) -> None:
         if not self._over:
             self._over = True
-            if self._place is not None:
-                self._place.release()
+            if self._sequence is not None:
+                self._sequence.release()
             self._on_over(self)
 
     def fail(self, error: ApiError) -> None:
@@ -100,9 +100,9 @@ class EmbeddedGeneration:
         kept, reason = self._push(done)
         self._tokens += kept
         self._ended = reason is not None
-        if self._ahead and reason is None and self._place is not None:
+        if self._ahead and reason is None and self._sequence is not None:
             self._ahead -= 1
-            self._place.step(())  # before the outputs are told: whoever gets them may do things that last
+            self._sequence.step(())  # before the outputs are told: whoever gets them may do things that last
         self._say(
             StepDone(
                 tokens=done.tokens[:kept],

@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesd_core.errors import EngineFailed
-from pipesd_core.llamacpp.openai.logits_processing import Controls, Grammar
+from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
 from pipesd_core.llamacpp.runtime.logprobs import Ranked, rank
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Logits, Sampler, scaled_candidates
 
 
-class Chooser:
+class TargetSampler:
     """Chooses the tokens of one sequence. Used by one thread at a time.
 
     Args:
         sampler: of the target's vocabulary.
         prompt_ids: all of them inside the vocabulary.
-        grammar: of `controls`, at the end of `decided`; nobody else's.
+        grammar: of `logits_processing`, at the end of `decided`; nobody else's.
         decided: tokens of the output that another model chose before.
     """
 
@@ -33,35 +33,39 @@ class Chooser:
         self,
         sampler: Sampler,
         params: SamplingParams,
-        controls: Controls,
+        logits_processing: LogitsProcessing,
         prompt_ids: Sequence[int],
         grammar: Grammar | None = None,
         decided: Sequence[int] = (),
     ) -> None:
         self._sampler = sampler
         self._params = params
-        self._min_p = controls.min_p
+        self._min_p = logits_processing.min_p
         self._grammar = grammar
-        self._logprobs = controls.logprobs
+        self._logprobs = logits_processing.logprobs
         self._ranked: list[Ranked] = []
-        self._adjust = Adjust(controls, prompt_ids, sampler.n_vocab) if Adjust.is_needed(controls) else None
-        if self._adjust is not None:
+        self._processor = (
+            LogitsProcessor(logits_processing, prompt_ids, sampler.n_vocab)
+            if LogitsProcessor.is_needed(logits_processing)
+            else None
+        )
+        if self._processor is not None:
             for token in decided:
-                self._adjust.count(token)
+                self._processor.count(token)
 
-    def choose(self, logits: Logits, index: int) -> int:
+    def sample(self, logits: Logits, index: int) -> int:
         """The target's token at absolute position `index`; the calls are for one position after the other.
 
         logits: float32 (n_vocab,), read only. Raises EngineFailed when the grammar allows no token at all.
         """
-        adjusted = logits if self._adjust is None else self._adjust(logits)
+        adjusted = logits if self._processor is None else self._processor(logits)
         if self._grammar is None:
             token = self._sampler.sample(adjusted, self._params, index, self._min_p)
         else:
             token = self._allowed(adjusted, index, self._grammar)
             self._grammar.accept(token)
-        if self._adjust is not None:
-            self._adjust.count(token)
+        if self._processor is not None:
+            self._processor.count(token)
         if self._logprobs is not None:
             self._ranked.append(rank(logits, token, self._logprobs))
         return token
@@ -106,24 +110,24 @@ def _stuck() -> EngineFailed:
     return EngineFailed("no token of the model can go on with the response_format; the text so far is a dead end")
 
 
-class Adjust:
+class LogitsProcessor:
     """Biases and penalties, in vLLM's order and in float32 as there: bias, repetition, frequency, presence."""
 
-    def __init__(self, controls: Controls, prompt_ids: Sequence[int], n_vocab: int) -> None:
-        self._biased = np.array([token for token, _ in controls.logit_bias], dtype=np.int64)
-        self._bias = np.array([bias for _, bias in controls.logit_bias], dtype=np.float32)
-        self._repetition = np.float32(controls.repetition_penalty)
-        self._frequency = np.float32(controls.frequency_penalty)
-        self._presence = np.float32(controls.presence_penalty)
+    def __init__(self, logits_processing: LogitsProcessing, prompt_ids: Sequence[int], n_vocab: int) -> None:
+        self._biased = np.array([token for token, _ in logits_processing.logit_bias], dtype=np.int64)
+        self._bias = np.array([bias for _, bias in logits_processing.logit_bias], dtype=np.float32)
+        self._repetition = np.float32(logits_processing.repetition_penalty)
+        self._frequency = np.float32(logits_processing.frequency_penalty)
+        self._presence = np.float32(logits_processing.presence_penalty)
         self._seen = np.zeros(n_vocab, dtype=np.bool_)
         self._seen[np.asarray(prompt_ids, dtype=np.int64)] = True
         self._counts = np.zeros(n_vocab, dtype=np.float32)
 
     @staticmethod
-    def is_needed(controls: Controls) -> bool:
-        return any((controls.presence_penalty, controls.frequency_penalty, controls.logit_bias)) or (
-            controls.repetition_penalty != 1
-        )
+    def is_needed(logits_processing: LogitsProcessing) -> bool:
+        return any(
+            (logits_processing.presence_penalty, logits_processing.frequency_penalty, logits_processing.logit_bias)
+        ) or (logits_processing.repetition_penalty != 1)
 
     def __call__(self, logits: Logits) -> Logits:
         """The adjusted logits, in an array of their own."""
