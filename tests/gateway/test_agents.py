@@ -46,9 +46,10 @@ from pipesd_core.protocol.messages import (
     decode_gateway,
     encode,
 )
+from pipesd_core.protocol.websocket import CLOSE_SUPERSEDED, GOODBYES
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.service.lifecycle import Lifecycle
-from pipesd_gateway import agents, quota
+from pipesd_gateway import agent_socket, agents, quota
 from pipesd_gateway.connection import GatewayConnection
 from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
@@ -342,7 +343,7 @@ async def test_a_refusal_of_the_engine_reaches_the_edge(url: str) -> None:
 
 async def test_a_bug_of_the_engine_fails_its_request_and_no_other(url: str, caplog: pytest.LogCaptureFixture) -> None:
     async with agent(url) as socket:
-        with caplog.at_level(logging.ERROR, "pipesd_gateway.agents"):
+        with caplog.at_level(logging.ERROR, "pipesd_gateway.agent_socket"):
             await say(socket, request(0, b"bug"))
             fault = await hear(socket)
         assert isinstance(fault, Failed)
@@ -546,7 +547,7 @@ async def test_an_answer_that_ended_in_the_absence_is_delivered(engine: Scripted
             assert [m.code for m in failures] == ["session_unknown"]
 
 
-@pytest.mark.parametrize("code", agents.GOODBYES)
+@pytest.mark.parametrize("code", GOODBYES)
 async def test_an_agent_that_says_goodbye_has_its_generations_aborted_at_once(
     engine: ScriptedEngine, code: int
 ) -> None:
@@ -566,7 +567,7 @@ async def test_the_newer_connection_wins_and_the_older_is_closed(engine: Scripte
         sessions = [m.session for m in openings if isinstance(m, Opened)]
         await say(new, Resume(0, sessions[0], 0))
         heard, code = await hear_end(old)
-        assert (heard, code) == ([], agents.CLOSE_SUPERSEDED)
+        assert (heard, code) == ([], CLOSE_SUPERSEDED)
         await say(new, Resume(1, sessions[1], 0))  # that one is lost, and resumed like any other
         engine.generations[1].go()
         engine.generations[0].go()
@@ -727,8 +728,8 @@ async def test_a_frame_above_the_protocol_s_limit_is_rejected_where_the_server_s
 async def test_an_agent_that_never_reads_is_dropped_while_its_socket_is_full(
     engine: ScriptedEngine, url: str, limit: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents, limit, value)
-    monkeypatch.setattr(agents, "FAREWELL_S", 0.1)
+    monkeypatch.setattr(agent_socket, limit, value)
+    monkeypatch.setattr(agent_socket, "FAREWELL_S", 0.1)
     engine.padding = bytes(100_000)
     async with agent(url, max_queue=1) as socket:
         for channel in range(16):
@@ -810,7 +811,7 @@ async def test_an_agent_that_sends_as_fast_as_it_can_leaves_others_their_turn(
 async def test_what_could_not_be_sent_back_is_not_opened(
     engine: ScriptedEngine, url: str, ids: int, stop: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents, "MAX_OPENED_BYTES", 100)
+    monkeypatch.setattr(agent_socket, "MAX_OPENED_BYTES", 100)
     opening = Opening((1,) * ids, SamplingParams(seed=5), 3, (99,), "toy", stop)
     engine.opening = opening
     async with agent(url) as socket:

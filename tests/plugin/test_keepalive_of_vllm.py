@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from pipesd_core.service.keepalive import PING_INTERVAL_S, PING_TIMEOUT_S
+from pipesd_core.protocol.websocket import PING_INTERVAL_S, PING_TIMEOUT_S
 from pipesd_core.service.limits import KeptAlive
 from pipesd_vllm.compat.server import keep_alive
 

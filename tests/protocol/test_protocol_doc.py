@@ -12,7 +12,7 @@ from pipesd_core.engine.interface import ModelInfo, Opening, Payload, StepDone
 from pipesd_core.llamacpp.runtime import rows
 from pipesd_core.protocol import messages
 from pipesd_core.protocol.messages import EdgeMessage, End, Event, GatewayMessage, Opened, Verdict, encode
-from pipesd_gateway import agents, quota, session
+from pipesd_gateway import agent_socket, quota, session
 from pipesd_gateway.connection import GatewayConnection
 from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
@@ -58,7 +58,7 @@ def test_bounds_are_those_of_the_code() -> None:
     bounds = dict(re.findall(r"^\| .+ \| ([^|]+) \| `(?:\w+\.)*([A-Z_]+)`.* \|$", DOC, re.MULTILINE))
     assert bounds == {
         str(messages.MAX_UNACKED_BYTES): "MAX_UNACKED_BYTES",
-        str(agents.MAX_SESSIONS): "MAX_SESSIONS",
+        str(agent_socket.MAX_SESSIONS): "MAX_SESSIONS",
         str(quota.MAX_SESSIONS_PER_KEY): "MAX_SESSIONS_PER_KEY",
         str(session.MAX_PATH): "MAX_PATH",
         f"{rows.MAX_DRAFTS}, embedded engine": "MAX_DRAFTS",
@@ -66,7 +66,7 @@ def test_bounds_are_those_of_the_code() -> None:
         str(session.MAX_AHEAD + 1): "MAX_AHEAD",
         "64 × (256 + 2 × 16 + 16)": "MAX_OUTBOX",
     }
-    assert agents.MAX_OUTBOX == 64 * (256 + 2 * 16 + 16)
+    assert agent_socket.MAX_OUTBOX == 64 * (256 + 2 * 16 + 16)
     limits = SessionLimits()
     assert f"`park_timeout_s` ({limits.park_timeout_s:g} s)" in DOC
     assert f"`stall_timeout_s` ({limits.stall_timeout_s:g} s)" in DOC

@@ -17,7 +17,7 @@ from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Engine
 from pipesd_core.errors import ApiError, EngineFailed
 from pipesd_core.openai_body import has_multiple_choices, wants_stream
-from pipesd_core.protocol.messages import SUBPROTOCOL, Endpoint
+from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.http import (
     EventStream,
@@ -30,6 +30,7 @@ from pipesd_core.service.http import (
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.openapi import add_description
 from pipesd_gateway import verify_api
+from pipesd_gateway.info_api import info_body
 
 
 def create_app(
@@ -65,16 +66,7 @@ def create_app(
 
     async def info(request: Request) -> Response:
         keys.authorize(request)
-        return json_response(
-            {
-                "model": engine.info.name,
-                "fingerprint": engine.info.fingerprint.hex(),
-                "n_vocab": engine.info.n_vocab,
-                "max_context": engine.info.max_context,
-                "max_drafts": engine.info.max_drafts,
-                "protocol": SUBPROTOCOL,
-            }
-        )
+        return json_response(info_body(engine.info))
 
     async def verifications(request: Request) -> Response:
         keys.authorize(request)

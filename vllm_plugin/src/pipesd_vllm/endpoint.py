@@ -13,11 +13,11 @@ from typing import Any
 from fastapi import FastAPI, Request, Response, WebSocket
 
 from pipesd_core.errors import ConfigError
-from pipesd_core.protocol.messages import SUBPROTOCOL
 from pipesd_core.service.api_keys import bearer
 from pipesd_core.service.http import json_response
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_gateway import agents, verify_api
+from pipesd_gateway.info_api import info_body
 from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
 from pipesd_vllm.compat.core import Core
@@ -82,15 +82,4 @@ class PipesdEndpoint:
         return await verify_api.respond(request, self._engine)
 
     async def _info(self) -> Any:
-        info = self._engine.info
-        return json_response(
-            {
-                "model": info.name,
-                "fingerprint": info.fingerprint.hex(),
-                "n_vocab": info.n_vocab,
-                "max_context": info.max_context,
-                "max_drafts": info.max_drafts,
-                "protocol": SUBPROTOCOL,
-                "engine": await self._engine.stats(),
-            }
-        )
+        return json_response(info_body(self._engine.info) | {"engine": await self._engine.stats()})

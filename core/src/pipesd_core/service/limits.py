@@ -23,7 +23,6 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
-from pipesd_core.service import keepalive
 from pipesd_core.service.http import BODY_TIMEOUT_S, HANG_UP, SEND_TIMEOUT_S, json_response
 
 MAX_CONNECTIONS: Final = 512
@@ -41,6 +40,9 @@ LINGER_S: Final = 1.0
 refusal."""
 KEEP_ALIVE_S: Final = 5
 """An idle connection is closed after this."""
+CLOSE_S: Final = 3.0
+"""Longest time for a WebSocket's peer to take what is left for it after the last message. Without a bound a dead peer
+would keep the socket, and the sessions on it, until TCP gives up."""
 MAX_FRAGMENTS: Final = 4096
 """Of one WebSocket message. Our agents send 4 KiB in each; without a bound empty ones would fill the memory."""
 MAX_UNREAD_BYTES: Final = 2**20
@@ -189,7 +191,7 @@ class KeptAlive(WebSocketsSansIOProtocol):
         try:
             await super().run_asgi()
         finally:
-            self.loop.call_later(keepalive.CLOSE_S, self.transport.abort)
+            self.loop.call_later(CLOSE_S, self.transport.abort)
 
 
 class BoundedWebSocket(KeptAlive):

@@ -14,8 +14,8 @@ from typing import Final
 import uvicorn
 
 from pipesd_core.protocol.messages import MAX_FRAME_BYTES
+from pipesd_core.protocol.websocket import PING_INTERVAL_S, PING_TIMEOUT_S
 from pipesd_core.service import uvicorn_compat
-from pipesd_core.service.keepalive import PING_INTERVAL_S, PING_TIMEOUT_S
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.logs import library_level
 

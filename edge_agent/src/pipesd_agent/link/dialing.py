@@ -11,19 +11,16 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 
 from pipesd_agent.link.address import Address
-from pipesd_agent.link.connection import CLOSE_LEAVING, CLOSE_TIMEOUT_S, SOCKET_BUFFER_BYTES, hang_up
+from pipesd_agent.link.connection import CLOSE_TIMEOUT_S, SOCKET_BUFFER_BYTES, hang_up
 from pipesd_core.errors import ApiError, Unauthorized, Unavailable, error_message_from_body
 from pipesd_core.protocol.messages import (
     MAX_FRAME_BYTES,
     SUBPROTOCOL,
 )
+from pipesd_core.protocol.websocket import CLOSE_LEAVING, PING_INTERVAL_S, PING_TIMEOUT_S
 
 log = logging.getLogger(__name__)
 
-PING_INTERVAL_S: Final = 4.5
-PING_TIMEOUT_S: Final = 4.5
-"""Together the longest that a dead link goes unnoticed: twice the interval. A busy machine needs the timeout; where
-even that is not enough, the link's sessions are resumed on the next one."""
 CONNECT_TIMEOUT_S: Final = 5.0
 TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux's number; Python 3.11 does not name it
 

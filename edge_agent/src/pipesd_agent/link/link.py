@@ -20,7 +20,7 @@ from websockets.asyncio.client import ClientConnection
 
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.breaker import BACKOFF_FIRST_S
-from pipesd_agent.link.connection import CLOSE_LEAVING, DRAINS_FOR_S, Connection, NotUnderstood, hang_up
+from pipesd_agent.link.connection import DRAINS_FOR_S, Connection, NotUnderstood, hang_up
 from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, dial
 from pipesd_agent.link.gateways import Gateway, Gateways
 from pipesd_agent.link.requests import LinkSettings, Streams
@@ -30,6 +30,7 @@ from pipesd_core.errors import ApiError, Unavailable
 from pipesd_core.protocol.messages import (
     Endpoint,
 )
+from pipesd_core.protocol.websocket import CLOSE_LEAVING
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from pipesd_core.service.keepalive import PING_INTERVAL_S, PING_TIMEOUT_S
+from pipesd_core.protocol.websocket import PING_INTERVAL_S, PING_TIMEOUT_S
 from pipesd_core.service.limits import KeptAlive
 
 log = logging.getLogger(__name__)
