@@ -133,10 +133,10 @@ async def test_it_refuses_and_breaks_and_is_slow_as_it_is_told() -> None:
     assert said == []
     await asyncio.sleep(0.1)
     assert [type(output) for output in said] == [StepDone]
-    engine.says = Broken(EngineFailed("boom"))
+    engine.step_output = Broken(EngineFailed("boom"))
     generation.step(())
     await asyncio.sleep(0.1)
-    assert said[1:] == [engine.says]
+    assert said[1:] == [engine.step_output]
     assert generation.over
     assert not generation.aborted
 

@@ -149,7 +149,7 @@ async def test_requests_of_a_batch_run_side_by_side(engine: MadeUpEngine) -> Non
 async def test_one_failure_fails_the_call_and_ends_the_others(
     engine: MadeUpEngine, says: EngineOutput, message: str
 ) -> None:
-    engine.says = says
+    engine.step_output = says
     with pytest.raises(EngineFailed, match=message):
         await verify_api.verify(engine, [wanted([i], [5, 5]) for i in range(5)])
     engine.assert_let_go()

@@ -1,4 +1,4 @@
-"""Every error of PipeSD, and what it looks like to a client.
+"""Every error of PipeSD, with its HTTP status and OpenAI-shaped body.
 
 PipeSDError
 ├── ApiError                     has an HTTP status and an OpenAI-shaped body

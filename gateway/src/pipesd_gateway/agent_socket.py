@@ -74,12 +74,12 @@ class HostedRequest:
         self.generation: Generation
 
     def lost_before(self, moment: float) -> bool:
-        """Has its link been lost at that time, and not come back?"""
+        """Whether the link was lost before `moment` (monotonic) and has not come back."""
         session = self.socket.session(self.channel)
         return session is not None and session.detached_since is not None and session.detached_since < moment
 
     def deliver(self, output: EngineOutput) -> None:
-        """What the engine calls."""
+        """Pass an output of the engine on to the session. The engine calls this."""
         self.socket.deliver(self.channel, output)
 
 
@@ -90,7 +90,7 @@ class AgentSocket:
     is over: a timer, and no task, sees to that.
 
     Args:
-        admit: may a session begin on this socket? Raises ApiError.
+        admit: called for each new session. Raises ApiError if it may not begin.
         hosted: of all sockets, by session id.
     """
 
@@ -113,7 +113,7 @@ class AgentSocket:
         self._hosted: dict[int, HostedRequest] = {}
         self._openings: dict[int, asyncio.Task[None]] = {}
         self._opening_tasks: set[asyncio.Task[None]] = set()
-        """Those of `_openings`, and the cancelled ones that are not done yet."""
+        """The tasks of `_openings`, and cancelled ones that are not done yet."""
         self._reader: asyncio.Task[None] | None = None
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
@@ -181,7 +181,7 @@ class AgentSocket:
             self._outbox_filled.clear()
 
     def _pump(self) -> None:
-        """Carry out what the connection wants, in order."""
+        """Carry out the outputs of the connection, in order. To be called after every call of its methods."""
         for output in self._connection.take_outputs():
             match output:
                 case StartRequest(request):
@@ -200,7 +200,7 @@ class AgentSocket:
                     self._hang_up(CLOSE_SUPERSEDED if superseded else CLOSE_PROTOCOL_ERROR)
                 case _:
                     if isinstance(output, Rejected):
-                        log.warning("agent refused: %s", output.message)
+                        log.warning("agent connection refused: %s", output.message)
                     self._outbox.append(encode(output))
                     self._outbox_bytes += len(self._outbox[-1])
                     self._outbox_filled.set()
@@ -256,7 +256,7 @@ class AgentSocket:
             answer = error
         except Exception:
             # A bug of the engine; its client is told, and the agent's other sessions go on.
-            log.exception("the engine failed to open a request")
+            log.exception("request %s failed to open in the engine", request.request_id)
             answer = EngineFailed("internal error; see the gateway's log")
         if self._openings.get(channel) is not asyncio.current_task():
             # Cancelled too late for the engine to notice; the channel may have its next request already.
@@ -265,7 +265,7 @@ class AgentSocket:
             return
         del self._openings[channel]
         if isinstance(answer, ApiError):
-            log.info("refused: %d %s", answer.status, answer.code or answer.type)
+            log.info("request %s refused: %d %s", request.request_id, answer.status, answer.code or answer.type)
             self._connection.refused(channel, answer)
         else:
             hosted.generation = answer
@@ -282,7 +282,7 @@ class AgentSocket:
             self._hang_up(CLOSE_INTERNAL_ERROR)
 
     def deliver(self, channel: int, output: EngineOutput) -> None:
-        """What the engine did for a session."""
+        """Take an output of the engine for a session."""
         session = self._connection.session(channel)
         if session is None:
             return

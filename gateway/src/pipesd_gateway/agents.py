@@ -41,9 +41,7 @@ def attach(
 ) -> Registry:
     """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application: our own, or vLLM's (a FastAPI is a Starlette).
 
-    `lifecycle` says when it ends.
-
-    Returns the sessions that it will have.
+    `lifecycle` announces the end of the server. Returns the registry of its sessions.
     """
     agents = Agents(engine, limits, authorize, quota, lifecycle or Lifecycle())
 
@@ -70,7 +68,7 @@ class Agents:
         lifecycle.host = self
 
     async def serve(self, websocket: WebSocket) -> None:
-        """One agent, from its handshake to its end."""
+        """Serve one agent, from its handshake to its end."""
         with ExitStack() as stack:
             try:
                 share = self._quota.share(self._authorize(websocket))
@@ -94,25 +92,25 @@ class Agents:
                 del self._sockets[socket]
 
     def _admit(self, websocket: WebSocket) -> None:
-        """May it open a session? The key may have been removed since the handshake."""
+        """Admit a new session of a connection, whose key may have been removed. Raises ApiError."""
         self._authorize(websocket)
         self._lifecycle.admit()
 
     def sessions(self) -> int:
-        """See `Host`. Those of agents that are lost, and do not come back, hold nothing up."""
+        """Number of sessions that a drain waits for; not those of lost agents that do not come back. See `Host`."""
         since = time.monotonic() - RETURN_S
         gone = sum(hosted.lost_before(since) for hosted in self._hosted.values()) if since > self._drain_began else 0
         return self._quota.taken - gone
 
     def drain(self, deadline_s: float) -> None:
-        """See `Host`."""
+        """Announce the end of the server to every agent; see `Host`."""
         self._drain_began = time.monotonic()
         self._drain_until = self._drain_began + deadline_s
         for socket in self._sockets:
             socket.drain(deadline_s)
 
     async def aclose(self) -> None:
-        """See `Host`. What runs is not told that it failed: its agent may have it finished elsewhere."""
+        """Close every link; see `Host`. No session is reported as failed: its agent may finish it elsewhere."""
         tasks = list(self._sockets.values())
         for socket in list(self._sockets):
             socket.restart()

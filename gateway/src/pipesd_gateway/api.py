@@ -1,4 +1,4 @@
-"""The gateway's HTTP side: an OpenAI API with target-only answers, and what an agent asks before it connects.
+"""The gateway's HTTP API: OpenAI routes with target-only answers, and what an agent asks before it connects.
 
 `create_app` gives the app; `pipesd_gateway.agents.attach` adds the WebSocket route to it. Both check keys by `Keys`.
 """
@@ -41,9 +41,9 @@ def create_app(
     cors_origins: tuple[str, ...] = (),
     load: Callable[[], Mapping[str, int]] = dict,
 ) -> Starlette:
-    """The app over `engine`, which stays the caller's to close. No `keys`: open to everybody.
+    """Make the app over `engine`, which stays the caller's to close. No `keys`: open to everybody.
 
-    load: figures for `/health`: what the server holds at the moment.
+    load: figures for `/health`: the sessions, requests and tasks of the moment.
     """
     keys = keys or Keys()
     app = Starlette()

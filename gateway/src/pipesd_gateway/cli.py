@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     flags = vars(_parser().parse_args(argv))
     del flags["command"]
     file = flags.pop("config", None)
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pipesd-gateway", description="PipeSD's cloud side.")
-    parser.add_argument("--version", action=ShowVersion, help="print the version and end")
+    parser.add_argument("--version", action=ShowVersion, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True)
     # SUPPRESS: a flag that was not given is absent, so that it cannot hide what the file says.
     serve = commands.add_parser(
@@ -56,26 +56,26 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=help_format,
     )
     add = serve.add_argument
-    add("--model", metavar="FILE", help="the target model, a GGUF file")
-    add("--config", metavar="FILE", type=Path, help="of configuration, TOML")
+    add("--model", metavar="FILE", help="target model, a GGUF file")
+    add("--config", metavar="FILE", type=Path, help="TOML configuration file")
     add("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
-    add("--port", type=int, metavar="N", help="port; 0 takes a free one (8100)")
-    add("--api-key-file", metavar="FILE", help="of keys, one a line; read again when changed")
-    add("--name", help="the model's name in the API (the file's own)")
-    add("--n-seq", type=int, metavar="N", help="sessions at once (4)")
-    add("--context", type=int, metavar="N", help="tokens of each, prompt and answer (2048)")
+    add("--port", type=int, metavar="N", help="port to listen on; 0 takes a free one (8100)")
+    add("--api-key-file", metavar="FILE", help="API keys, one per line; reloaded on change")
+    add("--name", help="model name in the API (that of the model file)")
+    add("--n-seq", type=int, metavar="N", help="sequences that run at once (4)")
+    add("--context", type=int, metavar="N", help="tokens of a sequence, prompt + answer (2048)")
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
-    add("--max-queue", type=int, metavar="N", help="requests that may wait for a session (16)")
+    add("--max-queue", type=int, metavar="N", help="length of the admission queue (16)")
     add("--park-timeout", type=float, metavar="S", help="seconds to wait for a silent agent (5)")
-    add("--grace", type=float, metavar="S", help="seconds that a lost agent has to resume its sessions (30)")
-    add("--step-floor-ms", type=float, metavar="MS", help="least time of a step, emulates a big target (0)")
+    add("--grace", type=float, metavar="S", help="seconds a lost agent has to resume sessions (30)")
+    add("--step-floor-ms", type=float, metavar="MS", help="minimum step time, to emulate a big target (0)")
     add("--max-sessions-per-key", type=int, metavar="N", help="agents' sessions per API key (256)")
-    add("--tls-cert", metavar="FILE", help="certificate chain for https and wss, PEM (no TLS)")
-    add("--tls-key", metavar="FILE", help="its private key, PEM (in the same file)")
-    add("--cors-origin", action="append", metavar="URL", help="of web pages that may use the API (none)")
-    add("--drain-timeout", type=float, metavar="S", help="after SIGTERM, time for what runs (30)")
-    add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
-    add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or a line of JSON an event (text)")
+    add("--tls-cert", metavar="FILE", help="PEM certificate chain; enables TLS (none)")
+    add("--tls-key", metavar="FILE", help="PEM private key (in the file of --tls-cert)")
+    add("--cors-origin", action="append", metavar="URL", help="web origin allowed to call the API (none)")
+    add("--drain-timeout", type=float, metavar="S", help="seconds to finish requests after SIGTERM (30)")
+    add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"log level: {', '.join(LOG_LEVELS)} (info)")
+    add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or one JSON object per line (text)")
     return parser
 
 

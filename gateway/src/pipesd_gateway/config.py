@@ -20,7 +20,7 @@ PROGRAM: Final = Program("PIPESD_GATEWAY_", (KEYS,))
 
 
 class GatewayConfig(Struct, frozen=True, kw_only=True):
-    """What the gateway runs with. Raises ConfigError where a value cannot work.
+    """Configuration of one gateway. Raises ConfigError where a value cannot work.
 
     model: GGUF file of the target. name: its name in the API ("": the one that the file says). n_seq: sessions at
     once. context: tokens of each, prompt and answer together. threads: of llama.cpp. max_queue: requests that may wait
@@ -70,7 +70,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
             raise ConfigError("tls_key is of use with tls_cert only: give both, or neither")
 
     def tls(self) -> ssl.SSLContext | None:
-        """What the server shows; None: no TLS. Raises ConfigError."""
+        """The TLS context of the server; None: no TLS. Raises ConfigError."""
         if self.tls_cert is None:
             return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -86,7 +86,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
 
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None) -> GatewayConfig:
-    """See `settings.load`. Raises ConfigError."""
+    """Load the configuration; see `settings.load`. Raises ConfigError."""
     try:
         return settings.load(GatewayConfig, PROGRAM, flags, environ, file)
     except ConfigError as error:

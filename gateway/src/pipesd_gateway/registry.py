@@ -1,4 +1,4 @@
-"""Where the sessions of a server are, whichever connection they began on: what `Resume` needs to find one.
+"""Registry of a server's sessions, whichever connection they began on: `Resume` finds its session here.
 
 A session belongs to the API key that opened it (`quota.Share.owner`): to any other it does not exist.
 """
@@ -15,17 +15,17 @@ from pipesd_gateway.session import GatewaySession
 
 
 class Holder(Protocol):
-    """A connection, lost or not, that sessions are on. number: higher than that of every older one."""
+    """A connection, lost or not, that holds sessions. number: higher than that of every older one."""
 
     @property
     def number(self) -> int: ...
 
     def surrender(self, session: GatewaySession) -> None:
-        """The session goes to another connection; a holder that believes itself alive is not."""
+        """Give the session to another connection; a holder that believes itself alive is not."""
 
 
 class SessionLocation(Struct, frozen=True):
-    """A session and where it is."""
+    """A session with its owner, and the connection that holds it."""
 
     session: GatewaySession
     owner: bytes
@@ -40,14 +40,14 @@ class Registry:
         self._numbers = itertools.count()
 
     def number(self) -> int:
-        """Of a new connection."""
+        """The number of a new connection."""
         return next(self._numbers)
 
     def __len__(self) -> int:
         return len(self._locations)
 
     def put(self, session: GatewaySession, owner: bytes, holder: Holder) -> None:
-        """Note where a session is now."""
+        """Note the connection that holds a session now."""
         self._locations[session.session_id] = SessionLocation(session, owner, holder)
 
     def find(self, session_id: bytes, owner: bytes) -> SessionLocation | None:
@@ -56,9 +56,9 @@ class Registry:
         return location if location is not None and hmac.compare_digest(location.owner, owner) else None
 
     def has(self, owner: bytes) -> bool:
-        """Is there a session of this owner?"""
+        """Whether an owner has any session."""
         return any(hmac.compare_digest(location.owner, owner) for location in self._locations.values())
 
     def drop(self, session: GatewaySession) -> None:
-        """The session cannot be resumed any more. Harmless when repeated."""
+        """Forget a session that cannot be resumed any more. Harmless when repeated."""
         self._locations.pop(session.session_id, None)

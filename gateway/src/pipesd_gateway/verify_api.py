@@ -1,4 +1,4 @@
-"""`POST /v1/pipesd/verify`: the target's word on drafts, over plain HTTP, for people who bring their own edge.
+"""`POST /v1/pipesd/verify`: verification of drafts over plain HTTP, for people who bring their own edge.
 
 No session and no state: each call names the whole prefix (docs/verify.md). One generation of the engine for each
 request of the batch, side by side, so that they share the engine's steps.
@@ -25,13 +25,13 @@ from pipesd_core.service.http import ClientGone, json_response, read_body, while
 
 MAX_REQUESTS: Final = 64
 TIMEOUT_S: Final = 300.0
-"""Longest time for a whole batch, waiting for a place in the engine included."""
+"""Longest time for a whole batch, waiting in the admission queue included."""
 _MAX_OUTPUTS: Final = 64
 """Most outputs of one step; a step has three or four."""
 
 
 class Asked(Struct, frozen=True, forbid_unknown_fields=True):
-    """One request as it comes. Defaults are the OpenAI API's."""
+    """One request of the batch as it came. Defaults are the OpenAI API's."""
 
     prompt: tuple[int, ...]
     drafts: tuple[int, ...]
@@ -55,7 +55,7 @@ class Wanted(Struct, frozen=True):
     model: str | None = None
 
     def body(self) -> bytes:
-        """The OpenAI request that it is to the engine."""
+        """The OpenAI request for the engine."""
         fields = {
             "model": self.model,
             "prompt": self.prompt,
@@ -70,7 +70,7 @@ class Wanted(Struct, frozen=True):
 
 
 class Verified(Struct, frozen=True):
-    """The first `accepted` drafts are the target's own tokens, and `token` comes after them."""
+    """A result: the first `accepted` drafts are the target's own tokens, and `token` comes after them."""
 
     accepted: int
     token: int
@@ -78,7 +78,7 @@ class Verified(Struct, frozen=True):
 
 
 async def respond(request: Request, engine: Engine) -> Response:
-    """The route, for any app: errors are OpenAI-shaped whatever handlers it has. The caller has checked the key."""
+    """Answer a request, in any app: errors are OpenAI-shaped whatever its handlers. The caller has checked the key."""
     try:
         wanted = parse(await read_body(request), engine.info)
         results = await while_connected(request, verify(engine, wanted))
@@ -105,9 +105,9 @@ def parse(body: bytes, info: ModelInfo) -> list[Wanted]:
 
 
 async def verify(engine: Engine, batch: Sequence[Wanted]) -> list[Verified]:
-    """The target's word on each, in order. Raises ApiError: the first failure ends all of them.
+    """Verify each request of the batch; results in order. Raises ApiError: the first failure ends all of them.
 
-    Cancelling the call lets go of everything, as any other end does.
+    Cancelling the call releases everything, as any other end does.
     """
     opening = asyncio.Lock()
     try:
@@ -124,7 +124,7 @@ async def verify(engine: Engine, batch: Sequence[Wanted]) -> list[Verified]:
 
 async def _verify_one(engine: Engine, wanted: Wanted, opening: asyncio.Lock) -> Verified:
     outputs: asyncio.Queue[EngineOutput] = asyncio.Queue(_MAX_OUTPUTS)
-    async with opening:  # one at a time: a batch waits in one place of the engine's bounded queue, not in all of them
+    async with opening:  # one request at a time waits in the engine's bounded queue
         generation = await engine.open(Endpoint.COMPLETIONS, wanted.body(), outputs.put_nowait)
     try:
         accepted = 0

@@ -30,7 +30,7 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
 class PipesdEndpoint:
-    """vLLM makes one, attaches its routes, and starts it when the engine is there."""
+    """Endpoint plugin: vLLM makes one, attaches its routes, and starts it when the engine is there."""
 
     name = "pipesd_endpoint"
     required_tasks = ("generate",)
@@ -39,7 +39,7 @@ class PipesdEndpoint:
         self._engine = VllmEngine()
         self._quota = Quota(SESSIONS.of(os.environ))
         self._lifecycle = Lifecycle()
-        """Ends with vLLM's, and is not told of its drain."""
+        """Ends with vLLM's own lifecycle, whose drain it does not see."""
         self._has_keys = False
 
     def attach_router(self, app: FastAPI) -> None:
@@ -75,7 +75,7 @@ class PipesdEndpoint:
         return lifespan
 
     def _key(self, websocket: WebSocket) -> str | None:
-        """vLLM has checked it; where vLLM asks for none, whatever the client sends tells nobody apart."""
+        """The API key of a connection, which vLLM has checked; None where vLLM has no keys."""
         return bearer(websocket) if self._has_keys else None
 
     async def _verify(self, request: Request) -> Response:

@@ -18,11 +18,11 @@ from pipesd_vllm.rpc_coalescer import RpcCoalescer
 log = logging.getLogger(__name__)
 
 STATS_PERIOD_S: Final = 1.0
-"""How old the scheduler's figures in /metrics may be while there are sessions."""
+"""Oldest age of the scheduler's figures in /metrics while there are sessions."""
 
 
 class VllmEngine:
-    """vLLM gives its routes before its engine; until `start` every request is told to try again."""
+    """Engine over vLLM. It has routes before it has an engine: until `start` every request gets a 503."""
 
     def __init__(self) -> None:
         self._serving: Serving | None = None
@@ -35,7 +35,7 @@ class VllmEngine:
         self._closed = False
 
     def start(self, serving: Serving, core: Core) -> None:
-        """The engine is there."""
+        """Start serving: vLLM's engine is there."""
         self._serving = serving
         self._core = core
         self._coalescer = RpcCoalescer(core.verify)
@@ -52,7 +52,7 @@ class VllmEngine:
         return await self._core.stats()
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> VllmGeneration:
-        """See `Engine.open`. vLLM's own queue holds what does not run yet."""
+        """Open a request; see `Engine.open`. vLLM's own queue holds what does not run yet."""
         if self._closed:
             raise _shutting_down()
         serving = self._started()
@@ -65,7 +65,7 @@ class VllmEngine:
         return generation
 
     async def aclose(self) -> None:
-        """See `Engine.aclose`."""
+        """Close the engine; see `Engine.aclose`."""
         self._closed = True
         if self._watch is not None:
             self._watch.cancel()
@@ -80,7 +80,7 @@ class VllmEngine:
             try:
                 self._metrics.scheduler(await core.stats())
             except Unavailable as error:
-                log.warning("no figures for /metrics: %s", error)
+                log.warning("scheduler figures not updated: %s", error)
             await asyncio.sleep(STATS_PERIOD_S)
 
     def _started(self) -> Serving:

@@ -96,7 +96,7 @@ class VllmGeneration:
         self._accepted = True
 
     def fail(self, error: ApiError) -> None:
-        """The server ends: the session is told, and over."""
+        """End the session with an error."""
         self._broke(error)
         self.abort()
 
@@ -119,16 +119,16 @@ class VllmGeneration:
             self._failure = error
         elif not self._silent:
             self._silent = True
-            log.error("a session broke: %s", error)
+            log.error("session ended with an error: %s", error)
             self._deliver(Broken(error))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._over(self)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a session failed", exc_info=error)
+            log.error("session failed", exc_info=error)
 
     def _generate(self, engine_input: Any, params: Any, request_id: str, **kwargs: Any) -> AsyncIterator[Any]:
-        """What vLLM's serving code gets instead of its engine client's `generate`."""
+        """The `generate` that vLLM's serving code calls instead of its engine client's."""
         if self._opened.done():
             raise InvalidRequest("several prompts in one request cannot be drafted for: ask the server itself")
         opening = self._serving.opening(engine_input, params, self._key)
@@ -173,9 +173,9 @@ class VllmGeneration:
                     if round_.over:
                         break
                 drafts, ahead = await self._next_order()
-                word = await self._coalescer.submit(self._key, drafts, ahead)
-                if word != "ok":
-                    raise EngineFailed(f"the engine refused a step: {word}")
+                result = await self._coalescer.submit(self._key, drafts, ahead)
+                if result != "ok":
+                    raise EngineFailed(f"the engine refused a step: {result}")
                 round_ = Round(drafts, ahead)
         finally:
             await outputs.aclose()
@@ -195,5 +195,5 @@ class VllmGeneration:
 def _has_usage(data: bytes) -> bool:
     if b'"usage"' not in data:
         return False
-    said = msgspec.json.decode(data)
-    return isinstance(said, dict) and isinstance(said.get("usage"), dict)
+    payload = msgspec.json.decode(data)
+    return isinstance(payload, dict) and isinstance(payload.get("usage"), dict)

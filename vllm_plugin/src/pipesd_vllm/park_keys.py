@@ -1,4 +1,4 @@
-"""Park keys: how the engine core knows that a request is a session of this server's own endpoint.
+"""Park keys: by them the engine core recognises the sessions of this server's own endpoint.
 
 Anybody can set `extra_args` through a request's `vllm_xargs`, so a name alone would let anybody park requests, which
 hold memory. A key is a nonce and its HMAC under a secret that only the server's processes share, by their environment.
@@ -33,7 +33,7 @@ def new_key() -> str:
 
 
 def is_ours(key: object) -> bool:
-    """Was the key made by a process of this server?"""
+    """Whether a key was made by a process of this server."""
     if not isinstance(key, str) or not key.isascii():
         return False
     nonce, _, mac = key.partition(".")

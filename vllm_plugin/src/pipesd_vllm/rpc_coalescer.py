@@ -1,4 +1,4 @@
-"""Rounds that are asked for in one turn of the event loop travel to the engine core in one call.
+"""Coalesces rounds: those asked for in one turn of the event loop travel to the engine core in one call.
 
 So sessions that are verified together stay together: sent one by one they would split over several engine steps.
 """
@@ -16,7 +16,7 @@ Verify = Callable[[list[Order]], Awaitable[list[str]]]
 
 
 class RpcCoalescer:
-    """Owns the calls under way, at most one new one for each turn of the loop."""
+    """Owns the calls under way; makes at most one for each turn of the loop."""
 
     def __init__(self, verify: Verify) -> None:
         self._verify = verify
@@ -24,7 +24,7 @@ class RpcCoalescer:
         self._calls: set[asyncio.Task[None]] = set()
 
     def submit(self, key: str, drafts: Sequence[int], ahead: int = 0) -> asyncio.Future[str]:
-        """The engine core's word on this round."""
+        """Order a round. The result: "ok", or why the engine core refuses it."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[str] = loop.create_future()
         if not self._waiting:
@@ -40,12 +40,12 @@ class RpcCoalescer:
 
     async def _send(self, batch: list[tuple[Order, asyncio.Future[str]]]) -> None:
         try:
-            words = await self._verify([order for order, _ in batch])
-        except Exception as error:  # whoever waits has to hear of it, whatever it is
+            results = await self._verify([order for order, _ in batch])
+        except Exception as error:  # every waiter gets it, whatever it is
             for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(error)
             return
-        for (_, answer), word in zip(batch, words, strict=True):
+        for (_, answer), result in zip(batch, results, strict=True):
             if not answer.done():
-                answer.set_result(word)
+                answer.set_result(result)

@@ -239,7 +239,7 @@ class Model:
 
 
 class Grammar:
-    """How far a text has come in a grammar (`Model.grammar`). Used by one thread at a time, while its model is open."""
+    """State of a text in a grammar (`Model.grammar`). Used by one thread at a time, while its model is open."""
 
     def __init__(self, vocab: Any, writable: Writable, text: str) -> None:
         self._writable = writable
@@ -255,7 +255,7 @@ class Grammar:
         weakref.finalize(self, lib.llama_sampler_free, self._handle)
 
     def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these tokens may come next? An end-of-generation token: is the text complete? Shape as ids, (n,)."""
+        """Mask (n,) of the ids (n,) that may come next; an end-of-generation token may if the text is complete."""
         data = np.zeros(len(ids), dtype=_CANDIDATE)
         data["id"] = ids
         array = lib.llama_token_data_array(
@@ -266,7 +266,7 @@ class Grammar:
         return result
 
     def accept(self, token: int) -> None:
-        """The next token, one that is allowed: for any other llama.cpp would end the process, so it is asked again."""
+        """Advance by the next token. Raises ValueError for one that is not allowed: llama.cpp would end the process."""
         if not self.allowed(np.array([token]))[0]:
             raise ValueError(f"token {token} is not allowed here by the grammar")
         lib.llama_sampler_accept(self._handle, token)
@@ -444,7 +444,7 @@ def _token_or_none(token: int) -> int | None:
 
 
 def _check_file(path: Path) -> None:
-    """Raise ModelLoadError for what can be told without llama.cpp, in words that say what to do."""
+    """Check what can be checked without llama.cpp. Raises ModelLoadError that says what to do."""
     try:
         with path.open("rb") as file:
             start = file.read(len(_MAGIC))

@@ -1,4 +1,4 @@
-"""Does a model run on this machine at all? Tried in a process of its own, since a wrong answer is death by a signal.
+"""Check that a model runs on this machine at all, in a process of its own, since a failure is death by a signal.
 
 A native llama.cpp build by GCC 12 dies of SIGILL on hosts with AMX as soon as it decodes two rows with quantised
 weights (llamacpp.md §0.1), and any build does on a CPU older than the one it was compiled for.

@@ -3,7 +3,7 @@
 Order of the steps (vLLM's): divide by the temperature, min-p, top-k, top-p, then add the shared noise and take the
 largest. At temperature 0 it is the argmax. Both ends run this module: the target's token is `Sampler.sample` of the
 target's logits, and a draft is accepted iff it equals that token. Penalties and biases come before all that, at the
-target only (`llamacpp.runtime.chooser`). Ties go to the smallest token id, everywhere.
+target only (`llamacpp.runtime.target_sampler`). Ties go to the smallest token id, everywhere.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipesd_core.sampling.params import SamplingParams
 Logits = NDArray[np.float32]
 
 PREFILTER_TOP: Final = 256
-"""How many of the best logits are scored exactly before the rest is filtered by hash."""
+"""Number of the best logits that are scored exactly before the rest is filtered by hash."""
 PREFILTER_FROM: Final = 16_384
 """Candidate counts from which the hash filter is worth its overhead."""
 

@@ -1,4 +1,4 @@
-"""What both HTTP sides, the gateway's and the agent's, do alike: bodies, disconnects, events, ids, errors.
+"""The HTTP behaviour that gateway and agent share: bodies, disconnects, events, request ids, errors.
 
 Every error is OpenAI-shaped, those of unknown routes too; an error in mid-stream is a `data: {"error": ...}`, because a
 bare close looks like success to the OpenAI SDK.
@@ -29,15 +29,15 @@ from pipesd_core.service import logs
 from pipesd_core.service.lifecycle import Lifecycle
 
 MAX_BODY_BYTES: Final = 4 * 2**20 - 1024
-"""So that the `open` message that carries a body stays below the protocol's MAX_FRAME_BYTES."""
+"""Largest body: the `open` message that carries it stays below the protocol's MAX_FRAME_BYTES."""
 BODY_TIMEOUT_S: Final = 60.0
 """Longest time for a client to send its body."""
 SEND_TIMEOUT_S: Final = 60.0
 """Longest time for a client to take one chunk of a stream."""
 MAX_REQUESTS: Final = 256
-"""Under way at a time, each with a body of up to MAX_BODY_BYTES; whatever else bounds them comes after the body."""
+"""Most requests under way at a time, each with a body of up to MAX_BODY_BYTES; other bounds apply after the body."""
 HANG_UP: Final = "pipesd_hang_up"
-"""In a scope's `state`: a call that ends the connection at once, from a server that has one (`limits`)."""
+"""Key in a scope's `state`: a function that ends the connection at once, from a server that has one (`limits`)."""
 FAREWELL_S: Final = 2.0
 """At shutdown: time for a stream to tell its client so."""
 
@@ -67,7 +67,7 @@ class ForeignOrigin(InvalidRequest):
 
 
 class ClientGone(Exception):
-    """Nobody is there to read the answer any more."""
+    """The client has gone; nobody reads the answer."""
 
 
 def install(app: Starlette, lifecycle: Lifecycle, cors_origins: tuple[str, ...] = ()) -> None:
@@ -75,7 +75,7 @@ def install(app: Starlette, lifecycle: Lifecycle, cors_origins: tuple[str, ...] 
 
     `lifecycle` counts its requests, and refuses new ones when it drains.
     """
-    app.add_middleware(_Work, lifecycle=lifecycle)
+    app.add_middleware(_RequestCounter, lifecycle=lifecycle)
     # The last one added is the outermost.
     if cors_origins:
         app.add_middleware(
@@ -113,7 +113,7 @@ class EventStream(EventSourceResponse):
             hang_up = scope.get("state", {}).get(HANG_UP)
             if hang_up is None:
                 raise
-            log.info("the client took nothing of its stream for %g s: given up", SEND_TIMEOUT_S)
+            log.info("stream aborted: the client read nothing for %g s", SEND_TIMEOUT_S)
             hang_up()
             while (await receive())["type"] != "http.disconnect":
                 pass
@@ -203,9 +203,11 @@ class _RequestIds:
             log.log(level, "%s %.128s: %d in %.3f s", scope["method"], scope["path"], status, seconds)
 
 
-class _Work:
-    """Counts the requests of the API that are under way, their streams included; refuses new ones in a drain, and
-    more than MAX_REQUESTS."""
+class _RequestCounter:
+    """Counts the requests of the API that are under way, their streams included.
+
+    Refuses new ones in a drain, and more than MAX_REQUESTS.
+    """
 
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
         self._app = app
@@ -282,5 +284,5 @@ async def _on_client_gone(_: Request, __: Exception) -> Response:
 
 
 async def _on_bug(_: Request, __: Exception) -> Response:
-    """Starlette logs the exception after this."""
+    """Answer with an internal error; Starlette logs the exception after this."""
     return json_response(EngineFailed("internal error; see the server's log").body(), 500)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipesd_core.llamacpp.runtime.detokenizer import Text
+from pipesd_core.llamacpp.runtime.detokenizer import Detokenizer
 
 # Token ids of the tests: 0-255 are bytes, others stand for longer pieces.
 PIECES = {300: b"", 301: b"abc", 302: b"caa", 303: "ü".encode(), 304: "日本".encode()}
@@ -16,7 +16,7 @@ def piece(token: int) -> bytes:
 
 def run(tokens: list[int], stop: tuple[str, ...], cuts: set[int]) -> tuple[list[str], int, bool, int]:
     """Shown parts, tokens used, stopped, covered: with the tokens cut into steps before the indices `cuts`."""
-    text, parts, used, stopped = Text(piece, stop), [], 0, False
+    text, parts, used, stopped = Detokenizer(piece, stop), [], 0, False
     for i, token in enumerate(tokens):
         if i in cuts:
             parts.append(text.take())
@@ -60,7 +60,7 @@ def test_the_text_is_that_of_the_bytes_up_to_the_first_stop_string(tokens: list[
 
 @given(tokens)
 def test_covered_tokens_are_shown_in_full(tokens: list[int]) -> None:
-    text = Text(piece, ("aba",))
+    text = Detokenizer(piece, ("aba",))
     shown = ""
     for i, token in enumerate(tokens, 1):
         if text.push(token):
@@ -72,7 +72,7 @@ def test_covered_tokens_are_shown_in_full(tokens: list[int]) -> None:
 
 
 def test_an_incomplete_character_is_held_back() -> None:
-    text = Text(piece)
+    text = Detokenizer(piece)
     first, second = "ü".encode()
     text.push(first)
     assert (text.take(), text.covered) == ("", 0)
@@ -84,7 +84,7 @@ def test_an_incomplete_character_is_held_back() -> None:
 
 
 def test_the_beginning_of_a_stop_string_is_held_back() -> None:
-    text = Text(piece, ("aab",))
+    text = Detokenizer(piece, ("aab",))
     assert not text.push(ord("a"))
     assert not text.push(ord("a"))
     assert (text.take(), text.covered) == ("", 0)
@@ -95,13 +95,13 @@ def test_the_beginning_of_a_stop_string_is_held_back() -> None:
 
 
 def test_special_tokens_show_nothing() -> None:
-    text = Text(piece)
+    text = Detokenizer(piece)
     text.push(300)
     assert (text.take(), text.covered) == ("", 1)
 
 
 def test_nothing_can_be_pushed_after_a_stop_string() -> None:
-    text = Text(piece, ("a",))
+    text = Detokenizer(piece, ("a",))
     assert text.push(ord("a"))
     with pytest.raises(RuntimeError):
         text.push(ord("b"))

@@ -28,7 +28,7 @@ from pipesd_vllm.park_keys import NOISE_ARG
 class _Rows:
     """The requests of a step that draw shared noise, as arrays with one entry for each.
 
-    batch_rows: in the batch; seeds; indices: absolute ones of the next token; drafts: how many in this step.
+    batch_rows: their rows in the batch; seeds; indices: absolute ones of the next token; drafts: how many in this step.
     """
 
     def __init__(self, runner: Any, counts: list[int] | None) -> None:
@@ -49,7 +49,7 @@ class _Rows:
 
 
 class _Step:
-    """What the samplers have to know of the step under way; the worker has one thread."""
+    """State of the step under way that the samplers share; the worker has one thread."""
 
     def __init__(self, n_vocab: int) -> None:
         self.draw = Draw(n_vocab)
@@ -60,7 +60,7 @@ class _Step:
 
 
 def install(n_vocab: int) -> None:
-    """Put the draws in. Once per worker process."""
+    """Install the draws in vLLM's samplers. Once per worker process."""
     if getattr(GPUModelRunner._sample, "pipesd", False):
         return
     step = _Step(n_vocab)
@@ -150,7 +150,7 @@ def _wrap_drafted(step: _Step) -> None:
 def _walk(
     draw: Draw, rows: _Rows, counts: list[int], drafts: torch.Tensor, logits: torch.Tensor, last: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(batch_rows in the batch, tokens (rows, most drafts + 1)) of the requests that draw shared noise.
+    """(rows in the batch, tokens (rows, most drafts + 1)) of the requests that draw shared noise.
 
     A row has the tokens up to the first that is not the draft, or all and the last when every draft was right, and then
     placeholders. counts, drafts, logits: of all drafted tokens of the step; last: logits (rows, n_vocab).

@@ -44,7 +44,7 @@ class Refused(ApiError):
 
 
 class Tap:
-    """An engine client whose `generate` is somebody else's."""
+    """An engine client whose `generate` is the caller's."""
 
     def __init__(self, engine_client: Any, generate: Generate) -> None:
         self._engine_client = engine_client
@@ -115,7 +115,7 @@ class Serving:
         return await create(request, None)
 
     def opening(self, engine_input: Any, params: Any, key: str) -> Opening:
-        """What the session is; also makes `params` a session's: parked, shared noise, every output passed on."""
+        """The opening of a session; also sets `params` to a session's: parked, shared noise, every output passed on."""
         prompt_ids = engine_input.get("prompt_token_ids")
         if prompt_ids is None:
             raise InvalidRequest("a prompt of embeddings cannot be drafted for: ask the server itself", param="prompt")
@@ -142,28 +142,28 @@ class Serving:
 
 
 def go_ahead(params: Any, steps: int) -> None:
-    """Have a session take so many steps beyond its first before it is parked."""
+    """Have a session take `steps` steps beyond its first before it is parked."""
     params.extra_args[park_keys.AHEAD_ARG] = steps
 
 
 def take_time(output: Any) -> tuple[int, int]:
-    """How long the scheduler let an output's step wait, and how long it took, in us; takes that out of the output."""
-    said = output.kv_transfer_params
-    if not said or park_keys.TIME_PARAM not in said:
+    """Take an output's times out of it: how long its step waited in the scheduler and how long it took, in us."""
+    params = output.kv_transfer_params
+    if not params or park_keys.TIME_PARAM not in params:
         return 0, 0
-    queue_us, forward_us = said.pop(park_keys.TIME_PARAM)
-    output.kv_transfer_params = said or None
+    queue_us, forward_us = params.pop(park_keys.TIME_PARAM)
+    output.kv_transfer_params = params or None
     return queue_us, forward_us
 
 
 def new_tokens(output: Any, params: Any, seen: int) -> list[int]:
-    """The tokens of an output that the one before, which ended at `seen`, had not."""
+    """The tokens of an output that were not in the output before, which ended at `seen`."""
     ids = list(output.outputs[0].token_ids)
     return ids[seen:] if params.output_kind is RequestOutputKind.CUMULATIVE else ids
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """Any error of vLLM's serving code as what a client gets to see."""
+    """The error that a client gets for any error of vLLM's serving code."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineDeadError):
@@ -181,10 +181,10 @@ def _refused(response: Any) -> Refused:
 
 
 def _payload(data: str) -> bytes:
-    """Raises what vLLM says in mid-stream that it is an error."""
+    """The payload of an event. Raises Refused for an error that vLLM reports in mid-stream."""
     if '"error"' in data:
-        said = msgspec.json.decode(data)
-        if isinstance(said, dict) and isinstance(error := said.get("error"), dict):
+        event = msgspec.json.decode(data)
+        if isinstance(event, dict) and isinstance(error := event.get("error"), dict):
             status = error.get("code")
             raise Refused(
                 str(error.get("message")),
@@ -196,6 +196,6 @@ def _payload(data: str) -> bytes:
 
 
 def _eos_ids(model_config: Any, tokenizer: Any) -> tuple[int, ...]:
-    said = model_config.try_get_generation_config().get("eos_token_id")
-    ids = {tokenizer.eos_token_id, *(said if isinstance(said, list) else (said,))}
+    configured = model_config.try_get_generation_config().get("eos_token_id")
+    ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else (configured,))}
     return tuple(sorted(token for token in ids if token is not None))

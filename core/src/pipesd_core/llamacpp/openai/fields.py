@@ -66,7 +66,7 @@ class Fields:
         return value
 
     def refuse_rest(self, neutral: dict[str, tuple[Any, ...]]) -> None:
-        """Raises InvalidRequest for a key that was not taken, unless its value is one of those in `neutral`."""
+        """Raise InvalidRequest for a key that was not taken, unless its value is one of those in `neutral`."""
         for label in _LABELS:
             self.string(label)
         metadata = self.take("metadata")
@@ -84,7 +84,7 @@ class Fields:
 
 
 def same(value: Any, other: Any) -> bool:
-    """Equal as JSON: true is not 1."""
+    """Equality of JSON values: true is not 1."""
     if isinstance(value, dict) and isinstance(other, dict):
         return value.keys() == other.keys() and all(same(value[key], other[key]) for key in other)
     return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)

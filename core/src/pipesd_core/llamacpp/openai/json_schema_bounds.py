@@ -1,4 +1,4 @@
-"""In how many ways may a text of a schema be read at once? llama.cpp follows all of them, at every step.
+"""Bounds on the ambiguity of a schema: in how many ways may a text be read at once? llama.cpp follows all of them.
 
 Alternatives of an `anyOf` that begin alike are followed side by side until the text decides; where such a one contains
 itself their number doubles with every level of the text, so that a dozen brackets cost seconds and more cost for ever.
@@ -11,7 +11,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Final
 
-MAX_WAYS: Final = 16
+MAX_READINGS: Final = 16
 
 Tag = tuple[str, frozenset[str]]
 """Name of an object's first property, required, and the texts of the values that it may have."""
@@ -31,7 +31,7 @@ class Node:
 
 
 def is_bounded(nodes: dict[str, Node]) -> bool:
-    """Are there never more than `MAX_WAYS`?"""
+    """Whether a text can never be read in more than `MAX_READINGS` ways at once."""
     ways = {name: {"object": 0, "array": 0} for name in nodes}
     users: dict[str, list[str]] = {name: [] for name in nodes}
     for name, node in nodes.items():
@@ -43,7 +43,7 @@ def is_bounded(nodes: dict[str, Node]) -> bool:
         del stale[name]
         node = nodes[name]
         new = _union(node, nodes, ways) if node.kind == "union" else {node.kind: _inside(node, ways)}
-        if max(new.values()) > MAX_WAYS:
+        if max(new.values()) > MAX_READINGS:
             return False
         if new.items() - ways[name].items():
             ways[name] |= new

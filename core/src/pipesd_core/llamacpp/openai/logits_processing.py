@@ -1,4 +1,7 @@
-"""The parameters of a request that change the target's choice and that no edge need know: it drafts without them."""
+"""Logits processing applied by the target only: penalties, biases, min-p, grammar, and the logprobs of its tokens.
+
+The drafter drafts without it, so a request with any of these is drafted for like another.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +19,25 @@ MAX_TOP_LOGPROBS: Final = 20
 MAX_COMPLETION_LOGPROBS: Final = 5
 MAX_BIAS: Final = 100.0
 MAX_BIASES: Final = 1024
-"""Entries of a logit_bias."""
+"""Most entries of a logit_bias."""
 MAX_REPETITION: Final = 100.0
-"""And 1 / this at least: so that a penalised logit stays a number in float32."""
+"""Largest repetition_penalty; the smallest is 1 / this, so that a penalised logit stays a number in float32."""
 
 
 class Grammar(Protocol):
-    """What is needed of `binding.Grammar`: which tokens may come next."""
+    """The part of `binding.Grammar` that sampling needs: which tokens may come next."""
 
     def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]: ...
     def accept(self, token: int) -> None: ...
 
 
 class LogitsProcessing(Struct, frozen=True):
-    """Penalties, biases and logprobs, as vLLM has them; see docs/sampling.md for their order.
+    """Penalties, biases, grammar and logprobs of a request, as vLLM has them; docs/sampling.md has their order.
 
     presence_penalty, frequency_penalty: -2 to 2, of the tokens of the output; 0 is off. repetition_penalty: 0.01 to
     100, of the tokens of prompt and output; 1 is off. min_p: 0 (off) to 1. logit_bias: (token id, -100 to 100).
-    logprobs: how many of the most probable tokens to tell beside the chosen one; None: no logprobs at all. grammar: in
-    GBNF, of what may be written; None: anything.
+    logprobs: how many of the most probable tokens to report beside the chosen one; None: no logprobs at all. grammar:
+    GBNF of what may be written; None: anything.
     """
 
     presence_penalty: float = 0.0
@@ -54,7 +57,7 @@ class LogitsProcessing(Struct, frozen=True):
             _within(f"logit_bias.{token}", bias, -MAX_BIAS, MAX_BIAS)
 
     def check_ids(self, n_vocab: int) -> None:
-        """Raises InvalidRequest for a bias of a token that the model does not have."""
+        """Check the ids of the biases. Raises InvalidRequest for one that the model does not have."""
         for token, _ in self.logit_bias:
             if token >= n_vocab:
                 raise InvalidRequest(
@@ -63,7 +66,7 @@ class LogitsProcessing(Struct, frozen=True):
 
 
 def take_logits_processing(fields: Fields, *, chat: bool) -> LogitsProcessing:
-    """The logits_processing in a body. Raises InvalidRequest."""
+    """The logits processing that a body asks for. Raises InvalidRequest."""
     given = {
         name: value
         for name in ("presence_penalty", "frequency_penalty", "repetition_penalty", "min_p")

@@ -1,7 +1,7 @@
-"""Which sequence sits in which slot of the KV cache, and what the next llama_decode is made of. No llama.cpp here.
+"""Batch scheduler: assigns sequences to slots of the KV cache and composes the next llama_decode. Pure Python.
 
-Owned by the decode thread. A slot's cache holds everything of its sequence but the last committed token: that one is
-row 0 of the next step, so that a step always has a row to draw the next token from.
+A slot is one sequence of the KV cache; its cache holds everything of its sequence but the last committed token. That
+one is row 0 of the next step, so that a step always has a row to draw the next token from. The decode thread owns all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipesd_core.llamacpp.runtime.target_sampler import TargetSampler
 
 @dataclass(slots=True)
 class Job:
-    """A sequence as the decode thread sees it.
+    """The decode thread's state of one sequence.
 
     ids: prompt and committed tokens. limit: absolute position at which the answer ends. drafts: those of the step asked
     for at `asked_ns` (monotonic), None while no step is asked for.
@@ -30,7 +30,7 @@ class Job:
     asked_ns: int = 0
 
     def verify(self, drafts: Sequence[int], draw: Callable[[int], int]) -> tuple[list[int], int]:
-        """Walk along the rows of a step: (tokens the target decides, how many drafts were right).
+        """Verify the drafts of a step row by row: (tokens that the target decides, number of accepted drafts).
 
         drafts: those of the step, none at `limit` - 1 or later. draw: token drawn from the logits of row j, for the
         position len(ids) + j; called up to the first wrong draft or EOS id, and no further.
@@ -49,7 +49,7 @@ class Job:
 
 @dataclass(slots=True)
 class Slot:
-    """One sequence of the context. cached: ids whose keys and values are in it, from position 0 on."""
+    """One slot of the KV cache. cached: ids whose keys and values are in it, from position 0 on."""
 
     index: int
     cached: list[int] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Slot:
 
 @dataclass(slots=True, frozen=True)
 class BatchEntry:
-    """One sequence's rows in a decode: `tokens` from row `offset` on. step: a verification, else prefill."""
+    """The rows of one sequence in a batch: `tokens` from row `offset` on. step: a verification, else prefill."""
 
     slot: Slot
     job: Job
@@ -87,7 +87,7 @@ class Batch:
 
 
 class BatchScheduler:
-    """The slots of one context, and the rules by which they are given away and served."""
+    """Owns the slots of one context: assigns jobs to them and decides whose rows the next batch holds."""
 
     def __init__(self, n_slots: int) -> None:
         self.all = [Slot(index) for index in range(n_slots)]
@@ -120,7 +120,7 @@ class BatchScheduler:
                 self._prefilling = [other for other in self._prefilling if other is not slot]
 
     def next_batch(self) -> Batch | None:
-        """Every step that is asked for and can be taken, and one chunk of the oldest prefill; None when idle.
+        """Compose the next batch: every step that is asked for, and one chunk of the oldest prefill; None when idle.
 
         One chunk only, so that no step waits for more than that.
         """
@@ -142,7 +142,7 @@ class BatchScheduler:
 
 
 def _missing(slot: Slot, job: Job) -> int:
-    """Positions that still have to be prefilled before a job can step."""
+    """Number of positions that still have to be prefilled before a job can step."""
     return len(job.ids) - 1 - len(slot.cached)
 
 

@@ -99,7 +99,7 @@ class DecoderSequence:
         self._decoder.release(self._job)
 
     def take(self, result: Decoded | ApiError) -> None:
-        """Called by the decoder with what a step gave."""
+        """Take the result of a step. Called by the decoder."""
         if not self._decoder.holds(self):
             return
         self._stepping = False
@@ -118,7 +118,7 @@ class TargetDecoder:
         n_ctx_seq: prompt + output of each, positions; no more than the model was trained for.
         threads: of llama.cpp.
         step_floor_s: EMULATION for demos: a decode that verifies takes at least this long, as a bigger target would.
-        max_queue: calls of `reserve` that may wait for a slot.
+        max_queue: calls of `reserve` that wait for a slot at most.
 
     Raises ModelLoadError when the model cannot be loaded.
     """
@@ -167,7 +167,7 @@ class TargetDecoder:
 
     @property
     def load(self) -> dict[str, int]:
-        """Sequences that nobody has, and requests that wait for one."""
+        """Free slots, and requests that wait for one."""
         return {"places_free": self._admission_queue.free_slots, "queued": self._admission_queue.queued}
 
     async def reserve(
@@ -221,11 +221,11 @@ class TargetDecoder:
             self._thread.start()
 
     def holds(self, sequence: DecoderSequence) -> bool:
-        """Is this sequence still in its slot?"""
+        """Whether a sequence is still in its slot."""
         return self._live.get(sequence._job.number) is sequence
 
     def release(self, job: Job) -> None:
-        """Called by `DecoderSequence.release`."""
+        """Free the slot of a job. Called by `DecoderSequence.release`."""
         if self._live.pop(job.number, None) is not None:
             self.send(_Release(job))
             self._admission_queue.release()
@@ -252,7 +252,7 @@ class TargetDecoder:
             self._loop.call_soon(self._answered)
 
     def _answered(self) -> None:
-        """Everybody has seen the results of a decode: hand over what they asked for then, and let the thread go on."""
+        """Let the thread go on, now that every sequence has seen the results of a decode and ordered its next step."""
         self._unanswered = False
         self._flush()
 
@@ -322,7 +322,7 @@ class TargetDecoder:
                     self._scheduler.finish(job)
 
     def _turn(self, batch: Batch) -> list[_Result]:
-        """One llama_decode. Whatever goes wrong ends the sequences that were in it, and no others."""
+        """Run one llama_decode. An error ends the sequences that were in it, and no others."""
         try:
             return self._decode(batch)
         except Exception as error:

@@ -23,18 +23,18 @@ from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 
 QUEUE_WAIT_S: Final = 100.0
-"""Longest wait for a free sequence; below the time that an agent waits for a silent gateway (120 s)."""
+"""Longest wait for a free slot; below the time that an agent waits for a silent gateway (120 s)."""
 MAX_PREPARING: Final = 64
-"""Most requests whose bodies and prompts may wait to be read."""
+"""Most requests whose bodies and prompts wait to be parsed."""
 MAX_TAKEN_BACK: Final = 4096
-"""Most that wait with them though nobody wants them any more; their turn costs next to nothing."""
+"""Most cancelled requests that wait with these; their turn costs next to nothing."""
 
 
 Begun = tuple[Opening, Grammar | None]
 
 
 class Decoder(Protocol):
-    """What is needed of `decoder.TargetDecoder`."""
+    """The part of `decoder.TargetDecoder` that this module needs."""
 
     @property
     def model(self) -> Model: ...
@@ -82,9 +82,9 @@ class EmbeddedEngine:
         # A body of megabytes must not stop the event loop; one thread, so that the model outlives every use of it.
         self._preparer = ThreadPoolExecutor(1, "pipesd-prompt")
         self._preparing = 0
-        """On their way to the preparer's thread."""
+        """Number of requests on their way to the preparer's thread, cancelled ones included."""
         self._wanted = 0
-        """Of those, such as somebody waits for."""
+        """Number of these that have not been cancelled."""
         self._live: set[EmbeddedGeneration] = set()
         self._closed = False
 
@@ -94,11 +94,11 @@ class EmbeddedEngine:
 
     @property
     def load(self) -> dict[str, int]:
-        """For `/health`."""
+        """Figures for `/health`: free slots, and requests in the admission queue."""
         return self._decoder.load
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
-        """See `Engine.open`."""
+        """Open a request; see `Engine.open`."""
         self._check_open()
         request, (opening, grammar) = await self._prepare(endpoint, body, self._begun)
         return await self._begin(request, opening, grammar, deliver)
@@ -106,10 +106,10 @@ class EmbeddedEngine:
     async def go_on(
         self, endpoint: Endpoint, body: bytes, opening: Opening, decided: tuple[int, ...], deliver: Deliver
     ) -> EmbeddedGeneration:
-        """The answer that another model with this vocabulary began, told again from its beginning.
+        """Continue an answer that another model with this vocabulary began; it is delivered again from its beginning.
 
         Args:
-            body: for what `opening` does not say.
+            body: the request, for what `opening` does not hold.
             opening: of the other model; its max_tokens is cut to this model's context where the body names none.
             decided: the tokens of the output that the other model chose.
 
@@ -164,7 +164,7 @@ class EmbeddedEngine:
         return generation
 
     async def aclose(self) -> None:
-        """See `Engine.aclose`. Waits for the forward pass that is under way."""
+        """Close the engine; see `Engine.aclose`. Waits for the forward pass that is under way."""
         if self._closed:
             return
         self._closed = True
@@ -180,7 +180,7 @@ class EmbeddedEngine:
     async def _prepare(
         self, endpoint: Endpoint, body: bytes, make: Callable[[Request], Begun]
     ) -> tuple[Request, Begun]:
-        """The request, and what `make` gives for it on the preparer's thread."""
+        """Parse the request on the preparer's thread and apply `make` to it there."""
         if self._wanted >= MAX_PREPARING or self._preparing >= MAX_PREPARING + MAX_TAKEN_BACK:
             raise Overloaded(f"{self._preparing} requests are waiting to be read already; try again later")
         wanted = [body]
@@ -202,7 +202,7 @@ class EmbeddedEngine:
     def _prepared(
         self, endpoint: Endpoint, wanted: list[bytes], make: Callable[[Request], Begun]
     ) -> tuple[Request, Begun]:
-        """On the preparer's thread. wanted: the body; empty where nobody waits for it any more."""
+        """Parse a request; runs on the preparer's thread. wanted: the body; empty once the request is cancelled."""
         self._check_open()
         if not wanted:
             raise Unavailable("the request was taken back")

@@ -1,4 +1,4 @@
-"""The target's choice: its tokens one after the other, each from one row of logits and everything before it.
+"""The target's sampler: applies penalties, biases and grammar to a row of logits, then samples.
 
 A verification asks for the rows of a step in order and stops behind the first wrong draft, so a row is asked for only
 once all tokens before it are decided: what penalties count never has to be rolled back.
@@ -20,13 +20,13 @@ from pipesd_core.sampling.sampler import Logits, Sampler, scaled_candidates
 
 
 class TargetSampler:
-    """Chooses the tokens of one sequence. Used by one thread at a time.
+    """Sampler of the target for one sequence. Used by one thread at a time.
 
     Args:
         sampler: of the target's vocabulary.
         prompt_ids: all of them inside the vocabulary.
-        grammar: of `logits_processing`, at the end of `decided`; nobody else's.
-        decided: tokens of the output that another model chose before.
+        grammar: that of `logits_processing`, advanced by `decided`; owned by this object.
+        decided: first tokens of the output, which another model chose.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TargetSampler:
                 self._processor.count(token)
 
     def sample(self, logits: Logits, index: int) -> int:
-        """The target's token at absolute position `index`; the calls are for one position after the other.
+        """Sample the target's token at absolute position `index`; the calls are for one position after the other.
 
         logits: float32 (n_vocab,), read only. Raises EngineFailed when the grammar allows no token at all.
         """
@@ -71,7 +71,7 @@ class TargetSampler:
         return token
 
     def _allowed(self, logits: Logits, index: int, grammar: Grammar) -> int:
-        """The token that is drawn when those that the grammar forbids are left out from the beginning."""
+        """Sample from the tokens that the grammar allows; the others are left out before top-k, top-p and min-p."""
         params, ids = self._params, np.arange(len(logits))
         scores: NDArray[Any] = logits
         if not params.greedy:
@@ -85,7 +85,7 @@ class TargetSampler:
         return _first_allowed(scores, ids, grammar)
 
     def take_ranked(self) -> tuple[Ranked, ...]:
-        """Of the tokens chosen since the last call; empty if the request wants no logprobs."""
+        """Logprobs of the tokens sampled since the last call; empty if the request wants none."""
         ranked = tuple(self._ranked)
         self._ranked.clear()
         return ranked
@@ -111,7 +111,7 @@ def _stuck() -> EngineFailed:
 
 
 class LogitsProcessor:
-    """Biases and penalties, in vLLM's order and in float32 as there: bias, repetition, frequency, presence."""
+    """Applies biases and penalties in vLLM's order, in float32 as there: bias, repetition, frequency, presence."""
 
     def __init__(self, logits_processing: LogitsProcessing, prompt_ids: Sequence[int], n_vocab: int) -> None:
         self._biased = np.array([token for token, _ in logits_processing.logit_bias], dtype=np.int64)
@@ -144,6 +144,6 @@ class LogitsProcessor:
         return logits
 
     def count(self, token: int) -> None:
-        """The next token of the output is decided."""
+        """Count the next token of the output."""
         self._seen[token] = True
         self._counts[token] += 1
