@@ -1,6 +1,7 @@
 """Lossless: what a client gets through the agent is, byte for byte, what the target alone writes.
 
-F32 target, flash attention, separate KV, 2..63 rows of each sequence per call (llamacpp.md §5), so `==` is the test.
+F32 target, flash attention, separate KV, 2..63 rows of each sequence per call (`llamacpp.runtime.rows`): so `==` is the
+test.
 The reference is the gateway's plain HTTP API: the same engine, empty drafts, no session.
 """
 

@@ -1,4 +1,4 @@
-"""The scheduling DP against all partitions, and against the table of papers/pipesd.md §2."""
+"""The scheduling DP against all partitions, and against a table of optima."""
 
 from __future__ import annotations
 

@@ -301,8 +301,8 @@ def test_20000_positions_of_one_seed_follow_the_softmax_too() -> None:
 
 
 def speculate(p: F64, q: F64, *, wrong: bool) -> NDArray[np.int64]:
-    """Counts of DRAWS first tokens under draft-and-verify; `wrong`: the reference implementations' rule
-    (papers/pipesd.md §8 items 1 and 2): greedy drafts held against min(1, p/q), corrections from a constant seed."""
+    """Counts of DRAWS first tokens under draft-and-verify; `wrong`: the rule
+    of two published implementations: greedy drafts held against min(1, p/q), corrections from a constant seed."""
     rng = np.random.default_rng(11)
     residual = np.maximum(p - q, 0)
     residual /= residual.sum()

@@ -1,4 +1,4 @@
-"""The paper's token-batch scheduling: the plan with the least makespan for `n` tokens (papers/pipesd.md §2).
+"""The paper's token-batch scheduling: the plan with the least makespan for `n` tokens (arXiv 2605.13319).
 
 Pure, in integer microseconds: many plans share the optimum, and floating point would pick among them at random.
 """

@@ -42,7 +42,7 @@ class Chooser:
     def choose(self, row: NDArray[np.float32], params: SamplingParams, position: int) -> DraftToken:
         """The draft for absolute index `position`: the token that the target's sampler would take of this row.
 
-        Confidence at T = 0: its probability (papers/pipesd.md §3); else the calibrated margin (architecture §5).
+        Confidence at T = 0: its probability, as in the paper; else the calibrated margin (architecture §5).
         """
         below, exp = self._below_max, self._exp
         token = int(row.argmax())

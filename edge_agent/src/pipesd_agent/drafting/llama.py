@@ -43,7 +43,7 @@ class LlamaDrafter:
 
     Args:
         model_path: GGUF file. capacity: lanes. n_ctx_seq: positions of a lane (rounded up by llama.cpp, and no more
-            than the model was trained for). threads: fewer than the free cores (llamacpp.md §2). gpu_layers: as for
+            than the model was trained for). threads: fewer than the free cores, see `Context`. gpu_layers: as for
             `Model`; a GPU may finish a forward that `stop` aborts on the CPU.
 
     Raises: ModelLoadError.

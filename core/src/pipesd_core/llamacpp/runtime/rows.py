@@ -1,7 +1,7 @@
 """Row counts of the sequences in one llama_decode, chosen so that logits do not depend on what else is in it.
 
 llama.cpp computes the logits of a position bit for bit the same, whatever the batch, if in every *ubatch* every
-sequence has 2 to 63 rows (flash attention on, separate KV, F32 or F16 weights; llamacpp.md §5): one row takes a
+sequence has 2 to 63 rows (measured with flash attention on, separate KV, F32 or F16 weights): one row takes a
 matrix-vector kernel with another order of additions, 64 rows take a tiled attention kernel. Ubatches are cut by
 llama.cpp itself (`llama_batch_allocr::split_equal`): the first goes over the sequences from the lowest id on while ids
 are adjacent, takes the same number of rows from each, as many as the shortest has; then again with what is left. So
