@@ -70,8 +70,8 @@ class Bench:
         self.session.receive(message, self.now)
         return self.session.take_outputs()
 
-    def draft(self, start: int, *ids: int, epoch: int = 0, nav: int | None = None) -> list[Output]:
-        return self.say(Draft.wishing(3, epoch, start, ids, nav))
+    def draft(self, start: int, *ids: int, epoch: int = 0, verify: int | None = None) -> list[Output]:
+        return self.say(Draft.wishing(3, epoch, start, ids, verify))
 
     def step(self, *tokens: int, verified: int = 0, accepted: int = 0, ends: bool = False) -> list[Output]:
         self.session.step_done(StepDone(tokens, verified, accepted, 11, 22, ends), self.now)
@@ -92,7 +92,7 @@ def test_a_free_start_ends_after_the_tokens_that_the_edge_asked_for() -> None:
     assert steps(bench.first) == [()]
     assert steps(bench.step(10)) == [()]
     assert steps(bench.step(11)) == []
-    assert steps(bench.draft(BASE + 2, 12, nav=BASE + 2)) == [(12,)]
+    assert steps(bench.draft(BASE + 2, 12, verify=BASE + 2)) == [(12,)]
 
 
 def test_a_draft_ends_the_free_start_sooner_and_a_silent_edge_does_not_end_the_answer() -> None:
@@ -215,36 +215,36 @@ def test_drafts_alone_start_nothing(parked: Bench) -> None:
 
 def test_an_older_epoch_is_dropped(parked: Bench) -> None:
     parked.draft(NEXT, 11, epoch=4)
-    assert parked.draft(NEXT, 77, 78, epoch=3, nav=NEXT + 1) == []
+    assert parked.draft(NEXT, 77, 78, epoch=3, verify=NEXT + 1) == []
     assert parked.draft(NEXT + 50, 77, epoch=3) == [], "not even a hole in it matters"
     assert parked.session.held == 1
-    assert steps(parked.draft(NEXT + 1, epoch=4, nav=NEXT)) == [(11,)]
+    assert steps(parked.draft(NEXT + 1, epoch=4, verify=NEXT)) == [(11,)]
 
 
 def test_a_newer_epoch_takes_the_place_of_the_path(parked: Bench) -> None:
     parked.draft(NEXT, 11, 12, 13)
-    assert steps(parked.draft(NEXT, 21, epoch=7, nav=NEXT)) == [(21,)]
+    assert steps(parked.draft(NEXT, 21, epoch=7, verify=NEXT)) == [(21,)]
 
 
 def test_a_newer_epoch_forgets_the_wish_for_the_path_before(parked: Bench) -> None:
     parked.say(Run(3, NEXT))  # a step is under way, so the wish has to wait
-    parked.draft(NEXT, 11, 12, 13, nav=NEXT + 2)
+    parked.draft(NEXT, 11, 12, 13, verify=NEXT + 2)
     parked.draft(NEXT, 21, 22, epoch=1)
     assert not steps(parked.step(21)), "nobody wants 22 verified yet"
     assert parked.session.held == 1
 
 
 def test_a_newer_epoch_revives_a_dead_path(parked: Bench) -> None:
-    parked.draft(NEXT, 11, nav=NEXT)
+    parked.draft(NEXT, 11, verify=NEXT)
     parked.step(50, verified=1)
-    assert parked.draft(NEXT + 1, 12, nav=NEXT + 1) == [], "dead: dropped"
-    assert steps(parked.draft(NEXT + 1, 51, epoch=1, nav=NEXT + 1)) == [(51,)]
+    assert parked.draft(NEXT + 1, 12, verify=NEXT + 1) == [], "dead: dropped"
+    assert steps(parked.draft(NEXT + 1, 51, epoch=1, verify=NEXT + 1)) == [(51,)]
 
 
 def test_the_same_epoch_appends(parked: Bench) -> None:
     parked.draft(NEXT, 11)
     parked.draft(NEXT + 1, 12, 13)
-    assert steps(parked.draft(NEXT + 3, 14, nav=NEXT + 3)) == [(11, 12, 13, 14)]
+    assert steps(parked.draft(NEXT + 3, 14, verify=NEXT + 3)) == [(11, 12, 13, 14)]
 
 
 def test_duplicates_and_overlaps_change_nothing(parked: Bench) -> None:
@@ -252,27 +252,27 @@ def test_duplicates_and_overlaps_change_nothing(parked: Bench) -> None:
     assert parked.draft(NEXT, 11, 12) == []
     parked.draft(NEXT + 1, 12, 13)
     assert parked.session.held == 3
-    assert steps(parked.draft(NEXT, 11, nav=NEXT + 2)) == [(11, 12, 13)]
+    assert steps(parked.draft(NEXT, 11, verify=NEXT + 2)) == [(11, 12, 13)]
 
 
 def test_ids_at_committed_positions_are_compared_and_what_follows_counts(parked: Bench) -> None:
-    assert steps(parked.draft(BASE - 1, 4, 10, 11, nav=NEXT)) == [(11,)]
+    assert steps(parked.draft(BASE - 1, 4, 10, 11, verify=NEXT)) == [(11,)]
 
 
 def test_a_difference_from_the_committed_kills_the_path(parked: Bench) -> None:
     parked.draft(NEXT, 11)
-    assert parked.draft(BASE, 66, 11, 12, nav=NEXT + 1) == [], "no Desync: the verdict tells the edge"
+    assert parked.draft(BASE, 66, 11, 12, verify=NEXT + 1) == [], "no Desync: the verdict tells the edge"
     assert parked.session.held == 0
-    assert parked.draft(NEXT, 11, nav=NEXT) == []
+    assert parked.draft(NEXT, 11, verify=NEXT) == []
 
 
 def test_a_hole_is_a_desync_and_kills_the_path(parked: Bench) -> None:
     parked.draft(NEXT, 11, epoch=2)
-    fault = desync(parked.draft(NEXT + 2, 13, epoch=2, nav=NEXT + 2))
+    fault = desync(parked.draft(NEXT + 2, 13, epoch=2, verify=NEXT + 2))
     assert (fault.channel, fault.epoch, fault.expected) == (3, 2, NEXT)
     assert f"start at {NEXT + 2}, but {NEXT + 1} is the next" in fault.message
     assert parked.session.held == 0
-    assert parked.draft(NEXT, 11, epoch=2, nav=NEXT) == [], "dead until the next epoch, and said only once"
+    assert parked.draft(NEXT, 11, epoch=2, verify=NEXT) == [], "dead until the next epoch, and said only once"
 
 
 def test_drafts_of_one_epoch_that_contradict_each_other_are_a_desync(parked: Bench) -> None:
@@ -295,7 +295,7 @@ def test_the_path_follows_what_is_committed_in_a_free_run() -> None:
     bench.draft(BASE, 10, 11, 12)
     bench.step(10)
     assert bench.session.held == 2
-    assert steps(bench.draft(BASE + 3, nav=BASE + 2)) == [(11, 12)]
+    assert steps(bench.draft(BASE + 3, verify=BASE + 2)) == [(11, 12)]
 
 
 def test_a_token_committed_without_drafts_leaves_the_path_alive() -> None:
@@ -304,28 +304,28 @@ def test_a_token_committed_without_drafts_leaves_the_path_alive() -> None:
     bench.step(10)
     bench.draft(BASE, 10, 11)
     bench.step(11)
-    assert steps(bench.draft(BASE + 2, 12, nav=BASE + 2)) == [(12,)]
+    assert steps(bench.draft(BASE + 2, 12, verify=BASE + 2)) == [(12,)]
 
 
 def test_a_bonus_token_that_was_drafted_already_leaves_the_rest_in_place(parked: Bench) -> None:
-    parked.draft(NEXT, 11, nav=NEXT)
+    parked.draft(NEXT, 11, verify=NEXT)
     parked.draft(NEXT + 1, 12, 13)  # on, while the verification runs
     parked.step(11, 12, verified=1, accepted=1)  # 12: the bonus token
     assert parked.session.held == 1
-    assert steps(parked.draft(NEXT + 3, 14, nav=NEXT + 3)) == [(13, 14)]
+    assert steps(parked.draft(NEXT + 3, 14, verify=NEXT + 3)) == [(13, 14)]
 
 
 def test_a_bonus_token_against_what_was_drafted_kills_the_rest(parked: Bench) -> None:
-    parked.draft(NEXT, 11, nav=NEXT)
-    parked.draft(NEXT + 1, 12, 13, nav=NEXT + 2)
+    parked.draft(NEXT, 11, verify=NEXT)
+    parked.draft(NEXT + 1, 12, 13, verify=NEXT + 2)
     assert not steps(parked.step(11, 50, verified=1, accepted=1)), "the wish died with the path"
     assert parked.session.held == 0
-    assert parked.draft(NEXT + 3, 14, nav=NEXT + 3) == []
+    assert parked.draft(NEXT + 3, 14, verify=NEXT + 3) == []
 
 
 def test_drafts_at_or_past_the_last_position_are_dropped() -> None:
     bench = Bench(max_tokens=3)  # positions BASE .. BASE + 2; the target decides the last by itself
-    bench.draft(BASE, 10, 11, 12, 13, 14, nav=BASE + 4)
+    bench.draft(BASE, 10, 11, 12, 13, 14, verify=BASE + 4)
     assert bench.session.held == 2
     assert bench.draft(BASE + 2, 12) == []
     assert bench.draft(BASE + 7, 17) == [], "no hole: there is nothing to be held there"
@@ -334,13 +334,13 @@ def test_drafts_at_or_past_the_last_position_are_dropped() -> None:
 
 def test_no_draft_at_all_where_only_one_token_is_to_come() -> None:
     bench = Bench(max_tokens=1)
-    bench.draft(BASE, 10, nav=BASE)
+    bench.draft(BASE, 10, verify=BASE)
     assert bench.session.held == 0
 
 
 def test_an_id_outside_the_vocabulary_is_refused_before_anything_changes(parked: Bench) -> None:
     with pytest.raises(OutOfState, match=r"draft id 100 is outside the vocabulary of 100"):
-        parked.draft(NEXT, 11, N_VOCAB, nav=NEXT)
+        parked.draft(NEXT, 11, N_VOCAB, verify=NEXT)
     assert parked.session.held == 0
     parked.session.protocol_failure(OutOfState("draft id 100"))
     abort, fault = parked.session.take_outputs()
@@ -349,7 +349,7 @@ def test_an_id_outside_the_vocabulary_is_refused_before_anything_changes(parked:
     assert (fault.channel, fault.code, fault.status) == (3, "out_of_state", 502)
     assert "draft id 100" in msgspec.json.decode(fault.body)["error"]["message"]
     assert parked.session.ended
-    assert parked.draft(NEXT, 11, nav=NEXT) == []
+    assert parked.draft(NEXT, 11, verify=NEXT) == []
 
 
 def test_a_draft_in_a_cloud_only_session_is_refused() -> None:
@@ -362,31 +362,31 @@ def test_a_draft_in_a_cloud_only_session_is_refused() -> None:
 
 
 def test_a_verification_takes_every_held_draft_not_only_those_wished_for(parked: Bench) -> None:
-    assert steps(parked.draft(NEXT, 11, 12, 13, nav=NEXT)) == [(11, 12, 13)]
+    assert steps(parked.draft(NEXT, 11, 12, 13, verify=NEXT)) == [(11, 12, 13)]
 
 
 def test_it_takes_as_many_as_the_engine_can_and_goes_on_until_the_wish_is_fulfilled(parked: Bench) -> None:
     ids = tuple(range(20, 32))
-    assert steps(parked.draft(NEXT, *ids, nav=NEXT + 11)) == [ids[:MAX_DRAFTS]]
+    assert steps(parked.draft(NEXT, *ids, verify=NEXT + 11)) == [ids[:MAX_DRAFTS]]
     assert steps(parked.step(*ids[:6], verified=5, accepted=5)) == [ids[6:11]]
     assert not steps(parked.step(*ids[6:12], verified=5, accepted=5))
     assert parked.session.held == 0
 
 
 def test_a_wish_beyond_the_path_is_for_all_of_it_and_the_token_after(parked: Bench) -> None:
-    assert steps(parked.draft(NEXT, 11, nav=NEXT + 40)) == [(11,)]
+    assert steps(parked.draft(NEXT, 11, verify=NEXT + 40)) == [(11,)]
     assert not steps(parked.step(11, 12, verified=1, accepted=1)), "no endless run on a wish"
 
 
 def test_a_wish_for_committed_positions_is_fulfilled_already(parked: Bench) -> None:
-    assert parked.draft(NEXT, 11, nav=NEXT - 1) == []
-    assert parked.draft(NEXT + 1, nav=0) == []
+    assert parked.draft(NEXT, 11, verify=NEXT - 1) == []
+    assert parked.draft(NEXT + 1, verify=0) == []
 
 
 def test_at_most_one_step_is_under_way_and_wishes_coalesce_to_the_furthest(parked: Bench) -> None:
-    assert steps(parked.draft(NEXT, 11, nav=NEXT)) == [(11,)]
-    assert parked.draft(NEXT + 1, 12, 13, 14, nav=NEXT + 3) == []
-    assert parked.draft(NEXT + 4, 15, nav=NEXT + 1) == [], "an earlier position does not shorten the wish"
+    assert steps(parked.draft(NEXT, 11, verify=NEXT)) == [(11,)]
+    assert parked.draft(NEXT + 1, 12, 13, 14, verify=NEXT + 3) == []
+    assert parked.draft(NEXT + 4, 15, verify=NEXT + 1) == [], "an earlier position does not shorten the wish"
     assert steps(parked.step(11, verified=1, accepted=1)) == [(12, 13, 14, 15)]
     # Only 12 and 13 come back (a stop of the engine's own making, say): NEXT + 3 is still wanted.
     assert steps(parked.step(12, 13, verified=4, accepted=2)) == [(14, 15)]
@@ -394,12 +394,12 @@ def test_at_most_one_step_is_under_way_and_wishes_coalesce_to_the_furthest(parke
 
 def test_a_wish_is_fulfilled_by_a_step_that_was_taken_for_another_reason() -> None:
     bench = Bench()
-    bench.draft(BASE, 10, nav=BASE)
+    bench.draft(BASE, 10, verify=BASE)
     assert not steps(bench.step(10)), "the first free step decided it"
 
 
 def test_a_verdict_says_what_the_step_did(parked: Bench) -> None:
-    parked.draft(NEXT, 11, 12, nav=NEXT + 1)
+    parked.draft(NEXT, 11, 12, verify=NEXT + 1)
     assert verdict(parked.step(11, 50, verified=2, accepted=1)) == Verdict(
         3, 2, NEXT, 2, 1, (11, 50), Reason.VERIFICATION, 11, 22, 50_000_000, 3, (50_000_000,)
     )
@@ -410,7 +410,7 @@ def test_the_arrival_stamp_goes_with_the_step_that_its_drafts_can_be_in(parked: 
     parked.now = 51.0
     parked.draft(NEXT, 11)
     parked.now = 52.0
-    parked.draft(NEXT + 1, 12, nav=NEXT + 1)  # starts the step
+    parked.draft(NEXT + 1, 12, verify=NEXT + 1)  # starts the step
     parked.now = 53.0
     parked.draft(NEXT + 2, 13)  # too late for it
     assert verdict(parked.step(11, 12, verified=2, accepted=2)).recv_us == 52_000_000, "the last draft before the step"
@@ -421,7 +421,7 @@ def test_the_arrival_stamp_goes_with_the_step_that_its_drafts_can_be_in(parked: 
 
 
 def test_dropped_drafts_leave_no_stamp(parked: Bench) -> None:
-    parked.draft(NEXT, 11, epoch=2, nav=NEXT)
+    parked.draft(NEXT, 11, epoch=2, verify=NEXT)
     parked.step(50, verified=1)
     parked.draft(NEXT + 1, 12, epoch=2)  # dead
     parked.draft(NEXT + 1, 12, epoch=1)  # old
@@ -433,7 +433,7 @@ def test_a_verdict_reports_every_arrival_once(parked: Bench) -> None:
     parked.now = 51.0
     parked.draft(NEXT, 11)
     parked.now = 51.25
-    parked.draft(NEXT + 1, 12, nav=NEXT + 1)
+    parked.draft(NEXT + 1, 12, verify=NEXT + 1)
     parked.now = 53.0
     parked.say(Ack(3, 1))
     told = verdict(parked.step(11, 12, verified=2, accepted=2))
@@ -462,7 +462,7 @@ def test_arrivals_are_bounded_and_the_clock_is_short(parked: Bench) -> None:
 
 
 def test_on_another_link_messages_are_counted_anew(parked: Bench) -> None:
-    parked.draft(NEXT, 11, nav=NEXT)
+    parked.draft(NEXT, 11, verify=NEXT)
     parked.session.disconnected(parked.now)
     parked.step(11, 12, verified=1, accepted=1)
     parked.now = 60.0
@@ -543,7 +543,7 @@ def test_without_a_grace_time_a_lost_link_aborts_at_once() -> None:
 
 
 def test_without_a_link_nothing_is_computed_beyond_the_step_under_way(parked: Bench) -> None:
-    assert steps(parked.draft(BASE + 1, 11, 12, nav=BASE + 2)) == [(11, 12)]
+    assert steps(parked.draft(BASE + 1, 11, 12, verify=BASE + 2)) == [(11, 12)]
     parked.session.disconnected(parked.now)
     assert parked.step(11, 20, verified=2, accepted=1) == []
     assert parked.tick(20) == [], "neither the wish nor the park timeout goes on"
@@ -600,8 +600,8 @@ def test_a_resumed_session_says_again_what_was_missed_and_drops_the_path(parked:
     assert replay == [Event(7, 2, BASE + 1, b"a"), Event(7, 3, BASE + 1, b"b")]
     assert said == [Event(3, 2, BASE + 1, b"a")]
     assert parked.session.held == 0
-    assert parked.draft(BASE + 1, 11, nav=BASE + 1) == [], "of the path that was dropped"
-    assert steps(parked.draft(BASE + 1, 11, epoch=1, nav=BASE + 1)) == [(11,)]
+    assert parked.draft(BASE + 1, 11, verify=BASE + 1) == [], "of the path that was dropped"
+    assert steps(parked.draft(BASE + 1, 11, epoch=1, verify=BASE + 1)) == [(11,)]
 
 
 def test_only_what_is_kept_can_be_resumed(parked: Bench) -> None:
@@ -760,7 +760,7 @@ def stalled() -> Bench:
 def test_a_session_with_too_many_unacknowledged_messages_parks_after_its_step() -> None:
     bench = stalled()
     assert bench.say(Run(3, FOREVER)) == []
-    assert bench.draft(BASE + MAX_UNACKED + 1, 10, nav=BASE + MAX_UNACKED + 1) == [], "neither run nor wish moves it"
+    assert bench.draft(BASE + MAX_UNACKED + 1, 10, verify=BASE + MAX_UNACKED + 1) == [], "neither run nor wish moves it"
 
 
 def test_events_count_as_unacknowledged_too() -> None:

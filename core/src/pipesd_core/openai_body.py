@@ -16,7 +16,7 @@ from pipesd_core.errors import InvalidRequest
 from pipesd_core.protocol.messages import Endpoint
 
 NOT_JSON: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
-"""What `msgspec.json.decode` raises for bytes that are not JSON, or not JSON of the type asked for."""
+"""The exceptions of `msgspec.json.decode` for bytes that are not JSON, or not JSON of the type asked for."""
 _LIST_OF_PROMPTS: Final = re.compile(rb'\[[ \t\n\r]*["\[]')
 
 

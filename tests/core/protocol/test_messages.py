@@ -282,8 +282,8 @@ HEADER = 6
 """WebSocket header and mask of a client's frame with a payload below 126 bytes."""
 
 
-def on_the_wire(epoch: int, position: int, token: int, n: int, *, nav: bool) -> int:
-    payload = len(encode(Draft.wishing(127, epoch, position, (token,) * n, position + n - 1 if nav else None)))
+def on_the_wire(epoch: int, position: int, token: int, n: int, *, verify: bool) -> int:
+    payload = len(encode(Draft.wishing(127, epoch, position, (token,) * n, position + n - 1 if verify else None)))
     assert payload < 126
     return HEADER + payload
 
@@ -291,14 +291,14 @@ def on_the_wire(epoch: int, position: int, token: int, n: int, *, nav: bool) -> 
 @pytest.mark.parametrize("token", [0, 255, 65_535, 65_536, 200_000])
 @pytest.mark.parametrize("position", [0, 127, 2_000, 65_535 - 8])
 @pytest.mark.parametrize("epoch", [0, 127])
-@pytest.mark.parametrize("nav", [True, False])
-def test_drafts_are_small_enough(epoch: int, position: int, token: int, nav: bool) -> None:
-    assert on_the_wire(epoch, position, token, 1, nav=nav) <= 20
-    assert on_the_wire(epoch, position, token, 8, nav=nav) <= 7 * 8
+@pytest.mark.parametrize("verify", [True, False])
+def test_drafts_are_small_enough(epoch: int, position: int, token: int, verify: bool) -> None:
+    assert on_the_wire(epoch, position, token, 1, verify=verify) <= 20
+    assert on_the_wire(epoch, position, token, 8, verify=verify) <= 7 * 8
 
 
 @pytest.mark.parametrize(
-    ("what", "epoch", "position", "token", "nav", "one", "eight"),
+    ("what", "epoch", "position", "token", "verify", "one", "eight"),
     [
         ("the demo pair", 40, 400, 3_999, False, 18, 39),
         ("the demo pair, with a wish", 40, 400, 3_999, True, 18, 39),
@@ -311,7 +311,7 @@ def test_drafts_are_small_enough(epoch: int, position: int, token: int, nav: boo
     ],
 )
 def test_sizes_and_what_lies_beyond(
-    what: str, epoch: int, position: int, token: int, nav: bool, one: int, eight: int
+    what: str, epoch: int, position: int, token: int, verify: bool, one: int, eight: int
 ) -> None:
-    sizes = [on_the_wire(epoch, position, token, n, nav=nav) for n in (1, 8)]
+    sizes = [on_the_wire(epoch, position, token, n, verify=verify) for n in (1, 8)]
     assert sizes == [one, eight], what

@@ -39,7 +39,7 @@ MAX_REQUESTS: Final = 256
 HANG_UP: Final = "pipesd_hang_up"
 """Key in a scope's `state`: a function that ends the connection at once, from a server that has one (`limits`)."""
 FAREWELL_S: Final = 2.0
-"""At shutdown: time for a stream to tell its client so."""
+"""At shutdown: time for a stream to send its last event."""
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pipesd_core.errors import Unavailable
 
 class Draining(Unavailable):
     retry_after_s = 5
-    """By then another instance has replaced this one, or this one is back."""
+    """Time after which another instance has replaced this one, or this one is back."""
 
 
 class Host(Protocol):

@@ -15,7 +15,7 @@ PROBES: Final = 3
 CLIENT_TIMEOUT_S: Final = 15
 """Longest time without an answer of the peer, on a connection that we opened; for probes and data alike."""
 SERVER_TIMEOUT_S: Final = 75
-"""The same on a connection that was opened to us. Linux counts a peer's full receive buffer too, and a client may
+"""The bound for a connection that was opened to us. Linux counts a peer's full receive buffer too, and a client may
 read nothing for `http.SEND_TIMEOUT_S` before its stream is aborted."""
 
 Option = tuple[int, int, int]

@@ -1,4 +1,4 @@
-"""From a checked request to what the engine runs: prompt ids, and how long the answer may be."""
+"""Openings of checked requests: prompt ids, grammar, and how long the answer may be."""
 
 from __future__ import annotations
 
