@@ -156,8 +156,8 @@ class Verdict(Struct, frozen=True, array_like=True, tag=33):
     gateway's clock when the last draft message before the step arrived (0: none) - only differences mean anything.
 
     heard: messages of the edge for this session that had arrived on its link, `Open` or `Resume` being the first (0:
-    not reported, as in a verdict that is sent again). stamps: when the last of them arrived that no verdict has reported
-    yet: the gateway's clock in microseconds, modulo STAMP_PERIOD_US, then the time from each to the next.
+    not reported, as in a verdict that is sent again). stamps: when the last of them arrived that no verdict has
+    reported yet: the gateway's clock in microseconds, modulo STAMP_PERIOD_US, then the time from each to the next.
     """
 
     channel: Channel
