@@ -38,15 +38,18 @@ RETIRED: Final[dict[str, str]] = {
     r"\bControls\b|\btake_controls\b": "LogitsProcessing",
     r"runtime[./](admission|chooser|slots)\b": "admission_queue, target_sampler, batch_scheduler",
     r"openai[./]controls\b": "openai.logits_processing",
+    r"\b(Embedded)?[Ee]ngine\.go_on\b": "EmbeddedEngine.continue_answer",
     r"\bchoices\.AT_ONCE\b": "MAX_RUNNING_CHOICES",
     r"\bMAX_WAYS\b": "MAX_READINGS",
     # The HTTP program.
     r"\bLife\b|\blife=|\blife\.(admit|drain|aclose|idle|requests)\b": "Lifecycle, lifecycle",
     r"\bLingering\b": "StalledWriters",
+    r"lifecycle import .*\bDraining\b|lifecycle\.Draining\b": "ShuttingDown",
     r"service[./]keepalive\b": "protocol.websocket, service.limits",
     r"\b_message_of\b": "error_message_from_body",
     # The gateway and the plugin.
     r"\bHosted\b": "HostedRequest",
+    r"\bverify_api\.(Asked|Wanted|Verified)\b": "RawRequest, VerificationRequest, VerificationResult",
     r"pipesd_vllm[./](batcher|keys)\b": "rpc_coalescer, park_keys",
     r"\bReason\.NAV\b": "Reason.VERIFICATION",
     # Names of files that have moved or never were here.

@@ -86,7 +86,7 @@ def closing_rule(function: Rule) -> Rule:
 class GoesOn(Protocol):
     """What some engines offer beside the interface: to take over an answer that another engine began."""
 
-    async def go_on(
+    async def continue_answer(
         self, endpoint: Endpoint, body: bytes, opening: Opening, decided: tuple[int, ...], deliver: Deliver
     ) -> Generation: ...
 
@@ -716,16 +716,16 @@ async def an_aborted_generation_gives_its_place_back(subject: Subject) -> None:
 
 @rule
 async def an_answer_can_be_taken_over(subject: Subject) -> None:
-    """`go_on`, where offered: the tokens after those decided are those of the answer that had no break."""
+    """`continue_answer`, where offered: the tokens after those decided are those of the answer that had no break."""
     engine = subject.engine
     if not isinstance(engine, GoesOn):
-        raise NotOffered("go_on")
+        raise NotOffered("continue_answer")
     for fields in ({}, {"temperature": 1, "seed": 8}):
         reference = await alone(subject, **fields)
         for count in (1, LENGTH // 2, LENGTH):
             decided = tuple(reference.tokens[:count])
             driven = Driven(decided=decided)
-            driven.generation = await engine.go_on(
+            driven.generation = await engine.continue_answer(
                 Endpoint.COMPLETIONS, subject.body(**fields), reference.generation.opening, decided, driven.deliver
             )
             if driven.ending is None:

@@ -77,8 +77,8 @@ async def engine() -> AsyncIterator[MadeUpEngine]:
     engine.assert_one_step_at_a_time()
 
 
-def wanted(prompt: Sequence[int], drafts: Sequence[int]) -> verify_api.Wanted:
-    return verify_api.Wanted(tuple(prompt), tuple(drafts), SamplingParams(seed=7))
+def wanted(prompt: Sequence[int], drafts: Sequence[int]) -> verify_api.VerificationRequest:
+    return verify_api.VerificationRequest(tuple(prompt), tuple(drafts), SamplingParams(seed=7))
 
 
 def body(**fields: Any) -> bytes:
@@ -105,7 +105,7 @@ async def test_the_accepted_count_and_the_token_after(
         drafts[wrong_at] = (drafts[wrong_at] + 1) % 50
     (result,) = await verify_api.verify(engine, [wanted(prompt, drafts)])
     accepted = min(wrong_at, count)
-    assert result == verify_api.Verified(accepted, right[accepted], 7)
+    assert result == verify_api.VerificationResult(accepted, right[accepted], 7)
     engine.assert_let_go()
 
 

@@ -121,7 +121,7 @@ def test_limits_are_those_of_the_code() -> None:
     assert tuple(schemas["Message"]["properties"]["role"]["enum"]) == request.ROLES
     batch = schemas["VerifyRequest"]["properties"]["requests"]
     assert batch["maxItems"] == verify_api.MAX_REQUESTS
-    assert set(batch["items"]["properties"]) == set(verify_api.Asked.__struct_fields__)
+    assert set(batch["items"]["properties"]) == set(verify_api.RawRequest.__struct_fields__)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

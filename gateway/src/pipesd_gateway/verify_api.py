@@ -30,7 +30,7 @@ _MAX_OUTPUTS: Final = 64
 """Most outputs of one step; a step has three or four."""
 
 
-class Asked(Struct, frozen=True, forbid_unknown_fields=True):
+class RawRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """One request of the batch as it came. Defaults are the OpenAI API's."""
 
     prompt: tuple[int, ...]
@@ -42,11 +42,11 @@ class Asked(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Body(Struct, frozen=True, forbid_unknown_fields=True):
-    requests: tuple[Asked, ...]
+    requests: tuple[RawRequest, ...]
     model: str | None = None
 
 
-class Wanted(Struct, frozen=True):
+class VerificationRequest(Struct, frozen=True):
     """One request, checked. model None: the only one there is. params: effective, seed drawn."""
 
     prompt: tuple[int, ...]
@@ -69,7 +69,7 @@ class Wanted(Struct, frozen=True):
         return msgspec.json.encode({name: value for name, value in fields.items() if value is not None})
 
 
-class Verified(Struct, frozen=True):
+class VerificationResult(Struct, frozen=True):
     """A result: the first `accepted` drafts are the target's own tokens, and `token` comes after them."""
 
     accepted: int
@@ -89,7 +89,7 @@ async def respond(request: Request, engine: Engine) -> Response:
         return Response(status_code=499)  # as in `http`: nobody reads it
 
 
-def parse(body: bytes, info: ModelInfo) -> list[Wanted]:
+def parse(body: bytes, info: ModelInfo) -> list[VerificationRequest]:
     """The batch in `body`, checked against the target. Raises InvalidRequest, and nothing else."""
     try:
         asked = msgspec.json.decode(body, type=_Body)
@@ -104,7 +104,7 @@ def parse(body: bytes, info: ModelInfo) -> list[Wanted]:
     return [_check(f"requests[{i}]", one, asked.model, info) for i, one in enumerate(asked.requests)]
 
 
-async def verify(engine: Engine, batch: Sequence[Wanted]) -> list[Verified]:
+async def verify(engine: Engine, batch: Sequence[VerificationRequest]) -> list[VerificationResult]:
     """Verify each request of the batch; results in order. Raises ApiError: the first failure ends all of them.
 
     Cancelling the call releases everything, as any other end does.
@@ -122,22 +122,22 @@ async def verify(engine: Engine, batch: Sequence[Wanted]) -> list[Verified]:
     return [task.result() for task in tasks]
 
 
-async def _verify_one(engine: Engine, wanted: Wanted, opening: asyncio.Lock) -> Verified:
+async def _verify_one(engine: Engine, request: VerificationRequest, opening: asyncio.Lock) -> VerificationResult:
     outputs: asyncio.Queue[EngineOutput] = asyncio.Queue(_MAX_OUTPUTS)
     async with opening:  # one request at a time waits in the engine's bounded queue
-        generation = await engine.open(Endpoint.COMPLETIONS, wanted.body(), outputs.put_nowait)
+        generation = await engine.open(Endpoint.COMPLETIONS, request.body(), outputs.put_nowait)
     try:
         accepted = 0
         while True:
             # An engine may decide fewer drafts than it was given: vLLM verifies none in the step of the prompt.
-            generation.step(wanted.drafts[accepted:])
+            generation.step(request.drafts[accepted:])
             done = await _step_done(outputs)
             for token in done.tokens:
-                if wanted.drafts[accepted : accepted + 1] != (token,):
-                    return Verified(accepted, token, wanted.params.seed)
+                if request.drafts[accepted : accepted + 1] != (token,):
+                    return VerificationResult(accepted, token, request.params.seed)
                 accepted += 1
             if done.ends:
-                raise EngineFailed(f"the engine ended the answer after {accepted} of {len(wanted.drafts)} drafts")
+                raise EngineFailed(f"the engine ended the answer after {accepted} of {len(request.drafts)} drafts")
     finally:
         generation.abort()
 
@@ -153,29 +153,29 @@ async def _step_done(outputs: asyncio.Queue[EngineOutput]) -> StepDone:
                 raise EngineFailed("the engine ended the answer without taking a step")
 
 
-def _check(where: str, asked: Asked, model: str | None, info: ModelInfo) -> Wanted:
-    if not asked.prompt:
+def _check(where: str, request: RawRequest, model: str | None, info: ModelInfo) -> VerificationRequest:
+    if not request.prompt:
         raise InvalidRequest(f"{where}.prompt must hold at least one token id, but is empty", param=f"{where}.prompt")
-    _check_ids(f"{where}.prompt", asked.prompt, info.n_vocab)
-    if len(asked.drafts) > info.max_drafts:
+    _check_ids(f"{where}.prompt", request.prompt, info.n_vocab)
+    if len(request.drafts) > info.max_drafts:
         raise InvalidRequest(
-            f"{where}.drafts may hold {info.max_drafts} token ids, but holds {len(asked.drafts)}",
+            f"{where}.drafts may hold {info.max_drafts} token ids, but holds {len(request.drafts)}",
             param=f"{where}.drafts",
         )
-    _check_ids(f"{where}.drafts", asked.drafts, info.n_vocab)
-    length = len(asked.prompt) + len(asked.drafts) + 1
+    _check_ids(f"{where}.drafts", request.drafts, info.n_vocab)
+    length = len(request.prompt) + len(request.drafts) + 1
     if length > info.max_context:
         raise ContextLengthExceeded(
-            f"{where} has {len(asked.prompt)} prompt ids and {len(asked.drafts)} drafts, with the token after them "
+            f"{where} has {len(request.prompt)} prompt ids and {len(request.drafts)} drafts, with the token after them "
             f"{length}, but the context is {info.max_context} tokens; send fewer",
             param=where,
         )
-    seed = draw_seed() if asked.seed is None else asked.seed
+    seed = draw_seed() if request.seed is None else request.seed
     try:
-        params = SamplingParams(asked.temperature, asked.top_p, asked.top_k, seed)
+        params = SamplingParams(request.temperature, request.top_p, request.top_k, seed)
     except InvalidRequest as error:
         raise InvalidRequest(f"{where}.{error.message}", param=f"{where}.{error.param}") from None
-    return Wanted(asked.prompt, asked.drafts, params, model)
+    return VerificationRequest(request.prompt, request.drafts, params, model)
 
 
 def _check_ids(where: str, ids: tuple[int, ...], n_vocab: int) -> None:

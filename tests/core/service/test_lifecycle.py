@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_core.service.lifecycle import Draining, Lifecycle
+from pipesd_core.service.lifecycle import Lifecycle, ShuttingDown
 
 
 class Agents:
@@ -42,6 +42,6 @@ def test_nothing_new_in_a_drain() -> None:
     lifecycle = Lifecycle()
     lifecycle.admit()
     lifecycle.draining = True
-    with pytest.raises(Draining, match="shutting down") as refused:
+    with pytest.raises(ShuttingDown, match="shutting down") as refused:
         lifecycle.admit()
     assert refused.value.headers() == {"retry-after": "5"}

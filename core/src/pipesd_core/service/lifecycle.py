@@ -7,7 +7,7 @@ from typing import Protocol
 from pipesd_core.errors import Unavailable
 
 
-class Draining(Unavailable):
+class ShuttingDown(Unavailable):
     retry_after_s = 5
     """Time after which another instance has replaced this one, or this one is back."""
 
@@ -47,9 +47,11 @@ class Lifecycle:
         return self.requests == 0 and (self.host is None or self.host.sessions() == 0)
 
     def admit(self) -> None:
-        """Admit a new request or session. Raises Draining."""
+        """Admit a new request or session. Raises ShuttingDown."""
         if self.draining:
-            raise Draining("the server is shutting down: what runs is finished, nothing new is begun; try again later")
+            raise ShuttingDown(
+                "the server is shutting down: what runs is finished, nothing new is begun; try again later"
+            )
 
     def drain(self, deadline_s: float) -> None:
         """Begin the drain: what runs has `deadline_s` seconds."""

@@ -178,7 +178,7 @@ class _Begun:
         self._engine, self._opening, self._decided = engine, opening, decided
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> Generation:
-        return await self._engine.go_on(endpoint, body, self._opening, self._decided, deliver)
+        return await self._engine.continue_answer(endpoint, body, self._opening, self._decided, deliver)
 
 
 def without(body: bytes, *names: str) -> bytes:

@@ -59,9 +59,9 @@ class Client:
         body = ({"prompt": "hello"} if endpoint is Endpoint.COMPLETIONS else {}) | body
         return await self.engine.open(endpoint, msgspec.json.encode(body), self.deliver)
 
-    async def go_on(self, opening: Opening, decided: bytes, **body: Any) -> EmbeddedGeneration:
+    async def continue_answer(self, opening: Opening, decided: bytes, **body: Any) -> EmbeddedGeneration:
         raw = msgspec.json.encode({"prompt": "another"} | body)
-        return await self.engine.go_on(Endpoint.COMPLETIONS, raw, opening, tuple(decided), self.deliver)
+        return await self.engine.continue_answer(Endpoint.COMPLETIONS, raw, opening, tuple(decided), self.deliver)
 
     async def run(self, generation: EmbeddedGeneration, drafts: Sequence[int] = ()) -> list[EngineOutput]:
         """Steps to the end; each step gets the next ids of `drafts`."""
@@ -322,7 +322,7 @@ async def test_an_answer_that_another_model_began_is_told_from_its_beginning(cou
     answer = "abé stRstop!".encode()
     async with serve(answer) as (engine, decoder):
         client = Client(engine)
-        generation = await client.go_on(begun(20, "stop"), answer[:count], stream=stream)
+        generation = await client.continue_answer(begun(20, "stop"), answer[:count], stream=stream)
         assert generation.opening.model == "fake"
         assert not client.steps()
         await client.run(generation)
@@ -344,7 +344,7 @@ async def test_an_answer_that_was_complete_needs_no_place(decided: bytes, max_to
         opening = begun(max_tokens, "stop")
         tokens = tuple(decided) if reason else (*decided, EOS)
         raw = msgspec.json.encode({"prompt": "x", "stream": True})
-        generation = await engine.go_on(Endpoint.COMPLETIONS, raw, opening, tokens, client.deliver)
+        generation = await engine.continue_answer(Endpoint.COMPLETIONS, raw, opening, tokens, client.deliver)
         assert generation.over
         assert isinstance(client.outputs[-1], Finished)
         assert client.payloads()[-1]["choices"][0]["finish_reason"] == (reason or "stop")
@@ -355,16 +355,16 @@ async def test_what_cannot_be_gone_on_with() -> None:
     async with serve(b"x" * 60) as (engine, _):
         client = Client(engine)
         with pytest.raises(InvalidRequest, match="logprobs are not known"):
-            await client.go_on(begun(), b"ab", logprobs=1)
+            await client.continue_answer(begun(), b"ab", logprobs=1)
         with pytest.raises(InvalidRequest, match="suffix"):
-            await client.go_on(begun(), b"ab", suffix="x")
+            await client.continue_answer(begun(), b"ab", suffix="x")
         with pytest.raises(InvalidRequest, match="token id 300; ids of this model are below 258"):
-            await engine.go_on(Endpoint.COMPLETIONS, b'{"prompt": "x"}', begun(), (300,), client.deliver)
+            await engine.continue_answer(Endpoint.COMPLETIONS, b'{"prompt": "x"}', begun(), (300,), client.deliver)
         with pytest.raises(ContextLengthExceeded, match=r"5 tokens, the answer 2 so far and 60 at most.*is 64 tokens"):
-            await client.go_on(begun(60), b"ab", max_tokens=60)
+            await client.continue_answer(begun(60), b"ab", max_tokens=60)
         with pytest.raises(ContextLengthExceeded):
-            await client.go_on(begun(1000), b"a" * 59)
-        shorter = await client.go_on(begun(1000), b"a" * 58)  # the client named no limit
+            await client.continue_answer(begun(1000), b"a" * 59)
+        shorter = await client.continue_answer(begun(1000), b"a" * 58)  # the client named no limit
         assert shorter.opening.max_tokens == 59
         shorter.abort()
 
@@ -441,7 +441,9 @@ async def test_tokens_of_another_model_are_gone_on_with_as_with_a_prompt(tempera
         prompt, decided = tuple(range(40, 60)), (70, 71, 72, 73, 74)
         client = Client(engine)
         opening = Opening(prompt, params, 35, (), "another")
-        await client.run(await engine.go_on(Endpoint.COMPLETIONS, b'{"prompt": "x"}', opening, decided, client.deliver))
+        await client.run(
+            await engine.continue_answer(Endpoint.COMPLETIONS, b'{"prompt": "x"}', opening, decided, client.deliver)
+        )
         alone = Client(engine)
         body: dict[str, Any] = {"prompt": [*prompt, *decided], "max_tokens": 30, "temperature": temperature, "seed": 7}
         await alone.run(await alone.open(**body, ignore_eos=True))

@@ -103,7 +103,7 @@ class EmbeddedEngine:
         request, (opening, grammar) = await self._prepare(endpoint, body, self._begun)
         return await self._begin(request, opening, grammar, deliver)
 
-    async def go_on(
+    async def continue_answer(
         self, endpoint: Endpoint, body: bytes, opening: Opening, decided: tuple[int, ...], deliver: Deliver
     ) -> EmbeddedGeneration:
         """Continue an answer that another model with this vocabulary began; it is delivered again from its beginning.
@@ -137,7 +137,7 @@ class EmbeddedEngine:
         self._check_open()
         generation = EmbeddedGeneration(request, opening, self._decoder.model, deliver, self._live.discard)
         if decided:
-            generation.follow(decided)
+            generation.begin_with(decided)
             if generation.over:
                 return generation
         try:

@@ -59,7 +59,7 @@ class EmbeddedGeneration:
     def over(self) -> bool:
         return self._over
 
-    def follow(self, tokens: tuple[int, ...]) -> None:
+    def begin_with(self, tokens: tuple[int, ...]) -> None:
         """Begin the answer with tokens that another model chose, before `start`. They may end it."""
         kept, reason = self._push(Decoded(tokens, 0, 0, 0, 0))
         self._tokens += kept
