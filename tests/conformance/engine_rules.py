@@ -250,7 +250,7 @@ def wrong(reference: Sequence[int], most: int, n_vocab: int) -> Plan:
 
 
 def mixed(reference: Sequence[int], most: int, n_vocab: int, seed: int = 5) -> Plan:
-    """Of any number, right up to any of them."""
+    """Drafts of any number, right up to any of them."""
     rng = random.Random(seed)
 
     def plan(output: list[int]) -> list[int]:
@@ -423,7 +423,7 @@ async def drafts_change_nothing_at_temperature_0(subject: Subject) -> None:
 
 @rule
 async def drafts_change_nothing_with_a_seed(subject: Subject) -> None:
-    """The same where tokens are drawn: with the noise of their position, whatever step they are in."""
+    """Drafts change no tokens that are drawn either: the noise is that of their position, whatever step they are in."""
     await _lossless(subject, temperature=1, seed=11)
     await _lossless(subject, temperature=0.7, top_p=0.9, top_k=20, seed=-3)
 
@@ -446,7 +446,7 @@ async def drafts_change_nothing_where_eos_ends_the_answer(subject: Subject) -> N
 
 @rule
 async def drafts_change_nothing_where_max_tokens_end_the_answer(subject: Subject) -> None:
-    """The same for drafts that go on where max_tokens end the answer."""
+    """Drafts that go on beyond max_tokens change nothing."""
     longer = await alone(subject)
     assert len(longer.tokens) == LENGTH
     assert longer.finish_reason() == "length"
@@ -460,7 +460,7 @@ async def drafts_change_nothing_where_max_tokens_end_the_answer(subject: Subject
 
 @rule
 async def drafts_change_nothing_where_a_stop_string_ends_the_answer(subject: Subject) -> None:
-    """The same for a stop string: the answer ends with the token that completes it."""
+    """Drafts that go on change nothing at a stop string: the answer ends with the token that completes it."""
     longer = await alone(subject)
     text = longer.text()
     for at, size in ((len(text) // 3, 1), (len(text) // 2, 3)):

@@ -37,7 +37,7 @@ MAX_RUNNING = 3
 
 
 def logits(ids: Sequence[int]) -> Logits:
-    """Of letters, a function of the last three ids; after the prompt ENDING there is an EOS in sixth place."""
+    """Logits of letters, a function of the last three ids; after the prompt ENDING there is an EOS in sixth place."""
     row = np.full(INFO.n_vocab, -20.0, np.float32)
     row[97:123] = np.random.default_rng(sum(ids[-3:]) * 7 + ids[-1]).normal(size=26) * 2
     if tuple(ids[: len(ENDING)]) == ENDING and len(ids) == len(ENDING) + 5:

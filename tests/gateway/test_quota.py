@@ -34,7 +34,7 @@ from pipesd_gateway.session import GatewaySession
 INFO = ModelInfo("toy", n_vocab=100, fingerprint=b"f" * 16, max_context=64, max_drafts=5)
 OPENING = Opening((1, 2, 3), SamplingParams(seed=5), 50, (9,), "toy")
 KEYS = ("one", "one", "other")
-"""Of the connections."""
+"""The API keys of the connections."""
 LIMIT = 3
 
 

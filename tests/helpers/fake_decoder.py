@@ -109,7 +109,7 @@ class FakeDecoder:
         self.waiting = 0
         self.closed = False
         self.refusals: list[ApiError | None] = []
-        """Of the next calls of `reserve`."""
+        """Raised by the next calls of `reserve`; None: accepted."""
 
     def answer_to(self, _prompt: tuple[int, ...], _seed: int) -> tuple[int, ...]:
         """The given one; for a subclass to change."""

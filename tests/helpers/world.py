@@ -251,7 +251,7 @@ class World:
         self.untaken: deque[Deliver] = deque()
         self.text = ""
         self.names: set[str] = set()
-        """Of the engines that the client has heard of."""
+        """Names of the engines in the events that the client got."""
         self.complete = False
         self.error: ApiError | None = None
         self.lost = Unavailable("link lost")
@@ -448,7 +448,7 @@ class World:
 
     @property
     def listening(self) -> bool:
-        """Is the session at the gateway, on the connection that there is?"""
+        """Whether the session is at the gateway, on the present connection."""
         return self.connected and self.gateway.session(0) is not None
 
     def cut(self, *, half_open: bool) -> None:

@@ -29,7 +29,7 @@ GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cac
 
 
 def gauges(server: VllmServer) -> dict[str, float]:
-    """Of vLLM's /metrics."""
+    """Figures of vLLM's /metrics."""
     text = httpx.get(f"{server.root}/metrics", timeout=30).text
     found = {name: re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE) for name in GAUGES}
     return {name: sum(map(float, values)) for name, values in found.items() if values}

@@ -22,14 +22,13 @@ PROGRAM: Final = Program("PIPESD_GATEWAY_", (KEYS,))
 class GatewayConfig(Struct, frozen=True, kw_only=True):
     """Configuration of one gateway. Raises ConfigError where a value cannot work.
 
-    model: GGUF file of the target. name: its name in the API ("": the one that the file says). n_seq: sessions at
-    once. context: tokens of each, prompt and answer together. threads: of llama.cpp. max_queue: requests that may wait
-    for a session. park_timeout: seconds that a session waits for a silent edge. grace: seconds that a session
-    waits for a lost agent to resume it; 0: it ends with its link. step_floor_ms: least time of an engine
-    step, to emulate a bigger target. max_sessions_per_key: of agents, over all their connections (`quota`). api_keys:
-    empty means open. tls_cert, tls_key: PEM files; without them no TLS. cors_origin: of web pages that may use the
-    API. drain_timeout: seconds that what runs has after SIGTERM. api_key_file: where keys come from, None for the
-    environment.
+    model: GGUF file of the target. name: its name in the API; "": the name in the file. n_seq: sequences that run at
+    once. context: tokens of each, prompt and answer together. threads: of llama.cpp. max_queue: length of the admission
+    queue. park_timeout: seconds that a session waits for a silent edge. grace: seconds that a session waits for a lost
+    agent to resume it; 0: it ends with its link. step_floor_ms: least time of an engine step, to emulate a bigger
+    target. max_sessions_per_key: agents' sessions, over all their connections (`quota`). tls_cert, tls_key: PEM files;
+    without them no TLS. cors_origin: web origins allowed to call the API. drain_timeout: seconds to finish requests
+    after SIGTERM. api_keys: empty means open. api_key_file: file of the keys; None: they come from the environment.
     """
 
     model: Path

@@ -1,7 +1,7 @@
 """The gateway's side of one agent's WebSocket, sans-I/O: frames in, typed orders out.
 
 It names sessions by the edge's channels, refuses what does not fit (typed errors: one session's fault ends that
-session, only an unattributable one ends the connection) and leaves sockets, engine and clock to `agents`.
+session, only an unattributable one ends the connection) and leaves sockets, engine and clock to `agent_socket`.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ class GatewayConnection:
             raise OutOfState(f"resume on channel {channel} of a session that is on channel {location.session.channel}")
         self._known.add(channel)
         self._forget_ended(channel)
-        # A link that the agent has left may still deliver what it once said there.
+        # A link that the agent has left may still deliver an old message.
         late = location is not None and location.holder.number > self.number
         if location is None or late or not location.session.can_resume(message.seq):
             unknown = SessionUnknown(

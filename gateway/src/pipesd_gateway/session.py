@@ -4,9 +4,9 @@ Messages from the edge, what the engine did, and clock readings go in; messages 
 come out, in order, from `take_outputs`. Nothing here knows of sockets, threads or models.
 
 What is kept: the committed ids, the *path* (drafts held after them), the epoch that the path belongs to, whether the
-path is dead, the pending wish for verification, and how far a free run goes. The edge owns the epoch; the gateway
+path is dead, the pending request for verification, and how far a free run goes. The edge owns the epoch; the gateway
 only adopts it. And every message since the last acknowledged one: a session outlives its link for the grace time, and
-what the edge missed is said again when it resumes.
+the edge gets what it missed when it resumes.
 """
 
 from __future__ import annotations
@@ -349,7 +349,7 @@ class GatewaySession:
         self._run_kind = _RunKind.TIMEOUT
         self._advance(now)
 
-    # Inside.
+    # Private.
 
     def _receive_draft(self, draft: Draft, now: float) -> None:
         if not self.collaborative:

@@ -22,7 +22,7 @@ from pipesd_core.service.uvicorn_compat import Part
 
 OURS = (BoundedHttp, BoundedWebSocket, KeptAlive, Server)
 NOT_THEIRS = {"headers"}
-"""Of our errors."""
+"""Attributes that our classes use and that are not uvicorn's: one of an error of ours."""
 
 
 def declared(of: type) -> Part:

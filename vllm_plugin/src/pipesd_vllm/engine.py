@@ -76,7 +76,7 @@ class VllmEngine:
         while True:
             await self._busy.wait()
             if not self._live:
-                self._busy.clear()  # once more, below: everything is back to 0
+                self._busy.clear()  # update the figures once more below: all are 0 now
             try:
                 self._metrics.scheduler(await core.stats())
             except Unavailable as error:

@@ -55,7 +55,7 @@ class VllmGeneration:
         self._failure: ApiError | None = None
         self._silent = False
 
-    # `Generation`.
+    # The `Generation` interface.
 
     @property
     def opening(self) -> Opening:
@@ -100,7 +100,7 @@ class VllmGeneration:
         self._broke(error)
         self.abort()
 
-    # Inside.
+    # Private.
 
     async def _run(self, endpoint: Endpoint, body: bytes) -> None:
         try:

@@ -54,7 +54,7 @@ def split(endpoint: Endpoint, body: bytes) -> list[ChoiceRequest]:
             param="n" if n > 1 else "prompt",
         )
     if "best_of" in fields and msgspec.json.decode(fields["best_of"]) == n:
-        del fields["best_of"]  # the best n of n
+        del fields["best_of"]  # the best n of n: asks for nothing more
     seed = msgspec.json.decode(fields.get("seed", b"null"))
     if seed is None:
         seed = secrets.randbits(62)
@@ -154,7 +154,7 @@ class MultiChoiceGeneration:
                 try:
                     await answer.open(endpoint, body)
                     return answer
-                except Overloaded:  # the answer may have begun: it waits, rather than breaking off
+                except Overloaded:  # the answer may have begun, so wait rather than break off
                     if asyncio.get_running_loop().time() >= deadline:
                         raise
                 await asyncio.sleep(_RETRY_S)
@@ -170,7 +170,7 @@ class MultiChoiceGeneration:
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            task.exception()  # seen; `_next` raises it
+            task.exception()  # retrieved, so that asyncio does not warn; `_next` raises it
         self._changed.set()
 
 

@@ -153,9 +153,9 @@ class Text:
 class FakeGeneration:
     """Implementation of `engine.interface.Generation`. What a test may look at:
 
-    orders: the drafts of each step, those of the steps ahead included. aheads: of each call of `step`. output: all
-    tokens so far. pending: a step is under way. over: no output follows. aborted: `abort` was called, by whoever
-    drives it. deliver: whoever drives it hears through this.
+    orders: the drafts of each step, those of the steps ahead included. aheads: the steps ahead of each call of
+    `step`. output: all tokens so far. pending: a step is under way. over: no output follows.
+    aborted: `abort` was called. deliver: receives the outputs.
     """
 
     def __init__(self, engine: FakeEngine, request: Request, opening: Opening, deliver: Deliver) -> None:
@@ -357,7 +357,7 @@ class FakeEngine:
         try:
             self._check_open()
         except ApiError:
-            self._free.release()  # the next that waits is told too
+            self._free.release()  # the next waiting call finds the engine closed too
             raise
         generation = FakeGeneration(self, request, opening, deliver)
         self.generations.append(generation)

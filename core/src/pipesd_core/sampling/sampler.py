@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipesd_core.sampling import noise
 
-# Part of this module for all who have numpy anyway.
+# Re-exported for callers that use the sampler anyway.
 from pipesd_core.sampling.params import GREEDY_BELOW as GREEDY_BELOW
 from pipesd_core.sampling.params import MIN_TEMPERATURE as MIN_TEMPERATURE
 from pipesd_core.sampling.params import SamplingParams

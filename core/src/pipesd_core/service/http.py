@@ -197,7 +197,7 @@ class _RequestIds:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            # Without the query: nobody should, but somebody may, have put a key there.
+            # Without the query string: a client may have put a key there by mistake.
             level = logging.INFO if scope["path"].startswith("/v1/") else logging.DEBUG
             seconds = time.monotonic() - began
             log.log(level, "%s %.128s: %d in %.3f s", scope["method"], scope["path"], status, seconds)

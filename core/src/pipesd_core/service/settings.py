@@ -37,7 +37,7 @@ def help_format(prog: str) -> argparse.HelpFormatter:
 
 def installed_version(program: str) -> str:
     """The output of `--version`: the program, which is also its distribution's name, and the version installed."""
-    from importlib.metadata import version  # of no use to any other start
+    from importlib.metadata import version  # imported here: no other start needs it
 
     return f"{program} {version(program)}"
 

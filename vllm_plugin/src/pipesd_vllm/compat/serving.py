@@ -73,7 +73,7 @@ class Serving:
             max_context=config.model_config.max_model_len,
             max_drafts=config.speculative_config.num_speculative_tokens,
         )
-        # Of prompts: a tokenizer may have ids for places in them that no token can be drawn for.
+        # Bound of prompt ids: a tokenizer may have ids for placeholders in prompts, which are never drawn.
         self._ids_below = max(self.info.n_vocab, getattr(self._tokenizer, "max_token_id", 0) + 1)
         self._eos_ids = _eos_ids(config.model_config, self._tokenizer)
 

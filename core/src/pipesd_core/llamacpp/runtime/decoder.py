@@ -163,7 +163,7 @@ class TargetDecoder:
         self._scheduler = BatchScheduler(n_seq)
         self._thread = threading.Thread(target=self._run, name="pipesd-decoder", daemon=True)
 
-    # ---- on the event loop ----
+    # On the event loop.
 
     @property
     def load(self) -> dict[str, int]:
@@ -277,12 +277,12 @@ class TargetDecoder:
             return
         self.model.close()
 
-    # ---- on the thread ----
+    # On the decode thread.
 
     def _run(self) -> None:
         try:
             self._serve()
-        except Exception:  # a bug: without the thread nobody would ever get an answer
+        except Exception:  # a bug: without the thread no request would ever end
             log.exception("the decode thread died")
             self._call(self._fail_all, EngineFailed("the target's decode thread died; see the gateway's log"))
 
@@ -337,7 +337,7 @@ class TargetDecoder:
     def _decode(self, batch: Batch) -> list[_Result]:
         began_ns = time.monotonic_ns()
         done = self._context.decode(batch.tokens, batch.positions, batch.seqs, batch.wanted)
-        if not done:  # aborted by aclose: nobody listens any more
+        if not done:  # aborted by aclose: every caller has its error
             return []
         results: list[_Result] = []
         verified: list[tuple[BatchEntry, list[int], int]] = []

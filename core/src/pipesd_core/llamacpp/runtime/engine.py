@@ -168,7 +168,7 @@ class EmbeddedEngine:
         if self._closed:
             return
         self._closed = True
-        self._preparer.shutdown(wait=True)  # what still waits there finds the engine closed, and is quick
+        self._preparer.shutdown(wait=True)  # requests that still wait there find the engine closed at once
         for generation in list(self._live):
             generation.fail(_shutting_down())
         await self._decoder.aclose()
@@ -192,12 +192,12 @@ class EmbeddedEngine:
             return await asyncio.shield(future)
         finally:
             self._wanted -= 1
-            wanted.clear()  # whoever opens and closes faster than prompts are read must not have them pile up
+            wanted.clear()  # bodies of cancelled requests must not pile up
 
     def _on_prepared(self, future: asyncio.Future[tuple[Request, Begun]]) -> None:
         self._preparing -= 1
         if not future.cancelled():
-            future.exception()  # seen, also where nobody waits for it any more
+            future.exception()  # retrieved, so that asyncio does not warn where nobody awaits it
 
     def _prepared(
         self, endpoint: Endpoint, wanted: list[bytes], make: Callable[[Request], Begun]
