@@ -186,35 +186,35 @@ def agent(url: str, *, key: str = "right", subprotocols: Sequence[str] = (SUBPRO
     )
 
 
-async def say(socket: ClientConnection, *messages: EdgeMessage) -> None:
+async def send(socket: ClientConnection, *messages: EdgeMessage) -> None:
     for message in messages:
         await socket.send(encode(message))
 
 
-async def hear(socket: ClientConnection) -> GatewayMessage:
+async def next_message(socket: ClientConnection) -> GatewayMessage:
     frame = await asyncio.wait_for(socket.recv(), 10)
     assert isinstance(frame, bytes)
     return decode_gateway(frame)
 
 
-async def hear_all(socket: ClientConnection, n: int) -> list[GatewayMessage]:
-    return [await hear(socket) for _ in range(n)]
+async def next_messages(socket: ClientConnection, n: int) -> list[GatewayMessage]:
+    return [await next_message(socket) for _ in range(n)]
 
 
 async def arrived(socket: ClientConnection) -> None:
     """Everything said before has reached the sessions: the answer to a refused request proves it."""
-    await say(socket, request(63, b"full"))
-    assert isinstance(await hear(socket), Failed)
+    await send(socket, request(63, b"full"))
+    assert isinstance(await next_message(socket), Failed)
 
 
-async def hear_end(socket: ClientConnection) -> tuple[list[GatewayMessage], int]:
+async def messages_to_the_end(socket: ClientConnection) -> tuple[list[GatewayMessage], int]:
     """What is still said, and the code that the connection is closed with."""
-    heard: list[GatewayMessage] = []
+    messages: list[GatewayMessage] = []
     try:
         while True:
-            heard.append(await hear(socket))
+            messages.append(await next_message(socket))
     except ConnectionClosed as closed:
-        return heard, closed.rcvd.code if closed.rcvd else 1006
+        return messages, closed.rcvd.code if closed.rcvd else 1006
 
 
 def request(channel: int, body: bytes) -> Open:
@@ -257,15 +257,15 @@ async def test_a_key_that_is_removed_opens_no_session_more_and_ends_none(
     engine: ScriptedEngine, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with agent(url) as socket:
-        await say(socket, request(0, b"3"))
+        await send(socket, request(0, b"3"))
         await until(lambda: len(engine.generations) == 1)
         monkeypatch.setattr(sys.modules[__name__], "ACCEPTED", {"other"})
-        await say(socket, request(1, b"3"))
-        heard = await hear_all(socket, 9)
-        (refusal,) = (message for message in heard if message.channel == 1)  # type: ignore[union-attr]
+        await send(socket, request(1, b"3"))
+        messages = await next_messages(socket, 9)
+        (refusal,) = (message for message in messages if message.channel == 1)  # type: ignore[union-attr]
         assert isinstance(refusal, Failed)
         assert (refusal.code, refusal.status) == ("invalid_api_key", 401)
-        assert End(0, 7) in heard
+        assert End(0, 7) in messages
         assert len(engine.generations) == 1
 
 
@@ -274,8 +274,8 @@ async def test_a_key_that_is_removed_opens_no_session_more_and_ends_none(
 
 async def test_a_free_run_from_open_to_end(engine: ScriptedEngine, url: str) -> None:
     async with agent(url) as socket:
-        await say(socket, request(4, b"3"))
-        opened, *steps, end = await hear_all(socket, 8)
+        await send(socket, request(4, b"3"))
+        opened, *steps, end = await next_messages(socket, 8)
     assert isinstance(opened, Opened)
     assert (opened.channel, opened.prompt_ids, opened.max_tokens, opened.eos_ids) == (4, PROMPT, 3, (99,))
     for n, (verdict, event) in enumerate(zip(steps[::2], steps[1::2], strict=True)):
@@ -289,14 +289,14 @@ async def test_a_free_run_from_open_to_end(engine: ScriptedEngine, url: str) -> 
 async def test_drafts_are_verified(engine: ScriptedEngine, url: str) -> None:
     engine.running = False
     async with agent(url) as socket:
-        await say(socket, request(0, b"9"))
-        assert isinstance(await hear(socket), Opened)
-        await say(socket, Draft.wishing(0, 0, BASE, (10, 11, 12, 50), BASE + 3))
+        await send(socket, request(0, b"9"))
+        assert isinstance(await next_message(socket), Opened)
+        await send(socket, Draft.wishing(0, 0, BASE, (10, 11, 12, 50), BASE + 3))
         await arrived(socket)
         (generation,) = engine.generations
         engine.running = True
         generation.go()  # the step of the free run
-        verdicts = [m for m in await hear_all(socket, 4) if isinstance(m, Verdict)]
+        verdicts = [m for m in await next_messages(socket, 4) if isinstance(m, Verdict)]
         assert [v.tokens for v in verdicts] == [(10,), (11, 12, 13)]
         assert [(v.verified, v.accepted, v.reason) for v in verdicts] == [
             (0, 0, Reason.RUN),
@@ -309,73 +309,73 @@ async def test_drafts_are_verified(engine: ScriptedEngine, url: str) -> None:
 async def test_the_clock_runs_a_silent_agent_s_session_goes_on(engine: ScriptedEngine) -> None:
     async with serving(engine, park_timeout_s=0.05) as url, agent(url) as socket:
         engine.running = False
-        await say(socket, request(0, b"3"))
-        await hear(socket)
-        await say(socket, Run(0, 0))
+        await send(socket, request(0, b"3"))
+        await next_message(socket)
+        await send(socket, Run(0, 0))
         await arrived(socket)
         engine.running = True
         engine.generations[0].go()
-        heard = await hear_all(socket, 7)
-        assert [m.reason for m in heard if isinstance(m, Verdict)] == [Reason.RUN, Reason.TIMEOUT, Reason.TIMEOUT]
-        assert isinstance(heard[-1], End)
+        messages = await next_messages(socket, 7)
+        assert [m.reason for m in messages if isinstance(m, Verdict)] == [Reason.RUN, Reason.TIMEOUT, Reason.TIMEOUT]
+        assert isinstance(messages[-1], End)
 
 
 async def test_many_sessions_at_once_each_in_order(engine: ScriptedEngine, url: str) -> None:
     async with agent(url) as socket:
         for channel in range(20):
-            await say(socket, request(channel, b"6"))
-        heard = await hear_all(socket, 20 * 14)
+            await send(socket, request(channel, b"6"))
+        messages = await next_messages(socket, 20 * 14)
     for channel in range(20):
-        kinds = [type(m) for m in heard if m.channel == channel]  # type: ignore[union-attr]
+        kinds = [type(m) for m in messages if m.channel == channel]  # type: ignore[union-attr]
         assert kinds == [Opened, *[Verdict, Event] * 6, End]
     assert len(engine.generations) == 20
 
 
 async def test_a_refusal_of_the_engine_reaches_the_edge(url: str) -> None:
     async with agent(url) as socket:
-        await say(socket, request(0, b"full"))
-        fault = await hear(socket)
+        await send(socket, request(0, b"full"))
+        fault = await next_message(socket)
         assert isinstance(fault, Failed)
         assert (fault.channel, fault.status, fault.retry_after_s) == (0, 429, 3)
-        await say(socket, request(0, b"1"))
-        assert isinstance(await hear(socket), Opened), "the channel is free again"
+        await send(socket, request(0, b"1"))
+        assert isinstance(await next_message(socket), Opened), "the channel is free again"
 
 
 async def test_a_bug_of_the_engine_fails_its_request_and_no_other(url: str, caplog: pytest.LogCaptureFixture) -> None:
     async with agent(url) as socket:
         with caplog.at_level(logging.ERROR, "pipesd_gateway.agent_socket"):
-            await say(socket, request(0, b"bug"))
-            fault = await hear(socket)
+            await send(socket, request(0, b"bug"))
+            fault = await next_message(socket)
         assert isinstance(fault, Failed)
         assert (fault.channel, fault.code, fault.status) == (0, "engine_failed", 500)
         assert b"a bug" not in fault.body
         assert "a bug of the engine" in caplog.text
-        await say(socket, request(1, b"1"))
-        assert isinstance(await hear(socket), Opened)
+        await send(socket, request(1, b"1"))
+        assert isinstance(await next_message(socket), Opened)
 
 
 async def test_a_generation_that_breaks_ends_its_session(engine: ScriptedEngine, url: str) -> None:
     engine.running = False
     async with agent(url) as socket:
-        await say(socket, request(0, b"5"))
-        await hear(socket)
+        await send(socket, request(0, b"5"))
+        await next_message(socket)
         engine.generations[0].deliver(Broken(EngineFailed("out of memory")))
-        fault = await hear(socket)
+        fault = await next_message(socket)
         assert isinstance(fault, Failed)
         assert fault.code == "engine_failed"
         engine.generations[0].deliver(Finished())  # nobody listens any more
-        await say(socket, Run(0, 0), request(0, b"5"))
-        assert isinstance(await hear(socket), Opened)
+        await send(socket, Run(0, 0), request(0, b"5"))
+        assert isinstance(await next_message(socket), Opened)
 
 
 async def test_close_aborts_and_frees_the_channel(engine: ScriptedEngine, url: str) -> None:
     engine.running = False
     async with agent(url) as socket:
-        await say(socket, request(0, b"5"))
-        await hear(socket)
-        await say(socket, Close(0), request(0, b"7"))
-        assert isinstance(await hear(socket), End)
-        opened = await hear(socket)
+        await send(socket, request(0, b"5"))
+        await next_message(socket)
+        await send(socket, Close(0), request(0, b"7"))
+        assert isinstance(await next_message(socket), End)
+        opened = await next_message(socket)
         assert isinstance(opened, Opened)
         assert opened.max_tokens == 7
         assert [g.aborted for g in engine.generations] == [True, False]
@@ -386,10 +386,10 @@ async def test_close_aborts_and_frees_the_channel(engine: ScriptedEngine, url: s
 
 async def test_close_while_waiting_gives_the_place_in_the_queue_back(engine: ScriptedEngine, url: str) -> None:
     async with agent(url) as socket:
-        await say(socket, request(0, b"wait"))
+        await send(socket, request(0, b"wait"))
         await until(lambda: engine.waiting == 1)
-        await say(socket, Close(0))
-        assert await hear(socket) == End(0, 1)
+        await send(socket, Close(0))
+        assert await next_message(socket) == End(0, 1)
         await until(lambda: engine.cancelled == 1)
 
 
@@ -399,10 +399,10 @@ async def test_an_engine_that_notices_too_late_does_not_disturb_the_channel_s_ne
 ) -> None:
     engine.running = False
     async with agent(url) as socket:
-        await say(socket, request(0, body))
+        await send(socket, request(0, body))
         await until(lambda: engine.waiting == 1)
-        await say(socket, Close(0), request(0, b"wait"))
-        assert await hear(socket) == End(0, 1)
+        await send(socket, Close(0), request(0, b"wait"))
+        assert await next_message(socket) == End(0, 1)
         await until(lambda: engine.cancelled == 1 and engine.waiting == 1)
         engine.late.set()
         await until(
@@ -410,13 +410,13 @@ async def test_an_engine_that_notices_too_late_does_not_disturb_the_channel_s_ne
         )  # `serve` is uvicorn's
         assert [g.aborted for g in engine.generations] == ([True] if body == b"late" else [])
         assert engine.waiting == 1
-        await say(socket, Close(0))
-        assert await hear(socket) == End(0, 1)
+        await send(socket, Close(0))
+        assert await next_message(socket) == End(0, 1)
 
 
 async def test_a_disconnect_waits_for_openings_that_are_slow_to_cancel(engine: ScriptedEngine, url: str) -> None:
     async with agent(url) as socket:
-        await say(socket, request(0, b"late"))
+        await send(socket, request(0, b"late"))
         await until(lambda: engine.waiting == 1)
     await until(lambda: engine.cancelled == 1)
     engine.late.set()
@@ -433,12 +433,12 @@ async def test_a_disconnect_waits_for_openings_that_are_slow_to_cancel(engine: S
 async def test_a_fault_is_answered_and_closes_with_1002(engine: ScriptedEngine, url: str, frame: bytes | str) -> None:
     engine.running = False
     async with agent(url) as socket:
-        await say(socket, request(0, b"5"), request(1, b"wait"))
-        await hear(socket)
+        await send(socket, request(0, b"5"), request(1, b"wait"))
+        await next_message(socket)
         await until(lambda: engine.waiting == 1)
         await socket.send(frame)
-        heard, code = await hear_end(socket)
-    (rejected,) = heard
+        messages, code = await messages_to_the_end(socket)
+    (rejected,) = messages
     assert isinstance(rejected, Rejected)
     assert rejected.code == ("out_of_state" if frame == encode(Close(77)) else "malformed_message")
     assert code == 1002
@@ -451,10 +451,10 @@ async def test_nothing_that_follows_a_fault_is_read(engine: ScriptedEngine, url:
         await socket.send(b"rubbish")
         with contextlib.suppress(ConnectionClosed):
             for _ in range(20):
-                await say(socket, request(0, b"5"))
+                await send(socket, request(0, b"5"))
                 await socket.send(b"rubbish")
-        heard, code = await hear_end(socket)
-    assert [type(m) for m in heard] == [Rejected]
+        messages, code = await messages_to_the_end(socket)
+    assert [type(m) for m in messages] == [Rejected]
     assert code == 1002
     assert engine.generations == []
 
@@ -462,11 +462,11 @@ async def test_nothing_that_follows_a_fault_is_read(engine: ScriptedEngine, url:
 async def test_what_was_said_before_a_fault_is_still_heard(engine: ScriptedEngine, url: str) -> None:
     engine.padding = bytes(50_000)
     async with agent(url) as socket:
-        await say(socket, request(0, b"20"))
+        await send(socket, request(0, b"20"))
         await until(lambda: bool(engine.generations) and engine.generations[0].over)
         await socket.send(b"rubbish")
-        heard, code = await hear_end(socket)
-    assert [type(m) for m in heard] == [Opened, *[Verdict, Event] * 20, End, Rejected]
+        messages, code = await messages_to_the_end(socket)
+    assert [type(m) for m in messages] == [Opened, *[Verdict, Event] * 20, End, Rejected]
     assert code == 1002
 
 
@@ -474,9 +474,9 @@ async def test_a_disconnect_aborts_every_generation_and_leaves_no_task(engine: S
     engine.running = False
     async with agent(url) as socket:
         for channel in range(5):
-            await say(socket, request(channel, b"5"))
-        await say(socket, request(5, b"wait"), request(6, b"wait"))
-        await hear_all(socket, 5)
+            await send(socket, request(channel, b"5"))
+        await send(socket, request(5, b"wait"), request(6, b"wait"))
+        await next_messages(socket, 5)
         await until(lambda: engine.waiting == 2)
         assert len(tasks_of_agents()) == 4
         socket.transport.abort()
@@ -490,31 +490,31 @@ async def test_a_session_is_resumed_where_it_was(engine: ScriptedEngine) -> None
     engine.running = False
     async with serving(engine, grace_s=10) as url:
         async with agent(url) as first:
-            await say(first, request(0, b"5"))
-            opened = await hear(first)
+            await send(first, request(0, b"5"))
+            opened = await next_message(first)
             assert isinstance(opened, Opened)
             engine.generations[0].go()
-            await hear_all(first, 2)
+            await next_messages(first, 2)
             first.transport.abort()
         await until(lambda: tasks_of_agents() == [])
         engine.generations[0].go()  # the step that was under way
         async with agent(url, key="other") as thief:
-            await say(thief, Resume(0, opened.session, 2))
-            refused = await hear(thief)
+            await send(thief, Resume(0, opened.session, 2))
+            refused = await next_message(thief)
             assert isinstance(refused, Failed)
             assert refused.code == "session_unknown"
         async with agent(url) as second:
-            await say(second, Resume(3, opened.session, 1))
-            event, verdict, following = await hear_all(second, 3)
+            await send(second, Resume(3, opened.session, 1))
+            event, verdict, following = await next_messages(second, 3)
             assert event == Event(3, 2, BASE + 1, bytes((10,)))
             assert isinstance(verdict, Verdict)
             assert (verdict.seq, verdict.tokens) == (3, (11,))
             assert following == Event(3, 4, BASE + 2, bytes((11,)))
-            await say(second, Draft.wishing(3, 1, BASE + 2, (12, 13), BASE + 3))
+            await send(second, Draft.wishing(3, 1, BASE + 2, (12, 13), BASE + 3))
             await until(lambda: len(engine.generations[0].orders) > 2)
             engine.running = True
             engine.generations[0].go()
-            while not isinstance(await hear(second), End):
+            while not isinstance(await next_message(second), End):
                 pass
     assert not engine.generations[0].aborted
 
@@ -523,10 +523,10 @@ async def test_an_answer_that_ended_in_the_absence_is_delivered(engine: Scripted
     async with serving(engine, grace_s=10) as url:
         engine.running = False
         async with agent(url) as first:
-            await say(first, request(0, b"2"))
-            opened = await hear(first)
+            await send(first, request(0, b"2"))
+            opened = await next_message(first)
             assert isinstance(opened, Opened)
-            await say(first, Run(0, FOREVER))
+            await send(first, Run(0, FOREVER))
             await arrived(first)
             first.transport.abort()
         await until(lambda: tasks_of_agents() == [])
@@ -535,15 +535,17 @@ async def test_an_answer_that_ended_in_the_absence_is_delivered(engine: Scripted
         await until(lambda: engine.generations[0].over)
         for _ in range(2):  # also when the end is lost once more
             async with agent(url) as second:
-                await say(second, Resume(0, opened.session, 0))
-                heard = await hear_all(second, 5)
-                assert [type(m) for m in heard] == [Verdict, Event, Verdict, Event, End]
+                await send(second, Resume(0, opened.session, 0))
+                messages = await next_messages(second, 5)
+                assert [type(m) for m in messages] == [Verdict, Event, Verdict, Event, End]
                 second.transport.abort()
         async with agent(url) as third:
-            await say(third, Resume(0, opened.session, 0))
-            await hear_all(third, 5)
-            await say(third, request(0, b"1"), Resume(1, opened.session, 0))  # the channel's next request: it was heard
-            failures = [m for m in await hear_all(third, 5) if isinstance(m, Failed)]
+            await send(third, Resume(0, opened.session, 0))
+            await next_messages(third, 5)
+            await send(
+                third, request(0, b"1"), Resume(1, opened.session, 0)
+            )  # the channel's next request: it was heard
+            failures = [m for m in await next_messages(third, 5) if isinstance(m, Failed)]
             assert [m.code for m in failures] == ["session_unknown"]
 
 
@@ -553,8 +555,8 @@ async def test_an_agent_that_says_goodbye_has_its_generations_aborted_at_once(
 ) -> None:
     engine.running = False
     async with serving(engine, grace_s=60) as url, agent(url) as socket:
-        await say(socket, request(0, b"5"))
-        await hear(socket)
+        await send(socket, request(0, b"5"))
+        await next_message(socket)
         await socket.close(code)
         await until(lambda: engine.generations[0].aborted)
 
@@ -562,16 +564,16 @@ async def test_an_agent_that_says_goodbye_has_its_generations_aborted_at_once(
 async def test_the_newer_connection_wins_and_the_older_is_closed(engine: ScriptedEngine) -> None:
     engine.running = False
     async with serving(engine, grace_s=10) as url, agent(url) as old, agent(url) as new:
-        await say(old, request(0, b"5"), request(1, b"5"))
-        openings = await hear_all(old, 2)
+        await send(old, request(0, b"5"), request(1, b"5"))
+        openings = await next_messages(old, 2)
         sessions = [m.session for m in openings if isinstance(m, Opened)]
-        await say(new, Resume(0, sessions[0], 0))
-        heard, code = await hear_end(old)
-        assert (heard, code) == ([], CLOSE_SUPERSEDED)
-        await say(new, Resume(1, sessions[1], 0))  # that one is lost, and resumed like any other
+        await send(new, Resume(0, sessions[0], 0))
+        messages, code = await messages_to_the_end(old)
+        assert (messages, code) == ([], CLOSE_SUPERSEDED)
+        await send(new, Resume(1, sessions[1], 0))  # that one is lost, and resumed like any other
         engine.generations[1].go()
         engine.generations[0].go()
-        verdicts = [m for m in await hear_all(new, 4) if isinstance(m, Verdict)]
+        verdicts = [m for m in await next_messages(new, 4) if isinstance(m, Verdict)]
         assert {m.channel for m in verdicts} == {0, 1}
 
 
@@ -587,15 +589,15 @@ async def test_every_agent_is_told_of_a_drain_and_finishes_what_runs(engine: Scr
     engine.running = False
     lifecycle = Lifecycle()
     async with serving(engine, lifecycle=lifecycle) as url, agent(url) as busy, agent(url) as idle:
-        await say(busy, Open(0, VERSION, Endpoint.COMPLETIONS, b"1", None))
-        assert isinstance(await hear(busy), Opened)
+        await send(busy, Open(0, VERSION, Endpoint.COMPLETIONS, b"1", None))
+        assert isinstance(await next_message(busy), Opened)
         assert lifecycle.host is not None
         assert lifecycle.host.sessions() == 1
         begin_drain(lifecycle, 29.2)
-        assert await hear(busy) == Draining(30)
-        assert await hear(idle) == Draining(30)
-        await say(busy, Open(1, VERSION, Endpoint.COMPLETIONS, b"1", None))
-        refused = await hear(busy)
+        assert await next_message(busy) == Draining(30)
+        assert await next_message(idle) == Draining(30)
+        await send(busy, Open(1, VERSION, Endpoint.COMPLETIONS, b"1", None))
+        refused = await next_message(busy)
         assert isinstance(refused, Failed)
         assert (refused.channel, refused.code, refused.retry_after_s) == (1, "unavailable", 5)
         with pytest.raises(InvalidStatus) as handshake:
@@ -603,7 +605,7 @@ async def test_every_agent_is_told_of_a_drain_and_finishes_what_runs(engine: Scr
                 pass
         assert handshake.value.response.status_code == 503
         engine.generations[0].go()
-        assert [type(await hear(busy)) for _ in range(3)] == [Verdict, Event, End]
+        assert [type(await next_message(busy)) for _ in range(3)] == [Verdict, Event, End]
         assert lifecycle.host.sessions() == 0
         await lifecycle.aclose()
         for socket_ in (busy, idle):
@@ -616,19 +618,19 @@ async def test_a_session_whose_link_is_lost_in_a_drain_is_resumed(engine: Script
     lifecycle = Lifecycle()
     async with serving(engine, grace_s=30, lifecycle=lifecycle) as url:
         async with agent(url) as before:
-            await say(before, Open(0, VERSION, Endpoint.COMPLETIONS, b"1", None))
-            opened = await hear(before)
+            await send(before, Open(0, VERSION, Endpoint.COMPLETIONS, b"1", None))
+            opened = await next_message(before)
             assert isinstance(opened, Opened)
             begin_drain(lifecycle, 60.0)
             before.transport.abort()
         async with agent(url) as after:
-            assert isinstance(said := await hear(after), Draining)
-            assert 55 < said.deadline_s <= 60
-            await say(after, Resume(0, opened.session, 0))
+            assert isinstance(message := await next_message(after), Draining)
+            assert 55 < message.deadline_s <= 60
+            await send(after, Resume(0, opened.session, 0))
             await until(lambda: len(engine.generations) == 1)
             await asyncio.sleep(0.1)
             engine.generations[0].go()
-            assert [type(await hear(after)) for _ in range(3)] == [Verdict, Event, End]
+            assert [type(await next_message(after)) for _ in range(3)] == [Verdict, Event, End]
 
 
 async def test_a_drain_does_not_wait_for_an_agent_that_stays_away(
@@ -639,8 +641,8 @@ async def test_a_drain_does_not_wait_for_an_agent_that_stays_away(
     lifecycle = Lifecycle()
     async with serving(engine, grace_s=3, lifecycle=lifecycle) as url:
         async with agent(url) as lost:
-            await say(lost, Open(0, VERSION, Endpoint.COMPLETIONS, b"5", None))
-            assert isinstance(await hear(lost), Opened)
+            await send(lost, Open(0, VERSION, Endpoint.COMPLETIONS, b"5", None))
+            assert isinstance(await next_message(lost), Opened)
             lost.transport.abort()
         await asyncio.sleep(0.4)
         assert not lifecycle.idle, "without a drain it may come back"
@@ -653,13 +655,13 @@ async def test_what_runs_at_the_deadline_is_not_told_that_it_failed(engine: Scri
     lifecycle = Lifecycle()
     engine.running = False
     async with serving(engine, grace_s=30, lifecycle=lifecycle) as url, agent(url) as socket_:
-        await say(socket_, Open(0, VERSION, Endpoint.COMPLETIONS, b"5", None))
-        await say(socket_, Open(1, VERSION, Endpoint.COMPLETIONS, b"wait", None))
-        assert isinstance(await hear(socket_), Opened)
+        await send(socket_, Open(0, VERSION, Endpoint.COMPLETIONS, b"5", None))
+        await send(socket_, Open(1, VERSION, Endpoint.COMPLETIONS, b"wait", None))
+        assert isinstance(await next_message(socket_), Opened)
         await until(lambda: engine.waiting == 1)
         await lifecycle.aclose()
         with pytest.raises(ConnectionClosed):
-            await hear(socket_)
+            await next_message(socket_)
         assert socket_.close_code == 1012
         assert engine.generations[0].aborted
         assert engine.cancelled == 1
@@ -669,47 +671,47 @@ async def test_what_runs_at_the_deadline_is_not_told_that_it_failed(engine: Scri
 async def test_one_agent_s_end_is_none_of_another_s(engine: ScriptedEngine, url: str) -> None:
     engine.running = False
     async with agent(url) as other:
-        await say(other, request(0, b"5"))
-        await hear(other)
+        await send(other, request(0, b"5"))
+        await next_message(other)
         async with agent(url) as socket:
-            await say(socket, request(0, b"5"))
-            await hear(socket)
+            await send(socket, request(0, b"5"))
+            await next_message(socket)
             await socket.send("rubbish")
-            await hear_end(socket)
+            await messages_to_the_end(socket)
         assert [g.aborted for g in engine.generations] == [False, True]
         engine.generations[0].go()
-        assert isinstance(await hear(other), Verdict)
+        assert isinstance(await next_message(other), Verdict)
 
 
 async def test_the_sessions_of_a_key_are_limited_over_all_its_connections(engine: ScriptedEngine) -> None:
     engine.running = False
     async with serving(engine, max_per_key=2) as url, agent(url) as first, agent(url, key="other") as other:
         async with agent(url) as second:
-            await say(first, request(0, b"9"))
-            await say(second, request(0, b"9"))
-            assert isinstance(await hear(first), Opened)
-            assert isinstance(await hear(second), Opened)
-            await say(first, request(1, b"9"))
-            refused = await hear(first)
+            await send(first, request(0, b"9"))
+            await send(second, request(0, b"9"))
+            assert isinstance(await next_message(first), Opened)
+            assert isinstance(await next_message(second), Opened)
+            await send(first, request(1, b"9"))
+            refused = await next_message(first)
             assert isinstance(refused, Failed)
             assert (refused.channel, refused.status, refused.retry_after_s) == (1, 429, 1)
             assert b"the limit is 2" in refused.body
-            await say(other, request(1, b"9"))
-            assert isinstance(await hear(other), Opened)
+            await send(other, request(1, b"9"))
+            assert isinstance(await next_message(other), Opened)
         await until(lambda: engine.generations[1].aborted)
-        await say(first, request(1, b"9"))
-        assert isinstance(await hear(first), Opened)
+        await send(first, request(1, b"9"))
+        assert isinstance(await next_message(first), Opened)
 
 
 async def test_a_frame_above_the_server_s_limit_closes_with_1009(engine: ScriptedEngine, url: str) -> None:
     engine.running = False
     async with agent(url) as socket:
-        await say(socket, request(0, b"5"))
-        await hear(socket)
+        await send(socket, request(0, b"5"))
+        await next_message(socket)
         with contextlib.suppress(ConnectionClosedError):
             await socket.send(bytes(MAX_FRAME_BYTES + 1))
-        heard, code = await hear_end(socket)
-    assert (heard, code) == ([], 1009)
+        messages, code = await messages_to_the_end(socket)
+    assert (messages, code) == ([], 1009)
     await until(lambda: engine.generations[0].aborted)
 
 
@@ -718,9 +720,9 @@ async def test_a_frame_above_the_protocol_s_limit_is_rejected_where_the_server_s
 ) -> None:
     async with serving(engine, max_size=2 * MAX_FRAME_BYTES) as url, agent(url) as socket:
         await socket.send(bytes(MAX_FRAME_BYTES + 1))
-        heard, code = await hear_end(socket)
-    assert isinstance(heard[0], Rejected)
-    assert str(MAX_FRAME_BYTES) in heard[0].message
+        messages, code = await messages_to_the_end(socket)
+    assert isinstance(messages[0], Rejected)
+    assert str(MAX_FRAME_BYTES) in messages[0].message
     assert code == 1002
 
 
@@ -733,7 +735,7 @@ async def test_an_agent_that_never_reads_is_dropped_while_its_socket_is_full(
     engine.padding = bytes(100_000)
     async with agent(url, max_queue=1) as socket:
         for channel in range(16):
-            await say(socket, request(channel, b"50"))
+            await send(socket, request(channel, b"50"))
         await until(lambda: any(g.aborted for g in engine.generations))
         await until(lambda: tasks_of_agents() == [])
         assert all(g.aborted or g.over for g in engine.generations)
@@ -792,13 +794,13 @@ async def test_an_agent_that_sends_as_fast_as_it_can_leaves_others_their_turn(
     heap = b"".join(frames) * (2**18 // sum(map(len, frames)))
     async with agent(url) as rude, agent(url, key="other") as polite:
         counting = asyncio.create_task(count_rounds())
-        await say(rude, request(0, b"wait") if isinstance(flood[0], Draft) else request(0, b"3"))
-        await say(rude, Close(0))  # whatever comes for channel 0 now is late, and no fault
-        drain = asyncio.create_task(hear_end(rude))
+        await send(rude, request(0, b"wait") if isinstance(flood[0], Draft) else request(0, b"3"))
+        await send(rude, Close(0))  # whatever comes for channel 0 now is late, and no fault
+        drain = asyncio.create_task(messages_to_the_end(rude))
         rude.transport.write(heap)
         for _ in range(5):
-            await say(polite, request(1, b"3"))
-            assert (await hear_all(polite, 8))[-1] == End(1, 7)
+            await send(polite, request(1, b"3"))
+            assert (await next_messages(polite, 8))[-1] == End(1, 7)
         most, total = max(dealt_with.values()), dealt_with.total()
         counting.cancel()
         rude.transport.abort()
@@ -815,24 +817,24 @@ async def test_what_could_not_be_sent_back_is_not_opened(
     opening = Opening((1,) * ids, SamplingParams(seed=5), 3, (99,), "toy", stop)
     engine.opening = opening
     async with agent(url) as socket:
-        await say(socket, request(0, b"3"))
-        refused = await hear(socket)
+        await send(socket, request(0, b"3"))
+        refused = await next_message(socket)
         assert isinstance(refused, Failed)
         assert (refused.status, refused.code) == (400, "context_length_exceeded")
         assert b"the limit is 100" in refused.body
         assert engine.generations[0].aborted
         engine.opening = None
-        await say(socket, request(0, b"3"))
-        assert isinstance(await hear(socket), Opened)
+        await send(socket, request(0, b"3"))
+        assert isinstance(await next_message(socket), Opened)
 
 
 async def test_a_server_that_stops_aborts_what_runs(engine: ScriptedEngine, url: str) -> None:
     engine.running = False
     async with agent(url) as socket:
-        await say(socket, request(0, b"5"), request(1, b"wait"))
-        await hear(socket)
+        await send(socket, request(0, b"5"), request(1, b"wait"))
+        await next_message(socket)
         await until(lambda: engine.waiting == 1)
         assert engine.server is not None
         engine.server.should_exit = True
-        assert await hear_end(socket) == ([], 1012)
+        assert await messages_to_the_end(socket) == ([], 1012)
         await until(lambda: engine.generations[0].aborted and engine.cancelled == 1)

@@ -66,12 +66,12 @@ class Bench:
         )
         self.first = self.session.take_outputs()
 
-    def say(self, message: Draft | Run | Ack | Close) -> list[Output]:
+    def send(self, message: Draft | Run | Ack | Close) -> list[Output]:
         self.session.receive(message, self.now)
         return self.session.take_outputs()
 
     def draft(self, start: int, *ids: int, epoch: int = 0, verify: int | None = None) -> list[Output]:
-        return self.say(Draft.wishing(3, epoch, start, ids, verify))
+        return self.send(Draft.wishing(3, epoch, start, ids, verify))
 
     def step(self, *tokens: int, verified: int = 0, accepted: int = 0, ends: bool = False) -> list[Output]:
         self.session.step_done(StepDone(tokens, verified, accepted, 11, 22, ends), self.now)
@@ -106,7 +106,7 @@ def test_a_draft_ends_the_free_start_sooner_and_a_silent_edge_does_not_end_the_a
 def parked() -> Bench:
     """Free run ended by the edge; one token (10) is committed, so that the next position is BASE + 1."""
     bench = Bench()
-    bench.say(Run(3, 0))
+    bench.send(Run(3, 0))
     assert not steps(bench.step(10))
     return bench
 
@@ -153,32 +153,32 @@ def test_the_first_draft_ends_the_free_run_at_the_start() -> None:
 
 def test_an_ack_does_not_end_it() -> None:
     bench = Bench()
-    bench.say(Ack(3, 0))
+    bench.send(Ack(3, 0))
     assert steps(bench.step(10)) == [()]
 
 
 @pytest.mark.parametrize("until", [0, BASE - 1])
 def test_run_up_to_a_committed_position_means_stop(until: int) -> None:
     bench = Bench()
-    bench.say(Run(3, until))
+    bench.send(Run(3, until))
     assert not steps(bench.step(10))
 
 
 def test_run_until_a_position_never_parks_before_it() -> None:
     bench = Bench()
-    bench.say(Run(3, BASE + 2))
+    bench.send(Run(3, BASE + 2))
     assert orders(bench.step(10)) == [Step((), ahead=1)]
     assert not steps(bench.step(11)), "ordered already"
     assert not steps(bench.step(12)), "BASE + 2 is committed now"
 
 
 def test_run_starts_a_parked_session(parked: Bench) -> None:
-    assert steps(parked.say(Run(3, NEXT))) == [()]
+    assert steps(parked.send(Run(3, NEXT))) == [()]
     assert not steps(parked.step(11))
 
 
 def test_the_edge_s_own_run_uses_drafts_that_arrive_in_it_and_goes_on(parked: Bench) -> None:
-    assert orders(parked.say(Run(3, FOREVER))) == [Step((), ahead=MAX_AHEAD)]
+    assert orders(parked.send(Run(3, FOREVER))) == [Step((), ahead=MAX_AHEAD)]
     for token in range(MAX_AHEAD):
         assert not steps(parked.step(token)), "ordered already"
     parked.draft(NEXT + MAX_AHEAD, 11, 12, 13)
@@ -227,7 +227,7 @@ def test_a_newer_epoch_takes_the_place_of_the_path(parked: Bench) -> None:
 
 
 def test_a_newer_epoch_forgets_the_wish_for_the_path_before(parked: Bench) -> None:
-    parked.say(Run(3, NEXT))  # a step is under way, so the wish has to wait
+    parked.send(Run(3, NEXT))  # a step is under way, so the wish has to wait
     parked.draft(NEXT, 11, 12, 13, verify=NEXT + 2)
     parked.draft(NEXT, 21, 22, epoch=1)
     assert not steps(parked.step(21)), "nobody wants 22 verified yet"
@@ -414,9 +414,9 @@ def test_the_arrival_stamp_goes_with_the_step_that_its_drafts_can_be_in(parked: 
     parked.now = 53.0
     parked.draft(NEXT + 2, 13)  # too late for it
     assert verdict(parked.step(11, 12, verified=2, accepted=2)).recv_us == 52_000_000, "the last draft before the step"
-    parked.say(Run(3, NEXT + 2))
+    parked.send(Run(3, NEXT + 2))
     assert verdict(parked.step(13, 14, verified=1, accepted=1)).recv_us == 53_000_000
-    parked.say(Run(3, NEXT + 4))
+    parked.send(Run(3, NEXT + 4))
     assert verdict(parked.step(15)).recv_us == 0, "no draft came in between"
 
 
@@ -425,7 +425,7 @@ def test_dropped_drafts_leave_no_stamp(parked: Bench) -> None:
     parked.step(50, verified=1)
     parked.draft(NEXT + 1, 12, epoch=2)  # dead
     parked.draft(NEXT + 1, 12, epoch=1)  # old
-    parked.say(Run(3, NEXT + 1))
+    parked.send(Run(3, NEXT + 1))
     assert verdict(parked.step(51)).recv_us == 0
 
 
@@ -435,30 +435,32 @@ def test_a_verdict_reports_every_arrival_once(parked: Bench) -> None:
     parked.now = 51.25
     parked.draft(NEXT + 1, 12, verify=NEXT + 1)
     parked.now = 53.0
-    parked.say(Ack(3, 1))
-    told = verdict(parked.step(11, 12, verified=2, accepted=2))
-    assert (told.heard, told.stamps) == (5, (51_000_000, 250_000, 1_750_000)), "the open and the run were told before"
-    parked.say(Run(3, NEXT + 4))
+    parked.send(Ack(3, 1))
+    reported = verdict(parked.step(11, 12, verified=2, accepted=2))
+    assert (reported.heard, reported.stamps) == (5, (51_000_000, 250_000, 1_750_000)), (
+        "the open and the run were told before"
+    )
+    parked.send(Run(3, NEXT + 4))
     parked.session.take_outputs()
-    parked.say(Ack(3, 2))
-    told = verdict(parked.step(13))
-    assert (told.heard, told.stamps) == (7, (53_000_000, 0))
-    told = verdict(parked.step(14))
-    assert (told.heard, told.stamps) == (7, ())
+    parked.send(Ack(3, 2))
+    reported = verdict(parked.step(13))
+    assert (reported.heard, reported.stamps) == (7, (53_000_000, 0))
+    reported = verdict(parked.step(14))
+    assert (reported.heard, reported.stamps) == (7, ())
 
 
 def test_arrivals_are_bounded_and_the_clock_is_short(parked: Bench) -> None:
     for number in range(100):
         parked.now = 5000.0 + number
-        parked.say(Ack(3, 0))
-    parked.say(Run(3, NEXT))
-    told = verdict(parked.step(50))
-    assert told.heard == 103
-    assert len(told.stamps) == MAX_STAMPS
+        parked.send(Ack(3, 0))
+    parked.send(Run(3, NEXT))
+    reported = verdict(parked.step(50))
+    assert reported.heard == 103
+    assert len(reported.stamps) == MAX_STAMPS
     last_us = 5_099_000_000  # the run came with the last ack
-    assert sum(told.stamps) % STAMP_PERIOD_US == last_us % STAMP_PERIOD_US
-    assert told.stamps[0] < STAMP_PERIOD_US
-    assert decode_gateway(encode(told)) == told
+    assert sum(reported.stamps) % STAMP_PERIOD_US == last_us % STAMP_PERIOD_US
+    assert reported.stamps[0] < STAMP_PERIOD_US
+    assert decode_gateway(encode(reported)) == reported
 
 
 def test_on_another_link_messages_are_counted_anew(parked: Bench) -> None:
@@ -469,9 +471,9 @@ def test_on_another_link_messages_are_counted_anew(parked: Bench) -> None:
     parked.session.resumed(7, 1, parked.now)
     again = verdict(parked.session.take_outputs())
     assert (again.heard, again.stamps) == (0, ())
-    parked.say(Run(7, NEXT + 2))
-    told = verdict(parked.step(13))
-    assert (told.heard, told.stamps) == (2, (60_000_000, 0))
+    parked.send(Run(7, NEXT + 2))
+    reported = verdict(parked.step(13))
+    assert (reported.heard, reported.stamps) == (2, (60_000_000, 0))
 
 
 # Order and the end.
@@ -479,7 +481,7 @@ def test_on_another_link_messages_are_counted_anew(parked: Bench) -> None:
 
 def test_one_sequence_and_the_verdict_before_its_events() -> None:
     bench = Bench()
-    bench.say(Run(3, 0))
+    bench.send(Run(3, 0))
     first = verdict(bench.step(10))
     bench.session.payload(Payload(b"{}", 1, usage=True))
     bench.session.finished()
@@ -498,7 +500,7 @@ def test_after_the_last_step_no_other_is_ordered(message: Draft | Run | Ack) -> 
     """Messages may come between the last StepDone and Finished."""
     bench = Bench()
     assert steps(bench.step(EOS, ends=True)) == []
-    assert steps(bench.say(message)) == []
+    assert steps(bench.send(message)) == []
     assert bench.session.deadline() is None
     assert steps(bench.tick(1000)) == []
     bench.session.finished()
@@ -506,10 +508,10 @@ def test_after_the_last_step_no_other_is_ordered(message: Draft | Run | Ack) -> 
 
 
 def test_close_aborts_and_ends(parked: Bench) -> None:
-    assert parked.say(Close(3)) == [Abort(), End(3, 2)]
+    assert parked.send(Close(3)) == [Abort(), End(3, 2)]
     assert parked.session.ended
     assert parked.session.deadline() is None
-    assert parked.say(Run(3, FOREVER)) == []
+    assert parked.send(Run(3, FOREVER)) == []
     assert parked.step(11) == []
     parked.session.payload(Payload(b"{}", 1))
     parked.session.finished()
@@ -555,7 +557,7 @@ def test_without_a_link_nothing_is_computed_beyond_the_step_under_way(parked: Be
 def test_without_a_link_a_run_that_no_draft_could_end_goes_on_to_the_bound(collaborative: bool) -> None:
     bench = Bench(collaborative=collaborative)
     if collaborative:
-        bench.say(Run(3, FOREVER))
+        bench.send(Run(3, FOREVER))
     bench.session.disconnected(bench.now)
     done = 0
     while bench.session._steps_due:
@@ -565,7 +567,7 @@ def test_without_a_link_a_run_that_no_draft_could_end_goes_on_to_the_bound(colla
     bench.session.resumed(3, 0, bench.now)
     replay = bench.session.take_outputs()
     assert [m.seq for m in replay if isinstance(m, Verdict)] == list(range(1, done + 1))
-    assert steps(bench.say(Ack(3, done)))
+    assert steps(bench.send(Ack(3, done)))
 
 
 def test_a_run_of_the_start_or_of_a_timeout_waits_for_the_link() -> None:
@@ -590,7 +592,7 @@ def test_a_timeout_run_does_not_outlive_the_link(parked: Bench) -> None:
 
 def test_a_resumed_session_says_again_what_was_missed_and_drops_the_path(parked: Bench) -> None:
     parked.session.payload(Payload(b"a", 1))
-    said = parked.session.take_outputs()
+    sent = parked.session.take_outputs()
     parked.draft(BASE + 1, 11, 12)
     parked.session.disconnected(parked.now)
     parked.session.payload(Payload(b"b", 1))
@@ -598,7 +600,7 @@ def test_a_resumed_session_says_again_what_was_missed_and_drops_the_path(parked:
     parked.session.resumed(7, 1, parked.now)
     replay = parked.session.take_outputs()
     assert replay == [Event(7, 2, BASE + 1, b"a"), Event(7, 3, BASE + 1, b"b")]
-    assert said == [Event(3, 2, BASE + 1, b"a")]
+    assert sent == [Event(3, 2, BASE + 1, b"a")]
     assert parked.session.held == 0
     assert parked.draft(BASE + 1, 11, verify=BASE + 1) == [], "of the path that was dropped"
     assert steps(parked.draft(BASE + 1, 11, epoch=1, verify=BASE + 1)) == [(11,)]
@@ -607,7 +609,7 @@ def test_a_resumed_session_says_again_what_was_missed_and_drops_the_path(parked:
 def test_only_what_is_kept_can_be_resumed(parked: Bench) -> None:
     for payload in (b"a", b"b", b"c"):
         parked.session.payload(Payload(payload, 1))
-    parked.say(Ack(3, 2))
+    parked.send(Ack(3, 2))
     assert [parked.session.can_resume(seq) for seq in range(6)] == [False, False, True, True, True, False]
 
 
@@ -638,8 +640,8 @@ def test_a_session_with_too_many_unacknowledged_bytes_parks_after_its_step() -> 
     bench.session.take_outputs()
     while bench.session._steps_due:
         assert steps(bench.step(7)) == []
-    assert steps(bench.say(Ack(3, 1))) == []
-    assert steps(bench.say(Ack(3, 2)))
+    assert steps(bench.send(Ack(3, 1))) == []
+    assert steps(bench.send(Ack(3, 2)))
 
 
 def test_a_payload_that_fits_no_frame_ends_its_session_alone() -> None:
@@ -705,7 +707,7 @@ def test_a_silent_edge_s_session_goes_on_by_itself(parked: Bench) -> None:
 def test_anything_that_is_heard_puts_the_park_timeout_off(parked: Bench) -> None:
     for message in (Ack(3, 1), Draft(3, 0, NEXT, (11,)), Draft(3, 0, NEXT, ())):
         assert parked.tick(4) == []
-        parked.say(message)
+        parked.send(message)
     assert parked.tick(4.9) == []
     assert steps(parked.tick(0.2)) != []
 
@@ -713,7 +715,7 @@ def test_anything_that_is_heard_puts_the_park_timeout_off(parked: Bench) -> None
 @pytest.mark.parametrize("message", [Draft(3, 0, NEXT, (50,)), Draft(3, 0, BASE, ()), Run(3, 0)])
 def test_the_edge_s_next_draft_or_run_ends_the_timeout_run(parked: Bench, message: Draft | Run) -> None:
     parked.tick(5)
-    parked.say(message)
+    parked.send(message)
     assert not steps(parked.step(50))
     assert parked.session.deadline() == parked.now + 5
 
@@ -721,13 +723,13 @@ def test_the_edge_s_next_draft_or_run_ends_the_timeout_run(parked: Bench, messag
 def test_an_ack_does_not_end_the_timeout_run(parked: Bench) -> None:
     """It says that the client reads, not that anybody drafts: else such a session would crawl from pause to pause."""
     parked.tick(5)
-    parked.say(Ack(3, 1))
+    parked.send(Ack(3, 1))
     assert steps(parked.step(50)) == [()]
 
 
 def test_a_run_of_the_edge_s_own_is_not_ended_by_its_drafts(parked: Bench) -> None:
     parked.tick(5)
-    parked.say(Run(3, FOREVER))
+    parked.send(Run(3, FOREVER))
     parked.draft(NEXT, 11, 12)
     outputs = parked.step(11)
     assert verdict(outputs).reason is Reason.TIMEOUT, "the step under way was the timeout's"
@@ -759,7 +761,7 @@ def stalled() -> Bench:
 
 def test_a_session_with_too_many_unacknowledged_messages_parks_after_its_step() -> None:
     bench = stalled()
-    assert bench.say(Run(3, FOREVER)) == []
+    assert bench.send(Run(3, FOREVER)) == []
     assert bench.draft(BASE + MAX_UNACKED + 1, 10, verify=BASE + MAX_UNACKED + 1) == [], "neither run nor wish moves it"
 
 
@@ -773,15 +775,15 @@ def test_events_count_as_unacknowledged_too() -> None:
 
 def test_one_ack_gets_it_going_again() -> None:
     bench = stalled()
-    assert steps(bench.say(Ack(3, 1))) == [()]
+    assert steps(bench.send(Ack(3, 1))) == [()]
     assert not steps(bench.step(10))
     assert bench.session.deadline() == bench.now + 60
 
 
 def test_old_acks_do_not_count_twice_nor_take_back_newer_ones() -> None:
     bench = stalled()
-    assert steps(bench.say(Ack(3, 10))) == [()]
-    bench.say(Ack(3, 2))
+    assert steps(bench.send(Ack(3, 10))) == [()]
+    bench.send(Ack(3, 2))
     for _ in range(9):
         assert steps(bench.step(10)) == [()]
     assert not steps(bench.step(10))
@@ -789,13 +791,13 @@ def test_old_acks_do_not_count_twice_nor_take_back_newer_ones() -> None:
 
 def test_an_ack_of_what_was_never_sent_is_refused(parked: Bench) -> None:
     with pytest.raises(OutOfState, match="ack of 2, but only 1"):
-        parked.say(Ack(3, 2))
+        parked.send(Ack(3, 2))
 
 
 def test_a_stall_that_lasts_ends_the_session_whatever_the_edge_says_in_between() -> None:
     bench = stalled()
     assert bench.tick(59) == []
-    bench.say(Run(3, FOREVER))  # heard, but nothing was taken
+    bench.send(Run(3, FOREVER))  # heard, but nothing was taken
     assert bench.session.deadline() == bench.now + 1
     abort, fault = bench.tick(1)
     assert isinstance(abort, Abort)
@@ -807,7 +809,7 @@ def test_a_stall_that_lasts_ends_the_session_whatever_the_edge_says_in_between()
 def test_a_stall_that_ends_in_time_starts_its_clock_anew() -> None:
     bench = stalled()
     bench.tick(59)
-    bench.say(Ack(3, 1))
+    bench.send(Ack(3, 1))
     bench.step(10)  # stalled again
     assert bench.tick(59) == []
     assert not bench.session.ended

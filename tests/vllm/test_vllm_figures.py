@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from harness import MODEL, wait_until
-from vllm_server import HEADERS, VllmServer, alone
+from vllm_server import HEADERS, VllmServer, target_only
 from vllm_wire import LONG, edge, park, receive
 
 from pipesd_core.protocol.messages import Close, Draft, End, Endpoint, Event, Open, Reason, Verdict, encode
@@ -62,7 +62,7 @@ def test_rounds_and_sessions_are_counted(server: VllmServer) -> None:
 
 
 def test_a_session_that_nobody_drafts_for_runs_freely(server: VllmServer) -> None:
-    expected = alone(server.url, **LONG)[0]
+    expected = target_only(server.url, **LONG)[0]
     with edge(server) as socket:
         asked = b'{"model": "%s", "prompt": "%s", "max_tokens": %d, "temperature": 0, "ignore_eos": true}'
         body = asked % (MODEL.encode(), LONG["prompt"].encode(), LONG["max_tokens"])

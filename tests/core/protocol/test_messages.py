@@ -276,7 +276,7 @@ def test_mutated_frames(valid: tuple[Decode, bytes], data: st.DataObject) -> Non
     accepts_or_refuses(decode, bytes(mutant))
 
 
-# Sizes (issue #2: at most 20 bytes for a token sent alone, at most 7 per token in batches of 8).
+# Sizes (at most 20 bytes for a token sent alone, at most 7 per token in batches of 8).
 
 HEADER = 6
 """WebSocket header and mask of a client's frame with a payload below 126 bytes."""

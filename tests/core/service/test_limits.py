@@ -86,7 +86,7 @@ async def peer(server: Server) -> AsyncIterator[Pair]:
         writer.transport.abort()
 
 
-async def said(reader: asyncio.StreamReader) -> bytes:
+async def received(reader: asyncio.StreamReader) -> bytes:
     """All that comes until the connection ends."""
     async with asyncio.timeout(10):
         try:
@@ -120,10 +120,10 @@ async def test_a_head_that_does_not_come(server: Server, monkeypatch: pytest.Mon
         for _ in range(3):
             writer.write(b"GET /health HTTP/1.1\r\n" if not _ else b"x: y\r\n")
             await asyncio.sleep(0.05)
-        error = error_of(await said(reader), 408)
+        error = error_of(await received(reader), 408)
         assert "did not arrive within 0.2 s" in error["message"]
     async with peer(server) as (reader, _):
-        assert await said(reader) == b""  # who says nothing is told nothing
+        assert await received(reader) == b""  # who says nothing is told nothing
 
 
 async def test_the_next_head_on_a_connection_has_its_own_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,20 +135,20 @@ async def test_the_next_head_on_a_connection_has_its_own_time(server: Server, mo
             writer.write(GET[20:])
             assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
         writer.write(GET[:20])
-        assert "did not arrive" in error_of(await said(reader), 408)["message"]
+        assert "did not arrive" in error_of(await received(reader), 408)["message"]
 
 
 async def test_an_idle_connection_is_closed(server: Server) -> None:
     server.config.timeout_keep_alive = 0
     async with peer(server) as (reader, writer):
         writer.write(GET)
-        assert (await said(reader)).endswith(b"ok")
+        assert (await received(reader)).endswith(b"ok")
 
 
 async def test_too_large_a_head(server: Server) -> None:
     async with peer(server) as (reader, writer):
         writer.write(b"GET /health HTTP/1.1\r\nx: " + b"y" * (limits.MAX_HEAD_BYTES + 100_000))
-        assert "65536 bytes" in error_of(await said(reader), 431)["message"]
+        assert "65536 bytes" in error_of(await received(reader), 431)["message"]
     async with peer(server) as (reader, writer):
         writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 60_000 + b"\r\n\r\n")
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
@@ -158,7 +158,7 @@ async def test_too_large_a_head(server: Server) -> None:
 async def test_what_is_no_request(server: Server, what: bytes) -> None:
     async with peer(server) as (reader, writer):
         writer.write(what)
-        assert error_of(await said(reader), 400)["type"] == "invalid_request_error"
+        assert error_of(await received(reader), 400)["type"] == "invalid_request_error"
 
 
 async def test_what_is_no_request_after_the_answer(server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -166,7 +166,7 @@ async def test_what_is_no_request_after_the_answer(server: Server, caplog: pytes
         writer.write(b"POST /health HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
         await reader.readuntil(b"ok")
         writer.write(b"nonsense\r\n")
-        assert await said(reader) == b""
+        assert await received(reader) == b""
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -185,7 +185,7 @@ async def test_a_body_that_nobody_reads_has_an_end(server: Server, monkeypatch: 
             if reader.at_eof():
                 break
             await asyncio.sleep(0.05)
-        assert await said(reader) in (b"", b"reset")
+        assert await received(reader) in (b"", b"reset")
         assert asyncio.get_running_loop().time() - began < 3
 
 
@@ -198,9 +198,9 @@ async def test_too_many_connections_are_told_so(server: Server, monkeypatch: pyt
     async with peer(server) as one, peer(server), peer(server) as (reader, writer):
         await until(lambda: len(server.server_state.connections) == 3)
         async with peer(server) as (beyond, _):
-            assert await said(beyond) in (b"", b"reset")
+            assert await received(beyond) in (b"", b"reset")
         writer.write(GET)
-        answer = await said(reader)
+        answer = await received(reader)
         assert "2 connections are open" in error_of(answer, 503)["message"]
         assert b"retry-after: 1" in answer
         await until(lambda: len(server.server_state.connections) == 2)

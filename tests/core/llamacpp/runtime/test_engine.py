@@ -414,17 +414,17 @@ async def test_drafts_change_nothing_but_the_steps(temperature: float) -> None:
             "stream": True,
         }
         body |= {"stop": ["\n\n\n"], "stream_options": {"include_usage": True}}
-        alone = Client(engine)
-        await alone.run(await alone.open(**body))
-        tokens = [token for step in alone.steps() for token in step.tokens]
+        target_only = Client(engine)
+        await target_only.run(await target_only.open(**body))
+        tokens = [token for step in target_only.steps() for token in step.tokens]
         assert 1 < len(tokens) <= 40
         drafted = Client(engine)
         wrong = [token if i % 5 else 0 for i, token in enumerate(tokens)]
         await drafted.run(await drafted.open(**body), wrong)
         assert [token for step in drafted.steps() for token in step.tokens] == tokens
-        assert drafted.text() == alone.text()
-        assert drafted.payloads()[-1]["usage"] == alone.payloads()[-1]["usage"]
-        assert len(drafted.steps()) < len(alone.steps())
+        assert drafted.text() == target_only.text()
+        assert drafted.payloads()[-1]["usage"] == target_only.payloads()[-1]["usage"]
+        assert len(drafted.steps()) < len(target_only.steps())
     finally:
         await engine.aclose()
 
@@ -444,10 +444,10 @@ async def test_tokens_of_another_model_are_gone_on_with_as_with_a_prompt(tempera
         await client.run(
             await engine.continue_answer(Endpoint.COMPLETIONS, b'{"prompt": "x"}', opening, decided, client.deliver)
         )
-        alone = Client(engine)
+        target_only = Client(engine)
         body: dict[str, Any] = {"prompt": [*prompt, *decided], "max_tokens": 30, "temperature": temperature, "seed": 7}
-        await alone.run(await alone.open(**body, ignore_eos=True))
-        assert [s.tokens for s in client.steps()] == [s.tokens for s in alone.steps()]
-        assert client.text().endswith(alone.text())
+        await target_only.run(await target_only.open(**body, ignore_eos=True))
+        assert [s.tokens for s in client.steps()] == [s.tokens for s in target_only.steps()]
+        assert client.text().endswith(target_only.text())
     finally:
         await engine.aclose()
