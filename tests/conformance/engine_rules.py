@@ -169,12 +169,12 @@ class Driven:
 
     def text(self) -> str:
         """What the client has read."""
-        said = []
+        parts = []
         for body in self.bodies():
             for choice in body["choices"]:
                 message = choice.get("message") or choice.get("delta")
-                said.append((message.get("content") or "") if message is not None else choice.get("text") or "")
-        return "".join(said)
+                parts.append((message.get("content") or "") if message is not None else choice.get("text") or "")
+        return "".join(parts)
 
     def finish_reason(self) -> str | None:
         reasons = [choice["finish_reason"] for body in self.bodies() for choice in body["choices"]]
@@ -269,12 +269,12 @@ async def target_only(subject: Subject, **fields: Any) -> Driven:
 
 async def refusal(engine: Engine, body: bytes, endpoint: Endpoint = Endpoint.COMPLETIONS) -> ApiError:
     """What `open` refuses a body with."""
-    said: list[EngineOutput] = []
+    outputs: list[EngineOutput] = []
     try:
         async with asyncio.timeout(WAIT_S):
-            generation = await engine.open(endpoint, body, said.append)
+            generation = await engine.open(endpoint, body, outputs.append)
     except ApiError as error:
-        assert not said, said
+        assert not outputs, outputs
         return error
     generation.abort()
     raise AssertionError(f"not refused: {body!r}")
@@ -666,7 +666,7 @@ async def an_abort_touches_nobody_else(subject: Subject) -> None:
     await stepping.step()
     stays.order((), 3)
     stepping.order(wrong(reference.tokens, 2, subject.engine.info.n_vocab)(stepping.tokens), 20)
-    said = stepping.count()
+    count = stepping.count()
     stepping.abort()
     stepping.abort()
     await stays.until(lambda: len(stays.tokens) == 5)
@@ -678,7 +678,7 @@ async def an_abort_touches_nobody_else(subject: Subject) -> None:
     for aborted in (stepping, parked):
         aborted.check()
         assert aborted.ending is None
-    assert stepping.count() == said
+    assert stepping.count() == count
     stays.abort()  # harmless when already over
 
 
@@ -756,10 +756,10 @@ async def closing_breaks_what_runs(subject: Subject) -> None:
         assert isinstance(driven.ending.error, ApiError)
         assert driven.ending.error.status >= 500
         _raised(driven, RuntimeError)
-    said = [driven.count() for driven in (parked, stepping, over, aborted)]
+    counts = [driven.count() for driven in (parked, stepping, over, aborted)]
     assert (await refusal(subject.engine, subject.body())).status >= 500
     await asyncio.sleep(SILENCE_S)
-    assert said == [driven.count() for driven in (parked, stepping, over, aborted)]
+    assert counts == [driven.count() for driven in (parked, stepping, over, aborted)]
     for driven in (parked, stepping, over, aborted):
         driven.check()
         driven.abort()

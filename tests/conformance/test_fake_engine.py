@@ -78,8 +78,8 @@ def _goes_on(generation: FakeGeneration) -> None:
 
 
 def _tells_text_first(generation: FakeGeneration, done: StepDone) -> list[Payload]:
-    said = FakeGeneration.payloads(generation, done)
-    return [replace(payload, upto=payload.upto + 1) for payload in said]
+    payloads = FakeGeneration.payloads(generation, done)
+    return [replace(payload, upto=payload.upto + 1) for payload in payloads]
 
 
 FAULTS: dict[str, tuple[object, str, object, Rule]] = {
@@ -121,22 +121,22 @@ async def test_it_writes_a_script() -> None:
 async def test_it_refuses_and_breaks_and_is_slow_as_it_is_told() -> None:
     engine = FakeEngine(script(b"abc"), max_running=1, max_queue=0)
     engine.refusals.append(Unavailable("not yet"))
-    said: list[EngineOutput] = []
+    outputs: list[EngineOutput] = []
     with pytest.raises(Unavailable, match="not yet"):
-        await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', said.append)
-    generation = await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', said.append)
+        await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', outputs.append)
+    generation = await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', outputs.append)
     with pytest.raises(Overloaded):
-        await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', said.append)
+        await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', outputs.append)
     engine.delay_s = 0.05
     generation.step(())
     await asyncio.sleep(0.01)
-    assert said == []
+    assert outputs == []
     await asyncio.sleep(0.1)
-    assert [type(output) for output in said] == [StepDone]
+    assert [type(output) for output in outputs] == [StepDone]
     engine.step_output = Broken(EngineFailed("boom"))
     generation.step(())
     await asyncio.sleep(0.1)
-    assert said[1:] == [engine.step_output]
+    assert outputs[1:] == [engine.step_output]
     assert generation.over
     assert not generation.aborted
 

@@ -231,9 +231,9 @@ async def test_the_openai_client_over_a_real_server(engine: EmbeddedEngine) -> N
         assert whole.choices[0].text == "abc"
         with pytest.raises(openai.BadRequestError, match="top_logprobs"):
             await sdk.chat.completions.create(model="fake", messages=HELLO, logprobs=True, top_logprobs=21)
-        told = await sdk.chat.completions.create(model="fake", messages=HELLO, logprobs=True, top_logprobs=2)
-        assert told.choices[0].logprobs is not None
-        content = told.choices[0].logprobs.content or []
+        reported = await sdk.chat.completions.create(model="fake", messages=HELLO, logprobs=True, top_logprobs=2)
+        assert reported.choices[0].logprobs is not None
+        content = reported.choices[0].logprobs.content or []
         assert [entry.token for entry in content] == [*"abcdef", "<s>"]
         assert [entry.bytes for entry in content[:2]] == [[97], [98]]
         assert [entry.token for entry in content[0].top_logprobs] == ["A", "B"]

@@ -139,7 +139,7 @@ async def test_requests_of_a_batch_run_side_by_side(engine: MadeUpEngine) -> Non
 
 
 @pytest.mark.parametrize(
-    ("says", "message"),
+    ("step_output", "message"),
     [
         (Broken(EngineFailed("boom")), "boom"),
         (Finished(), "without taking a step"),
@@ -147,9 +147,9 @@ async def test_requests_of_a_batch_run_side_by_side(engine: MadeUpEngine) -> Non
     ],
 )
 async def test_one_failure_fails_the_call_and_ends_the_others(
-    engine: MadeUpEngine, says: EngineOutput, message: str
+    engine: MadeUpEngine, step_output: EngineOutput, message: str
 ) -> None:
-    engine.step_output = says
+    engine.step_output = step_output
     with pytest.raises(EngineFailed, match=message):
         await verify_api.verify(engine, [wanted([i], [5, 5]) for i in range(5)])
     engine.assert_let_go()

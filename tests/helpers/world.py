@@ -67,7 +67,7 @@ def letters(ids: list[int]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def said(payload: bytes) -> tuple[str, str]:
+def name_and_text(payload: bytes) -> tuple[str, str]:
     """(id, text) of a chunk; the same ones are looked at after each move."""
     chunk = json.loads(payload)
     name, text = chunk["id"], chunk["choices"][0]["text"]
@@ -620,7 +620,7 @@ class World:
         return [i for i, frame in enumerate(self.up) if isinstance(decode_edge(frame), Draft)]
 
     def _text(self, event: Deliver) -> str:
-        name, text = said(event.payload)
+        name, text = name_and_text(event.payload)
         self.names.add(name)
         return text
 

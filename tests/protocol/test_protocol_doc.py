@@ -86,8 +86,8 @@ def test_the_tests_that_it_names_exist() -> None:
 
 def test_the_frames_of_the_example_are_its_messages() -> None:
     assert len(EXAMPLE) == 12
-    for _, said, frame in EXAMPLE:
-        assert encode(_evaluate(said)).hex(" ") == frame, said
+    for _, described, frame in EXAMPLE:
+        assert encode(_evaluate(described)).hex(" ") == frame, described
 
 
 def test_the_example_is_what_a_session_does() -> None:
@@ -95,10 +95,10 @@ def test_the_example_is_what_a_session_does() -> None:
     connection = GatewayConnection(
         ModelInfo("demo-target", 4096, bytes(16), 2048, 61), SessionLimits(), Quota().share(None)
     )
-    told: list[GatewayMessage] = []
-    for way, said, frame in EXAMPLE:
-        message = _evaluate(said)
-        if way == "→":
+    reported: list[GatewayMessage] = []
+    for direction, described, frame in EXAMPLE:
+        message = _evaluate(described)
+        if direction == "→":
             connection.receive(bytes.fromhex(frame), now)
         running = connection.session(0)
         match message:
@@ -114,17 +114,17 @@ def test_the_example_is_what_a_session_does() -> None:
                 assert running is not None
                 running.payload(Payload(payload, upto - 2))
         connection.collect(0)
-        told += [output for output in connection.take_outputs() if isinstance(output, GatewayMessage)]
-        if way == "←":
-            answer = told.pop(0)
+        reported += [output for output in connection.take_outputs() if isinstance(output, GatewayMessage)]
+        if direction == "←":
+            answer = reported.pop(0)
             if isinstance(answer, Opened):
                 answer = msgspec.structs.replace(answer, session=bytes(16))
             assert answer == message
-    assert told == []
+    assert reported == []
     assert isinstance(message, End)
 
 
-def _evaluate(said: str) -> EdgeMessage | GatewayMessage:
-    message = eval(said, vars(messages))
+def _evaluate(described: str) -> EdgeMessage | GatewayMessage:
+    message = eval(described, vars(messages))
     assert isinstance(message, EdgeMessage | GatewayMessage)
     return message

@@ -59,9 +59,9 @@ def test_faults_of_links_agents_and_clients(tmp_path: Path) -> None:
         assert set(left) == set(GAUGES)
         engine = server.engine()
         assert engine["parked"] == engine["evicted"] == 0
-    told = ", ".join(f"`{name}` {value:g}" for name, value in left.items())
+    reported = ", ".join(f"`{name}` {value:g}" for name, value in left.items())
     figures = f"{outcomes(story)}\n\n{ends(story, uploads)} The bound of a request: {bounds()}."
-    write("vllm", f"{figures} Afterwards: sessions 0, parked 0, {told}.")
+    write("vllm", f"{figures} Afterwards: sessions 0, parked 0, {reported}.")
 
     happened = Counter(fault.kind for fault in run.happened)
     assert happened.total() >= 10

@@ -86,9 +86,9 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_is_said_once(
         clock[0] += keys_module.CHECK_S
         assert passes(keys, "right")
         assert not passes(keys, "wrong")
-    (said,) = caplog.messages
-    assert said.startswith("API keys not reloaded: ")
-    assert "right" not in said
+    (logged,) = caplog.messages
+    assert logged.startswith("API keys not reloaded: ")
+    assert "right" not in logged
     replacement = tmp_path / "next"
     replacement.write_text("wrong")
     os.replace(replacement, file)

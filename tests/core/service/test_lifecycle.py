@@ -10,14 +10,14 @@ from pipesd_core.service.lifecycle import Lifecycle, ShuttingDown
 class Agents:
     def __init__(self) -> None:
         self.running = 0
-        self.told: list[float] = []
+        self.deadlines: list[float] = []
         self.closed = 0
 
     def sessions(self) -> int:
         return self.running
 
     def drain(self, deadline_s: float) -> None:
-        self.told.append(deadline_s)
+        self.deadlines.append(deadline_s)
 
     async def aclose(self) -> None:
         self.closed += 1
@@ -33,7 +33,7 @@ async def test_requests_and_sessions_are_work_and_agents_are_told() -> None:
         idle.append(lifecycle.idle)
     assert idle == [True, True, False, False, False, True]
     lifecycle.drain(7.0)
-    assert agents.told == [7.0]
+    assert agents.deadlines == [7.0]
     await lifecycle.aclose()
     assert agents.closed == 1
 

@@ -38,13 +38,13 @@ async def test_alive_and_not_ready() -> None:
             writer.close()
 
 
-@pytest.mark.parametrize("said", [b"", b"\x00" * 100, b"GET", b"GET\r\n\r\n", b"x" * 200_000, b"\r\n\r\n"])
-async def test_what_is_no_request(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sent", [b"", b"\x00" * 100, b"GET", b"GET\r\n\r\n", b"x" * 200_000, b"\r\n\r\n"])
+async def test_what_is_no_request(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "PATIENCE_S", 0.3)
     with listen("127.0.0.1", 0) as listener:
         async with answering_while_starting(listener):
             reader, writer = await asyncio.open_connection(*listener.getsockname())
-            writer.write(said)
+            writer.write(sent)
             with contextlib.suppress(ConnectionError):
                 async with asyncio.timeout(5):
                     await reader.read()

@@ -49,11 +49,11 @@ class Client:
     def __init__(self, engine: EmbeddedEngine) -> None:
         self.engine = engine
         self.outputs: list[EngineOutput] = []
-        self.told = asyncio.Event()
+        self.delivered = asyncio.Event()
 
     def deliver(self, output: EngineOutput) -> None:
         self.outputs.append(output)
-        self.told.set()
+        self.delivered.set()
 
     async def open(self, endpoint: Endpoint = Endpoint.COMPLETIONS, **body: Any) -> EmbeddedGeneration:
         body = ({"prompt": "hello"} if endpoint is Endpoint.COMPLETIONS else {}) | body
@@ -68,9 +68,9 @@ class Client:
         done = 0
         while not isinstance(self.outputs[-1] if self.outputs else None, Finished | Broken):
             before = len(self.outputs)
-            self.told.clear()
+            self.delivered.clear()
             generation.step(drafts[done : done + 8])
-            await asyncio.wait_for(self.told.wait(), 30)
+            await asyncio.wait_for(self.delivered.wait(), 30)
             step = self.outputs[before]
             done += len(step.tokens) if isinstance(step, StepDone) else 0
         return self.outputs
@@ -135,16 +135,16 @@ async def test_logprobs_of_every_token_come_with_its_text(drafts: bytes, stream:
         client = Client(engine)
         await client.run(await client.open(stream=stream, logprobs=2, stop="de"), drafts)
         choices = [choice for payload in client.payloads() for choice in payload["choices"]]
-        told = [choice["logprobs"] or {} for choice in choices]
-        joined = {name: [item for part in told for item in part.get(name, ())] for name in told[-1]}
+        delivered = [choice["logprobs"] or {} for choice in choices]
+        joined = {name: [item for part in delivered for item in part.get(name, ())] for name in delivered[-1]}
         assert joined["tokens"] == ["a", "�", "�", "b", "!", "d", "e"]
         assert joined["token_logprobs"] == [-5.5, -5.5, -5.5, -5.5, -9999.0, -5.5, -5.5]
         assert joined["text_offset"] == [0, 1, 1, 2, 3, 4, 5]
         assert joined["top_logprobs"][0] == {"A": -5.5, "B": -5.5, "a": -5.5}
         if stream:  # the text of a token is never without its logprobs, nor they without it
             shown = [len(choice["text"].encode()) for choice in choices]
-            assert shown[:-1] == [len(part.get("tokens", ())) for part in told][:-1]
-            assert len(told[-1]["tokens"]) == shown[-1] + len("de")
+            assert shown[:-1] == [len(part.get("tokens", ())) for part in delivered][:-1]
+            assert len(delivered[-1]["tokens"]) == shown[-1] + len("de")
 
 
 async def test_no_payload_for_a_step_that_shows_no_text() -> None:
