@@ -162,7 +162,7 @@ class Session:
                     raise RuntimeError("the session's text is not the ordinary request's")
                 self._committed = end
                 waiting = self._verdict is not None and not self._verdict.done()
-                if waiting and (message.reason is Reason.NAV or end > self._wish):
+                if waiting and (message.reason is Reason.VERIFICATION or end > self._wish):
                     self._round_over(message, now)
             case Event():
                 self._seq = message.seq
@@ -174,7 +174,7 @@ class Session:
     def _round_over(self, verdict: Verdict, now: float) -> None:
         assert self._verdict is not None
         self._verdict.set_result(None)
-        if verdict.reason is Reason.NAV:
+        if verdict.reason is Reason.VERIFICATION:
             queue, forward = 1e-6 * verdict.queue_us, 1e-6 * verdict.forward_us
             counts = verdict.verified, verdict.accepted, len(verdict.tokens)
             self.rounds.append(Round(self._sent, now, *counts, queue, forward))

@@ -45,14 +45,14 @@ class Subject(Struct, frozen=True):
     """An engine under test.
 
     prompt: ids; its first tokens are text of more than one character. ending: a prompt whose answer at temperature 0
-    ends with EOS, after 3 tokens at the least and 200 at the most. places: generations at once; None: as many as one
-    likes.
+    ends with EOS, after 3 tokens at the least and 200 at the most. max_running: generations at
+    once; None: as many as one likes.
     """
 
     engine: Engine
     prompt: tuple[int, ...]
     ending: tuple[int, ...]
-    places: int | None = None
+    max_running: int | None = None
 
     def body(self, **fields: Any) -> bytes:
         """A request for LENGTH tokens at temperature 0, streamed, except for what is given."""
@@ -86,7 +86,7 @@ def closing_rule(function: Rule) -> Rule:
 class GoesOn(Protocol):
     """What some engines offer beside the interface: to take over an answer that another engine began."""
 
-    async def go_on(
+    async def continue_answer(
         self, endpoint: Endpoint, body: bytes, opening: Opening, decided: tuple[int, ...], deliver: Deliver
     ) -> Generation: ...
 
@@ -169,12 +169,12 @@ class Driven:
 
     def text(self) -> str:
         """What the client has read."""
-        said = []
+        parts = []
         for body in self.bodies():
             for choice in body["choices"]:
                 message = choice.get("message") or choice.get("delta")
-                said.append((message.get("content") or "") if message is not None else choice.get("text") or "")
-        return "".join(said)
+                parts.append((message.get("content") or "") if message is not None else choice.get("text") or "")
+        return "".join(parts)
 
     def finish_reason(self) -> str | None:
         reasons = [choice["finish_reason"] for body in self.bodies() for choice in body["choices"]]
@@ -250,7 +250,7 @@ def wrong(reference: Sequence[int], most: int, n_vocab: int) -> Plan:
 
 
 def mixed(reference: Sequence[int], most: int, n_vocab: int, seed: int = 5) -> Plan:
-    """Of any number, right up to any of them."""
+    """Drafts of any number, right up to any of them."""
     rng = random.Random(seed)
 
     def plan(output: list[int]) -> list[int]:
@@ -260,7 +260,7 @@ def mixed(reference: Sequence[int], most: int, n_vocab: int, seed: int = 5) -> P
     return plan
 
 
-async def alone(subject: Subject, **fields: Any) -> Driven:
+async def target_only(subject: Subject, **fields: Any) -> Driven:
     """The reference: the answer with empty drafts."""
     driven = Driven(stream=fields.get("stream", True) is True)
     await driven.open(subject.engine, subject.body(**fields))
@@ -269,12 +269,12 @@ async def alone(subject: Subject, **fields: Any) -> Driven:
 
 async def refusal(engine: Engine, body: bytes, endpoint: Endpoint = Endpoint.COMPLETIONS) -> ApiError:
     """What `open` refuses a body with."""
-    said: list[EngineOutput] = []
+    outputs: list[EngineOutput] = []
     try:
         async with asyncio.timeout(WAIT_S):
-            generation = await engine.open(endpoint, body, said.append)
+            generation = await engine.open(endpoint, body, outputs.append)
     except ApiError as error:
-        assert not said, said
+        assert not outputs, outputs
         return error
     generation.abort()
     raise AssertionError(f"not refused: {body!r}")
@@ -370,16 +370,16 @@ async def no_answer_is_longer_than_the_context(subject: Subject) -> None:
         driven.abort()
     else:
         assert refused.status == 400
-    longest = await alone(subject, max_tokens=room)
+    longest = await target_only(subject, max_tokens=room)
     assert len(longest.tokens) == room
 
 
 @rule
 async def a_call_that_waits_can_be_cancelled(subject: Subject) -> None:
     """`Engine.open`: waits in the engine's fair queue; cancelling the call gives the place in it back."""
-    if subject.places is None:
+    if subject.max_running is None:
         raise NotOffered("a number of places")
-    taken = [await Driven().open(subject.engine, subject.body()) for _ in range(subject.places)]
+    taken = [await Driven().open(subject.engine, subject.body()) for _ in range(subject.max_running)]
     waiting = [asyncio.create_task(Driven().open(subject.engine, subject.body())) for _ in range(3)]
     await asyncio.sleep(SILENCE_S)
     assert not any(task.done() for task in waiting)
@@ -399,7 +399,7 @@ async def a_call_that_waits_can_be_cancelled(subject: Subject) -> None:
 
 async def _lossless(subject: Subject, **fields: Any) -> None:
     info = subject.engine.info
-    reference = await alone(subject, **fields)
+    reference = await target_only(subject, **fields)
     most = info.max_drafts
     plans: dict[str, Plan] = {
         "right": right(reference.tokens, most),
@@ -423,7 +423,7 @@ async def drafts_change_nothing_at_temperature_0(subject: Subject) -> None:
 
 @rule
 async def drafts_change_nothing_with_a_seed(subject: Subject) -> None:
-    """The same where tokens are drawn: with the noise of their position, whatever step they are in."""
+    """Drafts change no tokens that are drawn either: the noise is that of their position, whatever step they are in."""
     await _lossless(subject, temperature=1, seed=11)
     await _lossless(subject, temperature=0.7, top_p=0.9, top_k=20, seed=-3)
 
@@ -432,7 +432,7 @@ async def drafts_change_nothing_with_a_seed(subject: Subject) -> None:
 async def drafts_change_nothing_where_eos_ends_the_answer(subject: Subject) -> None:
     """`StepDone.ends`; tokens past the end are never in one."""
     fields = {"prompt": list(subject.ending), "ignore_eos": ..., "max_tokens": 200}
-    reference = await alone(subject, **fields)
+    reference = await target_only(subject, **fields)
     assert reference.tokens[-1] in reference.generation.opening.eos_ids, "the subject's `ending` does not end"
     assert not set(reference.tokens[:-1]) & set(reference.generation.opening.eos_ids)
     assert len(reference.tokens) >= 3
@@ -446,8 +446,8 @@ async def drafts_change_nothing_where_eos_ends_the_answer(subject: Subject) -> N
 
 @rule
 async def drafts_change_nothing_where_max_tokens_end_the_answer(subject: Subject) -> None:
-    """The same for drafts that go on where max_tokens end the answer."""
-    longer = await alone(subject)
+    """Drafts that go on beyond max_tokens change nothing."""
+    longer = await target_only(subject)
     assert len(longer.tokens) == LENGTH
     assert longer.finish_reason() == "length"
     most = subject.engine.info.max_drafts
@@ -460,12 +460,12 @@ async def drafts_change_nothing_where_max_tokens_end_the_answer(subject: Subject
 
 @rule
 async def drafts_change_nothing_where_a_stop_string_ends_the_answer(subject: Subject) -> None:
-    """The same for a stop string: the answer ends with the token that completes it."""
-    longer = await alone(subject)
+    """Drafts that go on change nothing at a stop string: the answer ends with the token that completes it."""
+    longer = await target_only(subject)
     text = longer.text()
     for at, size in ((len(text) // 3, 1), (len(text) // 2, 3)):
         stop = text[at : at + size]
-        reference = await alone(subject, stop=[stop])
+        reference = await target_only(subject, stop=[stop])
         assert reference.text() == text[: text.index(stop)]
         assert reference.finish_reason() == "stop"
         assert reference.tokens == longer.tokens[: len(reference.tokens)]
@@ -480,7 +480,7 @@ async def drafts_change_nothing_where_a_stop_string_ends_the_answer(subject: Sub
 @rule
 async def right_drafts_save_steps(subject: Subject) -> None:
     """`StepDone.accepted`. The first step may verify none: vLLM's is the prompt's."""
-    reference = await alone(subject)
+    reference = await target_only(subject)
     driven = await Driven().open(subject.engine, subject.body())
     most = subject.engine.info.max_drafts
     await driven.run(right(reference.tokens, most))
@@ -494,7 +494,7 @@ async def right_drafts_save_steps(subject: Subject) -> None:
 async def a_step_takes_max_drafts_and_no_more(subject: Subject) -> None:
     """`ModelInfo.max_drafts`; `Generation.step` raises ValueError for more, and the generation stays parked."""
     most = subject.engine.info.max_drafts
-    reference = await alone(subject)
+    reference = await target_only(subject)
     driven = await Driven().open(subject.engine, subject.body())
     for _ in range(2):  # before the first step, and after it
         refused = _raised(driven, ValueError, [subject.prompt[0]] * (most + 1))
@@ -508,7 +508,7 @@ async def a_step_takes_max_drafts_and_no_more(subject: Subject) -> None:
 async def drafts_outside_the_vocabulary_are_refused(subject: Subject) -> None:
     """`Generation.step` raises ValueError for them, and the generation stays parked."""
     n_vocab = subject.engine.info.n_vocab
-    reference = await alone(subject)
+    reference = await target_only(subject)
     driven = await Driven().open(subject.engine, subject.body())
     for token in (n_vocab, -1, 2**31 - 1):
         _raised(driven, ValueError, (token,))
@@ -541,7 +541,7 @@ def _refuses(driven: Driven) -> bool:
 @rule
 async def steps_ahead_are_one_token_each(subject: Subject) -> None:
     """`Generation.step`: 1 + ahead StepDones follow, fewer when the answer ends."""
-    reference = await alone(subject)
+    reference = await target_only(subject)
     driven = await Driven().open(subject.engine, subject.body())
     steps = await driven.step((), 3)
     assert [step.verified for step in steps] == [0] * 4
@@ -560,7 +560,7 @@ async def steps_ahead_are_one_token_each(subject: Subject) -> None:
 @rule
 async def no_step_while_one_is_under_way(subject: Subject) -> None:
     """`Generation.step`: no other may be asked for before; RuntimeError, and the one under way goes on."""
-    reference = await alone(subject)
+    reference = await target_only(subject)
     driven = await Driven().open(subject.engine, subject.body())
     driven.order((), 1)
     _raised(driven, RuntimeError)
@@ -572,7 +572,7 @@ async def no_step_while_one_is_under_way(subject: Subject) -> None:
 @rule
 async def a_step_may_be_asked_for_in_the_callback(subject: Subject) -> None:
     """`Deliver`: the last StepDone of a step is delivered when the next may be asked for, also before its payloads."""
-    reference = await alone(subject)
+    reference = await target_only(subject)
     driven = await Driven().open(subject.engine, subject.body())
     driven.on_step = lambda done: None if done.ends else driven.order(reference.tokens[len(driven.tokens) :][:2])
     driven.order()
@@ -585,7 +585,7 @@ async def a_step_may_be_asked_for_in_the_callback(subject: Subject) -> None:
 @rule
 async def no_step_after_the_end(subject: Subject) -> None:
     """`StepDone.ends`, `Finished`, `Generation.abort`: RuntimeError for a step after any of them."""
-    driven = await alone(subject, max_tokens=2)
+    driven = await target_only(subject, max_tokens=2)
     _raised(driven, RuntimeError)
     driven.abort()
     _raised(driven, RuntimeError)
@@ -606,9 +606,9 @@ async def no_step_after_the_end(subject: Subject) -> None:
 @rule
 async def payloads_are_openai_s(subject: Subject) -> None:
     """`Payload`: JSON of the OpenAI answer; the whole of it, or chunks and, where wanted, the usage."""
-    streamed = await alone(subject)
-    counted = await alone(subject, stream_options={"include_usage": True})
-    whole = await alone(subject, stream=False)
+    streamed = await target_only(subject)
+    counted = await target_only(subject, stream_options={"include_usage": True})
+    whole = await target_only(subject, stream=False)
     for driven in (counted, whole):
         assert [payload.usage for payload in driven.payloads[:-1]] == [False] * (len(driven.payloads) - 1)
         assert driven.payloads[-1].usage
@@ -647,7 +647,7 @@ async def generations_are_independent(subject: Subject) -> None:
     """`Generation`: one request; what others do beside it changes nothing."""
     n_vocab, most = subject.engine.info.n_vocab, subject.engine.info.max_drafts
     asked: list[dict[str, Any]] = [{}, {"temperature": 1, "seed": 3}, {"temperature": 1, "seed": 4}]
-    references = [await alone(subject, **fields) for fields in asked]
+    references = [await target_only(subject, **fields) for fields in asked]
     together = [await Driven().open(subject.engine, subject.body(**fields)) for fields in asked]
     async with asyncio.TaskGroup() as group:
         for number, (driven, reference) in enumerate(zip(together, references, strict=True)):
@@ -659,14 +659,14 @@ async def generations_are_independent(subject: Subject) -> None:
 @rule
 async def an_abort_touches_nobody_else(subject: Subject) -> None:
     """`Generation.abort`: at once, nothing is delivered after it; harmless when repeated."""
-    reference = await alone(subject)
+    reference = await target_only(subject)
     stays = await Driven().open(subject.engine, subject.body())
     stepping = await Driven().open(subject.engine, subject.body())
     await stays.step()
     await stepping.step()
     stays.order((), 3)
     stepping.order(wrong(reference.tokens, 2, subject.engine.info.n_vocab)(stepping.tokens), 20)
-    said = stepping.count()
+    count = stepping.count()
     stepping.abort()
     stepping.abort()
     await stays.until(lambda: len(stays.tokens) == 5)
@@ -678,7 +678,7 @@ async def an_abort_touches_nobody_else(subject: Subject) -> None:
     for aborted in (stepping, parked):
         aborted.check()
         assert aborted.ending is None
-    assert stepping.count() == said
+    assert stepping.count() == count
     stays.abort()  # harmless when already over
 
 
@@ -704,11 +704,11 @@ async def an_abort_in_the_callback_is_the_last_word(subject: Subject) -> None:
 @rule
 async def an_aborted_generation_gives_its_place_back(subject: Subject) -> None:
     """`Generation.abort`: let go of the request at once."""
-    for _ in range(2 * (subject.places or 4)):
+    for _ in range(2 * (subject.max_running or 4)):
         driven = await Driven().open(subject.engine, subject.body())
         driven.order()
         driven.abort()
-    assert len((await alone(subject)).tokens) == LENGTH
+    assert len((await target_only(subject)).tokens) == LENGTH
 
 
 # Going on with another engine's answer.
@@ -716,16 +716,16 @@ async def an_aborted_generation_gives_its_place_back(subject: Subject) -> None:
 
 @rule
 async def an_answer_can_be_taken_over(subject: Subject) -> None:
-    """`go_on`, where offered: the tokens after those decided are those of the answer that had no break."""
+    """`continue_answer`, where offered: the tokens after those decided are those of the answer that had no break."""
     engine = subject.engine
     if not isinstance(engine, GoesOn):
-        raise NotOffered("go_on")
+        raise NotOffered("continue_answer")
     for fields in ({}, {"temperature": 1, "seed": 8}):
-        reference = await alone(subject, **fields)
+        reference = await target_only(subject, **fields)
         for count in (1, LENGTH // 2, LENGTH):
             decided = tuple(reference.tokens[:count])
             driven = Driven(decided=decided)
-            driven.generation = await engine.go_on(
+            driven.generation = await engine.continue_answer(
                 Endpoint.COMPLETIONS, subject.body(**fields), reference.generation.opening, decided, driven.deliver
             )
             if driven.ending is None:
@@ -742,7 +742,7 @@ async def closing_breaks_what_runs(subject: Subject) -> None:
     """`Engine.aclose`: running generations get `Broken`; harmless when repeated, and nothing can be opened after it."""
     parked = await Driven().open(subject.engine, subject.body())
     stepping = await Driven().open(subject.engine, subject.body())
-    over = await alone(subject, max_tokens=1)
+    over = await target_only(subject, max_tokens=1)
     aborted = await Driven().open(subject.engine, subject.body())
     aborted.abort()
     await parked.step()
@@ -756,10 +756,10 @@ async def closing_breaks_what_runs(subject: Subject) -> None:
         assert isinstance(driven.ending.error, ApiError)
         assert driven.ending.error.status >= 500
         _raised(driven, RuntimeError)
-    said = [driven.count() for driven in (parked, stepping, over, aborted)]
+    counts = [driven.count() for driven in (parked, stepping, over, aborted)]
     assert (await refusal(subject.engine, subject.body())).status >= 500
     await asyncio.sleep(SILENCE_S)
-    assert said == [driven.count() for driven in (parked, stepping, over, aborted)]
+    assert counts == [driven.count() for driven in (parked, stepping, over, aborted)]
     for driven in (parked, stepping, over, aborted):
         driven.check()
         driven.abort()
@@ -768,9 +768,9 @@ async def closing_breaks_what_runs(subject: Subject) -> None:
 @closing_rule
 async def closing_refuses_what_waits(subject: Subject) -> None:
     """`Engine.aclose`: a call of `open` that waits raises ApiError."""
-    if subject.places is None:
+    if subject.max_running is None:
         raise NotOffered("a number of places")
-    taken = [await Driven().open(subject.engine, subject.body()) for _ in range(subject.places)]
+    taken = [await Driven().open(subject.engine, subject.body()) for _ in range(subject.max_running)]
     waiting = asyncio.create_task(refusal(subject.engine, subject.body()))
     await asyncio.sleep(SILENCE_S)
     async with asyncio.timeout(WAIT_S):

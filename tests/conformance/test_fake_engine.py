@@ -24,7 +24,7 @@ from engine_rules import (
 from msgspec.structs import replace
 
 from pipesd_core.engine import fake
-from pipesd_core.engine.autoregressive import Alone
+from pipesd_core.engine.autoregressive import TargetOnlyGeneration
 from pipesd_core.engine.fake import EOS, INFO, FakeEngine, FakeGeneration, by_logits, script
 from pipesd_core.engine.interface import Broken, EngineOutput, Payload, StepDone
 from pipesd_core.errors import EngineFailed, InvalidRequest, Overloaded, Unavailable
@@ -33,11 +33,11 @@ from pipesd_core.sampling.sampler import Logits
 
 PROMPT = tuple(b"abc")
 ENDING = tuple(b"the end")
-PLACES = 3
+MAX_RUNNING = 3
 
 
 def logits(ids: Sequence[int]) -> Logits:
-    """Of letters, a function of the last three ids; after the prompt ENDING there is an EOS in sixth place."""
+    """Logits of letters, a function of the last three ids; after the prompt ENDING there is an EOS in sixth place."""
     row = np.full(INFO.n_vocab, -20.0, np.float32)
     row[97:123] = np.random.default_rng(sum(ids[-3:]) * 7 + ids[-1]).normal(size=26) * 2
     if tuple(ids[: len(ENDING)]) == ENDING and len(ids) == len(ENDING) + 5:
@@ -46,8 +46,8 @@ def logits(ids: Sequence[int]) -> Logits:
 
 
 def subject() -> Subject:
-    engine = FakeEngine(by_logits(logits, INFO.n_vocab), places=PLACES)
-    return Subject(engine, prompt=PROMPT, ending=ENDING, places=PLACES)
+    engine = FakeEngine(by_logits(logits, INFO.n_vocab), max_running=MAX_RUNNING)
+    return Subject(engine, prompt=PROMPT, ending=ENDING, max_running=MAX_RUNNING)
 
 
 @pytest.mark.parametrize("drafts_with_prompt", [True, False])
@@ -78,8 +78,8 @@ def _goes_on(generation: FakeGeneration) -> None:
 
 
 def _tells_text_first(generation: FakeGeneration, done: StepDone) -> list[Payload]:
-    said = FakeGeneration.payloads(generation, done)
-    return [replace(payload, upto=payload.upto + 1) for payload in said]
+    payloads = FakeGeneration.payloads(generation, done)
+    return [replace(payload, upto=payload.upto + 1) for payload in payloads]
 
 
 FAULTS: dict[str, tuple[object, str, object, Rule]] = {
@@ -109,7 +109,7 @@ async def test_text_that_is_told_before_its_tokens_is_found_out() -> None:
 
 
 async def test_it_writes_a_script() -> None:
-    answer = Alone(FakeEngine(script(b"hi there")))
+    answer = TargetOnlyGeneration(FakeEngine(script(b"hi there")))
     await answer.open(Endpoint.CHAT_COMPLETIONS, b'{"messages": [{"role": "user", "content": "Hi?"}], "stop": "re"}')
     payload = await answer.next()
     assert payload is not None
@@ -119,24 +119,24 @@ async def test_it_writes_a_script() -> None:
 
 
 async def test_it_refuses_and_breaks_and_is_slow_as_it_is_told() -> None:
-    engine = FakeEngine(script(b"abc"), places=1, max_queue=0)
+    engine = FakeEngine(script(b"abc"), max_running=1, max_queue=0)
     engine.refusals.append(Unavailable("not yet"))
-    said: list[EngineOutput] = []
+    outputs: list[EngineOutput] = []
     with pytest.raises(Unavailable, match="not yet"):
-        await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', said.append)
-    generation = await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', said.append)
+        await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', outputs.append)
+    generation = await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', outputs.append)
     with pytest.raises(Overloaded):
-        await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', said.append)
+        await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', outputs.append)
     engine.delay_s = 0.05
     generation.step(())
     await asyncio.sleep(0.01)
-    assert said == []
+    assert outputs == []
     await asyncio.sleep(0.1)
-    assert [type(output) for output in said] == [StepDone]
-    engine.says = Broken(EngineFailed("boom"))
+    assert [type(output) for output in outputs] == [StepDone]
+    engine.step_output = Broken(EngineFailed("boom"))
     generation.step(())
     await asyncio.sleep(0.1)
-    assert said[1:] == [engine.says]
+    assert outputs[1:] == [engine.step_output]
     assert generation.over
     assert not generation.aborted
 

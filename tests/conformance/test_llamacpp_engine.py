@@ -15,21 +15,21 @@ from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 
 pytestmark = pytest.mark.e2e
 
-PLACES = 4
+MAX_RUNNING = 4
 ENDING = "<|user|>Hi<|assistant|>"
 """Its answer ends with EOS after 111 tokens."""
 
 
 @asynccontextmanager
 async def running() -> AsyncIterator[Subject]:
-    decoder = await asyncio.to_thread(TargetDecoder, TARGET, n_seq=PLACES, n_ctx_seq=512)
+    decoder = await asyncio.to_thread(TargetDecoder, TARGET, n_seq=MAX_RUNNING, n_ctx_seq=512)
     engine = EmbeddedEngine(decoder, name=MODEL)
     try:
         yield Subject(
             engine,
             prompt=tuple(decoder.model.tokenize(LONG, special=True)),
             ending=tuple(decoder.model.tokenize(ENDING, special=True)),
-            places=PLACES,
+            max_running=MAX_RUNNING,
         )
     finally:
         await engine.aclose()

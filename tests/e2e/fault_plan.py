@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, PING_INTERVAL_S, PING_TIMEOUT_S
+from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S
 from pipesd_agent.link.link import BACKOFF_LIMIT_WITH_CLIENTS_S
+from pipesd_core.protocol.websocket import PING_INTERVAL_S, PING_TIMEOUT_S
 
 GRACE_S: Final = 8
 """Of both ends."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 NAMES: Final = ("rss_kib", "fds", "threads")
-STUDENT_FDS: Final = 2
+WORKER_FDS: Final = 2
 """Descriptors that an agent has more when it has learnt: two pipes to the process of its tuners."""
 
 

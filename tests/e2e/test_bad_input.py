@@ -223,11 +223,13 @@ def test_another_vocabulary_is_served_cloud_only_where_the_user_allows_it(
     flags = ("--mode", mode, "--gateway-api-key-file", str(tmp_path / "key"))
     parameters: dict[str, Any] = {"max_tokens": 24, "temperature": 0.9, "seed": 4}
     ask = {"prompt": "def f(", **parameters}
-    alone = httpx.post(f"{target.url}/completions", json=ask, headers={"authorization": f"Bearer {KEY}"}, timeout=20)
+    target_only = httpx.post(
+        f"{target.url}/completions", json=ask, headers={"authorization": f"Bearer {KEY}"}, timeout=20
+    )
     with agent_process(tmp_path, target.root, *flags, draft=stranger) as agent:
         for stream in (True, False):
             text, _, usage = complete(agent.url, "def f(", stream=stream, **parameters)
-            assert text == alone.json()["choices"][0]["text"]
+            assert text == target_only.json()["choices"][0]["text"]
             assert usage["pipesd"]["accepted"] == 0
         agent.stop()
         assert ("served cloud-only" in agent.log.read_text()) is (mode == "auto")

@@ -53,8 +53,8 @@ def test_a_conversation_through_a_pipe(agent: Process) -> None:
     assert answers[3]
     # The second conversation knows nothing of the first, so it is what a client gets who asks that alone.
     ask = {"messages": [{"role": "user", "content": "And now one that subtracts."}], "temperature": 0, "max_tokens": 12}
-    alone = httpx.post(f"{agent.url}/chat/completions", json=ask, timeout=30).json()
-    assert answers[3] == alone["choices"][0]["message"]["content"].strip()
+    target_only = httpx.post(f"{agent.url}/chat/completions", json=ask, timeout=30).json()
+    assert answers[3] == target_only["choices"][0]["message"]["content"].strip()
 
 
 def test_an_answer_that_fails_is_said_and_the_conversation_goes_on(agent: Process) -> None:

@@ -46,7 +46,7 @@ def agent(target: Process, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def alone(target: Process) -> list[str]:
+def target_only(target: Process) -> list[str]:
     """What the target writes, one request at a time: greedy for even numbers, sampled for odd ones."""
     return [complete(target.url, prompt, **parameters(i))[0] for i, prompt in enumerate(prompts(CLIENTS))]
 
@@ -57,31 +57,35 @@ def parameters(number: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("clients", [4, CLIENTS])
-def test_all_get_right_answers(agent: Process, alone: list[str], clients: int, stream: bool) -> None:
+def test_all_get_right_answers(agent: Process, target_only: list[str], clients: int, stream: bool) -> None:
     def ask(number: int) -> tuple[str, int]:
         text, _, usage = complete(agent.url, prompts(clients)[number], stream=stream, **parameters(number))
         accepted: int = usage["pipesd"]["accepted"]
         return text, accepted
 
     answers = in_parallel(ask, list(range(clients)), clients)
-    assert [text for text, _ in answers] == alone[:clients]
+    assert [text for text, _ in answers] == target_only[:clients]
     assert sum(accepted for _, accepted in answers) > 0, "nobody was drafted for"
 
 
-def test_clients_of_the_gateway_and_of_the_agent_together(target: Process, agent: Process, alone: list[str]) -> None:
+def test_clients_of_the_gateway_and_of_the_agent_together(
+    target: Process, agent: Process, target_only: list[str]
+) -> None:
     def ask(number: int) -> str:
         return complete((target, agent)[number // 2 % 2].url, prompts(8)[number], **parameters(number))[0]
 
-    assert in_parallel(ask, list(range(8)), 8) == alone[:8]
+    assert in_parallel(ask, list(range(8)), 8) == target_only[:8]
 
 
-def test_beyond_the_drafters_capacity_answers_are_cloud_only(target: Process, alone: list[str], tmp_path: Path) -> None:
+def test_beyond_the_drafters_capacity_answers_are_cloud_only(
+    target: Process, target_only: list[str], tmp_path: Path
+) -> None:
     with agent_process(tmp_path, target.root, "--capacity", "1") as small:
 
         def ask(number: int) -> str:
             return complete(small.url, prompts(8)[number], stream=number < 4, **parameters(number))[0]
 
-        assert in_parallel(ask, list(range(8)), 4) == alone[:8]
+        assert in_parallel(ask, list(range(8)), 4) == target_only[:8]
         small.stop()
         assert "the drafter has no room, served cloud-only" in small.log.read_text()
 

@@ -18,7 +18,7 @@ from fault_clients import Case, Crowd, End, Request, answered_by, questions
 from fault_plan import GRACE_S, Fault, Kind, kills, links
 from fault_report import Run, Uploads, bounds, ends, outcomes, write
 from fault_world import N_SEQ, Gateway, Held, World, held, world
-from footprint import STUDENT_FDS
+from footprint import WORKER_FDS
 from harness import gateway, in_parallel, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -103,7 +103,7 @@ def suffer(log_dir: Path, seed: int, kill_cycles: int, link_cycles: int) -> None
     assert after[0].load["places_free"] == N_SEQ
     assert after[0].load["queued"] == 0
     assert after[1].load["lanes_free"] == after[2].load["lanes_free"] == 8
-    for old, new, learnt in zip(before, after, (0, STUDENT_FDS, STUDENT_FDS, 0), strict=True):
+    for old, new, learnt in zip(before, after, (0, WORKER_FDS, WORKER_FDS, 0), strict=True):
         assert new.mib < old.mib + MORE_MIB
         assert new.files <= old.files + MORE_FILES + learnt
         assert new.load["tasks"] <= old.load["tasks"] + MORE_TASKS

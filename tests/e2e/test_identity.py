@@ -1,6 +1,7 @@
 """Lossless: what a client gets through the agent is, byte for byte, what the target alone writes.
 
-F32 target, flash attention, separate KV, 2..63 rows of each sequence per call (llamacpp.md §5), so `==` is the test.
+F32 target, flash attention, separate KV, 2..63 rows of each sequence per call (`llamacpp.runtime.rows`): so `==` is the
+test.
 The reference is the gateway's plain HTTP API: the same engine, empty drafts, no session.
 """
 
@@ -41,7 +42,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         yield process
 
 
-def alone(target: Process, texts: list[str]) -> Reference:
+def target_only(target: Process, texts: list[str]) -> Reference:
     def ask(prompt: str, **parameters: Any) -> tuple[str, str]:
         text, reason, usage = complete(target.url, prompt, **parameters)
         assert "pipesd" not in usage
@@ -52,7 +53,7 @@ def alone(target: Process, texts: list[str]) -> Reference:
 
 @pytest.fixture(scope="module")
 def forty(target: Process) -> Reference:
-    return alone(target, prompts(40))
+    return target_only(target, prompts(40))
 
 
 CASES: dict[str, tuple[float, TriggerSettings, str]] = {
@@ -102,7 +103,7 @@ def test_text_is_the_targets_own_all_prompts(target: Process, all_prompts: Refer
 
 @pytest.fixture(scope="module")
 def all_prompts(target: Process) -> Reference:
-    return alone(target, prompts(164))
+    return target_only(target, prompts(164))
 
 
 def test_without_a_seed_answers_differ(target: Process) -> None:
@@ -115,8 +116,8 @@ def test_without_a_seed_answers_differ(target: Process) -> None:
         # The effective seed in the header gives the same text again, from the target alone too.
         seed = int(raw[0].headers["x-pipesd-seed"])
         assert client.completions.create(**ask, seed=seed).choices[0].text == texts[0]
-        alone = OpenAI(base_url=target.url, api_key="none", max_retries=0)
-        assert alone.completions.create(**ask, seed=seed).choices[0].text == texts[0]
+        target_only = OpenAI(base_url=target.url, api_key="none", max_retries=0)
+        assert target_only.completions.create(**ask, seed=seed).choices[0].text == texts[0]
 
 
 def test_chat_turns_with_the_openai_client(target: Process) -> None:

@@ -71,7 +71,7 @@ def test_keys_come_and_go_while_both_ends_run(tmp_path: Path) -> None:
         assert answer.status_code == 200, answer.text
         for process in (target, agent):
             said = process.log.read_text()
-            assert "API keys read again: 1 new, 1 removed" in said
+            assert "API keys reloaded: 1 new, 1 removed" in said
             assert not [key for key in ("cloud-1", "cloud-2", "local-1", "local-2", "local-3") if key in said]
 
 

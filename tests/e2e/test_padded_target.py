@@ -93,9 +93,9 @@ def test_only_a_session_with_an_id_that_the_draft_lacks_goes_on_without_it(
         return complete(url, item[0], max_tokens=60, **item[1])
 
     caplog.set_level("INFO", "pipesd_agent.session.stream")
-    alone = [ask(target.url, item) for item in items]
+    target_only = [ask(target.url, item) for item in items]
     answers = in_parallel(lambda item: ask(agent.url, item), items, 4)
-    assert [answer[:2] for answer in answers] == [answer[:2] for answer in alone]
+    assert [answer[:2] for answer in answers] == [answer[:2] for answer in target_only]
     for (prompt, _), (_, _, usage) in zip(items, answers, strict=True):
         if prompt == LONG:
             assert accepted(usage) > 0, "drafting ended for all"

@@ -75,7 +75,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 
 @pytest.fixture(scope="module")
-def alone(target: Process) -> list[Answer]:
+def target_only(target: Process) -> list[Answer]:
     answers = in_parallel(lambda cell: ask(target.url, stream=False, **body(*cell)), CELLS, 4)
     assert all(answer.accepted == 0 for answer in answers)
     return answers
@@ -86,7 +86,7 @@ def body(temperature: str, parameters: str, prompt: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.3])
-def test_the_answer_is_the_targets_own(target: Process, alone: list[Answer], wrong: float) -> None:
+def test_the_answer_is_the_targets_own(target: Process, target_only: list[Answer], wrong: float) -> None:
     drafter: Drafter = LlamaDrafter(DRAFT)
     if wrong:
         drafter = WrongDrafter(drafter, wrong)
@@ -94,7 +94,7 @@ def test_the_answer_is_the_targets_own(target: Process, alone: list[Answer], wro
         numbered = list(enumerate(CELLS))
         answers = in_parallel(lambda item: ask(agent.url, stream=item[0] % 2 == 0, **body(*item[1])), numbered, 4)
     accepted = tokens = 0
-    for cell, answer, own in zip(CELLS, answers, alone, strict=True):
+    for cell, answer, own in zip(CELLS, answers, target_only, strict=True):
         assert answer.choices == own.choices, cell
         assert answer.tokens == own.tokens, cell
         accepted += answer.accepted
@@ -104,17 +104,17 @@ def test_the_answer_is_the_targets_own(target: Process, alone: list[Answer], wro
     print(f"{len(CELLS)} answers, {tokens} tokens, {accepted} of them drafted")
 
 
-def test_every_parameter_changes_some_answer(alone: list[Answer]) -> None:
-    texts = {cell: answer.text for cell, answer in zip(CELLS, alone, strict=True)}
+def test_every_parameter_changes_some_answer(target_only: list[Answer]) -> None:
+    texts = {cell: answer.text for cell, answer in zip(CELLS, target_only, strict=True)}
     for temperature, parameters in itertools.product(TEMPERATURES, PARAMETERS):
         same = all(texts[temperature, parameters, p] == texts[temperature, NONE, p] for p in PROMPTS)
         changes = parameters not in {NONE, "logprobs"} and (temperature, parameters) != ("T=0", "min_p")
         assert same != changes, (temperature, parameters)
 
 
-def test_answers_are_json_of_their_schema(alone: list[Answer]) -> None:
+def test_answers_are_json_of_their_schema(target_only: list[Answer]) -> None:
     complete = 0
-    for (_, parameters, _), answer in zip(CELLS, alone, strict=True):
+    for (_, parameters, _), answer in zip(CELLS, target_only, strict=True):
         if parameters.startswith("json") and answer.choices[0].reason == "stop":
             value = json.loads(answer.text)
             assert isinstance(value, dict)
@@ -127,8 +127,8 @@ def test_answers_are_json_of_their_schema(alone: list[Answer]) -> None:
     assert complete > 3
 
 
-def test_logprobs_are_those_of_the_text(alone: list[Answer]) -> None:
-    for (temperature, parameters, _), answer in zip(CELLS, alone, strict=True):
+def test_logprobs_are_those_of_the_text(target_only: list[Answer]) -> None:
+    for (temperature, parameters, _), answer in zip(CELLS, target_only, strict=True):
         logprobs = answer.choices[0].logprobs
         assert (logprobs is not None) == ("logprobs" in PARAMETERS[parameters])
         if logprobs is not None:

@@ -71,7 +71,7 @@ def test_the_client_sees_one_answer(tmp_path: Path) -> None:
         "stream_options": {"include_usage": True},
     }
     body["messages"] = [{"role": "user", "content": "def"}]
-    alone = {name: value for name, value in body.items() if not name.startswith("stream")}
+    target_only = {name: value for name, value in body.items() if not name.startswith("stream")}
     chunks: list[dict[str, Any]] = []
     with (
         contextlib.ExitStack() as stack,
@@ -89,7 +89,7 @@ def test_the_client_sees_one_answer(tmp_path: Path) -> None:
                 if len(chunks) == 10:
                     target.kill()
                     successor = stack.enter_context(gateway(tmp_path, "--port", str(port), *FLOOR))
-        whole = httpx.post(f"{successor.url}/chat/completions", json=alone | {"seed": seed}, timeout=60).json()
+        whole = httpx.post(f"{successor.url}/chat/completions", json=target_only | {"seed": seed}, timeout=60).json()
     deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
     assert "".join(delta.get("content") or "" for delta in deltas) == whole["choices"][0]["message"]["content"]
     assert len({(chunk["id"], chunk["created"]) for chunk in chunks}) == 1

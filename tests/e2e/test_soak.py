@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from answers import Answer, ask
-from footprint import STUDENT_FDS, footprint, watch
+from footprint import WORKER_FDS, footprint, watch
 from harness import LONG, MODEL, Process, agent_process, gateway, openai_client, openai_error, prompts, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -33,7 +33,7 @@ for an agent in 2 minutes, 2.4 and 0.8 in 7: malloc's arenas fill up. 8,500 shor
 0.7, in the end none; 2,500 answers by a schema 2.4 with one arena (MALLOC_ARENA_MAX=1), ever more slowly."""
 DESCRIPTORS = 4
 """The same. Each client has one or none at a time, by chance."""
-LEARNT = {"drafting agent": STUDENT_FDS}
+LEARNT = {"drafting agent": WORKER_FDS}
 """More of them, of those that learn."""
 REQUEST_S = 60.0
 """No request takes longer."""

@@ -34,13 +34,15 @@ def target(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> It
 def test_everything_goes_through_tls(authority: Authority, target: Process, tmp_path: Path) -> None:
     assert target.url.startswith("https://127.0.0.1:")
     verify = ssl.create_default_context(cafile=authority.file)
-    alone = httpx.post(f"{target.url}/completions", json=ASK, verify=verify, timeout=30).json()["choices"][0]["text"]
+    target_only = httpx.post(f"{target.url}/completions", json=ASK, verify=verify, timeout=30).json()["choices"][0][
+        "text"
+    ]
     for address in (target.root, target.root.replace("https", "wss")):
         with agent_process(tmp_path, address, "--ca-file", str(authority.file)) as agent:
             wait_until(lambda: httpx.get(f"{agent.url}/models").json()["data"] != [])
             assert httpx.get(f"{agent.url}/models").json()["data"][0]["id"] == MODEL
             answer = httpx.post(f"{agent.url}/completions", json=ASK, timeout=30)
-            assert answer.json()["choices"][0]["text"] == alone
+            assert answer.json()["choices"][0]["text"] == target_only
             assert "x-pipesd-mode" not in answer.headers
             assert httpx.get(f"{agent.root}/health").json()["gateway"] == "connected"
             # The embedded engine refuses two prompts, or answers them: either way it is the gateway that says so.

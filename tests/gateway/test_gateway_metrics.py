@@ -11,7 +11,7 @@ import pytest
 from engine_rules import CLOSING_RULES, RULES, NotOffered, Rule, Subject
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
-from test_fake_engine import ENDING, PLACES, PROMPT, logits
+from test_fake_engine import ENDING, MAX_RUNNING, PROMPT, logits
 
 from pipesd_core.engine.fake import INFO, FakeEngine, by_logits, script
 from pipesd_core.engine.interface import EngineOutput, Finished
@@ -54,10 +54,10 @@ async def scrape(client: httpx.AsyncClient) -> dict[str, float]:
 
 @pytest.mark.parametrize("rule", [*RULES, *CLOSING_RULES], ids=lambda rule: rule.__name__)
 async def test_an_engine_that_is_measured_follows_the_rules_of_engines(rule: Rule) -> None:
-    engine = FakeEngine(by_logits(logits, INFO.n_vocab), places=PLACES)
+    engine = FakeEngine(by_logits(logits, INFO.n_vocab), max_running=MAX_RUNNING)
     measured = GatewayMetrics().measure(engine, "agent")
     try:
-        await rule(Subject(measured, prompt=PROMPT, ending=ENDING, places=PLACES))
+        await rule(Subject(measured, prompt=PROMPT, ending=ENDING, max_running=MAX_RUNNING))
     except NotOffered as reason:
         pytest.skip(f"not offered: {reason}")
 
@@ -107,7 +107,7 @@ async def test_what_the_server_holds_is_shown() -> None:
 
 
 async def test_sessions_of_agents_wait_run_and_end() -> None:
-    engine, metrics = FakeEngine(script(b"abcd"), places=1), GatewayMetrics()
+    engine, metrics = FakeEngine(script(b"abcd"), max_running=1), GatewayMetrics()
     engine.running = False
     measured = metrics.measure(engine, "agent")
     outputs: list[EngineOutput] = []

@@ -34,7 +34,7 @@ from pipesd_gateway.session import GatewaySession
 INFO = ModelInfo("toy", n_vocab=100, fingerprint=b"f" * 16, max_context=64, max_drafts=5)
 OPENING = Opening((1, 2, 3), SamplingParams(seed=5), 50, (9,), "toy")
 KEYS = ("one", "one", "other")
-"""Of the connections."""
+"""The API keys of the connections."""
 LIMIT = 3
 
 
@@ -117,27 +117,27 @@ class Agents:
     def expected(self, key: str) -> int:
         return sum(c.channels for its, c in (*zip(KEYS, self.connections, strict=True), *self.lost) if its == key)
 
-    def say(self, at: int, message: EdgeMessage | bytes) -> None:
+    def send(self, at: int, message: EdgeMessage | bytes) -> None:
         self.connections[at].receive(message if isinstance(message, bytes) else encode(message), self.now)
 
     # What can happen on connection `at`: to a channel, or to the nth of those that it can happen to.
 
     def open(self, at: int, channel: int) -> None:
-        self.say(at, Open(channel, VERSION, Endpoint.COMPLETIONS, b"{}", INFO.fingerprint))
+        self.send(at, Open(channel, VERSION, Endpoint.COMPLETIONS, b"{}", INFO.fingerprint))
 
     def open_another_vocabulary(self, at: int, channel: int) -> None:
-        self.say(at, Open(channel, VERSION, Endpoint.COMPLETIONS, b"{}", b"x" * 16))
+        self.send(at, Open(channel, VERSION, Endpoint.COMPLETIONS, b"{}", b"x" * 16))
 
     def open_another_version(self, at: int, channel: int) -> None:
-        self.say(at, Open(channel, VERSION + 1, Endpoint.COMPLETIONS, b"{}", None))
+        self.send(at, Open(channel, VERSION + 1, Endpoint.COMPLETIONS, b"{}", None))
 
     def resume_nothing(self, at: int, channel: int) -> None:
-        self.say(at, Resume(channel, bytes(16), 0))
+        self.send(at, Resume(channel, bytes(16), 0))
 
     def resume(self, at: int, channel: int) -> None:
         """Any session there is, of any key."""
-        if places := list(self.registry._places):
-            self.say(at, Resume(channel, places[channel % len(places)], 0))
+        if locations := list(self.registry._locations):
+            self.send(at, Resume(channel, locations[channel % len(locations)], 0))
 
     def accept(self, at: int, n: int) -> None:
         if waiting := list(self.connections[at]._waiting):
@@ -148,15 +148,15 @@ class Agents:
             self.connections[at].refused(waiting[n % len(waiting)], ModelNotFound("no such model"))
 
     def step(self, at: int, n: int) -> None:
-        self._tell(at, n, lambda session: session.step_done(StepDone((5,), 0, 0, 0, 0), self.now))
+        self._report(at, n, lambda session: session.step_done(StepDone((5,), 0, 0, 0, 0), self.now))
 
     def finish(self, at: int, n: int) -> None:
-        self._tell(at, n, GatewaySession.finished)
+        self._report(at, n, GatewaySession.finished)
 
     def fail(self, at: int, n: int) -> None:
-        self._tell(at, n, lambda session: session.broken(EngineFailed("boom")))
+        self._report(at, n, lambda session: session.broken(EngineFailed("boom")))
 
-    def _tell(self, at: int, n: int, what: Callable[[GatewaySession], None]) -> None:
+    def _report(self, at: int, n: int, what: Callable[[GatewaySession], None]) -> None:
         if running := list(self.connections[at]._sessions.values()):
             session = running[n % len(running)]
             what(session)
@@ -164,18 +164,18 @@ class Agents:
 
     def close(self, at: int, n: int) -> None:
         if used := [*self.connections[at]._waiting, *self.connections[at]._sessions]:
-            self.say(at, Close(used[n % len(used)]))
+            self.send(at, Close(used[n % len(used)]))
 
     def draft_nonsense(self, at: int, n: int) -> None:
         if running := list(self.connections[at]._sessions):
-            self.say(at, Draft(running[n % len(running)], 1, 4, (INFO.n_vocab,)))
+            self.send(at, Draft(running[n % len(running)], 1, 4, (INFO.n_vocab,)))
 
     def acknowledge_the_future(self, at: int, n: int) -> None:
         if running := list(self.connections[at]._sessions):
-            self.say(at, Ack(running[n % len(running)], 2**20))
+            self.send(at, Ack(running[n % len(running)], 2**20))
 
     def close_at_random(self, at: int, channel: int) -> None:
-        self.say(at, Close(channel))
+        self.send(at, Close(channel))
 
     def wait(self, _at: int, _channel: int) -> None:
         self.now += 100
@@ -183,7 +183,7 @@ class Agents:
             connection.tick(self.now)
 
     def say_garbage(self, at: int, _channel: int) -> None:
-        self.say(at, b"\xc1")
+        self.send(at, b"\xc1")
 
     def disconnect(self, at: int, _channel: int) -> None:
         self.connections[at].disconnected(self.now)

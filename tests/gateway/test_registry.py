@@ -30,9 +30,9 @@ def test_a_session_is_found_by_its_owner_only_and_until_it_is_dropped() -> None:
     mine, other = quota.share("mine").owner, quota.share("other").owner
     session, holder = make_session(b"a" * 16), Nobody()
     registry.put(session, mine, holder)
-    place = registry.find(b"a" * 16, mine)
-    assert place is not None
-    assert (place.session, place.holder) == (session, holder)
+    location = registry.find(b"a" * 16, mine)
+    assert location is not None
+    assert (location.session, location.holder) == (session, holder)
     assert registry.find(b"a" * 16, other) is None
     assert registry.find(b"a" * 16, b"") is None
     assert registry.find(b"b" * 16, mine) is None

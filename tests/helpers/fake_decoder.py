@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesd_core.errors import ApiError, InvalidRequest
-from pipesd_core.llamacpp.openai.controls import Controls, Grammar
+from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
 from pipesd_core.llamacpp.runtime.logprobs import Decoded, Ranked
 from pipesd_core.sampling.params import SamplingParams
 
@@ -54,15 +54,15 @@ class FakeModel:
         return bytes(16)
 
 
-class FakePlace:
+class FakeSequence:
     def __init__(
         self,
         decoder: FakeDecoder,
         answer: tuple[int, ...],
         on_step: Callable[[Decoded | ApiError], None],
-        controls: Controls,
+        logits_processing: LogitsProcessing,
     ) -> None:
-        self.decoder, self.answer, self.on_step, self.controls = decoder, answer, on_step, controls
+        self.decoder, self.answer, self.on_step, self.logits_processing = decoder, answer, on_step, logits_processing
         self.at = 0
         self.released = False
 
@@ -83,7 +83,7 @@ class FakePlace:
 
     def ranked(self, tokens: tuple[int, ...]) -> tuple[Ranked, ...]:
         """As if all were equally probable, but `!` impossible."""
-        count = self.controls.logprobs
+        count = self.logits_processing.logprobs
         if count is None:
             return ()
         top = tuple((token, -5.5) for token in range(65, 65 + count))
@@ -102,14 +102,14 @@ class FakeDecoder:
         self.model = model or FakeModel()
         self.answer = (*answer, EOS)
         self.failure: ApiError | None = None
-        self.places: list[FakePlace] = []
+        self.sequences: list[FakeSequence] = []
         self.prompts: list[tuple[int, ...]] = []
         self.full = asyncio.Event()
         self.full.set()
         self.waiting = 0
         self.closed = False
         self.refusals: list[ApiError | None] = []
-        """Of the next calls of `reserve`."""
+        """Raised by the next calls of `reserve`; None: accepted."""
 
     def answer_to(self, _prompt: tuple[int, ...], _seed: int) -> tuple[int, ...]:
         """The given one; for a subclass to change."""
@@ -122,14 +122,14 @@ class FakeDecoder:
         limit: int,
         eos_ids: frozenset[int],
         on_step: Callable[[Decoded | ApiError], None],
-        controls: Controls,
+        logits_processing: LogitsProcessing,
         grammar: Grammar | None,
         decided: Sequence[int] = (),
-    ) -> FakePlace:
+    ) -> FakeSequence:
         assert eos_ids <= {EOS}
         assert limit > len(prompt_ids) + len(decided)
-        assert (grammar is None) == (controls.grammar is None)
-        controls.check_ids(self.model.n_vocab)
+        assert (grammar is None) == (logits_processing.grammar is None)
+        logits_processing.check_ids(self.model.n_vocab)
         if self.refusals and (refusal := self.refusals.pop(0)) is not None:
             raise refusal
         self.prompts.append(tuple(prompt_ids))
@@ -138,9 +138,11 @@ class FakeDecoder:
             await self.full.wait()
         finally:
             self.waiting -= 1
-        place = FakePlace(self, self.answer_to(tuple(prompt_ids), params.seed)[len(decided) :], on_step, controls)
-        self.places.append(place)
-        return place
+        sequence = FakeSequence(
+            self, self.answer_to(tuple(prompt_ids), params.seed)[len(decided) :], on_step, logits_processing
+        )
+        self.sequences.append(sequence)
+        return sequence
 
     async def aclose(self) -> None:
         self.closed = True

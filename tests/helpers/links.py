@@ -37,7 +37,7 @@ def drive(
     rng = np.random.default_rng(seed)
     now = free = last = next_open = 0.0
     untold: list[tuple[int, float]] = []
-    told: list[tuple[float, Occupancy]] = []
+    reported: list[tuple[float, Occupancy]] = []
     count = 0
     while now < seconds:
         if free > now + QUEUE_S:
@@ -59,8 +59,8 @@ def drive(
                 number, arrival = untold.pop(0)
                 uplink.arrived(number, round(arrival * (1 + drift) + clock_s, 6) % PERIOD_S, PERIOD_S)
             if now > seconds / 10:
-                told.append((now, uplink.occupancy))
+                reported.append((now, uplink.occupancy))
         if sizes[0] >= 300:
             now = last + delay(now)  # nothing is drafted before the answer to an open
         now += 0.036 * rng.uniform(0.8, 1.2)
-    return told
+    return reported

@@ -67,7 +67,7 @@ def letters(ids: list[int]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def said(payload: bytes) -> tuple[str, str]:
+def name_and_text(payload: bytes) -> tuple[str, str]:
     """(id, text) of a chunk; the same ones are looked at after each move."""
     chunk = json.loads(payload)
     name, text = chunk["id"], chunk["choices"][0]["text"]
@@ -251,7 +251,7 @@ class World:
         self.untaken: deque[Deliver] = deque()
         self.text = ""
         self.names: set[str] = set()
-        """Of the engines that the client has heard of."""
+        """Names of the engines in the events that the client got."""
         self.complete = False
         self.error: ApiError | None = None
         self.lost = Unavailable("link lost")
@@ -448,7 +448,7 @@ class World:
 
     @property
     def listening(self) -> bool:
-        """Is the session at the gateway, on the connection that there is?"""
+        """Whether the session is at the gateway, on the present connection."""
         return self.connected and self.gateway.session(0) is not None
 
     def cut(self, *, half_open: bool) -> None:
@@ -620,7 +620,7 @@ class World:
         return [i for i, frame in enumerate(self.up) if isinstance(decode_edge(frame), Draft)]
 
     def _text(self, event: Deliver) -> str:
-        name, text = said(event.payload)
+        name, text = name_and_text(event.payload)
         self.names.add(name)
         return text
 

@@ -12,8 +12,8 @@ from pipesd_vllm.limits import GRACE, SESSIONS
 
 
 def speculation(arguments: list[str]) -> dict[str, object]:
-    said: dict[str, object] = json.loads(arguments[arguments.index("--speculative-config") + 1])
-    return said
+    printed: dict[str, object] = json.loads(arguments[arguments.index("--speculative-config") + 1])
+    return printed
 
 
 def test_flags_pass_through() -> None:

@@ -20,7 +20,7 @@ from pipesd_agent.agent import Agent
 from pipesd_agent.api import app
 from pipesd_core.engine import choices
 from pipesd_core.engine.interface import Engine
-from pipesd_core.llamacpp.openai import controls, request
+from pipesd_core.llamacpp.openai import logits_processing, request
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.openapi import PATH, describe
 from pipesd_gateway import api, verify_api
@@ -113,15 +113,15 @@ def test_limits_are_those_of_the_code() -> None:
     one, several_stops = common["stop"]["anyOf"][1:]
     assert several_stops["maxItems"] == request.MAX_STOPS
     assert one["maxLength"] == several_stops["items"]["maxLength"] == request.MAX_STOP_CHARS
-    assert common["logit_bias"]["additionalProperties"]["maximum"] == controls.MAX_BIAS
-    assert common["repetition_penalty"]["maximum"] == controls.MAX_REPETITION
-    assert common["repetition_penalty"]["minimum"] == 1 / controls.MAX_REPETITION
-    assert chat["top_logprobs"]["maximum"] == controls.MAX_TOP_LOGPROBS
-    assert completions["logprobs"]["anyOf"][0]["maximum"] == controls.MAX_COMPLETION_LOGPROBS
+    assert common["logit_bias"]["additionalProperties"]["maximum"] == logits_processing.MAX_BIAS
+    assert common["repetition_penalty"]["maximum"] == logits_processing.MAX_REPETITION
+    assert common["repetition_penalty"]["minimum"] == 1 / logits_processing.MAX_REPETITION
+    assert chat["top_logprobs"]["maximum"] == logits_processing.MAX_TOP_LOGPROBS
+    assert completions["logprobs"]["anyOf"][0]["maximum"] == logits_processing.MAX_COMPLETION_LOGPROBS
     assert tuple(schemas["Message"]["properties"]["role"]["enum"]) == request.ROLES
     batch = schemas["VerifyRequest"]["properties"]["requests"]
     assert batch["maxItems"] == verify_api.MAX_REQUESTS
-    assert set(batch["items"]["properties"]) == set(verify_api.Asked.__struct_fields__)
+    assert set(batch["items"]["properties"]) == set(verify_api.RawRequest.__struct_fields__)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

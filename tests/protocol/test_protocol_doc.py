@@ -12,7 +12,7 @@ from pipesd_core.engine.interface import ModelInfo, Opening, Payload, StepDone
 from pipesd_core.llamacpp.runtime import rows
 from pipesd_core.protocol import messages
 from pipesd_core.protocol.messages import EdgeMessage, End, Event, GatewayMessage, Opened, Verdict, encode
-from pipesd_gateway import agents, quota, session
+from pipesd_gateway import agent_socket, quota, session
 from pipesd_gateway.connection import GatewayConnection
 from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
@@ -58,7 +58,7 @@ def test_bounds_are_those_of_the_code() -> None:
     bounds = dict(re.findall(r"^\| .+ \| ([^|]+) \| `(?:\w+\.)*([A-Z_]+)`.* \|$", DOC, re.MULTILINE))
     assert bounds == {
         str(messages.MAX_UNACKED_BYTES): "MAX_UNACKED_BYTES",
-        str(agents.MAX_SESSIONS): "MAX_SESSIONS",
+        str(agent_socket.MAX_SESSIONS): "MAX_SESSIONS",
         str(quota.MAX_SESSIONS_PER_KEY): "MAX_SESSIONS_PER_KEY",
         str(session.MAX_PATH): "MAX_PATH",
         f"{rows.MAX_DRAFTS}, embedded engine": "MAX_DRAFTS",
@@ -66,7 +66,7 @@ def test_bounds_are_those_of_the_code() -> None:
         str(session.MAX_AHEAD + 1): "MAX_AHEAD",
         "64 × (256 + 2 × 16 + 16)": "MAX_OUTBOX",
     }
-    assert agents.MAX_OUTBOX == 64 * (256 + 2 * 16 + 16)
+    assert agent_socket.MAX_OUTBOX == 64 * (256 + 2 * 16 + 16)
     limits = SessionLimits()
     assert f"`park_timeout_s` ({limits.park_timeout_s:g} s)" in DOC
     assert f"`stall_timeout_s` ({limits.stall_timeout_s:g} s)" in DOC
@@ -86,8 +86,8 @@ def test_the_tests_that_it_names_exist() -> None:
 
 def test_the_frames_of_the_example_are_its_messages() -> None:
     assert len(EXAMPLE) == 12
-    for _, said, frame in EXAMPLE:
-        assert encode(_evaluate(said)).hex(" ") == frame, said
+    for _, described, frame in EXAMPLE:
+        assert encode(_evaluate(described)).hex(" ") == frame, described
 
 
 def test_the_example_is_what_a_session_does() -> None:
@@ -95,10 +95,10 @@ def test_the_example_is_what_a_session_does() -> None:
     connection = GatewayConnection(
         ModelInfo("demo-target", 4096, bytes(16), 2048, 61), SessionLimits(), Quota().share(None)
     )
-    told: list[GatewayMessage] = []
-    for way, said, frame in EXAMPLE:
-        message = _evaluate(said)
-        if way == "→":
+    reported: list[GatewayMessage] = []
+    for direction, described, frame in EXAMPLE:
+        message = _evaluate(described)
+        if direction == "→":
             connection.receive(bytes.fromhex(frame), now)
         running = connection.session(0)
         match message:
@@ -114,17 +114,17 @@ def test_the_example_is_what_a_session_does() -> None:
                 assert running is not None
                 running.payload(Payload(payload, upto - 2))
         connection.collect(0)
-        told += [output for output in connection.take_outputs() if isinstance(output, GatewayMessage)]
-        if way == "←":
-            answer = told.pop(0)
+        reported += [output for output in connection.take_outputs() if isinstance(output, GatewayMessage)]
+        if direction == "←":
+            answer = reported.pop(0)
             if isinstance(answer, Opened):
                 answer = msgspec.structs.replace(answer, session=bytes(16))
             assert answer == message
-    assert told == []
+    assert reported == []
     assert isinstance(message, End)
 
 
-def _evaluate(said: str) -> EdgeMessage | GatewayMessage:
-    message = eval(said, vars(messages))
+def _evaluate(described: str) -> EdgeMessage | GatewayMessage:
+    message = eval(described, vars(messages))
     assert isinstance(message, EdgeMessage | GatewayMessage)
     return message

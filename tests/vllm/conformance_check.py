@@ -102,11 +102,11 @@ async def check(names: list[str]) -> int:
 
 
 def main() -> int:
-    from pipesd_vllm import keys
+    from pipesd_vllm import park_keys
     from pipesd_vllm.cli import plugins
 
     os.environ.update(ENVIRONMENT)
-    keys.ensure_secret()
+    park_keys.ensure_secret()
     os.environ["VLLM_PLUGINS"] = plugins(os.environ)
     broken = asyncio.run(check(sys.argv[1:]))
     print("all rules are followed" if not broken else f"{broken} rules are broken")

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from vllm.model_executor.layers.utils import apply_penalties
 from vllm.v1.sample.sampler import Sampler
 
-from pipesd_core.llamacpp.openai.controls import Controls
-from pipesd_core.llamacpp.runtime.chooser import Adjust
+from pipesd_core.llamacpp.openai.logits_processing import LogitsProcessing
 from pipesd_core.llamacpp.runtime.logprobs import rank
+from pipesd_core.llamacpp.runtime.target_sampler import LogitsProcessor
 
 N_VOCAB = 5000
 TRIALS = 30
@@ -22,25 +22,33 @@ def main() -> None:
         prompt = rng.integers(0, N_VOCAB, rng.integers(1, 400)).tolist()
         output = rng.integers(0, 300, rng.integers(1, 400)).tolist()
         biased = sorted(set(rng.integers(0, N_VOCAB, 20).tolist()))
-        controls = Controls(
+        logits_processing = LogitsProcessing(
             presence_penalty=float(rng.uniform(-2, 2)),
             frequency_penalty=float(rng.uniform(-2, 2)),
             repetition_penalty=float(rng.uniform(0.5, 2)),
             logit_bias=tuple((token, float(rng.uniform(-100, 100))) for token in biased),
         )
-        adjust = Adjust(controls, prompt, N_VOCAB)
+        adjust = LogitsProcessor(logits_processing, prompt, N_VOCAB)
         for token in output:
             adjust.count(token)
         row = rng.normal(0, 5, N_VOCAB).astype(np.float32)
-        assert (adjust(row) == theirs(row, controls, prompt, output)).all()
+        assert (adjust(row) == theirs(row, logits_processing, prompt, output)).all()
         check_logprobs(row, int(rng.integers(N_VOCAB)))
 
 
-def theirs(row: NDArray[np.float32], controls: Controls, prompt: list[int], output: list[int]) -> NDArray[np.float32]:
+def theirs(
+    row: NDArray[np.float32], logits_processing: LogitsProcessing, prompt: list[int], output: list[int]
+) -> NDArray[np.float32]:
     """As vLLM's sampler: LogitBiasLogitsProcessor, then the penalties."""
     logits = torch.from_numpy(row.copy())[None]
-    logits[0, [token for token, _ in controls.logit_bias]] += torch.tensor([bias for _, bias in controls.logit_bias])
-    numbers = (controls.presence_penalty, controls.frequency_penalty, controls.repetition_penalty)
+    logits[0, [token for token, _ in logits_processing.logit_bias]] += torch.tensor(
+        [bias for _, bias in logits_processing.logit_bias]
+    )
+    numbers = (
+        logits_processing.presence_penalty,
+        logits_processing.frequency_penalty,
+        logits_processing.repetition_penalty,
+    )
     tokens = torch.tensor([prompt]), torch.tensor([output])
     result: NDArray[np.float32] = apply_penalties(logits, *tokens, *(torch.tensor([x]) for x in numbers))[0].numpy()
     return result

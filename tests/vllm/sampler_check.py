@@ -16,7 +16,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Sampler
 from pipesd_vllm.compat import sampler as compat_sampler
-from pipesd_vllm.keys import NOISE_ARG
+from pipesd_vllm.park_keys import NOISE_ARG
 
 N_VOCAB = 50
 THEIRS = N_VOCAB + 1
@@ -85,13 +85,13 @@ def one_step(rng: np.random.Generator, n_requests: int, *, speculative: bool) ->
     step = SimpleNamespace(num_draft_tokens=[len(each) for each in drafts], drafts=flat) if speculative else None
     got = GPUModelRunner._sample(runner, torch.cat(logits), step).reshape(n_requests, -1).tolist()
     accepted = 0
-    for place, each in enumerate(params):
+    for batch_row, each in enumerate(params):
         if each.extra_args and each.seed is not None and each.temperature:
-            tokens = expected(logits[place], each.seed, indices[place], drafts[place])
+            tokens = expected(logits[batch_row], each.seed, indices[batch_row], drafts[batch_row])
             accepted += len(tokens) - 1
-            assert got[place] == tokens + [PLACEHOLDER] * (len(got[place]) - len(tokens)), place
+            assert got[batch_row] == tokens + [PLACEHOLDER] * (len(got[batch_row]) - len(tokens)), batch_row
         else:
-            assert got[place] == [THEIRS] * len(got[place]), place
+            assert got[batch_row] == [THEIRS] * len(got[batch_row]), batch_row
     return accepted
 
 

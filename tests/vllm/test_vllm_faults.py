@@ -34,7 +34,7 @@ GAUGES = (
 
 
 def gauges(server: VllmServer) -> dict[str, float]:
-    """Of vLLM's /metrics."""
+    """Figures of vLLM's /metrics."""
     text = httpx.get(f"{server.root}/metrics", timeout=30).text
     found = {name: re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE) for name in GAUGES}
     return {name: sum(map(float, values)) for name, values in found.items() if values}
@@ -64,9 +64,9 @@ def test_faults_of_links_agents_and_clients(tmp_path: Path) -> None:
         assert set(left) == set(GAUGES)
         engine = server.engine()
         assert engine["parked"] == engine["evicted"] == 0
-    told = ", ".join(f"`{name}` {value:g}" for name, value in left.items())
+    reported = ", ".join(f"`{name}` {value:g}" for name, value in left.items())
     figures = f"{outcomes(story)}\n\n{ends(story, uploads)} The bound of a request: {bounds()}."
-    write("vllm", f"{figures} Afterwards: sessions 0, parked 0, {told}.")
+    write("vllm", f"{figures} Afterwards: sessions 0, parked 0, {reported}.")
 
     happened = Counter(fault.kind for fault in run.happened)
     assert happened.total() >= 10

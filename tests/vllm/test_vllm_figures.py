@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from harness import MODEL, wait_until
-from vllm_server import HEADERS, VllmServer, alone
+from vllm_server import HEADERS, VllmServer, target_only
 from vllm_wire import LONG, edge, park, receive
 
 from pipesd_core.protocol.messages import Close, Draft, End, Endpoint, Event, Open, Reason, Verdict, encode
@@ -42,7 +42,7 @@ def test_rounds_and_sessions_are_counted(server: VllmServer) -> None:
         wait_until(lambda: figures(server)["pipesd_engine_sequences_parked"] == 1)
         right, wrong = ids[done : done + 4], (ids[done + 4] + 1) % 4096
         socket.send(encode(Draft.wishing(0, 1, position, (*right, wrong), position + 4)))
-        while not (isinstance(message := receive(socket), Verdict) and message.reason is Reason.NAV):
+        while not (isinstance(message := receive(socket), Verdict) and message.reason is Reason.VERIFICATION):
             pass
         assert (message.verified, message.accepted, len(message.tokens)) == (5, 4, 5)
         assert 0 < message.queue_us < 10_000_000
@@ -68,7 +68,7 @@ def test_rounds_and_sessions_are_counted(server: VllmServer) -> None:
 
 
 def test_a_session_that_nobody_drafts_for_runs_freely(server: VllmServer) -> None:
-    expected = alone(server.url, **LONG)[0]
+    expected = target_only(server.url, **LONG)[0]
     with edge(server) as socket:
         asked = b'{"model": "%s", "prompt": "%s", "max_tokens": %d, "temperature": 0, "ignore_eos": true}'
         body = asked % (MODEL.encode(), LONG["prompt"].encode(), LONG["max_tokens"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from harness import DRAFT, prompts
 from matrix import Reference, compare, references
-from vllm_server import KEY, VllmServer, alone
+from vllm_server import KEY, VllmServer, target_only
 
 from bench.faulty_drafter import WrongDrafter
 from pipesd_agent.config import AgentConfig
@@ -29,7 +29,7 @@ SAMPLING: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def forty(server: VllmServer) -> Reference:
-    return references(partial(alone, server.url), SAMPLING, prompts(40))
+    return references(partial(target_only, server.url), SAMPLING, prompts(40))
 
 
 CASES: dict[str, tuple[float, TriggerSettings, int]] = {

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from pipesd_core.protocol.messages import SUBPROTOCOL
-from pipesd_core.service.keepalive import PING_INTERVAL_S, PING_TIMEOUT_S
+from pipesd_core.protocol.websocket import PING_INTERVAL_S, PING_TIMEOUT_S
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 

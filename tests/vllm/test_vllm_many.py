@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from harness import DRAFT, AgentThread, agent_thread, complete, in_parallel, prompts, wait_until
-from vllm_server import HEADERS, KEY, VllmServer, alone, post
+from vllm_server import HEADERS, KEY, VllmServer, post, target_only
 
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.llama import LlamaDrafter
@@ -43,7 +43,7 @@ def chat(url: str, number: int) -> str:
 
 def test_sixteen_sessions_next_to_ordinary_chats(server: VllmServer, agent: AgentThread) -> None:
     texts = prompts(16)
-    expected = in_parallel(lambda prompt: alone(server.url, prompt, **SEEDED), texts, 4)
+    expected = in_parallel(lambda prompt: target_only(server.url, prompt, **SEEDED), texts, 4)
     chats = [chat(server.url, number) for number in range(8)]
     with ThreadPoolExecutor(24) as pool:
         ordinary = [pool.submit(chat, server.url, number) for number in range(8)]
@@ -57,7 +57,7 @@ def test_more_sessions_than_blocks(tmp_path_factory: pytest.TempPathFactory) -> 
     texts = prompts(16)
     asked = SEEDED | {"max_tokens": 96, "ignore_eos": True}
     with VllmServer(tmp_path_factory.mktemp("vllm"), "--num-gpu-blocks-override", "48") as small:
-        expected = in_parallel(lambda prompt: alone(small.url, prompt, **asked), texts, 2)
+        expected = in_parallel(lambda prompt: target_only(small.url, prompt, **asked), texts, 2)
         with agent_on(small) as agent:
             got = in_parallel(lambda prompt: complete(agent.url, prompt, **asked)[:2], texts, 16)
         figures = small.engine()

@@ -41,7 +41,7 @@ def edge(server: VllmServer, key: str) -> ClientConnection:
     )
 
 
-def hear(socket: ClientConnection) -> Opened | Failed | End:
+def next_message(socket: ClientConnection) -> Opened | Failed | End:
     """The next message that is not about tokens."""
     while True:
         frame = socket.recv(timeout=60)
@@ -58,7 +58,7 @@ def hear(socket: ClientConnection) -> Opened | Failed | End:
 def ask(socket: ClientConnection, channel: int) -> Opened | Failed | End:
     """Open a session and stop its free run."""
     socket.send(encode(Open(channel, VERSION, Endpoint.COMPLETIONS, msgspec.json.encode(BODY), b"")))
-    answer = hear(socket)
+    answer = next_message(socket)
     if isinstance(answer, Opened):
         socket.send(encode(Draft(channel, 1, len(answer.prompt_ids), ())))
     return answer
@@ -80,5 +80,5 @@ def test_sessions_are_counted_per_key(tmp_path: Path) -> None:
         assert b"2 sessions are open with this API key; the limit is 2" in refused.body
         assert isinstance(ask(other, 0), Opened)
         second.send(encode(Close(0)))
-        assert isinstance(hear(second), End)
+        assert isinstance(next_message(second), End)
         assert isinstance(ask(first, 1), Opened)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from harness import DRAFT, LONG, Asking, agent_thread, wait_until
 from relay import Relay
-from vllm_server import KEY, VllmServer, alone
+from vllm_server import KEY, VllmServer, target_only
 
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.triggers import FixedSettings
@@ -31,7 +31,7 @@ KINDS: tuple[dict[str, Any], ...] = (
 def test_links_that_are_cut_in_mid_answer(tmp_path_factory: pytest.TempPathFactory) -> None:
     with VllmServer(tmp_path_factory.mktemp("vllm"), "--grace", str(GRACE_S)) as server:
         asked: dict[str, Any] = {"max_tokens": 400, "ignore_eos": True}
-        expected = [alone(server.url, LONG, **asked, **kind)[0] for kind in KINDS]
+        expected = [target_only(server.url, LONG, **asked, **kind)[0] for kind in KINDS]
         relay = Relay(urlsplit(server.root).port or 0)
         # One draft a time, and nothing by the target alone, so that answers last.
         config = AgentConfig(

@@ -148,9 +148,9 @@ def sum_of(chunks: list[dict[str, Any]]) -> dict[str, Any]:
         for call in delta.get("tool_calls") or ():
             arguments += call["function"].get("arguments") or ""
             names += [call["function"]["name"]] if call["function"].get("name") else []
-        said = choice.get("logprobs") or {}
-        of_completions = zip(*(said.get(name, ()) for name in _LOGPROBS), strict=True)
-        logprobs += said.get("content") or [list(token) for token in of_completions]
+        given = choice.get("logprobs") or {}
+        of_completions = zip(*(given.get(name, ()) for name in _LOGPROBS), strict=True)
+        logprobs += given.get("content") or [list(token) for token in of_completions]
         reason = choice["finish_reason"] or reason
     return {
         "text": text, "arguments": arguments, "names": names, "logprobs": logprobs, "roles": roles, "reason": reason
@@ -177,18 +177,18 @@ def test_what_cannot_be_drafted_for_is_vllms_own(server: VllmServer, agent: Agen
 
 def choices_of(response: httpx.Response) -> dict[int, tuple[str, str | None]]:
     """(text, finish_reason) of a streamed answer by choice."""
-    told: dict[int, tuple[str, str | None]] = {}
+    reported: dict[int, tuple[str, str | None]] = {}
     for event in events(response):
         for choice in event["choices"]:
             text, reason = choice_of(choice)
-            before = told.get(choice["index"], ("", None))
-            told[choice["index"]] = (before[0] + text, reason or before[1])
-    return told
+            before = reported.get(choice["index"], ("", None))
+            reported[choice["index"]] = (before[0] + text, reason or before[1])
+    return reported
 
 
 def choice_of(choice: dict[str, Any]) -> tuple[str, str | None]:
-    said = choice.get("message") or choice.get("delta") or choice
-    return said.get("text") or said.get("content") or "", choice["finish_reason"]
+    message = choice.get("message") or choice.get("delta") or choice
+    return message.get("text") or message.get("content") or "", choice["finish_reason"]
 
 
 def test_choices_are_what_sessions_draft(agent: AgentThread) -> None:

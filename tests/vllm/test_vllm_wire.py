@@ -7,7 +7,7 @@ import time
 import msgspec
 import pytest
 from harness import wait_until
-from vllm_server import VllmServer, alone
+from vllm_server import VllmServer, target_only
 from vllm_wire import LONG, edge, park, receive
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -32,7 +32,7 @@ PARK_TIMEOUT_S = 5.0
 
 
 def test_a_parked_session_costs_no_step_and_goes_on_by_itself(server: VllmServer) -> None:
-    expected = alone(server.url, **LONG)[0]
+    expected = target_only(server.url, **LONG)[0]
     with edge(server) as socket:
         park(socket)
         figures = server.engine()

@@ -107,6 +107,6 @@ def post(url: str, path: str, body: dict[str, Any]) -> httpx.Response:
     return httpx.post(f"{url}/{path}", json={"model": MODEL, **body}, headers=HEADERS, timeout=300)
 
 
-def alone(url: str, prompt: str, **parameters: Any) -> tuple[str, str]:
+def target_only(url: str, prompt: str, **parameters: Any) -> tuple[str, str]:
     """(text, finish_reason) of what the target writes by itself, drawing the sessions' noise."""
     return complete(url, prompt, headers=HEADERS, **parameters, **NOISE)[:2]

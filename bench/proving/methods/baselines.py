@@ -1,4 +1,4 @@
-"""Discrete-event models of the published methods (papers/pipesd.md §1.2, §2, §3, §5), round by round.
+"""Discrete-event models of the published methods (PipeSD: arXiv 2605.13319), round by round.
 
 They draft, upload and wait as the authors' system does: requests leave one after another, a NAV takes every unsent
 draft with it, and a method that drafts during a NAV guesses the target's extra token (`expected prefix`): what it
@@ -28,7 +28,7 @@ BODY: Final = 10
 """Bytes of a request's fields."""
 MAX_DRAFT: Final = 40
 N_HAT: Final = 20
-"""Draft length that the DP plans for at first; then the mean of the last 100 (papers/pipesd.md §2)."""
+"""Draft length that the DP plans for at first; then the mean of the last 100, as in the paper."""
 N_HAT_OVER: Final = 100
 
 

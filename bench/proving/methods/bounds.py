@@ -1,4 +1,4 @@
-"""How fast could anything be on a trace with so many steps of the target? (issue "proving ground", item 7)
+"""How fast could anything be on a trace with so many steps of the target?
 
 The clairvoyant schedule knows which drafts will be accepted: it drafts no wrong token, and asks exactly where it must
 or where it pays. Each step of the target decides one token; the others are drafted. While the target decides a token

@@ -1,7 +1,7 @@
 """The models beside the authors' figures: `python -m bench.proving.methods.calibration` prints them line by line.
 
 Nothing is tuned to times here: the text's parameters come from draft lengths and acceptances (fit.py), the times of
-drafting and verifying and of a request from papers/pipesd.md §9.2 to §9.4, the link from its rate. One thing was
+drafting and verifying and of a request from the runs that the authors published, the link from its rate. One thing was
 changed after times had been seen: EdgeLLM uploads what it drafts during a NAV at once, as the authors' code does for
 all methods that draft then; with everything held back to its NAV it was at +12.6 % in scenario 1.
 """

@@ -130,7 +130,7 @@ def costs_of(short: Figures, long: Figures, traces: Sequence[LiveTrace], scenari
             for before, after in itertools.pairwise(trace.drafted)
             if before.after == after.after and before.position + 1 == after.position
         ]
-        navs = [verdict.at for verdict in trace.decided if verdict.reason is Reason.NAV]
+        navs = [verdict.at for verdict in trace.decided if verdict.reason is Reason.VERIFICATION]
         for sent in trace.sent:
             answered = next((at for at in navs if at >= sent.at), None)
             if sent.wish is not None and answered is not None:

@@ -1,4 +1,4 @@
-"""The scenarios that methods are compared in (issue "proving ground", item 6), as data."""
+"""The scenarios that methods are compared in, as data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Forward:
 
 
 A800: Final = Forward(0.0052, 0.00037)
-"""Measured on the repro's target: 1-2 rows 5.5-6.5 ms, 8 about 9, 24 14.0 (papers/pipesd.md §9.3)."""
+"""Fitted to times that a public reproduction of PipeSD measured: 1-2 rows 5.5-6.5 ms, 8 about 9, 24 14.0."""
 
 
 @dataclass(frozen=True)
@@ -88,4 +88,4 @@ SWEEP: Final = tuple(LAPTOP.uplink(mbit) for mbit in (10, 40, 80))
 AUTHORS: Final = tuple(
     replace(scenario, draft_s=draft_s) for scenario, draft_s in zip(PAPER, (0.042, 0.083, 0.158, 0.042), strict=True)
 )
-"""The paper's four as the authors' machines were: floor and sampling (papers/pipesd.md §9.2, round times)."""
+"""The paper's four with the drafting times of the authors' machines, from the round times that they published."""

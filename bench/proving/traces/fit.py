@@ -1,7 +1,7 @@
 """Choose the made-up text's parameters: `python -m bench.proving.traces.fit` (a minute; prints a `Text`).
 
 Before any time is looked at: what is compared is only how long the drafts were and how much of them was accepted, in
-the authors' 5-sample runs (papers/pipesd.md §6.8, §9.2; PipeSD's there had R1 .95 and R2 .9, EdgeLLM .92 and .95). Each
+the authors' published 5-sample runs (PipeSD's had R1 .95 and R2 .9, EdgeLLM's .92 and .95). Each
 deviation counts in units of the authors' own sampling error, some hundred rounds a method.
 """
 

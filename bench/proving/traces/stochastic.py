@@ -1,4 +1,4 @@
-"""Made-up traces with the statistics of the authors' HumanEval runs (papers/pipesd.md §9.2).
+"""Made-up traces with the statistics of the HumanEval runs that PipeSD's authors published (20 Mbit/s, 5 samples).
 
 The text alternates between easy and hard stretches (a two-state Markov chain, so that acceptance is correlated along
 it). In each, the drafter's surprise s = -ln(confidence) is log-normal, and a token drafted with confidence c is the

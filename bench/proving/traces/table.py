@@ -1,4 +1,4 @@
-"""The trace table: what target and drafter say at each position of a workload, computed once (issue "proving ground").
+"""The trace table: what target and drafter say at each position of a workload, computed once.
 
 The target's path is fixed, and the drafter's continuation is a deterministic function of (committed prefix, seed): so a
 run in virtual time needs no model, and is exactly repeatable.

@@ -1,1 +1,1 @@
-"""What every node is made of: errors, wire protocol, sampler, engine interface, HTTP program kit, llama.cpp."""
+"""The parts that every node shares: errors, wire protocol, sampler, engine interface, HTTP program kit, llama.cpp."""

@@ -1,4 +1,4 @@
-"""Every error of PipeSD, and what it looks like to a client.
+"""Every error of PipeSD, with its HTTP status and OpenAI-shaped body.
 
 PipeSDError
 ├── ApiError                     has an HTTP status and an OpenAI-shaped body
@@ -22,6 +22,9 @@ PipeSDError
 from __future__ import annotations
 
 from typing import Any, ClassVar
+
+import msgspec
+from msgspec import Struct
 
 
 class PipeSDError(Exception):
@@ -135,3 +138,21 @@ class DecodeError(PipeSDError):
 
 class ConfigError(PipeSDError):
     """A configuration file, an environment variable or a flag is wrong."""
+
+
+class _Error(Struct):
+    message: str
+
+
+class _ErrorBody(Struct):
+    error: _Error
+
+
+def error_message_from_body(body: bytes | bytearray | dict[str, Any] | None) -> str:
+    """The message of an OpenAI-shaped error body, raw or decoded; empty if it is none, as of a proxy."""
+    try:
+        if isinstance(body, dict):
+            return msgspec.convert(body, _ErrorBody).error.message
+        return msgspec.json.decode(body or b"", type=_ErrorBody).error.message
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return ""

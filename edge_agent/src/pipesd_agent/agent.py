@@ -18,7 +18,6 @@ from pipesd_agent.local.answer import LocalAnswer
 from pipesd_agent.local.fallback import (
     CloudAnswer,
     FallbackPolicy,
-    error_message_from_body,
     fallback_policy,
     is_unavailable,
     start_local_answer,
@@ -29,7 +28,7 @@ from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.stream import RequestStream
 from pipesd_agent.telemetry.tracing import TraceFiles, Tracer
 from pipesd_agent.tuning.per_sampling import Tuners
-from pipesd_core.errors import ApiError, Unavailable, VocabularyMismatch
+from pipesd_core.errors import ApiError, Unavailable, VocabularyMismatch, error_message_from_body
 from pipesd_core.protocol.messages import Endpoint, Opened
 from pipesd_core.service.logs import session_name
 
@@ -146,7 +145,7 @@ class Agent:
             answer = await self.passthrough.request(endpoint, with_noise(body), request_id)
             if fallback is None or answer.status != Unavailable.status:
                 return answer
-            error: ApiError = Unavailable(error_message_from_body(answer.body))
+            error: ApiError = Unavailable(error_message_from_body(answer.body) or "the gateway is not available")
         except ApiError as failure:
             error = failure
         return await self._answer_locally(fallback, endpoint, body, request_id, error)

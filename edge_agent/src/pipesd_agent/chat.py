@@ -9,6 +9,8 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from pipesd_core.errors import error_message_from_body
+
 TIMEOUT_S: Final = 120.0
 HELP: Final = "Ctrl-D ends, /new begins a new conversation."
 
@@ -69,7 +71,7 @@ def _answer(client: httpx.Client, model: str, messages: list[dict[str, str]], op
     with client.stream("POST", "/chat/completions", json=body) as response:
         if response.status_code != 200:
             response.read()
-            raise ChatError(_message(response))
+            raise ChatError(_why_refused(response))
         for event in _events(response):
             for choice in event.get("choices", ()):
                 piece = choice["delta"].get("content") or ""
@@ -87,7 +89,7 @@ def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
         if line.startswith("data: "):
             event: dict[str, Any] = msgspec.json.decode(line[len("data: ") :])
             if "error" in event:
-                raise ChatError(event["error"]["message"])
+                raise ChatError(error_message_from_body(event) or "the answer was cut off")
             yield event
     raise ChatError("the answer was cut off")
 
@@ -95,7 +97,7 @@ def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
 def _first_model(client: httpx.Client) -> str:
     response = client.get("/models")
     if response.status_code != 200:
-        raise ChatError(_message(response))
+        raise ChatError(_why_refused(response))
     try:
         models = response.json()["data"]
     except (ValueError, KeyError, TypeError):
@@ -105,8 +107,5 @@ def _first_model(client: httpx.Client) -> str:
     return str(models[0]["id"])
 
 
-def _message(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {response.status_code}"
+def _why_refused(response: httpx.Response) -> str:
+    return error_message_from_body(response.content) or f"HTTP {response.status_code}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pipesd_agent.config import KEYS, PROGRAM, AgentConfig, load
 from pipesd_core.errors import ConfigError
 from pipesd_core.service.api_keys import Keys
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.program import fail, listen, run_program
 from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format, read_keys
 from pipesd_core.service.startup import answering_while_starting
@@ -157,12 +157,12 @@ async def _serve(config: AgentConfig) -> None:
     keys = Keys(config.api_keys, config.api_key_file)
     if not keys.required and config.host not in LOOPBACK:
         logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
-    life = Life()
+    lifecycle = Lifecycle()
     server = Server(
-        create_app(agent, keys=keys, life=life, cors_origins=config.cors_origin),
+        create_app(agent, keys=keys, lifecycle=lifecycle, cors_origins=config.cors_origin),
         agent.aclose,
         log_level=config.log_level,
-        life=life,
+        lifecycle=lifecycle,
         drain_timeout_s=config.drain_timeout,
     )
     await server.run_on(listener)

@@ -1,64 +1,31 @@
-"""The WebSocket shell around `GatewayConnection`: sockets, clock, tasks and the engine's callbacks."""
+"""The agents of a server: their WebSocket route, admission of their sessions, and the drain when the server ends."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
 
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket
 
-from pipesd_core.engine.interface import Broken, Engine, EngineOutput, Finished, Generation, Opening, Payload, StepDone
-from pipesd_core.errors import ApiError, ContextLengthExceeded, EngineFailed, InvalidRequest
-from pipesd_core.protocol.messages import MAX_FRAME_BYTES, MAX_UNACKED, SUBPROTOCOL, Open, Rejected, encode
-from pipesd_core.service.lifecycle import Life
-from pipesd_core.service.logs import request_id, session_name
-from pipesd_gateway.connection import (
-    AbortRequest,
-    AdoptRequest,
-    CancelRequest,
-    GatewayConnection,
-    Hangup,
-    StartRequest,
-    StepRequest,
-)
+from pipesd_core.engine.interface import Engine
+from pipesd_core.errors import ApiError, InvalidRequest
+from pipesd_core.protocol.messages import SUBPROTOCOL
+from pipesd_core.service.lifecycle import Lifecycle
+from pipesd_gateway.agent_socket import AgentSocket, HostedRequest
 from pipesd_gateway.limits import SessionLimits
-from pipesd_gateway.quota import Quota, Share
+from pipesd_gateway.quota import Quota
 from pipesd_gateway.registry import Registry
-from pipesd_gateway.session import MAX_AHEAD, GatewaySession
 
-log = logging.getLogger(__name__)
-
-MAX_SESSIONS: Final = 64
-MAX_OUTBOX: Final = MAX_SESSIONS * (MAX_UNACKED + 2 * (MAX_AHEAD + 1) + 16)
-"""Messages waiting for one agent's socket. Sessions cannot exceed it; an agent that opens and never reads can."""
-MAX_OUTBOX_BYTES: Final = 64 * 2**20
-"""The same in bytes: what long prompts, sent back as ids, come to."""
-MAX_OPENED_BYTES: Final = MAX_FRAME_BYTES - 1024
-"""Of what `Opened` sends back of a request, its prompt as ids above all: a larger frame would end the agent's link."""
-_ID_BYTES: Final = 5
-CLOSE_PROTOCOL_ERROR: Final = 1002
-CLOSE_TOO_SLOW: Final = 1008
-CLOSE_INTERNAL_ERROR: Final = 1011
-CLOSE_RESTARTING: Final = 1012
-"""The server ends: the agent may find it again, or another one."""
-CLOSE_SUPERSEDED: Final = 4001
-"""The agent has resumed its sessions on a newer connection."""
-GOODBYES: Final = (1000, 1001)
-"""Close codes of an agent that has ended on purpose: it will resume nothing."""
-FAREWELL_S: Final = 5.0
-"""After a hang-up: time for the agent to take what is left for it."""
-RESTART_S: Final = 2.0
-"""The same when the server ends."""
 RETURN_S: Final = 15.0
-"""So long a drain waits for a session whose link is lost: the agent notices within 9 s."""
+"""Longest time that a drain waits for a session whose link is lost: the agent notices the loss within 9 s."""
+RESTART_S: Final = 2.0
+"""When the server ends: time for the agents to take what is left for them."""
 
 Authorize = Callable[[WebSocket], str | None]
 """The API key that a connection came with, None where the server has no keys. Raises `Unauthorized`."""
@@ -70,44 +37,44 @@ def attach(
     limits: SessionLimits,
     authorize: Authorize,
     quota: Quota,
-    life: Life | None = None,
+    lifecycle: Lifecycle | None = None,
 ) -> Registry:
     """Add the agents' WebSocket, `/v1/pipesd/ws`, to an application: our own, or vLLM's (a FastAPI is a Starlette).
 
-    `life` says when it ends.
-
-    Returns the sessions that it will have.
+    `lifecycle` announces the end of the server. Returns the registry of its sessions.
     """
-    agents = Agents(engine, limits, authorize, quota, life or Life())
+    agents = Agents(engine, limits, authorize, quota, lifecycle or Lifecycle())
 
     app.router.add_websocket_route("/v1/pipesd/ws", agents.serve)
     return agents.registry
 
 
 class Agents:
-    """All agents of a server. The `Host` of its `Life`."""
+    """All agents of a server. The `Host` of its `Lifecycle`."""
 
-    def __init__(self, engine: Engine, limits: SessionLimits, authorize: Authorize, quota: Quota, life: Life) -> None:
+    def __init__(
+        self, engine: Engine, limits: SessionLimits, authorize: Authorize, quota: Quota, lifecycle: Lifecycle
+    ) -> None:
         self._engine = engine
         self._limits = limits
         self._authorize = authorize
         self._quota = quota
-        self._life = life
+        self._lifecycle = lifecycle
         self.registry = Registry()
-        self._hosted: dict[bytes, Hosted] = {}
+        self._hosted: dict[bytes, HostedRequest] = {}
         self._sockets: dict[AgentSocket, asyncio.Task[None]] = {}
         self._drain_began = math.inf
         self._drain_until = math.inf
-        life.host = self
+        lifecycle.host = self
 
     async def serve(self, websocket: WebSocket) -> None:
-        """One agent, from its handshake to its end."""
+        """Serve one agent, from its handshake to its end."""
         with ExitStack() as stack:
             try:
                 share = self._quota.share(self._authorize(websocket))
                 _check_subprotocol(websocket)
-                if not (self._life.draining and self.registry.has(share.owner)):  # it may want to resume
-                    self._life.admit()
+                if not (self._lifecycle.draining and self.registry.has(share.owner)):  # it may want to resume
+                    self._lifecycle.admit()
                 stack.enter_context(share.connection())
             except ApiError as error:
                 await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
@@ -125,25 +92,25 @@ class Agents:
                 del self._sockets[socket]
 
     def _admit(self, websocket: WebSocket) -> None:
-        """May it open a session? The key may have been removed since the handshake."""
+        """Admit a new session of a connection, whose key may have been removed. Raises ApiError."""
         self._authorize(websocket)
-        self._life.admit()
+        self._lifecycle.admit()
 
     def sessions(self) -> int:
-        """See `Host`. Those of agents that are lost, and do not come back, hold nothing up."""
+        """Number of sessions that a drain waits for; not those of lost agents that do not come back. See `Host`."""
         since = time.monotonic() - RETURN_S
         gone = sum(hosted.lost_before(since) for hosted in self._hosted.values()) if since > self._drain_began else 0
         return self._quota.taken - gone
 
     def drain(self, deadline_s: float) -> None:
-        """See `Host`."""
+        """Announce the end of the server to every agent; see `Host`."""
         self._drain_began = time.monotonic()
         self._drain_until = self._drain_began + deadline_s
         for socket in self._sockets:
             socket.drain(deadline_s)
 
     async def aclose(self) -> None:
-        """See `Host`. What runs is not told that it failed: its agent may have it finished elsewhere."""
+        """Close every link; see `Host`. No session is reported as failed: its agent may finish it elsewhere."""
         tasks = list(self._sockets.values())
         for socket in list(self._sockets):
             socket.restart()
@@ -157,250 +124,3 @@ def _check_subprotocol(websocket: WebSocket) -> None:
         raise InvalidRequest(
             f"this gateway speaks the WebSocket subprotocol {SUBPROTOCOL}; the client offered {offered}"
         )
-
-
-def _too_long(opening: Opening) -> ApiError | None:
-    size = _ID_BYTES * len(opening.prompt_ids) + sum(len(stop.encode()) for stop in opening.stop)
-    if size <= MAX_OPENED_BYTES:
-        return None
-    return ContextLengthExceeded(
-        f"the prompt has {len(opening.prompt_ids)} tokens and, with its stop strings, may take {size} bytes in a "
-        f"message to the agent; the limit is {MAX_OPENED_BYTES}: send it to the server's own /v1 API instead",
-    )
-
-
-class Hosted:
-    """A request in the engine, and the socket and channel that its session is on now."""
-
-    def __init__(self, socket: AgentSocket, channel: int) -> None:
-        self.socket = socket
-        self.channel = channel
-        self.session_id = b""
-        self.generation: Generation
-
-    def lost_before(self, moment: float) -> bool:
-        """Has its link been lost at that time, and not come back?"""
-        session = self.socket.session(self.channel)
-        return session is not None and session.detached_since is not None and session.detached_since < moment
-
-    def deliver(self, output: EngineOutput) -> None:
-        """What the engine calls."""
-        self.socket.deliver(self.channel, output)
-
-
-class AgentSocket:
-    """One connected agent: owns the tasks and generations of its sessions.
-
-    When the agent leaves, its tasks end; the generations stay until another socket takes them over, or the grace time
-    is over: a timer, and no task, sees to that.
-
-    Args:
-        admit: may a session begin on this socket? Raises ApiError.
-        hosted: of all sockets, by session id.
-    """
-
-    def __init__(
-        self,
-        websocket: WebSocket,
-        engine: Engine,
-        limits: SessionLimits,
-        share: Share,
-        admit: Callable[[WebSocket], None],
-        registry: Registry,
-        hosted: dict[bytes, Hosted],
-    ) -> None:
-        self._websocket = websocket
-        self._engine = engine
-        self._admit = admit
-        self._connection = GatewayConnection(engine.info, limits, share, registry, max_sessions=MAX_SESSIONS)
-        self._loop = asyncio.get_running_loop()
-        self._all_hosted = hosted
-        self._hosted: dict[int, Hosted] = {}
-        self._openings: dict[int, asyncio.Task[None]] = {}
-        self._opening_tasks: set[asyncio.Task[None]] = set()
-        """Those of `_openings`, and the cancelled ones that are not done yet."""
-        self._reader: asyncio.Task[None] | None = None
-        self._outbox: deque[bytes] = deque()
-        self._outbox_bytes = 0
-        self._outbox_filled = asyncio.Event()
-        self._hangup: int | None = None
-        self._left = False
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def serve(self) -> None:
-        """Serve until the agent leaves or breaks the protocol."""
-        writer = asyncio.create_task(self._write())
-        reader = self._reader = asyncio.create_task(self._read())
-        try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for_good = self._left or self._hangup not in (None, CLOSE_SUPERSEDED)
-            self._connection.disconnected(time.monotonic(), for_good=for_good)
-            self._pump()
-            if self._hangup is not None:
-                await asyncio.wait((writer,), timeout=FAREWELL_S)
-            tasks = [reader, writer, *self._opening_tasks]
-            for task in tasks:
-                task.cancel()
-            for result in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
-                    log.error("agent connection failed", exc_info=result)
-
-    def session(self, channel: int) -> GatewaySession | None:
-        """The running session of a channel."""
-        return self._connection.session(channel)
-
-    def drain(self, deadline_s: float) -> None:
-        """Tell the agent that the server is about to end."""
-        self._connection.drain(deadline_s)
-        self._pump()
-
-    def restart(self) -> None:
-        """The server ends: hang up. The sessions are over, and their agent has not been told that they failed."""
-        self._hang_up(CLOSE_RESTARTING)
-        self._connection.disconnected(time.monotonic(), for_good=True)
-        self._pump()
-
-    async def _read(self) -> None:
-        while self._hangup is None:  # `cancel` alone does not stop a task that finds the next frame waiting each time
-            message = await self._websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                self._left = message.get("code") in GOODBYES
-                return
-            frame: bytes | None = message.get("bytes")
-            self._connection.receive(message["text"] if frame is None else frame, time.monotonic())
-            self._pump()
-            await asyncio.sleep(0)  # thousands of frames may be waiting: other agents have their turn between them
-
-    async def _write(self) -> None:
-        while True:
-            await self._outbox_filled.wait()
-            while self._outbox:
-                frame = self._outbox.popleft()
-                self._outbox_bytes -= len(frame)
-                await self._websocket.send_bytes(frame)
-            if self._hangup is not None:
-                if self._websocket.application_state is WebSocketState.CONNECTED:
-                    await self._websocket.close(self._hangup)
-                return
-            self._outbox_filled.clear()
-
-    def _pump(self) -> None:
-        """Carry out what the connection wants, in order."""
-        for output in self._connection.take_outputs():
-            match output:
-                case StartRequest(request):
-                    task = self._openings[request.channel] = asyncio.create_task(self._open(request))
-                    self._opening_tasks.add(task)
-                    task.add_done_callback(self._opening_done)
-                case CancelRequest(channel):
-                    self._openings.pop(channel).cancel()
-                case StepRequest(channel, drafts, ahead):
-                    self._hosted[channel].generation.step(drafts, ahead)
-                case AbortRequest(channel):
-                    self._let_go(channel).generation.abort()
-                case AdoptRequest(channel, session_id):
-                    self._adopt(channel, self._all_hosted[session_id])
-                case Hangup(superseded):
-                    self._hang_up(CLOSE_SUPERSEDED if superseded else CLOSE_PROTOCOL_ERROR)
-                case _:
-                    if isinstance(output, Rejected):
-                        log.warning("agent refused: %s", output.message)
-                    self._outbox.append(encode(output))
-                    self._outbox_bytes += len(self._outbox[-1])
-                    self._outbox_filled.set()
-        if len(self._outbox) > MAX_OUTBOX or self._outbox_bytes > MAX_OUTBOX_BYTES:
-            self._outbox.clear()
-            self._outbox_bytes = 0
-            self._hang_up(CLOSE_TOO_SLOW)
-        self._rearm()
-
-    def _adopt(self, channel: int, hosted: Hosted) -> None:
-        before, hosted.socket = hosted.socket, self
-        del before._hosted[hosted.channel]
-        hosted.channel = channel
-        self._hosted[channel] = hosted
-        before._pump()
-
-    def _let_go(self, channel: int) -> Hosted:
-        hosted = self._hosted.pop(channel)
-        del self._all_hosted[hosted.session_id]
-        return hosted
-
-    def _hang_up(self, code: int) -> None:
-        """Send what is left, then close; nothing more is read, and every session is lost."""
-        if self._hangup is None:
-            self._hangup = code
-            self._outbox_filled.set()
-            if self._reader is not None:
-                self._reader.cancel()
-
-    def _rearm(self) -> None:
-        due = self._connection.deadline()
-        if self._timer is not None:
-            self._timer.cancel()
-        delay = None if due is None else max(0.0, due - time.monotonic())
-        self._timer = None if delay is None else self._loop.call_later(delay, self._tick)
-
-    def _tick(self) -> None:
-        self._connection.tick(time.monotonic())
-        self._pump()
-
-    async def _open(self, request: Open) -> None:
-        channel = request.channel
-        request_id.set(request.request_id)
-        answer: Generation | ApiError
-        hosted = Hosted(self, channel)
-        try:
-            self._admit(self._websocket)
-            answer = await self._engine.open(request.endpoint, request.body, hosted.deliver)
-            if (too_long := _too_long(answer.opening)) is not None:
-                answer.abort()
-                answer = too_long
-        except ApiError as error:
-            answer = error
-        except Exception:
-            # A bug of the engine; its client is told, and the agent's other sessions go on.
-            log.exception("the engine failed to open a request")
-            answer = EngineFailed("internal error; see the gateway's log")
-        if self._openings.get(channel) is not asyncio.current_task():
-            # Cancelled too late for the engine to notice; the channel may have its next request already.
-            if not isinstance(answer, ApiError):
-                answer.abort()
-            return
-        del self._openings[channel]
-        if isinstance(answer, ApiError):
-            log.info("refused: %d %s", answer.status, answer.code or answer.type)
-            self._connection.refused(channel, answer)
-        else:
-            hosted.generation = answer
-            hosted.session_id = self._connection.accepted(channel, answer.opening, time.monotonic())
-            self._hosted[channel] = self._all_hosted[hosted.session_id] = hosted
-            name = session_name(hosted.session_id)
-            log.info("request %s is session %s", request.request_id, name, extra={"session": name})
-        self._pump()
-
-    def _opening_done(self, task: asyncio.Task[None]) -> None:
-        self._opening_tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("agent connection failed", exc_info=error)
-            self._hang_up(CLOSE_INTERNAL_ERROR)
-
-    def deliver(self, channel: int, output: EngineOutput) -> None:
-        """What the engine did for a session."""
-        session = self._connection.session(channel)
-        if session is None:
-            return
-        match output:
-            case StepDone():
-                session.step_done(output, time.monotonic())
-            case Payload():
-                session.payload(output)
-            case Finished():
-                self._let_go(channel)
-                session.finished()
-            case Broken(error):
-                self._let_go(channel)
-                session.broken(error)
-        self._connection.collect(channel)
-        self._pump()

@@ -1,4 +1,4 @@
-"""The gateway's HTTP side: an OpenAI API with target-only answers, and what an agent asks before it connects.
+"""The gateway's HTTP API: OpenAI routes with target-only answers, and what an agent asks before it connects.
 
 `create_app` gives the app; `pipesd_gateway.agents.attach` adds the WebSocket route to it. Both check keys by `Keys`.
 """
@@ -13,11 +13,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipesd_core.engine.autoregressive import Alone
-from pipesd_core.engine.choices import Several, wants_several
+from pipesd_core.engine.autoregressive import TargetOnlyGeneration
+from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Engine
 from pipesd_core.errors import ApiError, EngineFailed
-from pipesd_core.protocol.messages import SUBPROTOCOL, Endpoint
+from pipesd_core.openai_body import has_multiple_choices, wants_stream
+from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.exposition import CONTENT_TYPE, render
 from pipesd_core.service.http import (
@@ -26,12 +27,12 @@ from pipesd_core.service.http import (
     install,
     json_response,
     read_body,
-    wants_stream,
     while_connected,
 )
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.openapi import add_description
 from pipesd_gateway import verify_api
+from pipesd_gateway.info_api import info_body
 from pipesd_gateway.metrics import GatewayMetrics
 
 
@@ -39,23 +40,23 @@ def create_app(
     engine: Engine,
     *,
     keys: Keys | None = None,
-    life: Life | None = None,
+    lifecycle: Lifecycle | None = None,
     cors_origins: tuple[str, ...] = (),
     load: Callable[[], Mapping[str, int]] = dict,
     metrics: GatewayMetrics | None = None,
 ) -> Starlette:
-    """The app over `engine`, which stays the caller's to close. No `keys`: open to everybody.
+    """Make the app over `engine`, which stays the caller's to close. No `keys`: open to everybody.
 
-    load: figures for `/health` and `/metrics`: what the server holds at the moment. metrics: of the server, whose
-    agents are measured by it too; None: of this API alone.
+    load: figures for `/health` and `/metrics`: the sessions, requests and tasks of the moment. metrics: of the server,
+    whose agents are measured by it too; None: of this API alone.
     """
     keys = keys or Keys()
     metrics = metrics or GatewayMetrics()
     answering, verifying = metrics.measure(engine, "api"), metrics.measure(engine, "verify")
     app = Starlette()
     app.router.redirect_slashes = False
-    life = life or Life()
-    install(app, life, cors_origins)
+    lifecycle = lifecycle or Lifecycle()
+    install(app, lifecycle, cors_origins)
     started = int(time.time())
 
     async def chat_completions(request: Request) -> Response:
@@ -72,16 +73,7 @@ def create_app(
 
     async def info(request: Request) -> Response:
         keys.authorize(request)
-        return json_response(
-            {
-                "model": engine.info.name,
-                "fingerprint": engine.info.fingerprint.hex(),
-                "n_vocab": engine.info.n_vocab,
-                "max_context": engine.info.max_context,
-                "max_drafts": engine.info.max_drafts,
-                "protocol": SUBPROTOCOL,
-            }
-        )
+        return json_response(info_body(engine.info))
 
     async def verifications(request: Request) -> Response:
         keys.authorize(request)
@@ -91,7 +83,7 @@ def create_app(
         return json_response({"status": "ok", "load": load()})
 
     async def ready(_: Request) -> Response:
-        life.admit()
+        lifecycle.admit()
         return json_response({"status": "ready"})
 
     async def scrape(_: Request) -> Response:
@@ -113,7 +105,7 @@ def create_app(
 async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoint) -> Response:
     keys.authorize(request)
     body = await read_body(request)
-    answer = Several(engine) if wants_several(endpoint, body) else Alone(engine)
+    answer = MultiChoiceGeneration(engine) if has_multiple_choices(endpoint, body) else TargetOnlyGeneration(engine)
     handed_over = False
     try:
         opening = await while_connected(request, answer.open(endpoint, body))
@@ -130,7 +122,7 @@ async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoi
             answer.abort()
 
 
-async def _events(answer: Alone | Several) -> AsyncIterator[bytes]:
+async def _events(answer: TargetOnlyGeneration | MultiChoiceGeneration) -> AsyncIterator[bytes]:
     try:
         while (payload := await answer.next()) is not None:
             yield b"data: " + payload.data + b"\n\n"

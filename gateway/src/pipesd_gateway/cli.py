@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipesd_core.errors import ConfigError
 from pipesd_core.service.api_keys import Keys
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.program import fail, listen, run_program
 from pipesd_core.service.server import Server
 from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     flags = vars(_parser().parse_args(argv))
     del flags["command"]
     file = flags.pop("config", None)
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pipesd-gateway", description="PipeSD's cloud side.")
-    parser.add_argument("--version", action=ShowVersion, help="print the version and end")
+    parser.add_argument("--version", action=ShowVersion, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True)
     # SUPPRESS: a flag that was not given is absent, so that it cannot hide what the file says.
     serve = commands.add_parser(
@@ -57,26 +57,26 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=help_format,
     )
     add = serve.add_argument
-    add("--model", metavar="FILE", help="the target model, a GGUF file")
-    add("--config", metavar="FILE", type=Path, help="of configuration, TOML")
+    add("--model", metavar="FILE", help="target model, a GGUF file")
+    add("--config", metavar="FILE", type=Path, help="TOML configuration file")
     add("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
-    add("--port", type=int, metavar="N", help="port; 0 takes a free one (8100)")
-    add("--api-key-file", metavar="FILE", help="of keys, one a line; read again when changed")
-    add("--name", help="the model's name in the API (the file's own)")
-    add("--n-seq", type=int, metavar="N", help="sessions at once (4)")
-    add("--context", type=int, metavar="N", help="tokens of each, prompt and answer (2048)")
+    add("--port", type=int, metavar="N", help="port to listen on; 0 takes a free one (8100)")
+    add("--api-key-file", metavar="FILE", help="API keys, one per line; reloaded on change")
+    add("--name", help="model name in the API (that of the model file)")
+    add("--n-seq", type=int, metavar="N", help="sequences that run at once (4)")
+    add("--context", type=int, metavar="N", help="tokens of a sequence, prompt + answer (2048)")
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
-    add("--max-queue", type=int, metavar="N", help="requests that may wait for a session (16)")
+    add("--max-queue", type=int, metavar="N", help="length of the admission queue (16)")
     add("--park-timeout", type=float, metavar="S", help="seconds to wait for a silent agent (5)")
-    add("--grace", type=float, metavar="S", help="seconds that a lost agent has to resume its sessions (30)")
-    add("--step-floor-ms", type=float, metavar="MS", help="least time of a step, emulates a big target (0)")
+    add("--grace", type=float, metavar="S", help="seconds a lost agent has to resume sessions (30)")
+    add("--step-floor-ms", type=float, metavar="MS", help="minimum step time, to emulate a big target (0)")
     add("--max-sessions-per-key", type=int, metavar="N", help="agents' sessions per API key (256)")
-    add("--tls-cert", metavar="FILE", help="certificate chain for https and wss, PEM (no TLS)")
-    add("--tls-key", metavar="FILE", help="its private key, PEM (in the same file)")
-    add("--cors-origin", action="append", metavar="URL", help="of web pages that may use the API (none)")
-    add("--drain-timeout", type=float, metavar="S", help="after SIGTERM, time for what runs (30)")
-    add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
-    add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or a line of JSON an event (text)")
+    add("--tls-cert", metavar="FILE", help="PEM certificate chain; enables TLS (none)")
+    add("--tls-key", metavar="FILE", help="PEM private key (in the file of --tls-cert)")
+    add("--cors-origin", action="append", metavar="URL", help="web origin allowed to call the API (none)")
+    add("--drain-timeout", type=float, metavar="S", help="seconds to finish requests after SIGTERM (30)")
+    add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"log level: {', '.join(LOG_LEVELS)} (info)")
+    add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or one JSON object per line (text)")
     return parser
 
 
@@ -92,16 +92,18 @@ async def _serve(config: GatewayConfig) -> None:
     try:
         keys = Keys(config.api_keys, config.api_key_file)
         quota = Quota(config.max_sessions_per_key)
-        life = Life()
+        lifecycle = Lifecycle()
         metrics = GatewayMetrics()
 
         def held() -> dict[str, int]:
-            counts = {"sessions": quota.taken, "resumable": len(registry), "requests": life.requests}
+            counts = {"sessions": quota.taken, "resumable": len(registry), "requests": lifecycle.requests}
             return counts | engine.load | {"tasks": len(asyncio.all_tasks())}
 
-        app = create_app(engine, keys=keys, life=life, cors_origins=config.cors_origin, load=held, metrics=metrics)
+        app = create_app(
+            engine, keys=keys, lifecycle=lifecycle, cors_origins=config.cors_origin, load=held, metrics=metrics
+        )
         limits = SessionLimits(park_timeout_s=config.park_timeout, grace_s=config.grace)
-        registry = agents.attach(app, metrics.measure(engine, "agent"), limits, keys.authorize, quota, life)
+        registry = agents.attach(app, metrics.measure(engine, "agent"), limits, keys.authorize, quota, lifecycle)
         if not keys.required and config.host not in LOOPBACK:
             logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
         server = Server(
@@ -109,7 +111,7 @@ async def _serve(config: GatewayConfig) -> None:
             engine.aclose,
             log_level=config.log_level,
             tls=tls,
-            life=life,
+            lifecycle=lifecycle,
             drain_timeout_s=config.drain_timeout,
         )
         await server.run_on(listener)

@@ -20,16 +20,15 @@ PROGRAM: Final = Program("PIPESD_GATEWAY_", (KEYS,))
 
 
 class GatewayConfig(Struct, frozen=True, kw_only=True):
-    """What the gateway runs with. Raises ConfigError where a value cannot work.
+    """Configuration of one gateway. Raises ConfigError where a value cannot work.
 
-    model: GGUF file of the target. name: its name in the API ("": the one that the file says). n_seq: sessions at
-    once. context: tokens of each, prompt and answer together. threads: of llama.cpp. max_queue: requests that may wait
-    for a session. park_timeout: seconds that a session waits for a silent edge. grace: seconds that a session
-    waits for a lost agent to resume it; 0: it ends with its link. step_floor_ms: least time of an engine
-    step, to emulate a bigger target. max_sessions_per_key: of agents, over all their connections (`quota`). api_keys:
-    empty means open. tls_cert, tls_key: PEM files; without them no TLS. cors_origin: of web pages that may use the
-    API. drain_timeout: seconds that what runs has after SIGTERM. api_key_file: where keys come from, None for the
-    environment.
+    model: GGUF file of the target. name: its name in the API; "": the name in the file. n_seq: sequences that run at
+    once. context: tokens of each, prompt and answer together. threads: of llama.cpp. max_queue: length of the admission
+    queue. park_timeout: seconds that a session waits for a silent edge. grace: seconds that a session waits for a lost
+    agent to resume it; 0: it ends with its link. step_floor_ms: least time of an engine step, to emulate a bigger
+    target. max_sessions_per_key: agents' sessions, over all their connections (`quota`). tls_cert, tls_key: PEM files;
+    without them no TLS. cors_origin: web origins allowed to call the API. drain_timeout: seconds to finish requests
+    after SIGTERM. api_keys: empty means open. api_key_file: file of the keys; None: they come from the environment.
     """
 
     model: Path
@@ -70,7 +69,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
             raise ConfigError("tls_key is of use with tls_cert only: give both, or neither")
 
     def tls(self) -> ssl.SSLContext | None:
-        """What the server shows; None: no TLS. Raises ConfigError."""
+        """The TLS context of the server; None: no TLS. Raises ConfigError."""
         if self.tls_cert is None:
             return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -86,7 +85,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
 
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None) -> GatewayConfig:
-    """See `settings.load`. Raises ConfigError."""
+    """Load the configuration; see `settings.load`. Raises ConfigError."""
     try:
         return settings.load(GatewayConfig, PROGRAM, flags, environ, file)
     except ConfigError as error:

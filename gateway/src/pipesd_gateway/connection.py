@@ -1,7 +1,7 @@
 """The gateway's side of one agent's WebSocket, sans-I/O: frames in, typed orders out.
 
 It names sessions by the edge's channels, refuses what does not fit (typed errors: one session's fault ends that
-session, only an unattributable one ends the connection) and leaves sockets, engine and clock to `agents`.
+session, only an unattributable one ends the connection) and leaves sockets, engine and clock to `agent_socket`.
 """
 
 from __future__ import annotations
@@ -90,6 +90,9 @@ Output = GatewayMessage | Order
 class GatewayConnection:
     """All sessions of one agent's WebSocket; also after it is gone, until they are resumed on another or given up.
 
+    After every call of a method that takes a time or an engine's answer, carry out `take_outputs`, in order; call
+    `tick` at `deadline`. After a call on a session, call `collect` first.
+
     Args:
         info: of the target model.
         limits: of each session.
@@ -114,10 +117,10 @@ class GatewayConnection:
         self.number = self._registry.number()
         self._max_sessions = max_sessions
         self._waiting: dict[int, tuple[Open, float]] = {}
-        """With the time of their arrival."""
+        """Requests by channel, each with the time of its arrival."""
         self._sessions: dict[int, GatewaySession] = {}
         self._ended: dict[int, GatewaySession] = {}
-        """Their last messages may have been lost. The channel's next request shows that they were not."""
+        """Ended sessions whose last messages may be lost. The channel's next request shows that they were not."""
         self._known: set[int] = set()
         """Channels that have been used: late messages for an ended session are no fault."""
         self._lost = False
@@ -130,7 +133,7 @@ class GatewayConnection:
         return outputs
 
     def deadline(self) -> float | None:
-        """When `tick` has to be called at the latest."""
+        """The time at which `tick` has to be called at the latest; None: never."""
         due = [d for session in self._all() if (d := session.deadline()) is not None]
         return min(due, default=None)
 
@@ -144,7 +147,7 @@ class GatewayConnection:
         return len(self._sessions) + len(self._waiting)
 
     def receive(self, frame: bytes | str, now: float) -> None:
-        """A frame from the agent; a text frame (str) is a fault. Never raises, whatever it holds."""
+        """Take a frame from the agent; a text frame (str) is a fault. Never raises, whatever it holds."""
         try:
             if isinstance(frame, str):
                 raise MalformedMessage("a text frame; pipesd.v1 has binary frames only")
@@ -162,7 +165,7 @@ class GatewayConnection:
             self._outputs.append(Hangup())
 
     def accepted(self, channel: int, opening: Opening, now: float) -> bytes:
-        """The engine took the request of `StartRequest`. Returns the session's id."""
+        """Begin the session whose request (`StartRequest`) the engine took. Returns the session's id."""
         request, asked = self._waiting.pop(channel)
         session = self._sessions[channel] = GatewaySession(
             channel,
@@ -181,17 +184,17 @@ class GatewayConnection:
         return session.session_id
 
     def refused(self, channel: int, error: ApiError) -> None:
-        """The engine did not take the request of `StartRequest`."""
+        """Report that the engine did not take the request of `StartRequest`."""
         self._forget_waiting(channel)
         self._outputs.append(failed(channel, error))
 
     def collect(self, channel: int) -> None:
-        """Move a session's outputs here after it was told what the engine did."""
+        """Move a session's outputs here, after a call of `GatewaySession.step_done` and the like."""
         if channel in self._sessions:
             self._collect(channel)
 
     def tick(self, now: float) -> None:
-        """The clock moved."""
+        """Advance the clock: carry out what is due."""
         for channel, session in list(self._sessions.items()):
             session.tick(now)
             self._collect(channel)
@@ -201,7 +204,7 @@ class GatewayConnection:
                 self._forget_ended(channel)
 
     def drain(self, deadline_s: float) -> None:
-        """The gateway ends when nothing runs any more, or after so many seconds."""
+        """Announce that the gateway ends when nothing runs any more, or after `deadline_s` seconds."""
         self._outputs.append(Draining(math.ceil(max(0.0, deadline_s))))
 
     def disconnected(self, now: float, *, for_good: bool = False) -> None:
@@ -223,7 +226,7 @@ class GatewayConnection:
                 self._forget_ended(channel)
 
     def surrender(self, session: GatewaySession) -> None:
-        """See `registry.Holder`."""
+        """Give a session to another connection; see `registry.Holder`."""
         if self._ended.get(session.channel) is session:
             del self._ended[session.channel]
             return
@@ -264,14 +267,14 @@ class GatewayConnection:
         channel = message.channel
         if channel in self._sessions or channel in self._waiting:
             raise OutOfState(f"resume on channel {channel}, which is in use")
-        place = self._registry.find(message.session, self._share.owner)
-        if place is not None and place.holder is self:
-            raise OutOfState(f"resume on channel {channel} of a session that is on channel {place.session.channel}")
+        location = self._registry.find(message.session, self._share.owner)
+        if location is not None and location.holder is self:
+            raise OutOfState(f"resume on channel {channel} of a session that is on channel {location.session.channel}")
         self._known.add(channel)
         self._forget_ended(channel)
-        # A link that the agent has left may still deliver what it once said there.
-        late = place is not None and place.holder.number > self.number
-        if place is None or late or not place.session.can_resume(message.seq):
+        # A link that the agent has left may still deliver an old message.
+        late = location is not None and location.holder.number > self.number
+        if location is None or late or not location.session.can_resume(message.seq):
             unknown = SessionUnknown(
                 "there is no such session to go on with: it ended longer ago than the grace time, or this gateway "
                 "never had it; open the request again"
@@ -281,8 +284,8 @@ class GatewayConnection:
         if self.channels >= self._max_sessions:
             self._outputs.append(failed(channel, self._full()))
             return
-        session = place.session
-        place.holder.surrender(session)
+        session = location.session
+        location.holder.surrender(session)
         self._registry.put(session, self._share.owner, self)
         if session.ended:
             self._keep_ended(channel, session)

@@ -1,4 +1,4 @@
-"""What comes out of a session: messages to the edge, and orders to the engine."""
+"""Outputs of a session: messages to the edge, and orders to the engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Step(Struct, frozen=True):
 
 
 class Abort(Struct, frozen=True):
-    """Order to the engine: let go of the request."""
+    """Order to the engine: release the request."""
 
 
 Output = GatewayMessage | Step | Abort

@@ -1,7 +1,7 @@
-"""How many sessions one API key may have, over all agents' connections of a server, and how many such connections.
+"""Limits of one API key: its sessions over all agents' connections of a server, and the number of such connections.
 
-Where a server has no keys nobody can be told from anybody else: then all share one count, and the limit is the
-server's. Keys are not kept, only digests under a secret of this process.
+On a server without keys clients cannot be told apart: then all share one count, and the limit is the server's. Keys
+are not kept, only digests under a secret of this process.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Final
 from pipesd_core.errors import Overloaded
 
 MAX_SESSIONS_PER_KEY: Final = 256
-"""Unless the operator says otherwise."""
+"""Default limit of sessions."""
 MAX_CONNECTIONS_PER_KEY: Final = 256
-"""WebSockets of agents; or as many as sessions, where the operator allows more of those."""
+"""Limit of agents' WebSockets; or the limit of sessions, where the operator has made that larger."""
 RETRY_AFTER_S: Final = 1
 
 
 class Quota:
-    """The count of a server.
+    """The session counts of a server.
 
     Args:
         limit: most sessions of one key, those included that wait for the engine.
@@ -38,7 +38,7 @@ class Quota:
 
     @property
     def taken(self) -> int:
-        """Sessions of all keys."""
+        """Number of sessions of all keys."""
         return sum(self._taken.values())
 
     def share(self, key: str | None) -> Share:
@@ -48,7 +48,7 @@ class Quota:
 
 
 class Share:
-    """What one connection takes from its key's count, and gives back: once for each session."""
+    """One connection's view of its key's count: takes from it and gives back, once for each session."""
 
     def __init__(self, owner: bytes, limit: int, taken: dict[bytes, int], connected: dict[bytes, int]) -> None:
         self._owner = owner
@@ -58,17 +58,17 @@ class Share:
 
     @property
     def owner(self) -> bytes:
-        """Tells keys apart, and tells nothing else of them."""
+        """A digest that tells keys apart, and tells nothing else of them."""
         return self._owner
 
     @property
     def taken(self) -> int:
-        """Sessions of this key now, those of its other connections included."""
+        """Number of sessions of this key now, those of its other connections included."""
         return self._taken.get(self._owner, 0)
 
     @contextmanager
     def connection(self) -> Iterator[None]:
-        """As long as an agent is connected. Raises Overloaded where it would be one too many."""
+        """Count the connection for the duration of the context. Raises Overloaded where it is one too many."""
         count, limit = self._connected.get(self._owner, 0), max(MAX_CONNECTIONS_PER_KEY, self._limit)
         if count >= limit:
             raise Overloaded(
@@ -84,7 +84,7 @@ class Share:
                 self._connected[self._owner] = left
 
     def acquire(self) -> None:
-        """A session begins. Raises Overloaded where it would be one too many; then there is nothing to give back."""
+        """Count a new session. Raises Overloaded where it is one too many; then there is nothing to give back."""
         if self.taken >= self._limit:
             raise Overloaded(
                 f"{self.taken} sessions are open {self._whose}; the limit is {self._limit}: "
@@ -98,7 +98,7 @@ class Share:
         return "with this API key" if self._owner else "on this server, which has no API keys"
 
     def release(self) -> None:
-        """A session has ended."""
+        """Give an ended session back."""
         left = self._taken.pop(self._owner) - 1  # KeyError: given back once too often
         if left:
             self._taken[self._owner] = left

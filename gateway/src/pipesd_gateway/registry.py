@@ -1,4 +1,4 @@
-"""Where the sessions of a server are, whichever connection they began on: what `Resume` needs to find one.
+"""Registry of a server's sessions, whichever connection they began on: `Resume` finds its session here.
 
 A session belongs to the API key that opened it (`quota.Share.owner`): to any other it does not exist.
 """
@@ -15,17 +15,17 @@ from pipesd_gateway.session import GatewaySession
 
 
 class Holder(Protocol):
-    """A connection, lost or not, that sessions are on. number: higher than that of every older one."""
+    """A connection, lost or not, that holds sessions. number: higher than that of every older one."""
 
     @property
     def number(self) -> int: ...
 
     def surrender(self, session: GatewaySession) -> None:
-        """The session goes to another connection; a holder that believes itself alive is not."""
+        """Give the session to another connection; a holder that believes itself alive is not."""
 
 
-class Place(Struct, frozen=True):
-    """A session and where it is."""
+class SessionLocation(Struct, frozen=True):
+    """A session with its owner, and the connection that holds it."""
 
     session: GatewaySession
     owner: bytes
@@ -36,29 +36,29 @@ class Registry:
     """All sessions of a server that can be resumed, ended ones included."""
 
     def __init__(self) -> None:
-        self._places: dict[bytes, Place] = {}
+        self._locations: dict[bytes, SessionLocation] = {}
         self._numbers = itertools.count()
 
     def number(self) -> int:
-        """Of a new connection."""
+        """The number of a new connection."""
         return next(self._numbers)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._locations)
 
     def put(self, session: GatewaySession, owner: bytes, holder: Holder) -> None:
-        """Note where a session is now."""
-        self._places[session.session_id] = Place(session, owner, holder)
+        """Note the connection that holds a session now."""
+        self._locations[session.session_id] = SessionLocation(session, owner, holder)
 
-    def find(self, session_id: bytes, owner: bytes) -> Place | None:
-        """The session's place; None where it is unknown, or somebody else's."""
-        place = self._places.get(session_id)
-        return place if place is not None and hmac.compare_digest(place.owner, owner) else None
+    def find(self, session_id: bytes, owner: bytes) -> SessionLocation | None:
+        """The session's location; None where it is unknown, or somebody else's."""
+        location = self._locations.get(session_id)
+        return location if location is not None and hmac.compare_digest(location.owner, owner) else None
 
     def has(self, owner: bytes) -> bool:
-        """Is there a session of this owner?"""
-        return any(hmac.compare_digest(place.owner, owner) for place in self._places.values())
+        """Whether an owner has any session."""
+        return any(hmac.compare_digest(location.owner, owner) for location in self._locations.values())
 
     def drop(self, session: GatewaySession) -> None:
-        """The session cannot be resumed any more. Harmless when repeated."""
-        self._places.pop(session.session_id, None)
+        """Forget a session that cannot be resumed any more. Harmless when repeated."""
+        self._locations.pop(session.session_id, None)

@@ -4,9 +4,9 @@ Messages from the edge, what the engine did, and clock readings go in; messages 
 come out, in order, from `take_outputs`. Nothing here knows of sockets, threads or models.
 
 What is kept: the committed ids, the *path* (drafts held after them), the epoch that the path belongs to, whether the
-path is dead, the pending wish for verification, and how far a free run goes. The edge owns the epoch; the gateway
+path is dead, the pending request for verification, and how far a free run goes. The edge owns the epoch; the gateway
 only adopts it. And every message since the last acknowledged one: a session outlives its link for the grace time, and
-what the edge missed is said again when it resumes.
+the edge gets what it missed when it resumes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ each token would cost more than the step of a small model."""
 MAX_PATH: Final = 4096
 """Drafts held at most; an edge that sends more without asking for verification is told `Desync`."""
 MAX_PAYLOAD_BYTES: Final = MAX_FRAME_BYTES - 1024
-"""Of an event: a larger frame would end the link, and every session of its agent with it, again and again."""
+"""Most bytes of an event: a larger frame would end the link, and every session of its agent, again and again."""
 
 
 class AnswerTooLarge(InvalidRequest):
@@ -58,7 +58,7 @@ class AnswerTooLarge(InvalidRequest):
 
 
 class _RunKind(Enum):
-    """Who started the free run under way: only the edge's own survives the edge's next message."""
+    """Origin of the free run under way: only the edge's own survives the edge's next message."""
 
     NONE = auto()
     START = auto()
@@ -74,6 +74,8 @@ def failed(channel: int, error: ApiError) -> Failed:
 
 class GatewaySession:
     """One session. Created when the engine has accepted the request.
+
+    After every call of a method that changes it, carry out `take_outputs`, in order; call `tick` at `deadline`.
 
     Args:
         channel: the edge's name for the session on its connection.
@@ -105,7 +107,7 @@ class GatewaySession:
         self.collaborative = collaborative
         self.ended = False
         self.gone = False
-        """Nothing is left that could be resumed."""
+        """Whether nothing is left that could be resumed."""
         self._opening = opening
         self._n_vocab = n_vocab
         self._max_drafts = max_drafts
@@ -115,12 +117,12 @@ class GatewaySession:
         self._path: list[int] = []
         self._path_epoch = 0
         self._dead = False
-        self._wish: int | None = None
+        self._verify_through: int | None = None
         self._run_until = min(len(opening.prompt_ids) + free_start - 1, FOREVER)
         self._run_kind = _RunKind.START
         self._stepping: Reason | None = None
         self._steps_due = 0
-        """Steps ordered and not done."""
+        """Number of steps ordered and not done."""
         self._last_step_done = False
         self._seq = 0
         self._acked = 0
@@ -130,13 +132,13 @@ class GatewaySession:
         self._failed: Failed | None = None
         self._detached_since: float | None = None
         self._parked_since: float | None = None
-        """Renewed by every message of the edge."""
+        """Time since which the edge has sent nothing."""
         self._stalled_since: float | None = None
         self._recv_us = 0
         self._step_recv_us = 0
-        self._heard = 1
+        self._received_count = 1
         self._arrivals: deque[int] = deque((_microseconds(now if asked is None else asked),), MAX_STAMPS)
-        """Of the last messages of the edge, that no verdict has reported yet."""
+        """Arrival times of the last messages of the edge, which no verdict has reported yet, in us."""
         self._outputs: list[Output] = [
             Opened(
                 channel,
@@ -151,7 +153,7 @@ class GatewaySession:
         ]
         self._advance(now)
 
-    # What comes out.
+    # Outputs.
 
     def take_outputs(self) -> list[Output]:
         """Messages and orders since the last call, in order."""
@@ -165,11 +167,11 @@ class GatewaySession:
 
     @property
     def held(self) -> int:
-        """Drafts held after the committed ids."""
+        """Number of drafts held after the committed ids."""
         return len(self._path)
 
     def deadline(self) -> float | None:
-        """When `tick` has to be called at the latest; None: never."""
+        """The time at which `tick` has to be called at the latest; None: never."""
         if self.gone:
             return None
         if self._detached_since is not None:
@@ -182,13 +184,13 @@ class GatewaySession:
             return self._parked_since + self._limits.park_timeout_s
         return None
 
-    # What comes in.
+    # Inputs.
 
     def receive(self, message: Draft | Run | Ack | Close, now: float) -> None:
-        """A message of the edge for this session. Raises ProtocolError: then call `protocol_failure`."""
+        """Take a message of the edge. Raises ProtocolError: then call `protocol_failure`."""
         if self.ended:
             return
-        self._heard += 1
+        self._received_count += 1
         self._arrivals.append(_microseconds(now))
         match message:
             case Draft():
@@ -208,7 +210,7 @@ class GatewaySession:
         self._advance(now)
 
     def step_done(self, step: StepDone, now: float) -> None:
-        """The engine finished a step that was ordered."""
+        """Take the outcome of a step that was ordered from the engine."""
         if self.ended or self._stepping is None:
             return
         reason = self._stepping
@@ -218,11 +220,11 @@ class GatewaySession:
         start = len(self._committed)
         for token in step.tokens:
             self._commit(token)
-        if self._wish is not None and (self._dead or len(self._committed) > self._wish):
-            self._wish = None
+        if self._verify_through is not None and (self._dead or len(self._committed) > self._verify_through):
+            self._verify_through = None
         if len(self._committed) > self._run_until:
             self._stop_run()
-        self._tell(
+        self._send(
             Verdict(
                 self.channel,
                 self._next_seq(),
@@ -234,7 +236,7 @@ class GatewaySession:
                 step.queue_us,
                 step.forward_us,
                 self._step_recv_us,
-                self._heard,
+                self._received_count,
                 self._stamps(),
             )
         )
@@ -243,7 +245,7 @@ class GatewaySession:
         self._advance(now)
 
     def payload(self, payload: Payload) -> None:
-        """The engine shows text. Its tokens have been in verdicts already."""
+        """Take a payload of the engine. The tokens of its text have been in verdicts already."""
         if self.ended:
             return
         if len(payload.data) > MAX_PAYLOAD_BYTES:
@@ -255,20 +257,20 @@ class GatewaySession:
             self._end(failed(self.channel, too_large))
         else:
             upto = len(self._opening.prompt_ids) + payload.upto
-            self._tell(Event(self.channel, self._next_seq(), upto, payload.data, payload.usage))
+            self._send(Event(self.channel, self._next_seq(), upto, payload.data, payload.usage))
 
     def finished(self) -> None:
-        """The engine's answer is complete."""
+        """End the session: the engine's answer is complete."""
         if not self.ended:
             self._end(End(self.channel, self._next_seq()))
 
     def broken(self, error: ApiError) -> None:
-        """The engine cannot go on with the request."""
+        """End the session with an error: the engine cannot go on."""
         if not self.ended:
             self._end(failed(self.channel, error))
 
     def protocol_failure(self, error: ProtocolError) -> None:
-        """The edge broke the protocol in this session: end it, and it alone."""
+        """End this session, and it alone: the edge broke the protocol in it."""
         if not self.ended:
             body = {
                 "error": {
@@ -282,8 +284,11 @@ class GatewaySession:
             self._end(Failed(self.channel, error.code, 502, msgspec.json.encode(body)))
 
     def disconnected(self, now: float) -> None:
-        """The link is gone: nothing is said any more, and nothing computed but a free run that no draft could end,
-        until `resumed` or the end of the grace time."""
+        """Note that the link is gone.
+
+        Until `resumed` or the end of the grace time nothing is sent, and nothing computed but a free run that no draft
+        could end.
+        """
         if self._detached_since is None:
             self._detached_since = now
             self._kill_path()
@@ -295,21 +300,21 @@ class GatewaySession:
 
     @property
     def detached_since(self) -> float | None:
-        """When its link was lost; None: it has one."""
+        """The time at which the link was lost; None: there is one."""
         return self._detached_since
 
     def can_resume(self, seq: int) -> bool:
-        """Is everything after `seq` still here?"""
+        """Whether every message after `seq` is still here."""
         return not self.gone and self._acked <= seq <= self._seq
 
     def resumed(self, channel: int, seq: int, now: float) -> None:
-        """The edge is back, on another connection, and has all up to `seq`; see `can_resume`."""
+        """Continue on another connection with an edge that has all up to `seq`; see `can_resume`."""
         self.channel = channel
         self._detached_since = None
         self._stalled_since = None
         self._kill_path()
-        self._outputs += [_said_again(message, channel) for message in self._unacked if message.seq > seq]
-        self._heard = 1
+        self._outputs += [_replayed(message, channel) for message in self._unacked if message.seq > seq]
+        self._received_count = 1
         self._arrivals.clear()
         self._arrivals.append(_microseconds(now))
         if self._failed is not None:
@@ -317,14 +322,14 @@ class GatewaySession:
         self._advance(now)
 
     def abandoned(self) -> None:
-        """Nobody will resume it."""
+        """End a session that nobody will resume."""
         self.gone = True
         if not self.ended:
             self.ended = True
             self._outputs.append(Abort())
 
     def tick(self, now: float) -> None:
-        """The clock moved; does what `deadline` announced."""
+        """Advance the clock: carry out what `deadline` announced."""
         due = self.deadline()
         if due is None or now < due:
             return
@@ -344,7 +349,7 @@ class GatewaySession:
         self._run_kind = _RunKind.TIMEOUT
         self._advance(now)
 
-    # Inside.
+    # Private.
 
     def _receive_draft(self, draft: Draft, now: float) -> None:
         if not self.collaborative:
@@ -360,7 +365,7 @@ class GatewaySession:
             self._path_epoch = draft.epoch
             self._path.clear()
             self._dead = False
-            self._wish = None
+            self._verify_through = None
         if self._dead:
             return
         self._recv_us = _microseconds(now)
@@ -369,9 +374,9 @@ class GatewaySession:
             self._kill_path()
             self._outputs.append(Desync(self.channel, draft.epoch, len(self._committed), fault))
         elif (through := draft.verify_through) is not None and not self._dead:
-            wish = min(through, len(self._committed) + len(self._path))
-            if wish >= len(self._committed):
-                self._wish = max(wish, self._wish or 0)
+            through = min(through, len(self._committed) + len(self._path))
+            if through >= len(self._committed):
+                self._verify_through = max(through, self._verify_through or 0)
 
     def _extend_path(self, start: int, ids: Sequence[int]) -> str | None:
         """Compare ids with what is committed and held, append the new ones. Returns what is wrong, if anything."""
@@ -407,7 +412,7 @@ class GatewaySession:
     def _kill_path(self) -> None:
         self._path.clear()
         self._dead = True
-        self._wish = None
+        self._verify_through = None
 
     def _stop_run(self) -> None:
         self._run_until = NEVER_RUN
@@ -424,8 +429,8 @@ class GatewaySession:
             self._stalled_since = self._stalled_since if self._stalled_since is not None else now
             return
         self._stalled_since = None
-        if self._wish is not None:
-            reason = Reason.NAV
+        if self._verify_through is not None:
+            reason = Reason.VERIFICATION
         elif len(self._committed) <= self._run_until:
             reason = Reason.TIMEOUT if self._run_kind is _RunKind.TIMEOUT else Reason.RUN
         else:
@@ -434,7 +439,7 @@ class GatewaySession:
         self._stepping = reason
         self._step_recv_us, self._recv_us = self._recv_us, 0
         drafts = tuple(self._path[: self._max_drafts])
-        ahead = 0 if drafts or reason is Reason.NAV else self._ahead()
+        ahead = 0 if drafts or reason is Reason.VERIFICATION else self._ahead()
         self._steps_due = 1 + ahead
         self._outputs.append(Step(drafts, ahead))
 
@@ -445,7 +450,7 @@ class GatewaySession:
         return min(MAX_AHEAD, self._run_until - len(self._committed))
 
     def _stamps(self) -> tuple[int, ...]:
-        """See `Verdict`; they are reported with that."""
+        """Take the arrival times that the next verdict reports; see `Verdict.stamps`."""
         arrivals = tuple(self._arrivals)
         self._arrivals.clear()
         if not arrivals:
@@ -456,8 +461,8 @@ class GatewaySession:
         self._seq += 1
         return self._seq
 
-    def _tell(self, message: Verdict | Event | End | Failed) -> None:
-        """Say it now, if there is a link, and keep it for the next one."""
+    def _send(self, message: Verdict | Event | End | Failed) -> None:
+        """Send a message, if there is a link, and keep it for the next link."""
         if isinstance(message, Failed):
             self._failed = message
         else:
@@ -473,11 +478,11 @@ class GatewaySession:
 
     def _end(self, last: End | Failed) -> None:
         self.ended = True
-        self._tell(last)
+        self._send(last)
 
 
-def _said_again(message: Verdict | Event | End, channel: int) -> Verdict | Event | End:
-    """For another link, on which the messages of the edge are counted anew."""
+def _replayed(message: Verdict | Event | End, channel: int) -> Verdict | Event | End:
+    """A message for another link, on which the messages of the edge are counted anew."""
     if isinstance(message, Verdict):
         return msgspec.structs.replace(message, channel=channel, heard=0, stamps=())
     return msgspec.structs.replace(message, channel=channel)

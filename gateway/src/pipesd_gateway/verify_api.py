@@ -1,4 +1,4 @@
-"""`POST /v1/pipesd/verify`: the target's word on drafts, over plain HTTP, for people who bring their own edge.
+"""`POST /v1/pipesd/verify`: verification of drafts over plain HTTP, for people who bring their own edge.
 
 No session and no state: each call names the whole prefix (docs/verify.md). One generation of the engine for each
 request of the batch, side by side, so that they share the engine's steps.
@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from pipesd_core.engine.interface import Broken, Engine, EngineOutput, Finished, ModelInfo, StepDone
 from pipesd_core.errors import ApiError, ContextLengthExceeded, EngineFailed, InvalidRequest, Unavailable
+from pipesd_core.openai_body import NOT_JSON
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import draw_seed
@@ -24,13 +25,13 @@ from pipesd_core.service.http import ClientGone, json_response, read_body, while
 
 MAX_REQUESTS: Final = 64
 TIMEOUT_S: Final = 300.0
-"""Longest time for a whole batch, waiting for a place in the engine included."""
+"""Longest time for a whole batch, waiting in the admission queue included."""
 _MAX_OUTPUTS: Final = 64
 """Most outputs of one step; a step has three or four."""
 
 
-class Asked(Struct, frozen=True, forbid_unknown_fields=True):
-    """One request as it comes. Defaults are the OpenAI API's."""
+class RawRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """One request of the batch as it came. Defaults are the OpenAI API's."""
 
     prompt: tuple[int, ...]
     drafts: tuple[int, ...]
@@ -41,11 +42,11 @@ class Asked(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Body(Struct, frozen=True, forbid_unknown_fields=True):
-    requests: tuple[Asked, ...]
+    requests: tuple[RawRequest, ...]
     model: str | None = None
 
 
-class Wanted(Struct, frozen=True):
+class VerificationRequest(Struct, frozen=True):
     """One request, checked. model None: the only one there is. params: effective, seed drawn."""
 
     prompt: tuple[int, ...]
@@ -54,7 +55,7 @@ class Wanted(Struct, frozen=True):
     model: str | None = None
 
     def body(self) -> bytes:
-        """The OpenAI request that it is to the engine."""
+        """The OpenAI request for the engine."""
         fields = {
             "model": self.model,
             "prompt": self.prompt,
@@ -68,8 +69,8 @@ class Wanted(Struct, frozen=True):
         return msgspec.json.encode({name: value for name, value in fields.items() if value is not None})
 
 
-class Verified(Struct, frozen=True):
-    """The first `accepted` drafts are the target's own tokens, and `token` comes after them."""
+class VerificationResult(Struct, frozen=True):
+    """A result: the first `accepted` drafts are the target's own tokens, and `token` comes after them."""
 
     accepted: int
     token: int
@@ -77,7 +78,7 @@ class Verified(Struct, frozen=True):
 
 
 async def respond(request: Request, engine: Engine) -> Response:
-    """The route, for any app: errors are OpenAI-shaped whatever handlers it has. The caller has checked the key."""
+    """Answer a request, in any app: errors are OpenAI-shaped whatever its handlers. The caller has checked the key."""
     try:
         wanted = parse(await read_body(request), engine.info)
         results = await while_connected(request, verify(engine, wanted))
@@ -88,11 +89,11 @@ async def respond(request: Request, engine: Engine) -> Response:
         return Response(status_code=499)  # as in `http`: nobody reads it
 
 
-def parse(body: bytes, info: ModelInfo) -> list[Wanted]:
+def parse(body: bytes, info: ModelInfo) -> list[VerificationRequest]:
     """The batch in `body`, checked against the target. Raises InvalidRequest, and nothing else."""
     try:
         asked = msgspec.json.decode(body, type=_Body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         what, _, where = str(error).partition(" - at `$")
         where = where.strip("`.")
         raise InvalidRequest(f"{where}: {what}" if where else f"the body: {what}", param=where or None) from None
@@ -103,10 +104,10 @@ def parse(body: bytes, info: ModelInfo) -> list[Wanted]:
     return [_check(f"requests[{i}]", one, asked.model, info) for i, one in enumerate(asked.requests)]
 
 
-async def verify(engine: Engine, batch: Sequence[Wanted]) -> list[Verified]:
-    """The target's word on each, in order. Raises ApiError: the first failure ends all of them.
+async def verify(engine: Engine, batch: Sequence[VerificationRequest]) -> list[VerificationResult]:
+    """Verify each request of the batch; results in order. Raises ApiError: the first failure ends all of them.
 
-    Cancelling the call lets go of everything, as any other end does.
+    Cancelling the call releases everything, as any other end does.
     """
     opening = asyncio.Lock()
     try:
@@ -121,22 +122,22 @@ async def verify(engine: Engine, batch: Sequence[Wanted]) -> list[Verified]:
     return [task.result() for task in tasks]
 
 
-async def _verify_one(engine: Engine, wanted: Wanted, opening: asyncio.Lock) -> Verified:
+async def _verify_one(engine: Engine, request: VerificationRequest, opening: asyncio.Lock) -> VerificationResult:
     outputs: asyncio.Queue[EngineOutput] = asyncio.Queue(_MAX_OUTPUTS)
-    async with opening:  # one at a time: a batch waits in one place of the engine's bounded queue, not in all of them
-        generation = await engine.open(Endpoint.COMPLETIONS, wanted.body(), outputs.put_nowait)
+    async with opening:  # one request at a time waits in the engine's bounded queue
+        generation = await engine.open(Endpoint.COMPLETIONS, request.body(), outputs.put_nowait)
     try:
         accepted = 0
         while True:
             # An engine may decide fewer drafts than it was given: vLLM verifies none in the step of the prompt.
-            generation.step(wanted.drafts[accepted:])
+            generation.step(request.drafts[accepted:])
             done = await _step_done(outputs)
             for token in done.tokens:
-                if wanted.drafts[accepted : accepted + 1] != (token,):
-                    return Verified(accepted, token, wanted.params.seed)
+                if request.drafts[accepted : accepted + 1] != (token,):
+                    return VerificationResult(accepted, token, request.params.seed)
                 accepted += 1
             if done.ends:
-                raise EngineFailed(f"the engine ended the answer after {accepted} of {len(wanted.drafts)} drafts")
+                raise EngineFailed(f"the engine ended the answer after {accepted} of {len(request.drafts)} drafts")
     finally:
         generation.abort()
 
@@ -152,29 +153,29 @@ async def _step_done(outputs: asyncio.Queue[EngineOutput]) -> StepDone:
                 raise EngineFailed("the engine ended the answer without taking a step")
 
 
-def _check(where: str, asked: Asked, model: str | None, info: ModelInfo) -> Wanted:
-    if not asked.prompt:
+def _check(where: str, request: RawRequest, model: str | None, info: ModelInfo) -> VerificationRequest:
+    if not request.prompt:
         raise InvalidRequest(f"{where}.prompt must hold at least one token id, but is empty", param=f"{where}.prompt")
-    _check_ids(f"{where}.prompt", asked.prompt, info.n_vocab)
-    if len(asked.drafts) > info.max_drafts:
+    _check_ids(f"{where}.prompt", request.prompt, info.n_vocab)
+    if len(request.drafts) > info.max_drafts:
         raise InvalidRequest(
-            f"{where}.drafts may hold {info.max_drafts} token ids, but holds {len(asked.drafts)}",
+            f"{where}.drafts may hold {info.max_drafts} token ids, but holds {len(request.drafts)}",
             param=f"{where}.drafts",
         )
-    _check_ids(f"{where}.drafts", asked.drafts, info.n_vocab)
-    length = len(asked.prompt) + len(asked.drafts) + 1
+    _check_ids(f"{where}.drafts", request.drafts, info.n_vocab)
+    length = len(request.prompt) + len(request.drafts) + 1
     if length > info.max_context:
         raise ContextLengthExceeded(
-            f"{where} has {len(asked.prompt)} prompt ids and {len(asked.drafts)} drafts, with the token after them "
+            f"{where} has {len(request.prompt)} prompt ids and {len(request.drafts)} drafts, with the token after them "
             f"{length}, but the context is {info.max_context} tokens; send fewer",
             param=where,
         )
-    seed = draw_seed() if asked.seed is None else asked.seed
+    seed = draw_seed() if request.seed is None else request.seed
     try:
-        params = SamplingParams(asked.temperature, asked.top_p, asked.top_k, seed)
+        params = SamplingParams(request.temperature, request.top_p, request.top_k, seed)
     except InvalidRequest as error:
         raise InvalidRequest(f"{where}.{error.message}", param=f"{where}.{error.param}") from None
-    return Wanted(asked.prompt, asked.drafts, params, model)
+    return VerificationRequest(request.prompt, request.drafts, params, model)
 
 
 def _check_ids(where: str, ids: tuple[int, ...], n_vocab: int) -> None:

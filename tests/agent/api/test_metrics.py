@@ -75,7 +75,7 @@ def test_everything() -> None:
     for step in range(60):
         watch.drafted(DraftToken(step, 7, 0.97, seconds=0.03), float(step))
         watch.judged(DraftToken(step, 7, 0.97), right=True, now=float(step))
-        decider.decided(Verdict(0, step, step, 3, 3, (7,) * 4, Reason.NAV, 2000, 40_000, 0), step * 0.2)
+        decider.decided(Verdict(0, step, step, 3, 3, (7,) * 4, Reason.VERIFICATION, 2000, 40_000, 0), step * 0.2)
     figures = ControlFigures(
         monitor=monitor.figures(),
         n_hat=6,

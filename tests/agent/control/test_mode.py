@@ -44,13 +44,13 @@ class World:
             else:
                 self.drafted_tokens += self.each
                 took = self.drafted * self.each * self._rng.uniform(1 - self.noise, 1 + self.noise)
-                rest = self._step(mode, took, self.each, Reason.NAV)
+                rest = self._step(mode, took, self.each, Reason.VERIFICATION)
             left = left if rest is None else rest
 
     def _step(self, mode: SessionMode, seconds: float, tokens: int, reason: Reason) -> int | None:
         self.now += seconds
         self.tokens += tokens
-        verified = tokens if reason is Reason.NAV else 0
+        verified = tokens if reason is Reason.VERIFICATION else 0
         verdict = Verdict(0, 1, 2, verified, verified, tuple(range(tokens)), reason, 0, 0, 0)
         return mode.decided(verdict, self.now, rejected=False)
 
@@ -128,7 +128,7 @@ def test_a_round_that_takes_too_long_is_cut_short() -> None:
     last = 0.01 * (PROBE_TOKENS_TARGET_ONLY - 1)
     assert mode.drafted(DraftToken(3, 7, 0.9), last + 0.01 * PROBE_MAX_COST_TOKENS - 0.001) == 0
     assert mode.drafted(DraftToken(4, 7, 0.9), last + 0.01 * PROBE_MAX_COST_TOKENS + 0.001) == FOREVER
-    verdict = Verdict(0, 2, 2, 2, 2, (7, 7, 7), Reason.NAV, 0, 0, 0)
+    verdict = Verdict(0, 2, 2, 2, 2, (7, 7, 7), Reason.VERIFICATION, 0, 0, 0)
     assert mode.decided(verdict, last + 0.4, rejected=False) is None
     assert not selector.drafts
 
@@ -189,7 +189,7 @@ def test_the_strategies_with_runs_are_weighed_as_well(
     if strategy is not Strategy.TARGET_ONLY:
         sure, unsure = (mode.drafted(DraftToken(2, 7, confidence), 0.0) for confidence in (0.9, 0.5))
         assert (sure, unsure) == (0, strategy.run_after_low_confidence)
-        verdict = Verdict(0, 1, 2, 2, 1, (7, 8), Reason.NAV, 0, 0, 0)
+        verdict = Verdict(0, 1, 2, 2, 1, (7, 8), Reason.VERIFICATION, 0, 0, 0)
         assert mode.decided(verdict, 0.05, rejected=True) == (strategy.run_after_rejection or None)
 
 

@@ -276,7 +276,7 @@ async def test_a_gateway_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.skipif(sys.platform != "linux", reason="its options")
 @pytest.mark.parametrize(("proxy", "noticed"), [("", True), ("http://127.0.0.1:1", False)])
 async def test_a_dead_gateway_would_be_noticed(proxy: str, noticed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """tests/gateway/test_sockets.py shows that the options do that. Through a proxy it is the proxy's business."""
+    """tests/core/service/test_sockets.py shows that the options do that. Through a proxy it is the proxy's business."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     if proxy:

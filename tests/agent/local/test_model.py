@@ -53,7 +53,7 @@ async def edge(idle_s: float | None = 60.0) -> AsyncIterator[tuple[LocalModel, M
     await edge.aclose()
     for decoder in maker.decoders:
         assert decoder.closed
-        assert all(place.released for place in decoder.places)
+        assert all(sequence.released for sequence in decoder.sequences)
 
 
 def session(text: bytes = b"", shown: int = 0, *, fingerprint: bytes | None = b"f", **body: Any) -> RequestStream:

@@ -94,7 +94,7 @@ class Bench:
         self.commits += sum(isinstance(a, Commit) for a in actions)
         return actions
 
-    def verdict(self, *tokens: int, accepted: int = 0, reason: Reason = Reason.NAV) -> list[Action]:
+    def verdict(self, *tokens: int, accepted: int = 0, reason: Reason = Reason.VERIFICATION) -> list[Action]:
         self.seq += 1
         start = len(self.session.committed)
         return self.receive(Verdict(3, self.seq, start, accepted, accepted, tokens, reason, 0, 0, 0))
@@ -881,7 +881,7 @@ def test_a_gateway_that_does_not_know_the_session_is_asked_again(collaborative: 
         assert following.epoch == told.epoch > 0
     else:
         assert following == Run(3, FOREVER)
-    assert bench.receive(Verdict(3, 1, BASE, 2, 2, (10, 11, 12), Reason.NAV, 0, 0, 0)) == (
+    assert bench.receive(Verdict(3, 1, BASE, 2, 2, (10, 11, 12), Reason.VERIFICATION, 0, 0, 0)) == (
         [Commit((12,), BASE + 5)] if collaborative else []
     )
     assert list(bench.session.committed) == [*PROMPT, 10, 11, 12]

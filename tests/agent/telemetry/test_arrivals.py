@@ -30,7 +30,7 @@ class Told(Uplink):
 
 
 def verdict(heard: int, *stamps: int) -> Verdict:
-    return Verdict(0, 1, 10, 0, 0, (7,), Reason.NAV, 0, 0, 0, heard, stamps)
+    return Verdict(0, 1, 10, 0, 0, (7,), Reason.VERIFICATION, 0, 0, 0, heard, stamps)
 
 
 def test_two_sessions_on_one_link() -> None:

@@ -31,7 +31,7 @@ def verdict(
     queue_us: int = 0,
     us: int = 0,
 ) -> Verdict:
-    reason = Reason.NAV if by_request else Reason.RUN
+    reason = Reason.VERIFICATION if by_request else Reason.RUN
     return Verdict(0, 1, 10, tokens - 1, tokens - 1, (7,) * tokens, reason, queue_us, us, 0, heard, stamps)
 
 

@@ -26,7 +26,7 @@ class Told(Tuner):
         self.stretches.append(stretch)
 
 
-def verdict(tokens: int, reason: Reason = Reason.NAV) -> Verdict:
+def verdict(tokens: int, reason: Reason = Reason.VERIFICATION) -> Verdict:
     return Verdict(0, 1, 0, 0, 0, (7,) * tokens, reason, 0, 0, 0)
 
 
@@ -47,7 +47,7 @@ class World:
         self.decider = Decider(self.recorder)
         self.position = 3
 
-    def round(self, tokens: int, now: float, reason: Reason = Reason.NAV) -> None:
+    def round(self, tokens: int, now: float, reason: Reason = Reason.VERIFICATION) -> None:
         """A verdict that says that `tokens - 1` drafts are right; the last token had no draft."""
         for token in [drafted(self.recorder, self.position + i) for i in range(tokens - 1)]:
             self.recorder.judged(token, True, now)

@@ -1,4 +1,4 @@
-"""Do the models give the authors' figures? (issue "proving ground", first line of "It is done when")"""
+"""The models of the published methods give the authors' figures."""
 
 from __future__ import annotations
 

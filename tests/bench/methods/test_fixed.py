@@ -1,4 +1,4 @@
-"""Ours with fixed thresholds beside PipeSD as published (issue "proving ground", last line of "It is done when")."""
+"""Ours with fixed thresholds beside PipeSD as published."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def rounds(count: int, handling: float) -> LiveTrace:
         drafted += [Drafted(at + t * MS, 1 + number, position + i, 7, 1.0, 0.0, 0.0) for i, t in enumerate((40, 76.2))]
         sent.append(SentDrafts(at + 76.3 * MS, position, 2, position + 1, 20))
         at += 76.3 * MS + 20.5 * MS + handling
-        decided.append(Decided(at, position, 2, 2, 2, Reason.NAV, 300, 20_000))
+        decided.append(Decided(at, position, 2, 2, 2, Reason.VERIFICATION, 300, 20_000))
     return LiveTrace(1, "r", 10, 0.0, 1, (), (7,) * (1 + 2 * count), tuple(drafted), tuple(sent), tuple(decided), True)
 
 

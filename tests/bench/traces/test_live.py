@@ -48,7 +48,7 @@ def lived(seed: int) -> LiveTrace:
             right += 1
         new = truth[base : base + int(rng.integers(1, right + 2))]
         sent.append(SentDrafts(at - 0.125, base, len(window), base + len(window) - 1, 20))
-        decided.append(Decided(at, base, len(new), len(window), min(right, len(new)), Reason.NAV, 1000, 3000))
+        decided.append(Decided(at, base, len(new), len(window), min(right, len(new)), Reason.VERIFICATION, 1000, 3000))
         window = window[len(new) :] if new == window[: len(new)] else []
         base += len(new)
     output = tuple(truth[PROMPT:])
@@ -86,7 +86,7 @@ def test_what_is_drafted_behind_the_end_of_text_is_in_no_row() -> None:
     """The verdict with the target's end of text is there; that the answer is over, is not."""
     ids = (7, EOS, 8, 9)
     drafted = tuple(Drafted(float(n), n // 2, PROMPT + n, token, 0.5, 0.5, 0.5) for n, token in enumerate(ids))
-    decided = (Decided(1.5, PROMPT, 2, 2, 2, Reason.NAV, 1000, 3000),)
+    decided = (Decided(1.5, PROMPT, 2, 2, 2, Reason.VERIFICATION, 1000, 3000),)
     trace = rows(LiveTrace(1, "r", PROMPT, 0.0, 7, (EOS,), ids[:2], drafted, (), decided, True))
     assert trace.drafts[:, :3].tolist() == [[7, EOS, NOTHING], [EOS, NOTHING, NOTHING]]
 

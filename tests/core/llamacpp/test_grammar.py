@@ -41,7 +41,7 @@ def model() -> Iterator[Model]:
 
 
 def takes(model: Model, grammar: str, text: str) -> bool:
-    """Is the text complete in the grammar? Written as the tokenizer cuts it, and byte by byte."""
+    """Whether a text is complete in the grammar; written as the tokenizer cuts it, and byte by byte."""
     results = set()
     singles = {piece: token for token, piece in model.vocabulary() if len(piece) == 1}
     for ids in (model.tokenize(text, special=False), [singles[bytes([byte])] for byte in text.encode()]):

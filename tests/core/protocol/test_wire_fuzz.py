@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import msgspec
 import pytest
 from hypothesis import given, settings
-from test_protocol import EDGE, GATEWAY
+from test_messages import EDGE, GATEWAY
 
 from pipesd_core.errors import MalformedMessage
 from pipesd_core.protocol.messages import MAX_FRAME_BYTES, Draft, decode_edge, decode_gateway, encode

@@ -67,7 +67,7 @@ def test_a_file_is_read_again_but_not_at_every_request(
     clock[0] += keys_module.CHECK_S
     with caplog.at_level(logging.INFO):
         assert [passes(keys, key) for key in ("old", "new", "newer")] == [False, True, True]
-    assert caplog.messages == ["API keys read again: 2 new, 1 removed"]
+    assert caplog.messages == ["API keys reloaded: 2 new, 1 removed"]
 
 
 @pytest.mark.parametrize("content", [None, "", "# none\n", b"\xff\xfe"])
@@ -86,9 +86,9 @@ def test_a_file_that_cannot_be_used_changes_nothing_and_is_said_once(
         clock[0] += keys_module.CHECK_S
         assert passes(keys, "right")
         assert not passes(keys, "wrong")
-    (said,) = caplog.messages
-    assert said.startswith("the API keys stay what they were: ")
-    assert "right" not in said
+    (logged,) = caplog.messages
+    assert logged.startswith("API keys not reloaded: ")
+    assert "right" not in logged
     replacement = tmp_path / "next"
     replacement.write_text("wrong")
     os.replace(replacement, file)

@@ -85,8 +85,8 @@ def test_help_tells_every_default_and_fits_a_screen(name: str, monkeypatch: pyte
     default = {f.name: f.default for f in msgspec.structs.fields(kind)}
     for dest, action in flags_of(command, module).items():
         if isinstance(default[dest], int | float) or (isinstance(default[dest], str) and default[dest]):
-            said = f"{default[dest]:g}" if isinstance(default[dest], float) else str(default[dest])
-            assert f"({said})" in str(action.help), dest
+            shown = f"{default[dest]:g}" if isinstance(default[dest], float) else str(default[dest])
+            assert f"({shown})" in str(action.help), dest
 
 
 @pytest.mark.parametrize(

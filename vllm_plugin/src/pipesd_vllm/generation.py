@@ -17,9 +17,9 @@ from pipesd_core.engine.interface import Broken, Deliver, Finished, Opening, Pay
 from pipesd_core.engine.rounds import Decided, Round, fault
 from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_vllm import keys
-from pipesd_vllm.batcher import Batcher
+from pipesd_vllm import park_keys
 from pipesd_vllm.compat.serving import Serving, as_api_error, go_ahead, new_tokens, take_time
+from pipesd_vllm.rpc_coalescer import RpcCoalescer
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +34,15 @@ class VllmGeneration:
     def __init__(
         self,
         serving: Serving,
-        batcher: Batcher,
+        coalescer: RpcCoalescer,
         deliver: Deliver,
         over: Callable[[VllmGeneration], None],
     ) -> None:
         self._serving = serving
-        self._batcher = batcher
+        self._coalescer = coalescer
         self._deliver = deliver
         self._over = over
-        self._key = keys.new_key()
+        self._key = park_keys.new_key()
         self._opened: asyncio.Future[Opening] = asyncio.get_running_loop().create_future()
         self._ordered: asyncio.Future[tuple[tuple[int, ...], int]] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -52,7 +52,7 @@ class VllmGeneration:
         self._failure: ApiError | None = None
         self._silent = False
 
-    # `Generation`.
+    # The `Generation` interface.
 
     @property
     def opening(self) -> Opening:
@@ -93,11 +93,11 @@ class VllmGeneration:
         self._accepted = True
 
     def fail(self, error: ApiError) -> None:
-        """The server ends: the session is told, and over."""
+        """End the session with an error."""
         self._broke(error)
         self.abort()
 
-    # Inside.
+    # Private.
 
     async def _run(self, endpoint: Endpoint, body: bytes) -> None:
         try:
@@ -116,16 +116,16 @@ class VllmGeneration:
             self._failure = error
         elif not self._silent:
             self._silent = True
-            log.error("a session broke: %s", error)
+            log.error("session ended with an error: %s", error)
             self._deliver(Broken(error))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._over(self)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a session failed", exc_info=error)
+            log.error("session failed", exc_info=error)
 
     def _generate(self, engine_input: Any, params: Any, request_id: str, **kwargs: Any) -> AsyncIterator[Any]:
-        """What vLLM's serving code gets instead of its engine client's `generate`."""
+        """The `generate` that vLLM's serving code calls instead of its engine client's."""
         if self._opened.done():
             raise InvalidRequest("several prompts in one request cannot be drafted for: ask the server itself")
         opening = self._serving.opening(engine_input, params, self._key)
@@ -170,9 +170,9 @@ class VllmGeneration:
                     if round_.over:
                         break
                 drafts, ahead = await self._next_order()
-                word = await self._batcher.submit(self._key, drafts, ahead)
-                if word != "ok":
-                    raise EngineFailed(f"the engine refused a step: {word}")
+                result = await self._coalescer.submit(self._key, drafts, ahead)
+                if result != "ok":
+                    raise EngineFailed(f"the engine refused a step: {result}")
                 round_ = Round(drafts, ahead)
         finally:
             await outputs.aclose()
@@ -191,5 +191,5 @@ class VllmGeneration:
 def _has_usage(data: bytes) -> bool:
     if b'"usage"' not in data:
         return False
-    said = msgspec.json.decode(data)
-    return isinstance(said, dict) and isinstance(said.get("usage"), dict)
+    payload = msgspec.json.decode(data)
+    return isinstance(payload, dict) and isinstance(payload.get("usage"), dict)

@@ -1,4 +1,4 @@
-"""What a server with this plugin does not do, and the limits of sessions with their way into the server."""
+"""Limits of sessions with their way into the server, and flags of vLLM that a server with this plugin cannot have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Limit(Struct, frozen=True):
     most: int
 
     def of(self, environ: Mapping[str, str]) -> int:
-        """What the environment says, or the default. Raises ConfigError."""
+        """The limit set in the environment, or the default. Raises ConfigError."""
         given = environ.get(self.variable)
         if given is None:
             return self.default
@@ -47,7 +47,7 @@ ONLY_ONE: Final = {
     ("--api-server-count", "-asc"): "a session lives in one API server",
     ("--stream-interval",): "a session needs every step's tokens",
 }
-"""Flags of vLLM, and why they cannot be more than 1."""
+"""Flags of vLLM that must be 1, with the reason."""
 
 
 def count(name: str, text: str, least: int, most: int) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pipesd_vllm import keys
+from pipesd_vllm import park_keys
 
 
 def register() -> None:
     """Give the server a secret and the engine core its `pipesd_*` calls. Harmless when repeated."""
-    keys.ensure_secret()
+    park_keys.ensure_secret()
     from pipesd_vllm.compat.core import extend_engine_core
 
     extend_engine_core()

@@ -1,1 +1,1 @@
-"""What a session needs of an engine, and what is built on it alone."""
+"""The engine interface, and what is built on it alone: target-only generation, choices, a fake for tests."""

@@ -1,4 +1,4 @@
-"""Target-only answers: a generation driven to its end with empty drafts. The reference for everything else."""
+"""Plain autoregressive decoding: a generation driven to its end without drafts. The reference for everything else."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ _MAX_OUTPUTS: Final = 64
 
 
 class Opener(Protocol):
-    """What is needed of an `Engine`."""
+    """The part of an `Engine` that this module needs."""
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> Generation: ...
 
 
-class Alone:
-    """One request that nobody drafts for. Whoever makes one calls `abort` in the end, whatever happened.
+class TargetOnlyGeneration:
+    """One request without speculation. Its creator calls `abort` in the end, whatever happened.
 
-    A step is asked for only when `next` is, so a client that does not read stops the generation.
+    A call of `next` asks for a step only when nothing is left to return, so a client
+    that does not read stops the generation.
     """
 
     def __init__(self, engine: Opener) -> None:
@@ -35,7 +36,7 @@ class Alone:
         self._finished = False
 
     async def open(self, endpoint: Endpoint, body: bytes) -> Opening:
-        """Raises ApiError, see `Engine.open`."""
+        """Open the request; see `Engine.open`. Raises ApiError."""
         self._generation = await self._engine.open(endpoint, body, self._outputs.put_nowait)
         return self._generation.opening
 
@@ -60,7 +61,7 @@ class Alone:
         return None
 
     def abort(self) -> None:
-        """Let go of the request. Harmless at any time, and when repeated."""
+        """Abort the request. Harmless at any time, and when repeated."""
         self._finished = True
         if self._generation is not None:
             self._generation.abort()

@@ -1,7 +1,7 @@
-"""Answers with several choices, target-only: one generation per choice, merged into one answer or one stream.
+"""Target-only answers with several choices: one generation for each choice, merged into one answer or one stream.
 
 `n` choices of each of several prompts. Choice i of a prompt draws with seed + i, as vLLM does, so each is the answer
-that a request of its own with that seed gets. They run side by side, a few at a time; the others wait for those.
+that a request of its own with that seed gets. `MAX_RUNNING_CHOICES` of them run at a time.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from pipesd_core.engine.autoregressive import Alone
+from pipesd_core.engine.autoregressive import TargetOnlyGeneration
 from pipesd_core.engine.interface import Engine, Opening, Payload
 from pipesd_core.errors import InvalidRequest, Overloaded
+from pipesd_core.openai_body import choices_per_prompt, split_prompts, wants_stream
 from pipesd_core.protocol.messages import Endpoint
 
 MAX_CHOICES: Final = 128
-"""Of one request: n times its prompts."""
-AT_ONCE: Final = 4
-"""Choices of one request that hold a place of the engine, or wait for one, at the same time."""
+"""Most choices of one request: n times the number of its prompts."""
+MAX_RUNNING_CHOICES: Final = 4
+"""Most choices of one request that are in the engine or in its admission queue at the same time."""
 OPEN_TIMEOUT_S: Final = 100.0
-"""Longest that a choice after the first waits for room in the engine's queue."""
+"""Longest wait of a choice after the first for room in the engine's admission queue."""
 _RETRY_S: Final = 0.5
 _MAX_WAITING: Final = 16
-"""Payloads that may wait for the client; after that the generations wait."""
+"""Most payloads that wait for the client; after that the generations wait."""
 
 
-class Part(Struct, frozen=True):
-    """A choice as a request of its own. first: of its prompt, whose tokens are counted once."""
+class ChoiceRequest(Struct, frozen=True):
+    """A request body for one choice. first: it is the first choice of its prompt, whose tokens are counted once."""
 
     fields: dict[str, Raw]
     first: bool
@@ -40,74 +41,60 @@ class Part(Struct, frozen=True):
         return msgspec.json.encode(self.fields)
 
 
-class _Peek(Struct):
-    n: Any = None
-    prompt: Raw = Raw(b"")
-
-
-def wants_several(endpoint: Endpoint, body: bytes) -> bool:
-    """More than one choice? False for a body that is wrong: the engine says so."""
-    try:
-        peek = msgspec.json.decode(body, type=_Peek)
-        return _count(peek.n) > 1 or (endpoint is Endpoint.COMPLETIONS and len(_prompts(peek.prompt)) > 1)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return False
-
-
-def split(endpoint: Endpoint, body: bytes) -> list[Part]:
-    """The choices of a body for which `wants_several`, in order of their index. Raises InvalidRequest."""
+def split(endpoint: Endpoint, body: bytes) -> list[ChoiceRequest]:
+    """One request for each choice of a body that has multiple choices, in order. Raises InvalidRequest."""
     fields = msgspec.json.decode(body, type=dict[str, Raw])
-    n = _count(msgspec.json.decode(fields.get("n", b"null")))
+    n = choices_per_prompt(msgspec.json.decode(fields.get("n", b"null")))
     if n > 1:
         del fields["n"]
-    prompts = _prompts(fields["prompt"]) if endpoint is Endpoint.COMPLETIONS and "prompt" in fields else []
+    prompts = split_prompts(fields["prompt"]) if endpoint is Endpoint.COMPLETIONS and "prompt" in fields else []
     if n * max(1, len(prompts)) > MAX_CHOICES:
         raise InvalidRequest(
             f"n = {n} of {max(1, len(prompts))} prompts; one request has {MAX_CHOICES} choices at most",
             param="n" if n > 1 else "prompt",
         )
     if "best_of" in fields and msgspec.json.decode(fields["best_of"]) == n:
-        del fields["best_of"]  # the best n of n
+        del fields["best_of"]  # the best n of n: asks for nothing more
     seed = msgspec.json.decode(fields.get("seed", b"null"))
     if seed is None:
         seed = secrets.randbits(62)
-    parts = []
+    requests = []
     for one in [{"prompt": prompt} for prompt in prompts] or [{}]:
         for choice in range(n):
             seeds = {"seed": Raw(msgspec.json.encode(seed + choice))} if type(seed) is int else {}
-            parts.append(Part(fields | one | seeds, first=choice == 0))
-    return parts
+            requests.append(ChoiceRequest(fields | one | seeds, first=choice == 0))
+    return requests
 
 
-class Several:
-    """One request with several choices. Like `Alone`: whoever makes one calls `abort` in the end, whatever happened."""
+class MultiChoiceGeneration:
+    """One request with several choices. As for `TargetOnlyGeneration`, its creator calls `abort` in the end."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._answers: set[Alone] = set()
+        self._answers: set[TargetOnlyGeneration] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._waiting: asyncio.Queue[tuple[int, Payload]] = asyncio.Queue(_MAX_WAITING)
         self._changed = asyncio.Event()
         self._opening = asyncio.Lock()
-        self._merged = _Merged([])
+        self._merged = _MergedAnswer([])
         self._streams = False
         self._finished = False
 
     async def open(self, endpoint: Endpoint, body: bytes) -> Opening:
-        """Opens the first choice, so that its refusal comes before the answer. Raises ApiError.
+        """Open the first choice, so that its refusal comes before the answer. Raises ApiError.
 
-        What is wrong with another prompt only is told by `next`.
+        An error of another choice is raised by `next`.
         """
-        parts = split(endpoint, body)
-        self._streams = bool(msgspec.json.decode(parts[0].fields.get("stream", b"null")))
-        self._merged = _Merged(parts)
-        first = Alone(self._engine)
+        requests = split(endpoint, body)
+        self._merged = _MergedAnswer(requests)
+        first = TargetOnlyGeneration(self._engine)
         self._answers.add(first)
-        opening = await first.open(endpoint, parts[0].body())
-        left = iter(range(1, len(parts)))
-        for number in range(min(AT_ONCE, len(parts))):
+        opening = await first.open(endpoint, requests[0].body())
+        self._streams = wants_stream(body)
+        left = iter(range(1, len(requests)))
+        for number in range(min(MAX_RUNNING_CHOICES, len(requests))):
             begun = (0, first) if number == 0 else None
-            task = asyncio.create_task(self._work(endpoint, parts, left, begun))
+            task = asyncio.create_task(self._work(endpoint, requests, left, begun))
             task.add_done_callback(self._on_done)
             self._tasks.append(task)
         return opening
@@ -125,7 +112,7 @@ class Several:
         return None
 
     def abort(self) -> None:
-        """Let go of all choices. Harmless at any time, and when repeated."""
+        """Abort all choices. Harmless at any time, and when repeated."""
         self._finished = True
         for answer in self._answers:
             answer.abort()
@@ -145,30 +132,34 @@ class Several:
         return self._waiting.get_nowait()
 
     async def _work(
-        self, endpoint: Endpoint, parts: list[Part], left: Iterator[int], begun: tuple[int, Alone] | None
+        self,
+        endpoint: Endpoint,
+        requests: list[ChoiceRequest],
+        left: Iterator[int],
+        begun: tuple[int, TargetOnlyGeneration] | None,
     ) -> None:
-        """Choice after choice, as long as there are any left."""
+        """Generate choice after choice, as long as there are any left."""
         if begun is not None:
             await self._generate(*begun)
         for index in left:
-            answer = await self._open(endpoint, parts[index].body())
+            answer = await self._open(endpoint, requests[index].body())
             await self._generate(index, answer)
 
-    async def _open(self, endpoint: Endpoint, body: bytes) -> Alone:
-        answer = Alone(self._engine)
+    async def _open(self, endpoint: Endpoint, body: bytes) -> TargetOnlyGeneration:
+        answer = TargetOnlyGeneration(self._engine)
         self._answers.add(answer)
-        async with self._opening:  # a request waits in one place of the engine's bounded queue, not in several
+        async with self._opening:  # one choice at a time waits in the engine's bounded queue
             deadline = asyncio.get_running_loop().time() + OPEN_TIMEOUT_S
             while True:
                 try:
                     await answer.open(endpoint, body)
                     return answer
-                except Overloaded:  # the answer may have begun: it waits, rather than breaking off
+                except Overloaded:  # the answer may have begun, so wait rather than break off
                     if asyncio.get_running_loop().time() >= deadline:
                         raise
                 await asyncio.sleep(_RETRY_S)
 
-    async def _generate(self, index: int, answer: Alone) -> None:
+    async def _generate(self, index: int, answer: TargetOnlyGeneration) -> None:
         try:
             while (payload := await answer.next()) is not None:
                 await self._waiting.put((index, payload))
@@ -179,21 +170,21 @@ class Several:
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            task.exception()  # seen; `_next` raises it
+            task.exception()  # retrieved, so that asyncio does not warn; `_next` raises it
         self._changed.set()
 
 
-class _Merged:
+class _MergedAnswer:
     """The JSON of all choices under one id, with their indices and the sum of their usage."""
 
-    def __init__(self, parts: list[Part]) -> None:
-        self._first = [part.first for part in parts]
+    def __init__(self, requests: list[ChoiceRequest]) -> None:
+        self._first = [request.first for request in requests]
         self._head: dict[str, Any] = {}
         self._choices: dict[int, Any] = {}
         self._usage: dict[str, Any] | None = None
 
     def take(self, index: int, payload: Payload, *, streams: bool) -> Payload | None:
-        """What the client gets of a choice's payload now."""
+        """The part of a choice's payload that the client gets now; None: nothing yet."""
         body = msgspec.json.decode(payload.data)
         self._head = self._head or {name: body[name] for name in body if name not in {"choices", "usage"}}
         if body.get("usage") is not None:
@@ -207,7 +198,7 @@ class _Merged:
         return msgspec.structs.replace(payload, data=msgspec.json.encode(body | self._head | {"choices": choices}))
 
     def last(self) -> Payload | None:
-        """What comes after all choices: of a stream the usage, if that is wanted; else the whole answer."""
+        """The payload after all choices: the usage of a stream, if it is wanted; else the whole answer."""
         if self._usage is None:
             return None
         choices = [self._choices[index] for index in sorted(self._choices)]
@@ -227,17 +218,3 @@ class _Merged:
 
 def _zero(value: Any) -> Any:
     return dict.fromkeys(value, 0) if isinstance(value, dict) else 0
-
-
-def _count(n: Any) -> int:
-    return n if type(n) is int and n > 1 else 1
-
-
-def _prompts(prompt: Raw) -> list[Raw]:
-    """The prompts of a list of strings, or of a list of lists of ids; none of them: it is no such list."""
-    raw = bytes(prompt)
-    if not raw.startswith(b"["):
-        return []
-    items = msgspec.json.decode(raw, type=list[Raw])
-    kinds = {bytes(memoryview(item)[:1]) for item in items}
-    return items if kinds in ({b'"'}, {b"["}) else []

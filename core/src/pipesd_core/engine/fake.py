@@ -1,6 +1,6 @@
 """A fake engine for tests: the target model is a function that the test gives, the rest follows the interface.
 
-As `httpx.MockTransport` takes a handler in the place of a server, `FakeEngine` takes a `Target` in the place of a
+As `httpx.MockTransport` takes a handler instead of a server, `FakeEngine` takes a `Target` instead of a
 model:
 
     engine = FakeEngine(script([104, 105]))          # writes "hi", then EOS
@@ -35,6 +35,7 @@ from pipesd_core.engine.interface import (
 )
 from pipesd_core.engine.rounds import fault
 from pipesd_core.errors import ApiError, ContextLengthExceeded, InvalidRequest, ModelNotFound, Overloaded, Unavailable
+from pipesd_core.openai_body import NOT_JSON
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Logits, Sampler, draw_seed
@@ -42,7 +43,7 @@ from pipesd_core.sampling.sampler import Logits, Sampler, draw_seed
 Target = Callable[[Opening, Sequence[int]], int]
 """The next token after the opening's prompt and these tokens of the output."""
 Payloads = Callable[["FakeGeneration", StepDone], list[Payload]]
-"""What a step is to the client."""
+"""Makes the payloads of a step."""
 
 EOS: Final = 256
 INFO: Final = ModelInfo("fake", n_vocab=257, fingerprint=bytes(16), max_context=512, max_drafts=8)
@@ -109,10 +110,10 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def parse(body: bytes) -> Request:
-    """Raises InvalidRequest, which names the field that is wrong."""
+    """Parse a body. Raises InvalidRequest, which names the field that is wrong."""
     try:
         request = msgspec.json.decode(body, type=Request)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         where = re.search(r"\$\.(\w+)|unknown field `(\w+)`", str(error))
         raise InvalidRequest(f"the body: {error}", param=where and (where[1] or where[2])) from None
     if request.max_tokens is not None and request.max_tokens < 1:
@@ -129,11 +130,11 @@ class Text:
         self._stops = stops
         self._text = ""
         self._ends: list[int] = []
-        """Where the text of each token ends."""
-        self._told = 0
+        """End of each token's text, in characters."""
+        self._taken = 0
 
     def push(self, token: int) -> bool:
-        """True: a stop string is complete, and the text ends before it."""
+        """Take a token. True: a stop string is complete, and the text ends before it."""
         self._text += chr(token) if token < 256 else ""
         self._ends.append(len(self._text))
         found = [at for stop in self._stops if (at := self._text.find(stop)) >= 0]
@@ -142,19 +143,19 @@ class Text:
         return bool(found)
 
     def take(self, *, all_: bool) -> tuple[str, int]:
-        """The text that may be told and was not, and how many tokens are shown then."""
+        """The text that may be shown and was not taken before, and how many tokens are shown with it."""
         held = max((n for stop in self._stops for n in range(len(stop)) if self._text.endswith(stop[:n])), default=0)
         shown = len(self._text) - (0 if all_ else held)
-        new, self._told = self._text[self._told : shown], shown
+        new, self._taken = self._text[self._taken : shown], shown
         return new, len(self._ends) if all_ else bisect_right(self._ends, shown)
 
 
 class FakeGeneration:
-    """See `engine.Generation`. What a test may look at:
+    """Implementation of `engine.interface.Generation`. What a test may look at:
 
-    orders: the drafts of each step, those of the steps ahead included. aheads: of each call of `step`. output: all
-    tokens so far. pending: a step is under way. over: nothing more is said. aborted: `abort` was called, by whoever
-    drives it. deliver: whoever drives it hears through this.
+    orders: the drafts of each step, those of the steps ahead included. aheads: the steps ahead of each call of
+    `step`. output: all tokens so far. pending: a step is under way. over: no output follows.
+    aborted: `abort` was called. deliver: receives the outputs.
     """
 
     def __init__(self, engine: FakeEngine, request: Request, opening: Opening, deliver: Deliver) -> None:
@@ -178,7 +179,7 @@ class FakeGeneration:
         return self._opening
 
     def step(self, drafts: Sequence[int], ahead: int = 0) -> None:
-        """See `Generation.step`."""
+        """Take a step; see `Generation.step`."""
         if self.over or self._reason is not None:
             raise RuntimeError("step() of a generation that is over")
         if self.pending:
@@ -190,7 +191,7 @@ class FakeGeneration:
         self._order(tuple(drafts), ahead)
 
     def abort(self) -> None:
-        """See `Generation.abort`."""
+        """Abort the request; see `Generation.abort`."""
         self.aborted = True
         self._end()
 
@@ -198,42 +199,42 @@ class FakeGeneration:
         """Take the step under way now. For a test whose engine does not run by itself."""
         if self.over or not self.pending:
             return
-        if (said := self._engine.says) is not None:
-            self._say(said)
+        if (output := self._engine.step_output) is not None:
+            self._emit(output)
             return
         done = self._take(self.orders[-1])
         self.pending = False
         if self._ahead and not done.ends:
-            self._order((), self._ahead - 1)  # before the outputs are told, as real engines do
-        self._say(done)
+            self._order((), self._ahead - 1)  # before the outputs, as real engines do
+        self._emit(done)
         for payload in self._engine.payloads(self, done):
-            self._say(payload)
+            self._emit(payload)
         if done.ends:
-            self._say(Finished())
+            self._emit(Finished())
 
     def fail(self, error: ApiError) -> None:
         """End it with an error, as an engine that breaks does."""
-        self._say(Broken(error))
+        self._emit(Broken(error))
 
     def payloads(self, _done: StepDone) -> list[Payload]:
-        """What a step is to a client of the OpenAI API."""
+        """The payloads of a step, as the OpenAI API has them."""
         ends = self._reason is not None
         if not self._request.stream:
             return [self._payload(*self._text.take(all_=True), self._usage())] if ends else []
         options = self._request.stream_options or StreamOptions()
         nothing = {"usage": None} if options.include_usage else {}
         text, upto = self._text.take(all_=ends)
-        said = [self._payload(text, upto, nothing)] if text or ends else []
+        payloads = [self._payload(text, upto, nothing)] if text or ends else []
         if ends and options.include_usage:
             body = self._head() | {"choices": []} | self._usage()
-            said.append(Payload(msgspec.json.encode(body), len(self.output), usage=True))
-        return said
+            payloads.append(Payload(msgspec.json.encode(body), len(self.output), usage=True))
+        return payloads
 
     def _payload(self, text: str, upto: int, usage: dict[str, Any]) -> Payload:
-        said: dict[str, Any] = {"text": text}
+        content: dict[str, Any] = {"text": text}
         if self._chat:
-            said = {"delta" if self._request.stream else "message": {"role": "assistant", "content": text}}
-        choice = {"index": 0, "logprobs": None, "finish_reason": self._reason} | said
+            content = {"delta" if self._request.stream else "message": {"role": "assistant", "content": text}}
+        choice = {"index": 0, "logprobs": None, "finish_reason": self._reason} | content
         body = self._head() | {"choices": [choice]} | usage
         return Payload(msgspec.json.encode(body), upto, usage=usage.get("usage") is not None)
 
@@ -276,7 +277,7 @@ class FakeGeneration:
                 break
         return StepDone(tuple(tokens), len(verified), accepted, 1, 2, ends=self._reason is not None)
 
-    def _say(self, output: EngineOutput) -> None:
+    def _emit(self, output: EngineOutput) -> None:
         if self.over:  # whoever gets the outputs may abort while it does
             return
         if isinstance(output, Finished | Broken):
@@ -292,20 +293,20 @@ class FakeGeneration:
 
 
 class FakeEngine:
-    """See `engine.Engine`.
+    """Implementation of `engine.interface.Engine`.
 
     Args:
         target: the model.
         eos_ids: tokens that end an answer, unless it ignores them.
-        places: generations at once. max_queue: calls of `open` that may wait for one.
-        payloads: in the place of OpenAI's.
+        max_running: generations at once. max_queue: calls of `open` that wait for a slot at most.
+        payloads: makes the payloads of a step, instead of OpenAI's.
 
     What a test may set at any time:
         running: False: no step is taken before `FakeGeneration.go`.
         delay_s: how long a step takes.
         per_step: of the drafts of the next steps, only so many are verified.
         drafts_with_prompt: False: the first step of a generation verifies none, as vLLM's does.
-        says: said by every step in the place of what it came to, whether that follows the interface or not.
+        step_output: the output of every step instead of the real one, whether it follows the interface or not.
         refusals: raised by the next calls of `open`.
     """
 
@@ -315,7 +316,7 @@ class FakeEngine:
         *,
         info: ModelInfo = INFO,
         eos_ids: tuple[int, ...] = (EOS,),
-        places: int = 64,
+        max_running: int = 64,
         max_queue: int = 1024,
         payloads: Payloads = FakeGeneration.payloads,
     ) -> None:
@@ -327,19 +328,19 @@ class FakeEngine:
         self.delay_s = 0.0
         self.per_step: deque[int] = deque()
         self.drafts_with_prompt = True
-        self.says: EngineOutput | None = None
+        self.step_output: EngineOutput | None = None
         self.refusals: deque[ApiError] = deque()
         self.generations: list[FakeGeneration] = []
-        """All that were ever opened."""
+        """All generations that were ever opened."""
         self.queued = self.most_queued = 0
-        """Calls of `open` that wait for a place; the most that ever were."""
-        self._free = asyncio.Semaphore(places)
+        """Calls of `open` that wait for a slot; the most that ever did."""
+        self._free = asyncio.Semaphore(max_running)
         self._max_queue = max_queue
         self._live: set[FakeGeneration] = set()
         self._closed = False
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> FakeGeneration:
-        """See `Engine.open`."""
+        """Open a request; see `Engine.open`."""
         self._check_open()
         if self.refusals:
             raise self.refusals.popleft()
@@ -356,7 +357,7 @@ class FakeEngine:
         try:
             self._check_open()
         except ApiError:
-            self._free.release()  # the next that waits is told too
+            self._free.release()  # the next waiting call finds the engine closed too
             raise
         generation = FakeGeneration(self, request, opening, deliver)
         self.generations.append(generation)
@@ -364,7 +365,7 @@ class FakeEngine:
         return generation
 
     async def aclose(self) -> None:
-        """See `Engine.aclose`."""
+        """Close the engine; see `Engine.aclose`."""
         self._closed = True
         for generation in list(self._live):
             generation.fail(_closed())
@@ -374,7 +375,7 @@ class FakeEngine:
             raise _closed()
 
     def let_go(self, generation: FakeGeneration) -> None:
-        """A generation is over. For `FakeGeneration`."""
+        """Release the slot of a generation that is over. For `FakeGeneration`."""
         self._live.discard(generation)
         self._free.release()
 

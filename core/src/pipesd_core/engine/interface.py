@@ -1,10 +1,10 @@
-"""The engine interface: what a session needs of whatever runs the target model.
+"""The engine interface, between sessions and whatever runs the target model.
 
 Three implementations: `pipesd_core.llamacpp.runtime.engine` (llama.cpp in this process), `pipesd_vllm.engine` (a vLLM
 server) and `pipesd_core.engine.fake` (for tests). An engine serves OpenAI requests with its own serving code; the only
 thing PipeSD adds is that a generation goes on step by step, each step with the drafts that it is handed. All calls and
-callbacks are on the event loop's thread. What is said here is tested of every engine by the rules in
-tests/conformance/engine_rules.py.
+callbacks are on the event loop's thread. The rules in tests/conformance/engine_rules.py test every engine against this
+module.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipesd_core.sampling.params import SamplingParams
 
 
 class ModelInfo(Struct, frozen=True):
-    """What a client may know of the target.
+    """Facts about the target that clients get.
 
     max_context: prompt + output, tokens. max_drafts: most drafts that one step verifies. fingerprint: architecture §4.
     """
@@ -33,7 +33,7 @@ class ModelInfo(Struct, frozen=True):
 
 
 class Opening(Struct, frozen=True):
-    """A request as the engine understood it: what `Opened` tells the edge, and what bounds the session.
+    """A request as the engine understood it: the content of `Opened`, and the bounds of the session.
 
     params: the effective ones; the seed is drawn where none was given. max_tokens: as asked for or, where the engine
     cuts it instead of refusing, what the context has room for. eos_ids: none where EOS is ignored.
@@ -80,30 +80,31 @@ class Payload(Struct, frozen=True):
 
 
 class Finished(Struct, frozen=True):
-    """The answer is complete; the engine has let go of the request."""
+    """The answer is complete; the engine has released the request."""
 
 
 class Broken(Struct, frozen=True):
-    """The request cannot go on; the engine has let go of it."""
+    """The request cannot go on; the engine has released it."""
 
     error: ApiError
 
 
 EngineOutput = StepDone | Payload | Finished | Broken
-"""What a generation says, in this order for each step: StepDone, then the payloads that show its tokens, then - after
-the last step - Finished. Tokens past the end of the answer (EOS, max_tokens, a stop string) are never in a StepDone.
-Broken may come at any time after `open`. Nothing is said before the first step, or after Finished or Broken."""
+"""The outputs of a generation, in this order for each step: StepDone, then the payloads that show its tokens, then -
+after the last step - Finished. Tokens past the end of the answer (EOS, max_tokens, a stop string) are never in a
+StepDone. Broken may come at any time after `open`. There is no output before the first step, or after Finished or
+Broken."""
 
 Deliver = Callable[[EngineOutput], None]
-"""Gets what a generation says. It may call `step`, once the last StepDone of the step before is there (its payloads
-are told all the same), and `abort`; it must not raise."""
+"""Receives the outputs of a generation. It may call `step`, once the last StepDone of the step before is there (its
+payloads are delivered all the same), and `abort`; it must not raise."""
 
 
 class Generation(Protocol):
-    """One OpenAI request inside an engine, parked until it is told to step.
+    """One OpenAI request inside an engine, parked until `step` is called.
 
     Whoever opened it calls `abort` in the end, unless it took Finished or Broken. Generations are independent: no
-    step, abort or failure of one changes what another says.
+    step, abort or failure of one changes the outputs of another.
     """
 
     @property
@@ -117,11 +118,11 @@ class Generation(Protocol):
 
         Raises ValueError for more drafts, or ids outside the vocabulary: nothing has happened then, and another step
         may be asked for. Raises RuntimeError while a step is under way, which goes on, and when the answer has ended,
-        Broken was said or `abort` called.
+        Broken was delivered or `abort` called.
         """
 
     def abort(self) -> None:
-        """Let go of the request at once. Nothing is delivered after this call. Harmless when already over."""
+        """Release the request at once. Nothing is delivered after this call. Harmless when already over."""
 
 
 class Engine(Protocol):
@@ -131,10 +132,11 @@ class Engine(Protocol):
     def info(self) -> ModelInfo: ...
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> Generation:
-        """Accept an OpenAI request and hold a place for it; waits in the engine's bounded, fair queue.
+        """Accept an OpenAI request and reserve a slot for it; waits in the engine's bounded, fair admission queue.
 
-        Cancelling the call gives the place in the queue back. Raises ApiError: a bad request (400, the field is named),
-        an unknown model (404), a prompt too long (400), a full queue (429), an engine that is broken or closed (5xx).
+        Cancelling the call gives the slot, or the place in the queue, back. Raises ApiError: a bad request (400, the
+        field is named), an unknown model (404), a prompt too long (400), a full queue (429), an engine that is broken
+        or closed (5xx).
         """
 
     async def aclose(self) -> None:

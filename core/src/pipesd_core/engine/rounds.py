@@ -1,9 +1,9 @@
 """One round: a session's drafts, and how far the engine has got with them.
 
 Endpoint and scheduler walk the same tokens by the same rule, so nothing needs to be sent to say that a round is over:
-its drafts are decided by the first token that is not the next draft, and it ends so many tokens later as were ordered
-ahead. One engine step decides a round unless the engine could not
-take all its drafts at once (KV pressure, token budget, a prompt that has to be computed again).
+its drafts are decided by the first token that is not the next draft, and it ends as many tokens later as were ordered
+ahead. One engine step decides a round unless the engine could not take all its drafts at once (KV pressure, token
+budget, a prompt that has to be computed again).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgspec import Struct
 
 
 class Decided(Struct, frozen=True):
-    """What one step of a session came to: its tokens, accepted drafts first."""
+    """The outcome of one step of a session: its tokens, accepted drafts first."""
 
     tokens: tuple[int, ...]
     verified: int
@@ -23,8 +23,8 @@ class Decided(Struct, frozen=True):
 
 
 class Round:
-    """What is left of a round: its drafts, then `ahead` steps of one token each. Without drafts the first step is one
-    token too."""
+    """The rest of a round: its drafts, then `ahead` steps of one token each. Without drafts the first step is one token
+    too."""
 
     def __init__(self, drafts: Sequence[int] = (), ahead: int = 0) -> None:
         self._drafts = tuple(drafts)
@@ -33,7 +33,7 @@ class Round:
 
     @property
     def over(self) -> bool:
-        """Nothing is left of it."""
+        """Whether nothing of the round is left."""
         return not self._steps_left
 
     @property
@@ -42,7 +42,7 @@ class Round:
         return self._drafts[len(self._pending) :]
 
     def take(self, tokens: Iterable[int]) -> list[Decided]:
-        """Tokens that the target decided. Returns the steps that they complete."""
+        """Take tokens that the target decided. Returns the steps that they complete."""
         steps = []
         for token in tokens:
             right = self.left[:1] == (token,)
@@ -54,14 +54,16 @@ class Round:
         return steps
 
     def cut(self) -> list[Decided]:
-        """The answer has ended: the step that it ended in the middle of, if it did."""
+        """End the round with the answer: the step that the answer ended in the middle of, if it did."""
         pending = tuple(self._pending)
         return [Decided(pending, len(self._drafts), len(pending))] if pending else []
 
 
 def fault(drafts: Any, most: int, n_vocab: int) -> str | None:
-    """What is wrong with drafts that came from another process. A single id outside the vocabulary kills an
-    unprotected engine for everybody, so this is checked again where it would."""
+    """The fault of drafts that came from another process; None: there is none.
+
+    A single id outside the vocabulary kills an unprotected engine for everybody, so each engine checks again.
+    """
     if not isinstance(drafts, list | tuple):
         return "drafts must be a list"
     if len(drafts) > most:

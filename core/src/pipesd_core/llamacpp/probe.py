@@ -1,7 +1,8 @@
-"""Does a model run on this machine at all? Tried in a process of its own, since a wrong answer is death by a signal.
+"""Check that a model runs on this machine at all, in a process of its own, since a failure is death by a signal.
 
 A native llama.cpp build by GCC 12 dies of SIGILL on hosts with AMX as soon as it decodes two rows with quantised
-weights (llamacpp.md §0.1), and any build does on a CPU older than the one it was compiled for.
+weights (the compiler drops stores into the tile configuration). Any build dies so on a CPU older than the one it was
+compiled for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which tokens may stand in valid UTF-8 text: llama.cpp's grammars take a code point in whatever bytes it comes."""
+"""Tokens that keep a text valid UTF-8: llama.cpp's grammars take a code point in whatever bytes it comes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECOND: Final = {0xE0: (0xA0, 0xBF), 0xED: (0x80, 0x9F), 0xF0: (0x90, 0xBF), 0x
 
 
 class Writable:
-    """Of one vocabulary: the tokens whose bytes can be a part of valid UTF-8 text.
+    """The tokens of one vocabulary whose bytes can be a part of valid UTF-8 text.
 
     Args:
         pieces: bytes of each id; empty for those that no text shows.
@@ -26,10 +26,10 @@ class Writable:
         self._fits[list(eog_ids)] = True
         self._first = np.array([piece[0] if piece else 0 for piece in pieces], dtype=np.uint8)
         self.last = np.array([piece[-1] if piece else 0 for piece in pieces], dtype=np.uint8)
-        """The last byte of each."""
+        """The last byte of each token."""
 
     def after(self, byte: int, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these may follow a text with this last byte? Nothing else before it is looked at."""
+        """Mask (n,) of the ids (n,) that may follow a text that ends in `byte`; no byte before that is considered."""
         fits: NDArray[np.bool_] = self._fits[ids]
         if byte in _SECOND:
             low, high = _SECOND[byte]
@@ -39,7 +39,7 @@ class Writable:
 
 
 def _fits(piece: bytes) -> bool:
-    """Valid but for the rest of a character at its beginning, and the beginning of one at its end."""
+    """Whether bytes are valid but for the rest of a character at their beginning and the start of one at their end."""
     begin = 0
     while begin < min(3, len(piece)) and 0x80 <= piece[begin] <= 0xBF:
         begin += 1

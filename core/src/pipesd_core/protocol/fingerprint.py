@@ -1,4 +1,4 @@
-"""Vocabulary fingerprint (architecture §4): do two models mean the same bytes by the same token ids?"""
+"""Vocabulary fingerprint (architecture §4): equal for models that mean the same bytes by the same token ids."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def pieces(tokenizer: Any, n_vocab: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _byte_characters() -> dict[int, str]:
-    """GPT-2's table: printable bytes are themselves, the others follow from U+0100 on."""
+    """The byte table of GPT-2: printable bytes are themselves, the others follow from U+0100 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {byte: chr(byte) for byte in printable}
     others = (byte for byte in range(256) if byte not in table)

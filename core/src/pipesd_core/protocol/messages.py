@@ -30,10 +30,10 @@ MAX_CHANNELS: Final = 1024
 MAX_UNACKED: Final = 256
 """A session with more unacknowledged messages than this parks after its step: flow control and buffer bound in one."""
 MAX_UNACKED_BYTES: Final = 2**20
-"""The same for the payloads of unacknowledged events. One event may be larger, and is alone then."""
+"""The bound for the payloads of unacknowledged events. One event may be larger if it is the only one."""
 
 MAX_STAMPS: Final = 64
-"""Arrivals that one verdict reports at most; the last ones."""
+"""Most arrivals that one verdict reports; the last ones."""
 STAMP_PERIOD_US: Final = 2**32
 """The first of a verdict's stamps is the clock modulo this: five bytes on the wire instead of nine."""
 
@@ -46,16 +46,16 @@ SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 
 class Endpoint(IntEnum):
-    """Which OpenAI endpoint the body of an `Open` belongs to."""
+    """The OpenAI endpoint that the body of an `Open` belongs to."""
 
     CHAT_COMPLETIONS = 0
     COMPLETIONS = 1
 
 
 class Reason(IntEnum):
-    """Why an engine step was taken."""
+    """The reason of an engine step: a verification, a free run, or an edge that was silent for too long."""
 
-    NAV = 0
+    VERIFICATION = 0
     RUN = 1
     TIMEOUT = 2
 
@@ -78,9 +78,10 @@ class Open(Struct, frozen=True, array_like=True, tag=1):
 
 
 class Draft(Struct, frozen=True, array_like=True, tag=2):
-    """Drafted ids from absolute position `start` on, and perhaps the wish to verify through a position (NAV).
+    """Drafted ids from absolute position `start` on, and perhaps a request to verify them through a position.
 
-    On the wire the wish is relative to `start`: one byte where the position would cost three. Make one with `wishing`.
+    On the wire that position, `wish`, is relative to `start`: one byte where the position would cost three. Make a
+    message with `wishing`.
     """
 
     channel: Channel
@@ -91,12 +92,12 @@ class Draft(Struct, frozen=True, array_like=True, tag=2):
 
     @classmethod
     def wishing(cls, channel: int, epoch: int, start: int, ids: tuple[int, ...], verify_through: int | None) -> Self:
-        """A draft with the wish to verify through absolute position `verify_through` (None: without)."""
+        """A draft that asks for verification through absolute position `verify_through` (None: does not ask)."""
         return cls(channel, epoch, start, ids, None if verify_through is None else verify_through - start)
 
     @property
     def verify_through(self) -> int | None:
-        """The absolute position of the wish; None: no wish."""
+        """The absolute position through which verification is asked for; None: it is not."""
         return None if self.wish is None else self.start + self.wish
 
 
@@ -148,15 +149,15 @@ class Opened(Struct, frozen=True, array_like=True, tag=32):
 
 
 class Verdict(Struct, frozen=True, array_like=True, tag=33):
-    """What one engine step did: `verified` drafts were in the pass, the first `accepted` of them were right, and the
-    session's committed ids grew by `tokens` from position `start` on (drafts that were right included).
+    """The outcome of one engine step: `verified` drafts were in the pass, the first `accepted` of them were right, and
+    the session's committed ids grew by `tokens` from position `start` on (drafts that were right included).
 
     queue_us: from the moment the step could have started until it did; forward_us: the forward pass; recv_us: the
     gateway's clock when the last draft message before the step arrived (0: none) - only differences mean anything.
 
     heard: messages of the edge for this session that had arrived on its link, `Open` or `Resume` being the first (0:
-    not told, as in a verdict that is said again). stamps: when the last of them arrived that no verdict has reported
-    yet: the gateway's clock in microseconds, modulo STAMP_PERIOD_US, then the time from each to the next.
+    not reported, as in a verdict that is sent again). stamps: when the last of them arrived that no verdict has
+    reported yet: the gateway's clock in microseconds, modulo STAMP_PERIOD_US, then the time from each to the next.
     """
 
     channel: Channel
@@ -222,8 +223,8 @@ class Rejected(Struct, frozen=True, array_like=True, tag=38):
 
 
 class Draining(Struct, frozen=True, array_like=True, tag=39):
-    """Of the connection: the gateway is about to end. Nothing new is opened; what runs goes on until its end, or until
-    the connection is closed (1012) after `deadline_s` seconds at the latest."""
+    """The gateway is about to end; a message about the whole connection. Nothing new is opened; what runs goes on until
+    its end, or until the connection is closed (1012) after `deadline_s` seconds at the latest."""
 
     deadline_s: Count
 

@@ -20,7 +20,7 @@ U32 = NDArray[np.uint32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Ints = TypeVar("Ints", int, I64)
-"""One number, or as many as there are rows: int64 wraps, and its lower 32 bits stay right."""
+"""A seed or position, or one for each row: int64 wraps, and its lower 32 bits stay right."""
 
 _C1: Final = 0xCC9E2D51
 _C2: Final = 0x1B873593

@@ -3,7 +3,7 @@
 Order of the steps (vLLM's): divide by the temperature, min-p, top-k, top-p, then add the shared noise and take the
 largest. At temperature 0 it is the argmax. Both ends run this module: the target's token is `Sampler.sample` of the
 target's logits, and a draft is accepted iff it equals that token. Penalties and biases come before all that, at the
-target only (`llamacpp.runtime.chooser`). Ties go to the smallest token id, everywhere.
+target only (`llamacpp.runtime.target_sampler`). Ties go to the smallest token id, everywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipesd_core.sampling import noise
 
-# Part of this module for all who have numpy anyway.
+# Re-exported for callers that use the sampler anyway.
 from pipesd_core.sampling.params import GREEDY_BELOW as GREEDY_BELOW
 from pipesd_core.sampling.params import MIN_TEMPERATURE as MIN_TEMPERATURE
 from pipesd_core.sampling.params import SamplingParams
@@ -24,7 +24,7 @@ from pipesd_core.sampling.params import SamplingParams
 Logits = NDArray[np.float32]
 
 PREFILTER_TOP: Final = 256
-"""How many of the best logits are scored exactly before the rest is filtered by hash."""
+"""Number of the best logits that are scored exactly before the rest is filtered by hash."""
 PREFILTER_FROM: Final = 16_384
 """Candidate counts from which the hash filter is worth its overhead."""
 

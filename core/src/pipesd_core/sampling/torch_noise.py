@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from pipesd_core.sampling import noise
 
 AT_ONCE: Final = {"cpu": 2**17}
-"""Elements worked on at once: on a CPU what its caches hold."""
+"""Elements processed at once on a CPU: as many as its caches hold."""
 AT_ONCE_ELSEWHERE: Final = 2**24
-"""On other devices, which want much work in few calls: about 300 MB of temporary memory."""
+"""Elements processed at once on other devices, which want few large calls: about 300 MB of temporary memory."""
 SLACK: Final = 1.0 + 2.0**-14
-"""More than float32's rounding of u, of the difference of two logits and of its exponential can be off."""
+"""Bound on float32's rounding errors in u, in the difference of two logits and in its exponential."""
 
 
 class Draw:
@@ -36,7 +36,9 @@ class Draw:
         self._mixed = torch.from_numpy(noise.mix_tokens(n_vocab).view(np.int32))
 
     def tokens(self, logits: torch.Tensor, seeds: noise.I64, indices: noise.I64) -> torch.Tensor:
-        """What `Sampler.sample` gives for each row, at temperature 1. On a GPU the host waits once (per 2**24 logits).
+        """The tokens that `Sampler.sample` gives for each row, at temperature 1.
+
+        On a GPU the host waits once (per 2**24 logits).
 
         Args:
             logits: float32 of shape (rows, n_vocab), processed: temperature applied, excluded ids at -inf. Read only.
@@ -54,7 +56,7 @@ class Draw:
 
 
 def upload(values: NDArray[np.integer[Any]], device: torch.device) -> torch.Tensor:
-    """The same numbers on the device, without waiting for it."""
+    """Copy an array to a device without waiting for the copy."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
@@ -81,7 +83,7 @@ def _hashes(prefixes: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
     spare = torch.empty_like(h)
 
     def shifted(bits: int) -> torch.Tensor:
-        """To the right, zeros from the left."""
+        """Logical shift to the right."""
         return torch.bitwise_right_shift(h, bits, out=spare).bitwise_and_(2 ** (32 - bits) - 1)
 
     high = shifted(19)

@@ -1,4 +1,4 @@
-"""Who may use an HTTP API of ours: API keys, and a key file that is read again when it changes."""
+"""API keys of an HTTP API of ours, and a key file that is read again when it changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECK_S: Final = 1.0
-"""A changed key file is noticed by the first request that comes so long after the one before, or later."""
+"""Shortest time between two looks at the key file; a request makes them."""
 
 
 class Keys:
@@ -25,7 +25,7 @@ class Keys:
 
     Args:
         keys: empty means open to everybody.
-        file: where they come from; looked at again while the server runs. None: they stay what they are.
+        file: the file of the keys, read again when it changes. None: the keys stay as they are.
     """
 
     def __init__(self, keys: frozenset[str] = frozenset(), file: Path | None = None) -> None:
@@ -36,11 +36,11 @@ class Keys:
 
     @property
     def required(self) -> bool:
-        """Does anybody need a key? That never changes while a server runs."""
+        """Whether requests need a key. That never changes while a server runs."""
         return bool(self._keys)
 
     def authorize(self, connection: HTTPConnection) -> str | None:
-        """The key of a request or of a WebSocket handshake. Raises Unauthorized. Without keys: all may pass, None."""
+        """Check a request or handshake; returns its key, None on a server without keys. Raises Unauthorized."""
         if not self.required:
             return None
         self._look()
@@ -69,14 +69,14 @@ class Keys:
         try:
             keys = read_keys(self._file)
         except ConfigError as error:  # half written, perhaps; a server that was closed must not open
-            log.error("the API keys stay what they were: %s", error)
+            log.error("API keys not reloaded: %s", error)
             return
         if keys != self._keys:
-            log.info("API keys read again: %d new, %d removed", len(keys - self._keys), len(self._keys - keys))
+            log.info("API keys reloaded: %d new, %d removed", len(keys - self._keys), len(self._keys - keys))
             self._keys = keys
 
 
 def bearer(connection: HTTPConnection) -> str | None:
-    """The key that a request says it has."""
+    """The key that a request claims to have."""
     scheme, _, given = connection.headers.get("authorization", "").partition(" ")
     return given.strip() or None if scheme.lower() == "bearer" else None

@@ -1,4 +1,4 @@
-"""What both HTTP sides, the gateway's and the agent's, do alike: bodies, disconnects, events, ids, errors.
+"""The HTTP behaviour that gateway and agent share: bodies, disconnects, events, request ids, errors.
 
 Every error is OpenAI-shaped, those of unknown routes too; an error in mid-stream is a `data: {"error": ...}`, because a
 bare close looks like success to the OpenAI SDK.
@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import msgspec
-from msgspec import Struct
 from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
 from starlette.applications import Starlette
@@ -27,20 +26,20 @@ from starlette.websockets import WebSocket
 
 from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest, Overloaded
 from pipesd_core.service import logs
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 
 MAX_BODY_BYTES: Final = 4 * 2**20 - 1024
-"""So that the `open` message that carries a body stays below the protocol's MAX_FRAME_BYTES."""
+"""Largest body: the `open` message that carries it stays below the protocol's MAX_FRAME_BYTES."""
 BODY_TIMEOUT_S: Final = 60.0
 """Longest time for a client to send its body."""
 SEND_TIMEOUT_S: Final = 60.0
 """Longest time for a client to take one chunk of a stream."""
 MAX_REQUESTS: Final = 256
-"""Under way at a time, each with a body of up to MAX_BODY_BYTES; whatever else bounds them comes after the body."""
+"""Most requests under way at a time, each with a body of up to MAX_BODY_BYTES; other bounds apply after the body."""
 HANG_UP: Final = "pipesd_hang_up"
-"""In a scope's `state`: a call that ends the connection at once, from a server that has one (`limits`)."""
+"""Key in a scope's `state`: a function that ends the connection at once, from a server that has one (`limits`)."""
 FAREWELL_S: Final = 2.0
-"""At shutdown: time for a stream to tell its client so."""
+"""At shutdown: time for a stream to send its last event."""
 
 log = logging.getLogger(__name__)
 
@@ -68,15 +67,15 @@ class ForeignOrigin(InvalidRequest):
 
 
 class ClientGone(Exception):
-    """Nobody is there to read the answer any more."""
+    """The client has gone; nobody reads the answer."""
 
 
-def install(app: Starlette, life: Life, cors_origins: tuple[str, ...] = ()) -> None:
+def install(app: Starlette, lifecycle: Lifecycle, cors_origins: tuple[str, ...] = ()) -> None:
     """Give an app its request ids and its OpenAI-shaped errors, and keep web pages out but those of `cors_origins`.
 
-    `life` counts its requests, and refuses new ones when it drains.
+    `lifecycle` counts its requests, and refuses new ones when it drains.
     """
-    app.add_middleware(_Work, life=life)
+    app.add_middleware(_RequestCounter, lifecycle=lifecycle)
     # The last one added is the outermost.
     if cors_origins:
         app.add_middleware(
@@ -114,7 +113,7 @@ class EventStream(EventSourceResponse):
             hang_up = scope.get("state", {}).get(HANG_UP)
             if hang_up is None:
                 raise
-            log.info("the client took nothing of its stream for %g s: given up", SEND_TIMEOUT_S)
+            log.info("stream aborted: the client read nothing for %g s", SEND_TIMEOUT_S)
             hang_up()
             while (await receive())["type"] != "http.disconnect":
                 pass
@@ -125,20 +124,6 @@ class EventStream(EventSourceResponse):
 def error_event(error: ApiError) -> bytes:
     """The last event of a stream that cannot be completed."""
     return b"data: " + msgspec.json.encode(error.body()) + b"\n\n"
-
-
-class _Peek(Struct):
-    stream: bool | None = None
-
-
-def wants_stream(body: bytes) -> bool:
-    """Of a body that the engine has accepted. Raises InvalidRequest: some engines read more into one than we do."""
-    try:
-        return bool(msgspec.json.decode(body, type=_Peek).stream)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"stream must be true or false: {error}", param="stream") from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from error
 
 
 async def read_body(request: Request) -> bytes:
@@ -212,19 +197,21 @@ class _RequestIds:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            # Without the query: nobody should, but somebody may, have put a key there.
+            # Without the query string: a client may have put a key there by mistake.
             level = logging.INFO if scope["path"].startswith("/v1/") else logging.DEBUG
             seconds = time.monotonic() - began
             log.log(level, "%s %.128s: %d in %.3f s", scope["method"], scope["path"], status, seconds)
 
 
-class _Work:
-    """Counts the requests of the API that are under way, their streams included; refuses new ones in a drain, and
-    more than MAX_REQUESTS."""
+class _RequestCounter:
+    """Counts the requests of the API that are under way, their streams included.
 
-    def __init__(self, app: ASGIApp, life: Life) -> None:
+    Refuses new ones in a drain, and more than MAX_REQUESTS.
+    """
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
         self._app = app
-        self._life = life
+        self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
@@ -232,17 +219,17 @@ class _Work:
             return
         try:
             if scope["method"] == "POST":
-                self._life.admit()
-                if self._life.requests >= MAX_REQUESTS:
+                self._lifecycle.admit()
+                if self._lifecycle.requests >= MAX_REQUESTS:
                     raise Overloaded(f"{MAX_REQUESTS} requests are under way at this server, its limit; try again")
         except ApiError as error:
             await json_response(error.body(), error.status, error.headers())(scope, receive, send)
             return
-        self._life.requests += 1
+        self._lifecycle.requests += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._life.requests -= 1
+            self._lifecycle.requests -= 1
 
 
 class _Origins:
@@ -297,5 +284,5 @@ async def _on_client_gone(_: Request, __: Exception) -> Response:
 
 
 async def _on_bug(_: Request, __: Exception) -> Response:
-    """Starlette logs the exception after this."""
+    """Answer with an internal error; Starlette logs the exception after this."""
     return json_response(EngineFailed("internal error; see the server's log").body(), 500)

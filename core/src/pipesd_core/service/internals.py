@@ -1,4 +1,4 @@
-"""Whether parts of a library that it promises to nobody are still where, and as, they were."""
+"""Checks that private parts of a library are still in their place and have their signatures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def moved(parts: Mapping[str, str | None], *, exact: bool = False) -> list[str]:
-    """What is not where, or not as, it was; each by name.
+    """The faults of `parts`: those that are gone, or have another signature.
 
     Args:
         parts: "module:Class.function", and what its signature begins with, names only; None: it has none.

@@ -1,4 +1,4 @@
-"""Whether a program takes on work, and whether it has any: what readiness, and the drain after SIGTERM, go by."""
+"""Readiness and graceful shutdown: counts the work under way, and refuses new work while the program drains."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Protocol
 from pipesd_core.errors import Unavailable
 
 
-class Draining(Unavailable):
+class ShuttingDown(Unavailable):
     retry_after_s = 5
-    """By then another instance has taken the place of this one, or this one is back."""
+    """Time after which another instance has replaced this one, or this one is back."""
 
 
 class Host(Protocol):
-    """What a program has beside HTTP requests: agents and their sessions."""
+    """The work of a program beside HTTP requests: agents and their sessions."""
 
     def sessions(self) -> int:
-        """Those that a drain waits for."""
+        """Number of sessions that a drain waits for."""
         ...
 
     def drain(self, deadline_s: float) -> None:
-        """The program ends when nothing runs any more, or after so many seconds."""
+        """Announce the end: the program ends when nothing runs any more, or after `deadline_s` seconds."""
         ...
 
     async def aclose(self) -> None:
-        """It ends now."""
+        """End now."""
         ...
 
 
-class Life:
-    """One program's.
+class Lifecycle:
+    """The lifecycle of one program.
 
     Attributes:
         requests: HTTP requests under way; counted by `http`.
@@ -47,16 +47,18 @@ class Life:
         return self.requests == 0 and (self.host is None or self.host.sessions() == 0)
 
     def admit(self) -> None:
-        """A request or session wants to begin. Raises Draining."""
+        """Admit a new request or session. Raises ShuttingDown."""
         if self.draining:
-            raise Draining("the server is shutting down: what runs is finished, nothing new is begun; try again later")
+            raise ShuttingDown(
+                "the server is shutting down: what runs is finished, nothing new is begun; try again later"
+            )
 
     def drain(self, deadline_s: float) -> None:
-        """Nothing new is begun; what runs has so many seconds."""
+        """Begin the drain: what runs has `deadline_s` seconds."""
         if self.host is not None:
             self.host.drain(deadline_s)
 
     async def aclose(self) -> None:
-        """The program ends now. Harmless when repeated."""
+        """End the work of the host. Harmless when repeated."""
         if self.host is not None:
             await self.host.aclose()

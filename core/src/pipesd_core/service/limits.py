@@ -1,7 +1,7 @@
-"""uvicorn's protocols, with bounds on what a peer can make them hold and on how long it can make them wait.
+"""uvicorn's protocols with bounds on the memory and the time that a peer can take.
 
-Every bound is in docs/limits.md. What a client is told is OpenAI-shaped, also before its request reaches the app. What
-is touched of uvicorn's private parts is declared in `uvicorn_compat`.
+Every bound is in docs/limits.md. Errors are OpenAI-shaped, also before a request reaches the app. `uvicorn_compat`
+declares which private parts of uvicorn are used here.
 """
 
 from __future__ import annotations
@@ -23,28 +23,30 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
-from pipesd_core.service import keepalive
 from pipesd_core.service.http import BODY_TIMEOUT_S, HANG_UP, SEND_TIMEOUT_S, json_response
 
 MAX_CONNECTIONS: Final = 512
-"""At a time, WebSockets included; what is asked on more gets a 503. Below the usual limit of 1024 open files."""
+"""Most connections at a time, WebSockets included; requests on more get a 503. Below the usual 1024 open files."""
 MAX_REFUSED: Final = 64
-"""So many more are told so; beyond those a connection is just closed."""
+"""Most connections beyond these that get the 503; further ones are just closed."""
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Of a request's first line and headers."""
+"""Most bytes of a request's first line and headers."""
 HEAD_TIMEOUT_S: Final = 30.0
-"""From the beginning of a connection, or of the next request on it, to the end of the request's head."""
+"""Longest time from the beginning of a connection, or of the next request on it, to the end of the head."""
 BODY_SLACK_S: Final = 5.0
-"""A body that the app does not read (any more) may last so much longer than one that it reads."""
+"""Time that a body which the app does not read (any more) may take beyond that of one that it reads."""
 LINGER_S: Final = 1.0
-"""After a refusal what still comes is dropped for so long: closing at once would reset the connection, and with it the
-refusal."""
+"""Time after a refusal in which incoming bytes are dropped: closing at once would reset the connection, and the client
+would not see the refusal."""
 KEEP_ALIVE_S: Final = 5
 """An idle connection is closed after this."""
+CLOSE_S: Final = 3.0
+"""Longest time for a WebSocket's peer to take what is left for it after the last message. Without a bound a dead peer
+would keep the socket, and the sessions on it, until TCP gives up."""
 MAX_FRAGMENTS: Final = 4096
-"""Of one WebSocket message. Our agents send 4 KiB in each; without a bound empty ones would fill the memory."""
+"""Most fragments of one WebSocket message. Our agents send 4 KiB in each; empty ones could fill the memory."""
 MAX_UNREAD_BYTES: Final = 2**20
-"""What may wait for an agent that pings and does not read the pongs."""
+"""Most bytes that wait for an agent that pings and does not read the pongs."""
 
 
 class HeadTooLarge(InvalidRequest):
@@ -67,7 +69,7 @@ class BoundedHttp(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state | {HANG_UP: self._hang_up}, _loop)
         self._awaited: Callable[[], None] | None = None
-        """What happens when the part of a request that is on its way does not come in time."""
+        """The function to call when the awaited part of a request does not come in time."""
         self._timer: asyncio.TimerHandle | None = None
         self._begun = False
         self._refused = False
@@ -104,7 +106,7 @@ class BoundedHttp(H11Protocol):
         super().handle_websocket_upgrade(event)
 
     def send_400_response(self, msg: str) -> None:
-        """Called while the error is being handled."""
+        """Answer a malformed request. Called while the error is being handled."""
         error = sys.exception()
         if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
             self._refuse(HeadTooLarge(f"the head of the request is larger than the limit of {MAX_HEAD_BYTES} bytes"))
@@ -115,7 +117,7 @@ class BoundedHttp(H11Protocol):
         return not self._refused and super()._should_upgrade()
 
     def _look(self) -> None:
-        """Which part of a request is on its way?"""
+        """Set the timer for the part of a request that is awaited now."""
         state = self.conn.their_state
         if self.transport.get_protocol() is not self:
             pass  # it has become a WebSocket
@@ -145,7 +147,7 @@ class BoundedHttp(H11Protocol):
         self.transport.close()  # the app has answered long ago
 
     def _refuse(self, error: ApiError) -> None:
-        """Say it, if nothing has been said yet, and close."""
+        """Answer with an error, if nothing has been answered yet, and close."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
             body = msgspec.json.encode(error.body())
             headers = [
@@ -169,17 +171,17 @@ class BoundedHttp(H11Protocol):
             self.transport.close()
 
     def _hang_up(self) -> None:
-        """For the app: nothing that is left for the client is sent any more."""
+        """End the connection without sending what is left. The app calls this."""
         self.transport.abort()
 
     @property
-    def said_all(self) -> bool:
-        """Nothing more will be added to what waits for the client."""
+    def is_finished(self) -> bool:
+        """Whether nothing more will be added to what waits for the client."""
         return self.transport.is_closing() or self.cycle is None or self.cycle.response_complete
 
 
 class KeptAlive(WebSocketsSansIOProtocol):
-    """uvicorn's, without its patience with a peer that does not answer."""
+    """uvicorn's WebSocket protocol, but a peer that does not answer is let go of at once."""
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
@@ -189,7 +191,7 @@ class KeptAlive(WebSocketsSansIOProtocol):
         try:
             await super().run_asgi()
         finally:
-            self.loop.call_later(keepalive.CLOSE_S, self.transport.abort)
+            self.loop.call_later(CLOSE_S, self.transport.abort)
 
 
 class BoundedWebSocket(KeptAlive):
@@ -211,23 +213,23 @@ class BoundedWebSocket(KeptAlive):
             self.transport.abort()
 
     @property
-    def said_all(self) -> bool:
+    def is_finished(self) -> bool:
         return self.transport.is_closing()
 
 
-class Lingering:
-    """Connections that only wait for the peer to take the rest: `transport.close` alone would wait for ever."""
+class StalledWriters:
+    """Cuts connections whose peer does not take the rest of the answer: `transport.close` alone waits for ever."""
 
     def __init__(self) -> None:
         self._left: dict[Any, tuple[int, float]] = {}
 
     def sweep(self, connections: Iterable[Any]) -> None:
-        """Call it about once a second: cuts those whose peer has taken nothing for SEND_TIMEOUT_S."""
+        """Cut connections whose peer has taken nothing for SEND_TIMEOUT_S. To be called about once a second."""
         now = time.monotonic()
         before, self._left = self._left, {}
         for connection in list(connections):
             left = connection.transport.get_write_buffer_size()
-            if not left or not connection.said_all:
+            if not left or not connection.is_finished:
                 continue
             size, since = before.get(connection, (left, now))
             if left < size:

@@ -1,7 +1,7 @@
-"""What our programs write to stderr: one line an event, text or JSON, with the id of the request that it is about.
+"""Logs of our programs on stderr: one line for each event, text or JSON, with the id of its request.
 
-Never a key, a prompt or an answer, at any level: ours do not log them, and the libraries, some of which do at level
-debug (headers, frames), are kept at info.
+No key, prompt or answer is logged at any level: our modules do not log them, and the libraries, some of which do at
+level debug (headers, frames), are kept at info.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OURS: Final = ("pipesd_core", "pipesd_gateway", "pipesd_agent", "pipesd_vllm")
 """Packages, whose modules have loggers of their own names."""
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the request that the running task works for, "" for none."""
+"""Id of the request that the running task works for; "" for none."""
 
 
 def set_up(level: str, style: LogFormat) -> None:
@@ -37,7 +37,7 @@ def set_up(level: str, style: LogFormat) -> None:
 
 
 def library_level(level: str) -> str:
-    """The level of everybody else's loggers where ours have `level`."""
+    """The level of the libraries' loggers where ours have `level`."""
     return "info" if level == "debug" else level
 
 
@@ -47,23 +47,25 @@ def printable(text: str) -> str:
 
 
 def session_name(session_id: bytes) -> str:
-    """What a session is called in logs: the beginning of its id, which as a whole is a secret of its two ends."""
+    """The name of a session in logs: the beginning of its id, which as a whole is a secret of its two ends."""
     return session_id[:4].hex()
 
 
 class TextLines(logging.Formatter):
-    """For people. A traceback follows on lines of its own."""
+    """Formats lines for people. A traceback follows on lines of its own."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        said = getattr(record, "request_id", "")
-        return printable(super().formatMessage(record) + (f" [{said}]" if said and said not in record.message else ""))
+        request = getattr(record, "request_id", "")
+        return printable(
+            super().formatMessage(record) + (f" [{request}]" if request and request not in record.message else "")
+        )
 
 
 class JsonLines(logging.Formatter):
-    """For programs: one JSON object a line, tracebacks included."""
+    """Formats one JSON object a line, tracebacks included."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
@@ -73,8 +75,8 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         for name in ("request_id", "session"):
-            if said := getattr(record, name, ""):
-                fields[name] = said
+            if value := getattr(record, name, ""):
+                fields[name] = value
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(fields).decode()

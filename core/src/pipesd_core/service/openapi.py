@@ -18,13 +18,16 @@ PATH = "/openapi.json"
 
 
 def describe(package: str) -> dict[str, Any]:
-    """The description of the program that is `package`."""
+    """The description of the program in `package`."""
     return _laid_over(_read("pipesd_core.service", "openapi_common.json"), _read(package, "openapi.json"))
 
 
 def add_description(app: Starlette, package: str) -> None:
-    """Serve it. Without a key, as /health is: it is the same for everybody, tells nothing of this server's model or
-    users, and says to a client how to send a key."""
+    """Serve the description of a package at `PATH`.
+
+    It needs no key, as /health needs none: it is the same for everybody, tells nothing of this server's model or
+    users, and says how to send a key.
+    """
     data = msgspec.json.encode(describe(package))
 
     async def description(_: Request) -> Response:
@@ -39,7 +42,7 @@ def _read(package: str, name: str) -> dict[str, Any]:
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Objects are merged, whatever their depth; all else is replaced."""
+    """Merge objects at any depth; `above` replaces everything else."""
     merged = dict(below)
     for name, value in above.items():
         old = below.get(name)

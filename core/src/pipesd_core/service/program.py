@@ -1,4 +1,4 @@
-"""How a program of ours begins and ends: the socket before anything that takes long, and an exit code.
+"""Start and end of a program of ours: the socket before anything that takes long, and an exit code.
 
 Exit codes: 0 stopped by a signal, 1 cannot run (model, port), 2 wrong configuration. Errors are one line on stderr.
 
@@ -35,7 +35,7 @@ def run_program(name: str, log_level: str, program: Coroutine[Any, Any, None], l
 
 
 def fail(name: str, error: PipeSDError) -> int:
-    """Say on one line of stderr why the program ends; returns the exit code."""
+    """Print on one line of stderr why the program ends; returns the exit code."""
     print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2 if isinstance(error, ConfigError) else 1
 

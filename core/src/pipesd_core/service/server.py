@@ -1,4 +1,4 @@
-"""How a program of ours serves HTTP: uvicorn with our settings, then an orderly end. Its socket: `program.listen`."""
+"""HTTP server of a program: uvicorn with our settings and an orderly end. Its socket comes from `program.listen`."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from typing import Final
 import uvicorn
 
 from pipesd_core.protocol.messages import MAX_FRAME_BYTES
+from pipesd_core.protocol.websocket import PING_INTERVAL_S, PING_TIMEOUT_S
 from pipesd_core.service import uvicorn_compat
-from pipesd_core.service.keepalive import PING_INTERVAL_S, PING_TIMEOUT_S
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.logs import library_level
 
 log = logging.getLogger(__name__)
 
 GRACE_S: Final = 5
-"""At shutdown: longest wait for connections to end, after all their requests were told so."""
+"""At shutdown: longest wait for connections to end after all their requests were ended."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn with our settings, and an orderly end: first the drain, then agents are let go of (they may find
-    us again, or another gateway), then `on_stop`, then connections are cut.
+    """uvicorn with our settings, and an orderly end.
+
+    First the drain, then the agents' links are closed (they may find this server again, or another gateway), then
+    `on_stop`, then connections are cut.
 
     Args:
-        on_stop: tells every request that still runs.
-        drain_timeout_s: after SIGTERM, longest wait for what `life` counts.
+        on_stop: ends every request that still runs, with an error.
+        drain_timeout_s: after SIGTERM, longest wait for what `lifecycle` counts.
     """
 
     def __init__(
@@ -41,12 +43,18 @@ class Server(uvicorn.Server):
         *,
         log_level: str = "info",
         tls: ssl.SSLContext | None = None,
-        life: Life | None = None,
+        lifecycle: Lifecycle | None = None,
         drain_timeout_s: float = 0.0,
     ) -> None:
         uvicorn_compat.check()
         # Imported here: `--help` and a person's chat need no web framework; and after the check.
-        from pipesd_core.service.limits import KEEP_ALIVE_S, MAX_HEAD_BYTES, BoundedHttp, BoundedWebSocket, Lingering
+        from pipesd_core.service.limits import (
+            KEEP_ALIVE_S,
+            MAX_HEAD_BYTES,
+            BoundedHttp,
+            BoundedWebSocket,
+            StalledWriters,
+        )
 
         super().__init__(
             uvicorn.Config(
@@ -67,10 +75,10 @@ class Server(uvicorn.Server):
             )
         )
         self._on_stop = on_stop
-        self._life = life or Life()
+        self._lifecycle = lifecycle or Lifecycle()
         self._drain_timeout_s = drain_timeout_s
         self._drain_until: float | None = None
-        self._lingering = Lingering()
+        self._lingering = StalledWriters()
         self.config.load()
         self.config.ssl = tls
 
@@ -89,25 +97,25 @@ class Server(uvicorn.Server):
             print(f"listening on {scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM drains; SIGINT, and a second SIGTERM, stop at once."""
-        if sig == signal.SIGTERM and not self._life.draining:
-            self._life.draining = True
+        """Handle a signal: SIGTERM drains; SIGINT, and a second SIGTERM, stop at once."""
+        if sig == signal.SIGTERM and not self._lifecycle.draining:
+            self._lifecycle.draining = True
         else:
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        """Called by uvicorn ten times a second: is it time to shut down?"""
+        """Decide whether to shut down. uvicorn calls this ten times a second."""
         if counter % 10 == 0:
             self._lingering.sweep(self.server_state.connections)
-        if self._life.draining:
+        if self._lifecycle.draining:
             if self._drain_until is None:
                 self._drain_until = time.monotonic() + self._drain_timeout_s
-                log.info("SIGTERM: nothing new is begun; what runs has %g s", self._drain_timeout_s)
-                self._life.drain(self._drain_timeout_s)
-            self.should_exit = self.should_exit or self._life.idle or time.monotonic() >= self._drain_until
+                log.info("SIGTERM: draining for at most %g s", self._drain_timeout_s)
+                self._lifecycle.drain(self._drain_timeout_s)
+            self.should_exit = self.should_exit or self._lifecycle.idle or time.monotonic() >= self._drain_until
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._life.aclose()
+        await self._lifecycle.aclose()
         await self._on_stop()
         await super().shutdown(sockets)

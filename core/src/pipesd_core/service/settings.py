@@ -1,4 +1,4 @@
-"""How a program of ours gets its configuration: one TOML file, environment variables, and flags.
+"""Configuration of a program of ours: one TOML file, environment variables, and flags.
 
 A flag beats the environment, the environment beats the file. API keys never stand in the file itself, only the name of
 the file that they are in; the environment may hold either. What is unknown is an error and names the nearest known.
@@ -23,21 +23,21 @@ from pipesd_core.errors import ConfigError
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 FAMILIES: Final = ("PIPESD_GATEWAY_", "PIPESD_AGENT_", "PIPESD_VLLM_", "PIPESD_MAX_SESSIONS_PER_KEY")
-"""How the variables of all our programs begin: of those of the others a program says nothing."""
+"""Prefixes of all our programs' variables: a program ignores those of the others."""
 
 HELP: Final = """\
-every flag is also an environment variable, {prefix} and its name ({prefix}PORT), and a key of the file, with _ for -; \
-a flag beats its variable, that beats the file"""
+Each flag can also be set by an environment variable, {prefix} and its name ({prefix}PORT), and by a key of the \
+configuration file, with _ for -. A flag overrides its variable, the variable overrides the file."""
 
 
 def help_format(prog: str) -> argparse.HelpFormatter:
-    """Of `--help`: a line for each flag where 80 columns suffice."""
+    """Formatter of `--help`: one line for each flag where 80 columns suffice."""
     return argparse.HelpFormatter(prog, max_help_position=29)
 
 
 def installed_version(program: str) -> str:
-    """What `--version` prints: the program, which is also its distribution's name, and the version installed."""
-    from importlib.metadata import version  # of no use to any other start
+    """The output of `--version`: the program, which is also its distribution's name, and the version installed."""
+    from importlib.metadata import version  # imported here: no other start needs it
 
     return f"{program} {version(program)}"
 
@@ -57,7 +57,7 @@ S = TypeVar("S", bound=Struct)
 
 
 class KeySource(Struct, frozen=True):
-    """Where API keys come from: the struct's field, the field (and setting) that names a file, the variable."""
+    """Sources of API keys: the struct's field, the field (and setting) that names a file, the variable."""
 
     field: str
     file_setting: str
@@ -65,7 +65,10 @@ class KeySource(Struct, frozen=True):
 
 
 class Program(Struct, frozen=True):
-    """prefix: of its environment variables, one for every setting that is no table, and CONFIG for the file."""
+    """A program's sources of settings.
+
+    prefix: of its environment variables, one for every setting that is no table, and CONFIG for the file.
+    """
 
     prefix: str
     keys: tuple[KeySource, ...]
@@ -96,19 +99,19 @@ def load(kind: type[S], program: Program, flags: Mapping[str, Any], environ: Map
 
 
 def within(name: str, value: float, low: float, high: float) -> None:
-    """Raises ConfigError unless low <= value <= high."""
+    """Raise ConfigError unless low <= value <= high."""
     if not low <= value <= high:
         raise ConfigError(f"{name} must lie between {low} and {high}, but is {value}")
 
 
 def check_log_level(value: str) -> None:
-    """Raises ConfigError for an unknown level."""
+    """Raise ConfigError for an unknown level."""
     if value not in LOG_LEVELS:
         raise ConfigError(f"log_level must be one of {', '.join(LOG_LEVELS)}, but is {value!r}")
 
 
 def check_origins(values: tuple[str, ...]) -> None:
-    """Raises ConfigError for what is no origin of web pages as browsers send it."""
+    """Raise ConfigError for what is no origin of web pages as browsers send it."""
     for value in values:
         parts = urlsplit(value)
         plain = f"{parts.scheme}://{parts.netloc}" == value == value.lower() and bool(parts.netloc)
@@ -127,7 +130,7 @@ def read_keys(file: Path) -> frozenset[str]:
 
 
 def variables(kind: type[Struct], program: Program) -> dict[str, str]:
-    """The environment variables of a program, each with the setting that it is."""
+    """The environment variables of a program, each with its setting."""
     settings = {f.name: f.type for f in msgspec.structs.fields(kind)}
     own = {source.field for source in program.keys}
     return {name: setting for name, setting in _variables(settings, program).items() if setting not in own}
@@ -167,7 +170,7 @@ def _add_keys(
     of_environment: Mapping[str, Any],
     where: str,
 ) -> None:
-    """The nearest source alone says what the keys are: those of a file do not add to those of a flag."""
+    """Take the keys from the nearest source alone: those of a file do not add to those of a flag."""
     if source.variable in environ and source.file_setting in of_environment:
         raise ConfigError(f"{source.variable} and the variable for {source.file_setting} are both set; leave out one")
     if source.variable in environ and source.file_setting not in flags:
@@ -247,7 +250,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 
 def _keys(text: str, source: str) -> frozenset[str]:
-    """One key per line; empty lines and those that begin with # do not count."""
+    """Parse keys, one a line; empty lines and those that begin with # do not count."""
     keys = frozenset(line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#"))
     if not keys:
         # A server that was meant to be closed must not start open.

@@ -10,19 +10,19 @@ import socket
 from typing import Final
 
 IDLE_S: Final = 5
-"""Silence before the first keepalive, and the time between them."""
+"""Time of silence before the first keepalive, and between two of them."""
 PROBES: Final = 3
 CLIENT_TIMEOUT_S: Final = 15
-"""Of a connection that we opened: longest without any sign of life from the peer. Probes or data, the same bound."""
+"""Longest time without an answer of the peer, on a connection that we opened; for probes and data alike."""
 SERVER_TIMEOUT_S: Final = 75
-"""Of one that was opened to us. Linux counts a peer's full receive buffer too, and a client may rest for
-`http.SEND_TIMEOUT_S` before it is told so."""
+"""The bound for a connection that was opened to us. Linux counts a peer's full receive buffer too, and a client may
+read nothing for `http.SEND_TIMEOUT_S` before its stream is aborted."""
 
 Option = tuple[int, int, int]
 
 
 def options(timeout_s: int) -> list[Option]:
-    """For `setsockopt`: no sign of life for `timeout_s` seconds ends a connection."""
+    """Options for `setsockopt`: a connection ends after `timeout_s` seconds without an answer of the peer."""
     wanted = {"TCP_KEEPIDLE": IDLE_S, "TCP_KEEPINTVL": IDLE_S, "TCP_KEEPCNT": PROBES}
     wanted["TCP_USER_TIMEOUT"] = timeout_s * 1000
     found = [
@@ -32,6 +32,6 @@ def options(timeout_s: int) -> list[Option]:
 
 
 def notice_dead_peers(sock: socket.socket, timeout_s: int) -> None:
-    """Set them. Connections that a listener accepts inherit its options (on Linux)."""
+    """Set `options` on a socket. Connections that a listener accepts inherit its options (on Linux)."""
     for option in options(timeout_s):
         sock.setsockopt(*option)

@@ -1,4 +1,4 @@
-"""What answers while a model loads, which may take minutes: alive, not ready, and 503 to everything else.
+"""HTTP answers while a model loads, which may take minutes: alive, not ready, and 503 to everything else.
 
 A server of its own, since uvicorn begins with the application, and that with the model.
 """
@@ -22,12 +22,12 @@ PATIENCE_S: Final = 5.0
 RETRY_AFTER_S: Final = 5
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_CLIENTS: Final = 64
-"""At a time; more are hung up on."""
+"""Most clients at a time; more are hung up on."""
 
 
 @asynccontextmanager
 async def answering_while_starting(listener: socket, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
-    """Answer on `listener` as long as the context lasts; it stays open, and the next server's."""
+    """Answer on `listener` as long as the context lasts; the listener stays open, for the next server."""
     clients: set[asyncio.Task[None]] = set()
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -39,7 +39,7 @@ async def answering_while_starting(listener: socket, tls: ssl.SSLContext | None 
                 async with asyncio.timeout(PATIENCE_S):
                     await _answer(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # not worth a word: it was not going to get more than a 503
+            pass  # not logged: the client would only have got a 503
         finally:
             clients.discard(task)
             writer.transport.abort() if task.cancelling() else writer.close()

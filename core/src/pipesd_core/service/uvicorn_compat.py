@@ -18,7 +18,7 @@ from pipesd_core.errors import ConfigError
 from pipesd_core.service.internals import find, moved
 
 TESTED: Final = ">=0.53,<0.55"
-"""What pyproject.toml asks for."""
+"""The versions that pyproject.toml asks for."""
 
 
 class Part(Struct, frozen=True):
@@ -49,7 +49,7 @@ WEBSOCKET: Final = MappingProxyType(
         "uvicorn.config:Config": Part(attributes=("ws_ping_interval", "ws_ping_timeout")),
     }
 )
-"""What the vLLM plugin puts into vLLM's server."""
+"""The parts that the vLLM plugin replaces in vLLM's server."""
 CLASSES: Final = MappingProxyType(
     {
         **WEBSOCKET,
@@ -84,11 +84,11 @@ CLASSES: Final = MappingProxyType(
 LOADED: Final = MappingProxyType(
     {"uvicorn.config:Config": Part(methods={"load": "self"}, attributes=("ssl", "ws_protocol_class"), init="load")}
 )
-"""What `Config.load` sets, and we set after it."""
+"""Attributes that `Config.load` sets, and we set after it."""
 
 
 def check(*tables: Mapping[str, Part]) -> None:
-    """Raises ConfigError that names uvicorn's version and what has moved in it. tables: all, where none is given."""
+    """Check uvicorn. Raises ConfigError that names its version and the parts that moved. tables: all, by default."""
     if faults := faults_of(tables or (CLASSES, LOADED)):
         raise ConfigError(
             f"uvicorn {version('uvicorn')} is not as it was in the versions that this server was tested with "
@@ -97,7 +97,7 @@ def check(*tables: Mapping[str, Part]) -> None:
 
 
 def faults_of(tables: Iterable[Mapping[str, Part]]) -> list[str]:
-    """What is not where, or not as, it was."""
+    """The parts of a class that are gone, or have another signature."""
     faults = []
     for table in tables:
         for where, part in table.items():

@@ -37,7 +37,7 @@ from pipesd_core.service.http import (
     request_id_of,
     while_connected,
 )
-from pipesd_core.service.lifecycle import Life
+from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.openapi import add_description
 from pipesd_core.service.request_metrics import RequestTimer
 
@@ -54,7 +54,7 @@ class NoSuchRecord(InvalidRequest):
 
 
 def create_app(
-    agent: Agent, *, keys: Keys | None = None, life: Life | None = None, cors_origins: tuple[str, ...] = ()
+    agent: Agent, *, keys: Keys | None = None, lifecycle: Lifecycle | None = None, cors_origins: tuple[str, ...] = ()
 ) -> Starlette:
     """Make the app of an agent, whose tasks run as long as the app does. No `keys`: anybody may use it."""
     keys = keys or Keys()
@@ -69,8 +69,8 @@ def create_app(
 
     app = Starlette(lifespan=lifespan)
     app.router.redirect_slashes = False
-    life = life or Life()
-    install(app, life, cors_origins)
+    lifecycle = lifecycle or Lifecycle()
+    install(app, lifecycle, cors_origins)
     started = int(time.time())
     requests = AgentRequests()
 
@@ -94,7 +94,7 @@ def create_app(
             if worker.broken is not None:
                 drafter["broken"] = worker.broken
         uptime = int(time.time()) - started
-        load = {"sessions": agent.link.requests, "requests": life.requests, "tasks": len(asyncio.all_tasks())}
+        load = {"sessions": agent.link.requests, "requests": lifecycle.requests, "tasks": len(asyncio.all_tasks())}
         state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime, "load": load}
         if agent.local_only:
             return json_response(state | {"mode": "edge", "gateway": None, "gateways": []})
@@ -104,7 +104,7 @@ def create_app(
         return json_response(state | {"gateways": agent.link.gateways.report(time.monotonic())})
 
     async def ready(_: Request) -> Response:
-        life.admit()
+        lifecycle.admit()
         if not (agent.link.connected or agent.local_only):
             raise Unavailable(f"no link to the gateway: {agent.link.state}")
         return json_response({"status": "ready"})

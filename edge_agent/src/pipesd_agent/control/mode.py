@@ -410,7 +410,7 @@ class SessionMode:
 
     def _measure(self, verdict: Verdict, now: float) -> None:
         selector, tokens = self._selector, len(verdict.tokens)
-        of_run = verdict.reason is not Reason.NAV and not verdict.verified
+        of_run = verdict.reason is not Reason.VERIFICATION and not verdict.verified
         drafting = not self._is_resting and not self._probes_target_only
         if not of_run and (drafting or not selector.is_known(self._strategy)):
             self._verifying = True  # what it took since the last step of the run before is a sample as well

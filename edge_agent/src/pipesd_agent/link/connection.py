@@ -25,17 +25,12 @@ from pipesd_core.protocol.messages import (
     decode_gateway,
     encode,
 )
+from pipesd_core.protocol.websocket import CLOSE_LEAVING, CLOSE_RESTARTING, CLOSE_RESUMING
 
 log = logging.getLogger(__name__)
 
 DRAINING_ASSUMED_S: Final = 5.0
 """For so long a gateway that was about to end is taken to be draining: by then it refuses us, is gone or is another."""
-CLOSE_LEAVING: Final = 1001
-"""Tells the gateway that nothing of this connection will be resumed."""
-CLOSE_RESTARTING: Final = 1012
-"""From a gateway: it ends, and may come back."""
-CLOSE_RESUMING: Final = 4000
-"""Tells it that the sessions will be, on another connection."""
 SOCKET_BUFFER_BYTES: Final = 4096
 """Unsent bytes that may lie in the socket: more would be drafts that go stale there on a slow link."""
 FRAGMENT_BYTES: Final = 4096

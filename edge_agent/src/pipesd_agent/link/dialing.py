@@ -7,25 +7,20 @@ import socket
 import ssl
 from typing import Final
 
-import msgspec
-from msgspec import Struct
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 
 from pipesd_agent.link.address import Address
-from pipesd_agent.link.connection import CLOSE_LEAVING, CLOSE_TIMEOUT_S, SOCKET_BUFFER_BYTES, close_websocket
-from pipesd_core.errors import ApiError, Unauthorized, Unavailable
+from pipesd_agent.link.connection import CLOSE_TIMEOUT_S, SOCKET_BUFFER_BYTES, close_websocket
+from pipesd_core.errors import ApiError, Unauthorized, Unavailable, error_message_from_body
 from pipesd_core.protocol.messages import (
     MAX_FRAME_BYTES,
     SUBPROTOCOL,
 )
+from pipesd_core.protocol.websocket import CLOSE_LEAVING, PING_INTERVAL_S, PING_TIMEOUT_S
 
 log = logging.getLogger(__name__)
 
-PING_INTERVAL_S: Final = 4.5
-PING_TIMEOUT_S: Final = 4.5
-"""Together the longest that a dead link goes unnoticed: twice the interval. A busy machine needs the timeout; where
-even that is not enough, the link's sessions are resumed on the next one."""
 CONNECT_TIMEOUT_S: Final = 5.0
 TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux's number; Python 3.11 does not name it
 
@@ -67,16 +62,16 @@ def _bound_kernel_buffer(websocket: ClientConnection) -> None:
 
 def _connect_error(error: Exception, url: str) -> ApiError:
     if isinstance(error, InvalidStatus):
-        status, said = error.response.status_code, _message_of(error.response.body)
+        status, message = error.response.status_code, error_message_from_body(error.response.body)
         if status == 401:  # whatever the body says: vLLM's own is not OpenAI-shaped
-            reason = said or "no reason given"
+            reason = message or "no reason given"
             return Unauthorized(f"the gateway {url} refuses this agent's key ({reason}): set gateway_api_key_file")
-        if not said:
+        if not message:
             return Unavailable(
                 f"there is no PipeSD gateway at {url} (it answered {status}): check the setting gateway, and any proxy "
                 "in between"
             )
-        return Unavailable(f"the gateway {url} answered {status}: {said}")
+        return Unavailable(f"the gateway {url} answered {status}: {message}")
     if isinstance(error, TimeoutError):
         return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
     if (untrusted := untrusted_certificate(error, url)) is not None:
@@ -95,19 +90,3 @@ def untrusted_certificate(error: BaseException, url: str) -> Unavailable | None:
         f"the certificate of the gateway {url} is not trusted ({cause.verify_message}): check the host's name, and "
         "set ca_file if its authority is not a public one"
     )
-
-
-class _Said(Struct):
-    message: str = ""
-
-
-class _Refusal(Struct):
-    error: _Said
-
-
-def _message_of(body: bytes | bytearray | None) -> str:
-    """Of an OpenAI-shaped error, as a gateway of ours sends it; else empty."""
-    try:
-        return msgspec.json.decode(body or b"", type=_Refusal).error.message
-    except msgspec.DecodeError:
-        return ""

@@ -21,7 +21,6 @@ from websockets.asyncio.client import ClientConnection
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.breaker import BACKOFF_FIRST_S
 from pipesd_agent.link.connection import (
-    CLOSE_LEAVING,
     DRAINING_ASSUMED_S,
     Connection,
     ProtocolMismatch,
@@ -36,6 +35,7 @@ from pipesd_core.errors import ApiError, Unavailable
 from pipesd_core.protocol.messages import (
     Endpoint,
 )
+from pipesd_core.protocol.websocket import CLOSE_LEAVING
 
 log = logging.getLogger(__name__)
 

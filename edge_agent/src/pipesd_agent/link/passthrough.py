@@ -21,6 +21,7 @@ from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, untrusted_certificate
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.requests import MAX_OPEN_REQUESTS
 from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable
+from pipesd_core.openai_body import NOT_JSON
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
 
@@ -220,7 +221,7 @@ def with_noise(body: bytes) -> bytes:
     try:
         fields = msgspec.json.decode(body, type=dict[str, Raw])
         extra = msgspec.json.decode(fields.get("vllm_xargs", b"null"), type=dict[str, Raw] | None)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except NOT_JSON:
         return body
     fields["vllm_xargs"] = Raw(msgspec.json.encode((extra or {}) | {NOISE: Raw(b"1")}))
     return msgspec.json.encode(fields)

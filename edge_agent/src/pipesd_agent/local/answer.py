@@ -13,10 +13,11 @@ import msgspec
 from pipesd_agent.session.counts import Counts
 from pipesd_agent.session.splice import CannotSplice, Splice
 from pipesd_agent.session.usage import usage_payload
-from pipesd_core.engine.autoregressive import Alone
-from pipesd_core.engine.choices import Several
+from pipesd_core.engine.autoregressive import TargetOnlyGeneration
+from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Opening, Payload
 from pipesd_core.errors import Unavailable
+from pipesd_core.openai_body import wants_stream
 
 MODE_HEADER: Final = {"x-pipesd-mode": "edge"}
 """The header of every answer that the draft model had a part in, unless the headers were out already."""
@@ -36,8 +37,6 @@ class PayloadAnswer(ABC):
     @cached_property
     def streams(self) -> bool:
         """See `Answer.streams`."""
-        from pipesd_core.service.http import wants_stream  # its web framework must not delay the agent's start
-
         return wants_stream(self._body)
 
     def add_finish_callback(self, callback: Callable[[], None]) -> None:
@@ -90,7 +89,7 @@ class LocalAnswer(PayloadAnswer):
 
     def __init__(
         self,
-        answer: Alone | Several,
+        answer: TargetOnlyGeneration | MultiChoiceGeneration,
         opening: Opening,
         model: str,
         body: bytes,

@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 from typing import Final, Literal
 
-import msgspec
-
 from pipesd_agent.local.answer import MODE_HEADER, LocalAnswer, PayloadAnswer
 from pipesd_agent.local.model import CannotContinue, LocalModel, drop_fields, error_message
 from pipesd_agent.session.stream import RequestStream
@@ -40,14 +38,6 @@ def fallback_policy(header: str | None, default: FallbackPolicy, *, has_local_mo
 def is_unavailable(error: ApiError) -> bool:
     """Whether the cloud is gone, rather than refusing this request."""
     return error.status == Unavailable.status
-
-
-def error_message_from_body(body: bytes | None) -> str:
-    """The message of an OpenAI-shaped error of a gateway, or of what stands before one."""
-    try:
-        return str(msgspec.json.decode(body or b"")["error"]["message"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return "the gateway is not available"
 
 
 async def start_local_answer(

@@ -18,10 +18,11 @@ from msgspec import Raw
 from pipesd_agent.local.answer import LocalAnswer
 from pipesd_agent.session.session import EdgeSession
 from pipesd_agent.session.splice import CannotSplice, Splice
-from pipesd_core.engine.autoregressive import Alone
-from pipesd_core.engine.choices import Several, wants_several
+from pipesd_core.engine.autoregressive import TargetOnlyGeneration
+from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Deliver, Generation, Opening
 from pipesd_core.errors import ApiError, ModelLoadError, Unavailable
+from pipesd_core.openai_body import NOT_JSON, has_multiple_choices
 from pipesd_core.protocol.messages import Endpoint, Opened
 
 if TYPE_CHECKING:  # it imports llama.cpp's bindings
@@ -77,7 +78,7 @@ class LocalModel:
         Raises ApiError; cancelling takes the request back.
         """
         engine = await self._acquire()
-        answer = Several(engine) if wants_several(endpoint, body) else Alone(engine)
+        answer = MultiChoiceGeneration(engine) if has_multiple_choices(endpoint, body) else TargetOnlyGeneration(engine)
         try:
             opening = await answer.open(endpoint, body)
         except BaseException:
@@ -102,7 +103,7 @@ class LocalModel:
             raise CannotContinue(str(error)) from error
         decided = tuple(session.committed[len(opened.prompt_ids) :])
         engine = await self._acquire()
-        answer = Alone(_ContinuedGeneration(engine, _opening(opened), decided))
+        answer = TargetOnlyGeneration(_ContinuedGeneration(engine, _opening(opened), decided))
         try:
             opening = await answer.open(request.endpoint, drop_fields(request.body, *_DECIDED_FIELDS))
         except BaseException:
@@ -181,14 +182,14 @@ class _ContinuedGeneration:
         self._engine, self._opening, self._decided = engine, opening, decided
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> Generation:
-        return await self._engine.go_on(endpoint, body, self._opening, self._decided, deliver)
+        return await self._engine.continue_answer(endpoint, body, self._opening, self._decided, deliver)
 
 
 def drop_fields(body: bytes, *names: str) -> bytes:
     """A body without these fields. One that is no object stays as it is, for the engine to refuse."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, Raw])
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except NOT_JSON:
         return body
     return msgspec.json.encode({name: value for name, value in fields.items() if name not in names})
 

@@ -414,7 +414,7 @@ class EdgeSession:
             position = self._handoff.position
             raise ProtocolError(f"verdict from {verdict.start}, but {position} ids are committed")
         self.counts.forwards += 1
-        self.counts.verifications += verdict.reason is Reason.NAV
+        self.counts.verifications += verdict.reason is Reason.VERIFICATION
         if verdict.verified:
             self._policies.trigger.verified(verdict.verified, verdict.accepted)
         try:

@@ -249,7 +249,7 @@ class MonitorObserver(NullObserver):
 
     def decided(self, decision: Decision, now: float) -> None:
         monitor, verdict = self._monitor, decision.verdict
-        by_request = verdict.reason is Reason.NAV
+        by_request = verdict.reason is Reason.VERIFICATION
         if self._arrivals.reported(verdict):
             monitor.link_measured()
         monitor.verifying.stepped(verdict.verified + 1, verdict.forward_us, verdict.queue_us)

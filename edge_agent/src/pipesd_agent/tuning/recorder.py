@@ -54,7 +54,7 @@ class DraftRecorder(NullObserver):
         self._window.clear()
 
     def decided(self, decision: Decision, now: float) -> None:  # noqa: ARG002
-        if decision.verdict.reason is Reason.NAV and decision.interval_s is not None:
+        if decision.verdict.reason is Reason.VERIFICATION and decision.interval_s is not None:
             self._text += self._judged
             self._tokens += len(decision.tokens)
             self._seconds += decision.interval_s

@@ -104,18 +104,18 @@ async def test_four_sequences_with_noisy_drafts_write_what_each_writes_alone(
     decoder: TargetDecoder, params: SamplingParams
 ) -> None:
     n = 120
-    alone = [await generate(decoder, prompt, params, n) for prompt in prompts(decoder)]
+    target_only = [await generate(decoder, prompt, params, n) for prompt in prompts(decoder)]
     together = TargetDecoder(TARGET)
     clients = [
         Client(prompt, noisy(truth, random.Random(number), decoder.model.n_vocab))
-        for number, (prompt, truth) in enumerate(zip(prompts(decoder), alone, strict=True))
+        for number, (prompt, truth) in enumerate(zip(prompts(decoder), target_only, strict=True))
     ]
     for number, client in enumerate(clients):
         await client.run(together, params, len(client.ids) + n)
         await asyncio.sleep(0.01 * number)  # out of step
     texts = await asyncio.wait_for(asyncio.gather(*(client.over for client in clients)), WAIT_S)
     await together.aclose()
-    assert texts == alone
+    assert texts == target_only
     steps = [step for client in clients for step in client.steps]
     assert sum(step.accepted for step in steps) > 100
     assert any(step.accepted < step.verified for step in steps)
@@ -285,7 +285,7 @@ async def test_a_failing_decode_ends_its_sequences_and_the_loop_lives_on(
 
 
 async def test_a_bug_in_the_thread_ends_every_sequence(decoder: TargetDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder._slots, "next_batch", lambda: 1 / 0)
+    monkeypatch.setattr(decoder._scheduler, "next_batch", lambda: 1 / 0)
     with pytest.raises(EngineFailed, match="died"):
         await generate(decoder, [5, 6, 7], GREEDY, 8)
     with pytest.raises(EngineFailed, match="died"):
@@ -361,12 +361,12 @@ class Dead:
 
 async def test_a_dead_end_of_a_grammar_ends_its_sequence_alone(decoder: TargetDecoder) -> None:
     prompt = prompts(decoder)[0]
-    alone = await generate(decoder, prompt, GREEDY, 20)
+    target_only = await generate(decoder, prompt, GREEDY, 20)
     failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     stuck = await decoder.reserve(prompt, GREEDY, 50, NO_EOS, failed.set_result, grammar=Dead())
     other = Client(prompt)
     await other.run(decoder, GREEDY, len(prompt) + 20)
     stuck.step(())
     assert isinstance(await asyncio.wait_for(failed, WAIT_S), EngineFailed)
-    assert await asyncio.wait_for(other.over, WAIT_S) == alone
-    assert await generate(decoder, prompt, GREEDY, 20) == alone
+    assert await asyncio.wait_for(other.over, WAIT_S) == target_only
+    assert await generate(decoder, prompt, GREEDY, 20) == target_only

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from pipesd_core.llamacpp.openai.controls import Controls
-from pipesd_core.llamacpp.runtime.chooser import Chooser
+from pipesd_core.llamacpp.openai.logits_processing import LogitsProcessing
 from pipesd_core.llamacpp.runtime.logprobs import Logprobs, Ranked, rank
+from pipesd_core.llamacpp.runtime.target_sampler import TargetSampler
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Sampler
@@ -41,11 +41,11 @@ def test_ties_go_to_the_smallest_id_and_short_vocabularies_have_no_more() -> Non
 
 def test_they_are_of_the_distribution_before_any_processing() -> None:
     row = np.array([0.5, 2.0, 1.0], dtype=np.float32)
-    controls = Controls(presence_penalty=2, logit_bias=((0, 50.0),), logprobs=1)
-    chooser = Chooser(Sampler(3), SamplingParams(temperature=0.0), controls, [1])
-    assert [chooser.choose(row, 1), chooser.choose(row, 2)] == [0, 0]
-    assert chooser.take_ranked() == (rank(row, 0, 1),) * 2
-    assert chooser.take_ranked() == ()
+    logits_processing = LogitsProcessing(presence_penalty=2, logit_bias=((0, 50.0),), logprobs=1)
+    target_sampler = TargetSampler(Sampler(3), SamplingParams(temperature=0.0), logits_processing, [1])
+    assert [target_sampler.sample(row, 1), target_sampler.sample(row, 2)] == [0, 0]
+    assert target_sampler.take_ranked() == (rank(row, 0, 1),) * 2
+    assert target_sampler.take_ranked() == ()
 
 
 def test_of_a_chat() -> None:

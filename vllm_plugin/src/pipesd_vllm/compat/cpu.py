@@ -40,7 +40,7 @@ def work_around() -> list[str]:
 
 
 def expand_is_broken() -> bool:
-    """Does the function give what it says?"""
+    """Whether the function gives right results."""
     values, ends = torch.tensor([0.5, 0.0, 7.0]), torch.tensor([2, 2, 5], dtype=torch.int32)
     for _ in range(3):  # memory that was not written may hold the right thing by chance
         got = rejection_sampler.expand_batch_to_tokens(values, ends, 5, 0, 1)
@@ -50,7 +50,7 @@ def expand_is_broken() -> bool:
 
 
 def empty_top_k_is_broken() -> bool:
-    """Does top-k over no rows at all raise?"""
+    """Whether top-k over no rows at all raises."""
     try:
         apply_top_k_top_p(torch.empty(0, 8), torch.empty(0, dtype=torch.int32), None)
     except RuntimeError:
@@ -59,7 +59,7 @@ def empty_top_k_is_broken() -> bool:
 
 
 def rewinding_is_broken() -> bool:
-    """Has the generator of a CPU no offset, and the model runner wants one?"""
+    """Whether the generator of a CPU has no offset where the model runner wants one."""
     try:
         torch.Generator().get_offset()
     except RuntimeError:

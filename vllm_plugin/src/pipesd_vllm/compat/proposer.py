@@ -14,7 +14,7 @@ from pipesd_vllm.compat import cpu, sampler
 
 
 class RemoteDrafts:
-    """Named by the speculative configuration. The scheduler hands the drafts over, see `ParkingScheduler`."""
+    """Proposer of the speculative configuration. The scheduler hands the drafts over, see `ParkingScheduler`."""
 
     def __init__(self, vllm_config: Any) -> None:
         compat.check()
@@ -23,11 +23,11 @@ class RemoteDrafts:
         sampler.install(vllm_config.model_config.get_vocab_size())
 
     def load_model(self, *_args: Any, **_kwargs: Any) -> None:
-        """There is none."""
+        """Load nothing: there is no model."""
 
     def dummy_run(self, *_args: Any, **_kwargs: Any) -> None:
-        """There is nothing to run."""
+        """Run nothing: there is no model."""
 
     def propose(self, sampled_token_ids: list[list[int]], *_args: Any, **_kwargs: Any) -> list[list[int]]:
-        """No drafts for any request."""
+        """Propose no drafts for any request."""
         return [[] for _ in sampled_token_ids]

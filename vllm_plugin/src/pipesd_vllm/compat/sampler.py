@@ -22,19 +22,19 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from pipesd_core.sampling.params import GREEDY_BELOW
 from pipesd_core.sampling.torch_noise import Draw, upload
-from pipesd_vllm.keys import NOISE_ARG
+from pipesd_vllm.park_keys import NOISE_ARG
 
 
 class _Rows:
     """The requests of a step that draw shared noise, as arrays with one entry for each.
 
-    places: in the batch; seeds; indices: absolute ones of the next token; drafts: how many in this step.
+    batch_rows: their rows in the batch; seeds; indices: absolute ones of the next token; drafts: how many in this step.
     """
 
     def __init__(self, runner: Any, counts: list[int] | None) -> None:
         batch = runner.input_batch
         found = []
-        for place, request_id in enumerate(batch.req_ids):
+        for batch_row, request_id in enumerate(batch.req_ids):
             params = runner.requests[request_id].sampling_params
             if (
                 params is not None
@@ -43,13 +43,13 @@ class _Rows:
                 and params.seed is not None
                 and params.temperature >= GREEDY_BELOW
             ):
-                drafts = counts[place] if counts is not None else 0
-                found.append((place, params.seed, int(batch.num_tokens_no_spec[place]), drafts))
-        self.places, self.seeds, self.indices, self.drafts = np.array(found, dtype=np.int64).reshape(-1, 4).T
+                drafts = counts[batch_row] if counts is not None else 0
+                found.append((batch_row, params.seed, int(batch.num_tokens_no_spec[batch_row]), drafts))
+        self.batch_rows, self.seeds, self.indices, self.drafts = np.array(found, dtype=np.int64).reshape(-1, 4).T
 
 
 class _Step:
-    """What the samplers have to know of the step under way; the worker has one thread."""
+    """State of the step under way that the samplers share; the worker has one thread."""
 
     def __init__(self, n_vocab: int) -> None:
         self.draw = Draw(n_vocab)
@@ -60,7 +60,7 @@ class _Step:
 
 
 def install(n_vocab: int) -> None:
-    """Put the draws in. Once per worker process."""
+    """Install the draws in vLLM's samplers. Once per worker process."""
     if getattr(GPUModelRunner._sample, "pipesd", False):
         return
     step = _Step(n_vocab)
@@ -79,7 +79,7 @@ def _wrap_step(step: _Step) -> None:
         if not getattr(last.forward, "pipesd", False):
             last.forward = _last_rows(step, last.forward)
         rows = _Rows(self, metadata.num_draft_tokens if metadata is not None else None)
-        step.rows = rows if len(rows.places) else None
+        step.rows = rows if len(rows.batch_rows) else None
         step.speculative = metadata is not None
         try:
             return original(self, logits, metadata)
@@ -94,15 +94,15 @@ def _last_rows(step: _Step, original: Callable[..., Any]) -> Callable[..., Any]:
     def forward(logits: torch.Tensor, generators: Any, k: torch.Tensor | None, p: torch.Tensor | None) -> Any:
         if (rows := step.rows) is None:
             return original(logits, generators, k, p)
-        places = upload(rows.places, logits.device)
-        kept = logits[places]  # a copy: the original may work in place
-        kept = apply_top_k_top_p(kept, None if k is None else k[places], None if p is None else p[places])
+        batch_rows = upload(rows.batch_rows, logits.device)
+        kept = logits[batch_rows]  # a copy: the original may work in place
+        kept = apply_top_k_top_p(kept, None if k is None else k[batch_rows], None if p is None else p[batch_rows])
         if step.speculative:
             step.last = kept
             return original(logits, generators, k, p)
         tokens = step.draw.tokens(kept, rows.seeds, rows.indices)
         sampled, logprobs = original(logits, generators, k, p)
-        sampled[places] = tokens.to(sampled.dtype)
+        sampled[batch_rows] = tokens.to(sampled.dtype)
         return sampled, logprobs
 
     forward.pipesd = True  # type: ignore[attr-defined]
@@ -139,9 +139,9 @@ def _wrap_drafted(step: _Step) -> None:
             **kwargs,
         )
         if ours is not None:
-            places, tokens = ours
-            output[places] = rejection_sampler.PLACEHOLDER_TOKEN_ID
-            output[places, : tokens.shape[1]] = tokens.to(output.dtype)
+            batch_rows, tokens = ours
+            output[batch_rows] = rejection_sampler.PLACEHOLDER_TOKEN_ID
+            output[batch_rows, : tokens.shape[1]] = tokens.to(output.dtype)
         return output
 
     rejection_sampler.rejection_sample = rejection_sample
@@ -150,20 +150,20 @@ def _wrap_drafted(step: _Step) -> None:
 def _walk(
     draw: Draw, rows: _Rows, counts: list[int], drafts: torch.Tensor, logits: torch.Tensor, last: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(places in the batch, tokens (rows, most drafts + 1)) of the requests that draw shared noise.
+    """(rows in the batch, tokens (rows, most drafts + 1)) of the requests that draw shared noise.
 
     A row has the tokens up to the first that is not the draft, or all and the last when every draft was right, and then
     placeholders. counts, drafts, logits: of all drafted tokens of the step; last: logits (rows, n_vocab).
     """
     row, offset = np.nonzero(np.arange(rows.drafts.max()) < rows.drafts[:, None])  # of each drafted token of ours
-    flat = (np.cumsum(counts) - np.array(counts))[rows.places][row] + offset  # where it is in drafts and logits
+    flat = (np.cumsum(counts) - np.array(counts))[rows.batch_rows][row] + offset  # where it is in drafts and logits
     row, offset = np.append(row, np.arange(len(rows.drafts))), np.append(offset, rows.drafts)  # then the last ones
-    places, at_row, at_offset, at_flat = (upload(a, logits.device) for a in (rows.places, row, offset, flat))
+    batch_rows, at_row, at_offset, at_flat = (upload(a, logits.device) for a in (rows.batch_rows, row, offset, flat))
     drawn = draw.tokens(torch.cat([logits[at_flat], last]), rows.seeds[row], rows.indices[row] + offset)
-    tokens = drawn.new_zeros(len(places), int(rows.drafts.max()) + 1)
+    tokens = drawn.new_zeros(len(batch_rows), int(rows.drafts.max()) + 1)
     tokens[at_row, at_offset] = drawn
     asked = torch.full_like(tokens, -1)
     asked[at_row[: len(flat)], at_offset[: len(flat)]] = drafts[at_flat].to(asked.dtype)
     accepted = (tokens == asked).long().cumprod(1).sum(1, keepdim=True)
     columns = torch.arange(tokens.shape[1], device=logits.device)
-    return places, tokens.masked_fill(columns > accepted, rejection_sampler.PLACEHOLDER_TOKEN_ID)
+    return batch_rows, tokens.masked_fill(columns > accepted, rejection_sampler.PLACEHOLDER_TOKEN_ID)

@@ -18,14 +18,17 @@ from vllm.v1.request import Request, RequestStatus
 
 from pipesd_core.engine.rounds import Round, fault
 from pipesd_core.errors import ConfigError
-from pipesd_vllm import compat, keys, limits
-from pipesd_vllm.batcher import Order
+from pipesd_vllm import compat, limits, park_keys
+from pipesd_vllm.rpc_coalescer import Order
 
 OK = "ok"
 
 
 class _Session(Struct, eq=False):
-    """since: when what it waits for was asked for, or its last token came; begun: when a step took it up."""
+    """A session's request and round, with times (monotonic).
+
+    since: when its round was asked for, or its last token came; begun: when a step took it up.
+    """
 
     request: Request
     round: Round
@@ -34,7 +37,7 @@ class _Session(Struct, eq=False):
 
 
 class ParkingScheduler(Scheduler):
-    """Set by `--scheduler-cls`; lives in the engine core's process."""
+    """Scheduler set by `--scheduler-cls`; lives in the engine core's process."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         compat.check()
@@ -50,15 +53,15 @@ class ParkingScheduler(Scheduler):
             raise ConfigError("the parking scheduler needs a speculative configuration; start with `pipesd-vllm serve`")
         self._n_vocab = self.vllm_config.model_config.get_vocab_size()
         self._sessions: dict[str, _Session] = {}
-        """By request id."""
+        """Sessions by request id."""
         self._request_ids: dict[str, str] = {}
-        """By park key."""
+        """Request ids by park key."""
         self._parked: OrderedDict[str, Request] = OrderedDict()
-        """KV blocks kept, in no queue; longest parked first."""
+        """Parked requests: KV blocks kept, in no queue; longest parked first."""
         self._evicted: dict[str, Request] = {}
-        """PREEMPTED, no blocks, in no queue."""
+        """Parked requests without KV blocks: PREEMPTED, in no queue."""
         self._ready: OrderedDict[str, Request] = OrderedDict()
-        """A round has come; waits for room in `running`."""
+        """Requests whose round has come, and that wait for room in `running`."""
         self._evictions = 0
         self._steps = 0
         allocate = self.kv_cache_manager.allocate_slots
@@ -105,10 +108,10 @@ class ParkingScheduler(Scheduler):
 
     def add_request(self, request: Request) -> None:
         extra = _extra_args(request)
-        key = extra.get(keys.KEY_ARG)
-        if key is not None and keys.is_ours(key) and key not in self._request_ids:
+        key = extra.get(park_keys.KEY_ARG)
+        if key is not None and park_keys.is_ours(key) and key not in self._request_ids:
             self._request_ids[key] = request.request_id
-            round_ = Round((), extra.get(keys.AHEAD_ARG, 0))
+            round_ = Round((), extra.get(park_keys.AHEAD_ARG, 0))
             self._sessions[request.request_id] = _Session(request, round_, time.monotonic())
         super().add_request(request)
 
@@ -149,10 +152,10 @@ class ParkingScheduler(Scheduler):
         return outputs
 
     def _stepped(self, session: _Session, output: Any, now: float) -> None:
-        """The target has decided tokens of a session."""
+        """Take the tokens that the target has decided of a session."""
         begun = now if session.begun is None else session.begun
         times = [int(1e6 * (begun - session.since)), int(1e6 * (now - begun))]
-        output.kv_transfer_params = (output.kv_transfer_params or {}) | {keys.TIME_PARAM: times}
+        output.kv_transfer_params = (output.kv_transfer_params or {}) | {park_keys.TIME_PARAM: times}
         session.since, session.begun = now, None
         session.round.take(output.new_token_ids)
         request = session.request
@@ -170,14 +173,14 @@ class ParkingScheduler(Scheduler):
             self._evicted[request.request_id] = request
 
     def update_draft_token_ids(self, draft_token_ids: Any) -> None:
-        """Nobody drafts on this machine: what the proposer says is empty, and `_arm` has set the drafts."""
+        """Ignore the proposer, which has no drafts: `_arm` has set them."""
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         request_id = request.request_id
         for where in (self._parked, self._evicted, self._ready):
             where.pop(request_id, None)
         if self._sessions.pop(request_id, None) is not None:
-            del self._request_ids[_extra_args(request)[keys.KEY_ARG]]
+            del self._request_ids[_extra_args(request)[park_keys.KEY_ARG]]
         return super()._free_request(request, *args, **kwargs)
 
     def _evict(self) -> bool:

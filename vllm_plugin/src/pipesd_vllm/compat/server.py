@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from pipesd_core.service.keepalive import PING_INTERVAL_S, PING_TIMEOUT_S
+from pipesd_core.protocol.websocket import PING_INTERVAL_S, PING_TIMEOUT_S
 from pipesd_core.service.limits import KeptAlive
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ def keep_alive(state: Any) -> None:
     """
     config = getattr(getattr(state, "server", None), "config", None)
     if config is None:
-        log.warning("vLLM's server is not where it was: agents that are gone are found after 40 s, not 12")
+        log.warning("vLLM's server is not where it was: dead agents are found after 40 s, not 12")
         return
     config.ws_ping_interval, config.ws_ping_timeout = PING_INTERVAL_S, PING_TIMEOUT_S
     config.ws_protocol_class = KeptAlive

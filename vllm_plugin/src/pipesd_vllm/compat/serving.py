@@ -20,12 +20,13 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from pipesd_core.engine.interface import ModelInfo, Opening
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
+from pipesd_core.openai_body import is_more_than_one
 from pipesd_core.protocol.fingerprint import fingerprint
 from pipesd_core.protocol.hf_vocabulary import pieces
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import GREEDY_BELOW, SamplingParams
 from pipesd_core.sampling.sampler import draw_seed
-from pipesd_vllm import keys
+from pipesd_vllm import park_keys
 
 Generate = Callable[..., AsyncIterator[Any]]
 
@@ -43,7 +44,7 @@ class Refused(ApiError):
 
 
 class Tap:
-    """An engine client whose `generate` is somebody else's."""
+    """An engine client whose `generate` is the caller's."""
 
     def __init__(self, engine_client: Any, generate: Generate) -> None:
         self._engine_client = engine_client
@@ -72,7 +73,7 @@ class Serving:
             max_context=config.model_config.max_model_len,
             max_drafts=config.speculative_config.num_speculative_tokens,
         )
-        # Of prompts: a tokenizer may have ids for places in them that no token can be drawn for.
+        # Bound of prompt ids: a tokenizer may have ids for placeholders in prompts, which are never drawn.
         self._ids_below = max(self.info.n_vocab, getattr(self._tokenizer, "max_token_id", 0) + 1)
         self._eos_ids = _eos_ids(config.model_config, self._tokenizer)
 
@@ -108,13 +109,13 @@ class Serving:
         serving.engine_client = Tap(self.engine_client, generate)
         kind: Any = ChatCompletionRequest if chat else CompletionRequest
         request = kind.model_validate_json(body)
-        if (request.n or 1) > 1 or request.use_beam_search:
+        if is_more_than_one(request.n) or request.use_beam_search:
             raise InvalidRequest("n > 1 and beam search cannot be drafted for: ask the server itself", param="n")
         create = serving.create_chat_completion if chat else serving.create_completion
         return await create(request, None)
 
     def opening(self, engine_input: Any, params: Any, key: str) -> Opening:
-        """What the session is; also makes `params` a session's: parked, shared noise, every output passed on."""
+        """The opening of a session; also sets `params` to a session's: parked, shared noise, every output passed on."""
         prompt_ids = engine_input.get("prompt_token_ids")
         if prompt_ids is None:
             raise InvalidRequest("a prompt of embeddings cannot be drafted for: ask the server itself", param="prompt")
@@ -125,7 +126,7 @@ class Serving:
             )
         if params.seed is None and params.temperature >= GREEDY_BELOW:
             params.seed = draw_seed()
-        params.extra_args = (params.extra_args or {}) | {keys.KEY_ARG: key, keys.NOISE_ARG: 1}
+        params.extra_args = (params.extra_args or {}) | {park_keys.KEY_ARG: key, park_keys.NOISE_ARG: 1}
         params.stream_interval = None
         if params.output_kind is RequestOutputKind.FINAL_ONLY:
             params.output_kind = RequestOutputKind.CUMULATIVE  # its last output is FINAL_ONLY's only one
@@ -141,28 +142,28 @@ class Serving:
 
 
 def go_ahead(params: Any, steps: int) -> None:
-    """Have a session take so many steps beyond its first before it is parked."""
-    params.extra_args[keys.AHEAD_ARG] = steps
+    """Have a session take `steps` steps beyond its first before it is parked."""
+    params.extra_args[park_keys.AHEAD_ARG] = steps
 
 
 def take_time(output: Any) -> tuple[int, int]:
-    """How long the scheduler let an output's step wait, and how long it took, in us; takes that out of the output."""
-    said = output.kv_transfer_params
-    if not said or keys.TIME_PARAM not in said:
+    """Take an output's times out of it: how long its step waited in the scheduler and how long it took, in us."""
+    params = output.kv_transfer_params
+    if not params or park_keys.TIME_PARAM not in params:
         return 0, 0
-    queue_us, forward_us = said.pop(keys.TIME_PARAM)
-    output.kv_transfer_params = said or None
+    queue_us, forward_us = params.pop(park_keys.TIME_PARAM)
+    output.kv_transfer_params = params or None
     return queue_us, forward_us
 
 
 def new_tokens(output: Any, params: Any, seen: int) -> list[int]:
-    """The tokens of an output that the one before, which ended at `seen`, had not."""
+    """The tokens of an output that were not in the output before, which ended at `seen`."""
     ids = list(output.outputs[0].token_ids)
     return ids[seen:] if params.output_kind is RequestOutputKind.CUMULATIVE else ids
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """Any error of vLLM's serving code as what a client gets to see."""
+    """The error that a client gets for any error of vLLM's serving code."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineDeadError):
@@ -180,10 +181,10 @@ def _refused(response: Any) -> Refused:
 
 
 def _payload(data: str) -> bytes:
-    """Raises what vLLM says in mid-stream that it is an error."""
+    """The payload of an event. Raises Refused for an error that vLLM reports in mid-stream."""
     if '"error"' in data:
-        said = msgspec.json.decode(data)
-        if isinstance(said, dict) and isinstance(error := said.get("error"), dict):
+        event = msgspec.json.decode(data)
+        if isinstance(event, dict) and isinstance(error := event.get("error"), dict):
             status = error.get("code")
             raise Refused(
                 str(error.get("message")),
@@ -195,6 +196,6 @@ def _payload(data: str) -> bytes:
 
 
 def _eos_ids(model_config: Any, tokenizer: Any) -> tuple[int, ...]:
-    said = model_config.try_get_generation_config().get("eos_token_id")
-    ids = {tokenizer.eos_token_id, *(said if isinstance(said, list) else (said,))}
+    configured = model_config.try_get_generation_config().get("eos_token_id")
+    ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else (configured,))}
     return tuple(sorted(token for token in ids if token is not None))

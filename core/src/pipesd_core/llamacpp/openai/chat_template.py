@@ -64,7 +64,7 @@ def _row(message: Message) -> dict[str, str]:
 
 
 def _tojson(value: Any, indent: int | None = None) -> str:
-    """HF's: no HTML escapes, non-ASCII as it is."""
+    """The `tojson` filter of HF transformers: no HTML escapes, non-ASCII as it is."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 

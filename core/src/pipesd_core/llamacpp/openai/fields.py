@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from pipesd_core.errors import InvalidRequest
+from pipesd_core.openai_body import NOT_JSON
 
 _LABELS: Final = ("user", "safety_identifier", "prompt_cache_key")
 """Strings that name the caller; they change nothing in an answer."""
@@ -16,7 +17,7 @@ def decode(body: bytes) -> dict[str, Any]:
     """The JSON object in a body. Raises InvalidRequest, and nothing else, whatever the bytes are."""
     try:
         value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except NOT_JSON as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidRequest(f"the body must be a JSON object, but is {show(value)}")
@@ -65,7 +66,7 @@ class Fields:
         return value
 
     def refuse_rest(self, neutral: dict[str, tuple[Any, ...]]) -> None:
-        """Raises InvalidRequest for a key that was not taken, unless its value is one of those in `neutral`."""
+        """Raise InvalidRequest for a key that was not taken, unless its value is one of those in `neutral`."""
         for label in _LABELS:
             self.string(label)
         metadata = self.take("metadata")
@@ -83,7 +84,7 @@ class Fields:
 
 
 def same(value: Any, other: Any) -> bool:
-    """Equal as JSON: true is not 1."""
+    """Equality of JSON values: true is not 1."""
     if isinstance(value, dict) and isinstance(other, dict):
         return value.keys() == other.keys() and all(same(value[key], other[key]) for key in other)
     return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)

@@ -21,7 +21,7 @@ MAX_RULES: Final = 1024
 """Values of an enum count as well. With so many a step of the grammar takes some 10 ms."""
 MAX_DEPTH: Final = 64
 MAX_REPEATS: Final = 1000
-"""Of maxItems, maxLength and their minima; llama.cpp's own limit is 2000."""
+"""Largest maxItems, maxLength and their minima; llama.cpp's own limit is 2000."""
 MAX_ALL_REPEATS: Final = 20_000
 """The sum of these over a schema: llama.cpp unrolls them, which takes about 0.1 s."""
 

@@ -1,4 +1,4 @@
-"""In how many ways may a text of a schema be read at once? llama.cpp follows all of them, at every step.
+"""Bounds on the ambiguity of a schema: in how many ways may a text be read at once? llama.cpp follows all of them.
 
 Alternatives of an `anyOf` that begin alike are followed side by side until the text decides; where such a one contains
 itself their number doubles with every level of the text, so that a dozen brackets cost seconds and more cost for ever.
@@ -11,7 +11,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Final
 
-MAX_WAYS: Final = 16
+MAX_READINGS: Final = 16
 
 Tag = tuple[str, frozenset[str]]
 """Name of an object's first property, required, and the texts of the values that it may have."""
@@ -31,8 +31,8 @@ class Node:
 
 
 def is_bounded(nodes: dict[str, Node]) -> bool:
-    """Are there never more than `MAX_WAYS`?"""
-    ways = {name: {"object": 0, "array": 0} for name in nodes}
+    """Whether a text can never be read in more than `MAX_READINGS` ways at once."""
+    readings = {name: {"object": 0, "array": 0} for name in nodes}
     users: dict[str, list[str]] = {name: [] for name in nodes}
     for name, node in nodes.items():
         for part in node.parts:
@@ -42,25 +42,25 @@ def is_bounded(nodes: dict[str, Node]) -> bool:
         name = next(iter(stale))
         del stale[name]
         node = nodes[name]
-        new = _union(node, nodes, ways) if node.kind == "union" else {node.kind: _inside(node, ways)}
-        if max(new.values()) > MAX_WAYS:
+        new = _union(node, nodes, readings) if node.kind == "union" else {node.kind: _inside(node, readings)}
+        if max(new.values()) > MAX_READINGS:
             return False
-        if new.items() - ways[name].items():
-            ways[name] |= new
+        if new.items() - readings[name].items():
+            readings[name] |= new
             stale |= dict.fromkeys(users[name])
     return True
 
 
-def _inside(node: Node, ways: dict[str, dict[str, int]]) -> int:
-    return max([1, *(count for part in node.parts for count in ways.get(part, {}).values())])
+def _inside(node: Node, readings: dict[str, dict[str, int]]) -> int:
+    return max([1, *(count for part in node.parts for count in readings.get(part, {}).values())])
 
 
-def _union(node: Node, nodes: dict[str, Node], ways: dict[str, dict[str, int]]) -> dict[str, int]:
-    objects = [part for part in node.parts if ways.get(part, {}).get("object")]
+def _union(node: Node, nodes: dict[str, Node], readings: dict[str, dict[str, int]]) -> dict[str, int]:
+    objects = [part for part in node.parts if readings.get(part, {}).get("object")]
     together = max if _told_apart([_tag(part, nodes) for part in objects]) else sum
     return {
-        "object": together([0, *(ways[part]["object"] for part in objects)]),
-        "array": sum(ways[part]["array"] for part in node.parts if part in ways),
+        "object": together([0, *(readings[part]["object"] for part in objects)]),
+        "array": sum(readings[part]["array"] for part in node.parts if part in readings),
     }
 
 

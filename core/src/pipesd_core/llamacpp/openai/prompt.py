@@ -1,4 +1,4 @@
-"""From a checked request to what the engine runs: prompt ids, and how long the answer may be."""
+"""Openings of checked requests: prompt ids, grammar, and how long the answer may be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from pipesd_core.engine.interface import ModelInfo, Opening
 from pipesd_core.errors import ContextLengthExceeded, InvalidRequest
 from pipesd_core.llamacpp.openai.chat_template import ChatTemplate
-from pipesd_core.llamacpp.openai.controls import Grammar
+from pipesd_core.llamacpp.openai.logits_processing import Grammar
 from pipesd_core.llamacpp.openai.request import Request
 from pipesd_core.protocol.messages import Endpoint
 
@@ -23,7 +23,7 @@ take a tokenizer many seconds, in which it reads nobody else's."""
 
 
 class Model(Protocol):
-    """What is needed of `binding.Model`."""
+    """The part of `binding.Model` that this module needs."""
 
     @property
     def n_vocab(self) -> int: ...
@@ -54,9 +54,9 @@ class Prompter:
         self._longest = max(len(model.piece(token, special=True)) for token in range(model.n_vocab))
 
     def opening(self, request: Request) -> Opening:
-        """Raises InvalidRequest, ContextLengthExceeded."""
+        """The opening of a request. Raises InvalidRequest, ContextLengthExceeded."""
         prompt_ids = self._prompt_ids(request)
-        request.controls.check_ids(self._model.n_vocab)
+        request.logits_processing.check_ids(self._model.n_vocab)
         return Opening(
             prompt_ids=prompt_ids,
             params=request.params,
@@ -67,12 +67,12 @@ class Prompter:
         )
 
     def opening_after(self, request: Request, opening: Opening, decided: Sequence[int]) -> Opening:
-        """Of an answer that another model opened and began with `decided`. Raises as `opening`."""
+        """The opening of an answer that another model opened and began with `decided`. Raises as `opening`."""
         n_vocab, context = self._model.n_vocab, self._info.max_context
         n_prompt = len(opening.prompt_ids)
-        if request.controls.logprobs is not None:
+        if request.logits_processing.logprobs is not None:
             raise InvalidRequest("logprobs are not known of tokens that another model chose", param="logprobs")
-        request.controls.check_ids(n_vocab)
+        request.logits_processing.check_ids(n_vocab)
         largest = max([*opening.prompt_ids, *decided])
         if largest >= n_vocab:
             raise InvalidRequest(f"the answer so far has the token id {largest}; ids of this model are below {n_vocab}")
@@ -85,8 +85,11 @@ class Prompter:
         return msgspec.structs.replace(opening, max_tokens=min(opening.max_tokens, room), model=self._info.name)
 
     def grammar(self, request: Request, decided: Sequence[int] = ()) -> Grammar | None:
-        """At the end of `decided`. Raises InvalidRequest: llama.cpp does not take it, or it forbids those tokens."""
-        text = request.controls.grammar
+        """The grammar of a request, advanced by `decided`; None without one.
+
+        Raises InvalidRequest if llama.cpp does not take it, or if it forbids those tokens.
+        """
+        text = request.logits_processing.grammar
         if text is None:
             return None
         grammar = self._model.grammar(text)
@@ -100,9 +103,9 @@ class Prompter:
         return grammar
 
     def _prompt_ids(self, request: Request) -> tuple[int, ...]:
-        """Text is tokenised with special tokens recognised, in both endpoints, as in vLLM.
+        """Token ids of the prompt. Special tokens in a text are recognised, in both endpoints, as in vLLM.
 
-        BOS, where the model wants it: of a chat it is the template's business, before a prompt it is put here.
+        BOS, where the model wants it: in a chat the template writes it, before a prompt it is added here.
         """
         model = self._model
         if request.endpoint is Endpoint.CHAT_COMPLETIONS:

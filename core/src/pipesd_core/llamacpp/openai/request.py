@@ -12,8 +12,9 @@ from typing import Any, Final
 from msgspec import Struct
 
 from pipesd_core.errors import InvalidRequest
-from pipesd_core.llamacpp.openai.controls import Controls, take_controls
 from pipesd_core.llamacpp.openai.fields import Fields, decode, show, wrong
+from pipesd_core.llamacpp.openai.logits_processing import LogitsProcessing, take_logits_processing
+from pipesd_core.openai_body import is_list_of_prompts, is_more_than_one, unwrap_prompt
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import draw_seed
@@ -55,14 +56,13 @@ class Message(Struct, frozen=True):
 class Request(Struct, frozen=True):
     """A checked request. `messages` for chat; `prompt` (text or token ids) for completions.
 
-    params: effective, seed drawn. controls: what changes the target's choice and no edge need know. model None: the
-    only one there is. max_tokens None: the endpoint's default. ignore_eos: EOS is a token like any other (vLLM's
-    parameter).
+    params: effective, seed drawn. model None: the only one there is. max_tokens None: the endpoint's default.
+    ignore_eos: EOS is a token like any other (vLLM's parameter).
     """
 
     endpoint: Endpoint
     params: SamplingParams
-    controls: Controls = Controls()
+    logits_processing: LogitsProcessing = LogitsProcessing()
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] = ""
     model: str | None = None
@@ -82,7 +82,7 @@ def parse(endpoint: Endpoint, body: bytes) -> Request:
     request = Request(
         endpoint=endpoint,
         params=_params(fields),
-        controls=take_controls(fields, chat=chat),
+        logits_processing=take_logits_processing(fields, chat=chat),
         messages=_messages(fields.take("messages")) if chat else (),
         prompt="" if chat else _prompt(fields.take("prompt")),
         model=fields.string("model"),
@@ -92,7 +92,7 @@ def parse(endpoint: Endpoint, body: bytes) -> Request:
         stream=stream,
         include_usage=_include_usage(fields.take("stream_options"), stream),
     )
-    if request.ignore_eos and request.controls.grammar is not None:
+    if request.ignore_eos and request.logits_processing.grammar is not None:
         raise InvalidRequest(
             "ignore_eos is not possible with a response_format, whose text has an end", param="ignore_eos"
         )
@@ -103,7 +103,7 @@ def parse(endpoint: Endpoint, body: bytes) -> Request:
 def _check_n(n: int | None) -> None:
     if n is not None and n < 1:
         raise InvalidRequest(f"n must be at least 1, but is {n}", param="n")
-    if n is not None and n > 1:
+    if is_more_than_one(n):
         raise InvalidRequest(
             f"n = {n} in a session, which is one choice; POST it to the server's own /v1 API instead", param="n"
         )
@@ -179,13 +179,12 @@ def _content(where: str, value: Any) -> str:
 
 def _prompt(value: Any) -> str | tuple[int, ...]:
     """A string or one list of token ids; also either of them alone in a list, as LangChain sends it."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
-        value = value[0]
+    value = unwrap_prompt(value)
     if isinstance(value, str):
         if not value:
             raise InvalidRequest("prompt must not be empty", param="prompt")
         return value
-    if isinstance(value, list) and value and all(isinstance(item, str | list) for item in value):
+    if is_list_of_prompts(value):
         raise InvalidRequest(
             f"prompt holds {len(value)} prompts in a session, which is one; POST them to the server's own /v1 API, "
             "all of them strings or all of them lists of token ids",

@@ -10,20 +10,19 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pipesd_core.errors import ApiError, EngineFailed, PipeSDError, Unavailable
 from pipesd_core.llamacpp.binding import Context, Model
-from pipesd_core.llamacpp.openai.controls import Controls, Grammar
-from pipesd_core.llamacpp.runtime.admission import Places
-from pipesd_core.llamacpp.runtime.chooser import Chooser
+from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
+from pipesd_core.llamacpp.runtime.admission_queue import AdmissionQueue
+from pipesd_core.llamacpp.runtime.batch_scheduler import Batch, BatchEntry, BatchScheduler, Job
 from pipesd_core.llamacpp.runtime.logprobs import Decoded
 from pipesd_core.llamacpp.runtime.rows import MAX_DRAFTS, MAX_ROWS
-from pipesd_core.llamacpp.runtime.slots import Batch, Job, Part, Slots
+from pipesd_core.llamacpp.runtime.target_sampler import TargetSampler
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Sampler
 
@@ -31,7 +30,7 @@ log = logging.getLogger(__name__)
 
 OnStep = Callable[[Decoded | ApiError], None]
 
-NO_CONTROLS: Final = Controls()
+NO_LOGITS_PROCESSING: Final = LogitsProcessing()
 JOIN_TIMEOUT_S: Final = 10.0
 _IDLE_CHECK_S: Final = 5.0
 _ANSWER_S: Final = 0.002
@@ -59,7 +58,7 @@ _Command = _Start | _Step | _Release
 _Result = tuple[Job, Decoded | ApiError]
 
 
-class Sequence:
+class DecoderSequence:
     """One sequence in a slot of the target. All calls on the event loop's thread. See `TargetDecoder.reserve`.
 
     committed: length of prompt + tokens that the target has decided.
@@ -73,7 +72,7 @@ class Sequence:
         self._limit = job.limit
         self._stepping = False
 
-    def step(self, drafts: SequenceOf[int]) -> None:
+    def step(self, drafts: Sequence[int]) -> None:
         """Take one step that verifies `drafts` (the first is for position `committed`).
 
         Exactly one Decoded, or ApiError, is given to `on_step`, unless the sequence is released before. Raises
@@ -100,7 +99,7 @@ class Sequence:
         self._decoder.release(self._job)
 
     def take(self, result: Decoded | ApiError) -> None:
-        """Called by the decoder with what a step gave."""
+        """Take the result of a step. Called by the decoder."""
         if not self._decoder.holds(self):
             return
         self._stepping = False
@@ -119,7 +118,7 @@ class TargetDecoder:
         n_ctx_seq: prompt + output of each, positions; no more than the model was trained for.
         threads: of llama.cpp.
         step_floor_s: EMULATION for demos: a decode that verifies takes at least this long, as a bigger target would.
-        max_queue: calls of `reserve` that may wait for a slot.
+        max_queue: calls of `reserve` that wait for a slot at most.
 
     Raises ModelLoadError when the model cannot be loaded.
     """
@@ -150,8 +149,8 @@ class TargetDecoder:
         self._floor_s = step_floor_s
         # Event loop side.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._places = Places(n_seq, max_queue)
-        self._live: dict[int, Sequence] = {}
+        self._admission_queue = AdmissionQueue(n_seq, max_queue)
+        self._live: dict[int, DecoderSequence] = {}
         self._numbers = 0
         self._outbox: list[_Command] = []
         self._closing = False
@@ -161,27 +160,27 @@ class TargetDecoder:
         self._wake = threading.Condition()
         self._stop = threading.Event()
         # Thread side.
-        self._slots = Slots(n_seq)
+        self._scheduler = BatchScheduler(n_seq)
         self._thread = threading.Thread(target=self._run, name="pipesd-decoder", daemon=True)
 
-    # ---- on the event loop ----
+    # On the event loop.
 
     @property
     def load(self) -> dict[str, int]:
-        """Sequences that nobody has, and requests that wait for one."""
-        return {"places_free": self._places.free, "queued": self._places.queued}
+        """Free slots, and requests that wait for one."""
+        return {"places_free": self._admission_queue.free_slots, "queued": self._admission_queue.queued}
 
     async def reserve(
         self,
-        prompt_ids: SequenceOf[int],
+        prompt_ids: Sequence[int],
         params: SamplingParams,
         limit: int,
         eos_ids: frozenset[int],
         on_step: OnStep,
-        controls: Controls = NO_CONTROLS,
+        logits_processing: LogitsProcessing = NO_LOGITS_PROCESSING,
         grammar: Grammar | None = None,
-        decided: SequenceOf[int] = (),
-    ) -> Sequence:
+        decided: Sequence[int] = (),
+    ) -> DecoderSequence:
         """A slot for a prompt; waits for one, first come first served. Prefill begins at once.
 
         Args:
@@ -189,25 +188,25 @@ class TargetDecoder:
             limit: absolute position at which the answer ends: prompt + max_tokens, at most `n_ctx_seq`.
             eos_ids: ids after which a step ends.
             on_step: gets what each step did; after an ApiError the sequence is over and its slot free.
-            controls: checked against the vocabulary.
-            grammar: that of the controls, at the end of `decided`.
+            logits_processing: checked against the vocabulary.
+            grammar: that of the logits_processing, at the end of `decided`.
             decided: tokens of the answer that another model chose; the first step is for the position after them.
 
         Raises Overloaded when `max_queue` others wait, Unavailable when closed, ValueError for a prompt or limit that
-        does not fit. Cancelling the call gives the place back.
+        does not fit. Cancelling the call gives the slot back.
         """
         ids = [*prompt_ids, *decided]
         self._check(ids, limit)
         self._start()
-        await self._places.take()
+        await self._admission_queue.acquire()
         self._numbers += 1
-        chooser = Chooser(self._sampler, params, controls, prompt_ids, grammar, decided)
-        job = Job(self._numbers, ids, chooser, limit, eos_ids)
-        sequence = self._live[job.number] = Sequence(self, job, on_step)
+        target_sampler = TargetSampler(self._sampler, params, logits_processing, prompt_ids, grammar, decided)
+        job = Job(self._numbers, ids, target_sampler, limit, eos_ids)
+        sequence = self._live[job.number] = DecoderSequence(self, job, on_step)
         self.send(_Start(job))
         return sequence
 
-    def _check(self, prompt_ids: SequenceOf[int], limit: int) -> None:
+    def _check(self, prompt_ids: Sequence[int], limit: int) -> None:
         if not 0 < len(prompt_ids) < limit <= self.n_ctx_seq:
             raise ValueError(
                 f"a prompt of {len(prompt_ids)} tokens and an answer up to position {limit} do not fit: "
@@ -221,15 +220,15 @@ class TargetDecoder:
             self._loop = asyncio.get_running_loop()
             self._thread.start()
 
-    def holds(self, sequence: Sequence) -> bool:
-        """Is this sequence still in its slot?"""
+    def holds(self, sequence: DecoderSequence) -> bool:
+        """Whether a sequence is still in its slot."""
         return self._live.get(sequence._job.number) is sequence
 
     def release(self, job: Job) -> None:
-        """Called by `Sequence.release`."""
+        """Free the slot of a job. Called by `DecoderSequence.release`."""
         if self._live.pop(job.number, None) is not None:
             self.send(_Release(job))
-            self._places.give_back()
+            self._admission_queue.release()
 
     def send(self, command: _Command) -> None:
         """Hand a command to the thread with all others of this tick of the event loop."""
@@ -253,13 +252,13 @@ class TargetDecoder:
             self._loop.call_soon(self._answered)
 
     def _answered(self) -> None:
-        """Everybody has seen the results of a decode: hand over what they asked for then, and let the thread go on."""
+        """Let the thread go on, now that every sequence has seen the results of a decode and ordered its next step."""
         self._unanswered = False
         self._flush()
 
     def _fail_all(self, error: ApiError) -> None:
         self._closing = True
-        self._places.close(error)
+        self._admission_queue.close(error)
         self._deliver([(sequence._job, error) for sequence in self._live.values()])
 
     async def aclose(self) -> None:
@@ -278,12 +277,12 @@ class TargetDecoder:
             return
         self.model.close()
 
-    # ---- on the thread ----
+    # On the decode thread.
 
     def _run(self) -> None:
         try:
             self._serve()
-        except Exception:  # a bug: without the thread nobody would ever get an answer
+        except Exception:  # a bug: without the thread no request would ever end
             log.exception("the decode thread died")
             self._call(self._fail_all, EngineFailed("the target's decode thread died; see the gateway's log"))
 
@@ -291,7 +290,7 @@ class TargetDecoder:
         idle = True
         while not self._stop.is_set():
             self._obey(self._commands(wait=idle))
-            batch = self._slots.next_batch()
+            batch = self._scheduler.next_batch()
             idle = batch is None
             if batch is not None and (results := self._turn(batch)):
                 self._unanswered = True  # before the call: the answer may be there before this thread goes on
@@ -315,43 +314,43 @@ class TargetDecoder:
         for command in commands:
             match command:
                 case _Start(job):
-                    slot, keep = self._slots.start(job)
+                    slot, keep = self._scheduler.start(job)
                     self._context.truncate(slot.index, keep)
                 case _Step(job, drafts, asked_ns):
                     job.drafts, job.asked_ns = drafts, asked_ns
                 case _Release(job):
-                    self._slots.finish(job)
+                    self._scheduler.finish(job)
 
     def _turn(self, batch: Batch) -> list[_Result]:
-        """One llama_decode. Whatever goes wrong ends the sequences that were in it, and no others."""
+        """Run one llama_decode. An error ends the sequences that were in it, and no others."""
         try:
             return self._decode(batch)
         except Exception as error:
             log.exception("decoding %d rows failed", len(batch.tokens))
-            for part in batch.parts:
-                self._slots.finish(part.job)
-                part.slot.cached.clear()
-                self._context.truncate(part.slot.index, 0)
+            for entry in batch.entries:
+                self._scheduler.finish(entry.job)
+                entry.slot.cached.clear()
+                self._context.truncate(entry.slot.index, 0)
             failure = f"the target failed: {error}"
-            return [(part.job, EngineFailed(failure)) for part in batch.parts]
+            return [(entry.job, EngineFailed(failure)) for entry in batch.entries]
 
     def _decode(self, batch: Batch) -> list[_Result]:
         began_ns = time.monotonic_ns()
         done = self._context.decode(batch.tokens, batch.positions, batch.seqs, batch.wanted)
-        if not done:  # aborted by aclose: nobody listens any more
+        if not done:  # aborted by aclose: every caller has its error
             return []
         results: list[_Result] = []
-        verified: list[tuple[Part, list[int], int]] = []
-        for part in batch.parts:
-            if part.step:
+        verified: list[tuple[BatchEntry, list[int], int]] = []
+        for entry in batch.entries:
+            if entry.step:
                 try:
-                    verified.append((part, *self._verify(part)))
+                    verified.append((entry, *self._verify(entry)))
                 except ApiError as error:  # of this sequence alone
-                    self._slots.finish(part.job)
-                    results.append((part.job, error))
-        for part in batch.parts:
-            slot, job = part.slot, part.job
-            slot.cached += part.tokens
+                    self._scheduler.finish(entry.job)
+                    results.append((entry.job, error))
+        for entry in batch.entries:
+            slot, job = entry.slot, entry.job
+            slot.cached += entry.tokens
             del slot.cached[len(job.ids) - 1 :]
             self._context.truncate(slot.index, len(slot.cached))  # wrong drafts and dummy rows
         if verified:
@@ -359,20 +358,20 @@ class TargetDecoder:
             if self._floor_s:
                 self._stop.wait(self._floor_s - (time.monotonic_ns() - began_ns) / 1e9)
         forward_us = (time.monotonic_ns() - began_ns) // 1000
-        for part, tokens, accepted in verified:
-            queue_us = max(0, began_ns - part.job.asked_ns) // 1000
-            ranked = part.job.chooser.take_ranked()
-            step = Decoded(tuple(tokens), len(part.drafts), accepted, queue_us, forward_us, ranked=ranked)
-            results.append((part.job, step))
+        for entry, tokens, accepted in verified:
+            queue_us = max(0, began_ns - entry.job.asked_ns) // 1000
+            ranked = entry.job.target_sampler.take_ranked()
+            step = Decoded(tuple(tokens), len(entry.drafts), accepted, queue_us, forward_us, ranked=ranked)
+            results.append((entry.job, step))
         return results
 
-    def _verify(self, part: Part) -> tuple[list[int], int]:
-        job = part.job
+    def _verify(self, entry: BatchEntry) -> tuple[list[int], int]:
+        job = entry.job
 
         def draw(row: int) -> int:
-            return job.chooser.choose(self._context.row(part.offset + row), len(job.ids) + row)
+            return job.target_sampler.sample(self._context.row(entry.offset + row), len(job.ids) + row)
 
-        tokens, accepted = job.verify(part.drafts, draw)
+        tokens, accepted = job.verify(entry.drafts, draw)
         job.ids += tokens
         job.drafts = None
         return tokens, accepted

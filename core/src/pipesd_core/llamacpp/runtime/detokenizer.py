@@ -1,4 +1,4 @@
-"""Tokens to text, one token at a time: incremental UTF-8, and stop strings.
+"""Detokenizer: tokens to text, one token at a time, with incremental UTF-8 and stop strings.
 
 What comes out is a function of the tokens alone, never of how they were cut into steps (architecture §2.1). So the
 answer ends *at the token* that completes a stop string, whatever else its step brought. Text is held back while it
@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 
-class Text:
+class Detokenizer:
     """The text of one answer.
 
     Args:
@@ -45,7 +45,7 @@ class Text:
         return self._scan(new)
 
     def finish(self) -> None:
-        """The answer ends here: what was held back is shown. Harmless after a stop string."""
+        """End the answer: release the text that was held back. Harmless after a stop string."""
         if self._over or self._scan(self._decoder.decode(b"", final=True)):
             return
         self._over = True
@@ -60,19 +60,19 @@ class Text:
 
     @property
     def chars(self) -> int:
-        """How many characters the tokens so far have given, those held back included."""
+        """Number of characters of the tokens so far, those held back included."""
         return self._chars
 
     @property
     def covered(self) -> int:
-        """How many tokens, from the first, the text let go so far shows in full."""
+        """Number of tokens, from the first, that the text released so far shows in full."""
         shown = self._chars - len(self._held)
         while self._ends and (self._over or self._ends[0][1] <= shown):
             self._covered = self._ends.popleft()[0]
         return self._covered
 
     def _scan(self, new: str) -> bool:
-        """Let go of what cannot belong to a stop string. True: one is there, and the text is over.
+        """Release what cannot belong to a stop string. True: one is there, and the text is over.
 
         A match can only begin in `_held` or in `new`, since whatever could begin one was held.
         """

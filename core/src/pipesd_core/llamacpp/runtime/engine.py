@@ -14,27 +14,27 @@ from typing import Final, Protocol
 
 from pipesd_core.engine.interface import Deliver, ModelInfo, Opening
 from pipesd_core.errors import ApiError, ModelNotFound, Overloaded, Unavailable
-from pipesd_core.llamacpp.openai.controls import Controls, Grammar
+from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
 from pipesd_core.llamacpp.openai.prompt import Model, Prompter
 from pipesd_core.llamacpp.openai.request import Request, parse
-from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration, Place
+from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration, SequenceHandle
 from pipesd_core.llamacpp.runtime.logprobs import Decoded
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 
 QUEUE_WAIT_S: Final = 100.0
-"""Longest wait for a free sequence; below the time that an agent waits for a silent gateway (120 s)."""
+"""Longest wait for a free slot; below the time that an agent waits for a silent gateway (120 s)."""
 MAX_PREPARING: Final = 64
-"""Most requests whose bodies and prompts may wait to be read."""
+"""Most requests whose bodies and prompts wait to be parsed."""
 MAX_TAKEN_BACK: Final = 4096
-"""Most that wait with them though nobody wants them any more; their turn costs next to nothing."""
+"""Most cancelled requests that wait with these; their turn costs next to nothing."""
 
 
 Begun = tuple[Opening, Grammar | None]
 
 
 class Decoder(Protocol):
-    """What is needed of `decoder.TargetDecoder`."""
+    """The part of `decoder.TargetDecoder` that this module needs."""
 
     @property
     def model(self) -> Model: ...
@@ -52,10 +52,10 @@ class Decoder(Protocol):
         limit: int,
         eos_ids: frozenset[int],
         on_step: Callable[[Decoded | ApiError], None],
-        controls: Controls,
+        logits_processing: LogitsProcessing,
         grammar: Grammar | None,
         decided: Sequence[int],
-    ) -> Place: ...
+    ) -> SequenceHandle: ...
 
     async def aclose(self) -> None: ...
 
@@ -82,9 +82,9 @@ class EmbeddedEngine:
         # A body of megabytes must not stop the event loop; one thread, so that the model outlives every use of it.
         self._preparer = ThreadPoolExecutor(1, "pipesd-prompt")
         self._preparing = 0
-        """On their way to the preparer's thread."""
+        """Number of requests on their way to the preparer's thread, cancelled ones included."""
         self._wanted = 0
-        """Of those, such as somebody waits for."""
+        """Number of these that have not been cancelled."""
         self._live: set[EmbeddedGeneration] = set()
         self._closed = False
 
@@ -94,22 +94,22 @@ class EmbeddedEngine:
 
     @property
     def load(self) -> dict[str, int]:
-        """For `/health`."""
+        """Figures for `/health`: free slots, and requests in the admission queue."""
         return self._decoder.load
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
-        """See `Engine.open`."""
+        """Open a request; see `Engine.open`."""
         self._check_open()
         request, (opening, grammar) = await self._prepare(endpoint, body, self._begun)
         return await self._begin(request, opening, grammar, deliver)
 
-    async def go_on(
+    async def continue_answer(
         self, endpoint: Endpoint, body: bytes, opening: Opening, decided: tuple[int, ...], deliver: Deliver
     ) -> EmbeddedGeneration:
-        """The answer that another model with this vocabulary began, told again from its beginning.
+        """Continue an answer that another model with this vocabulary began; it is delivered again from its beginning.
 
         Args:
-            body: for what `opening` does not say.
+            body: the request, for what `opening` does not hold.
             opening: of the other model; its max_tokens is cut to this model's context where the body names none.
             decided: the tokens of the output that the other model chose.
 
@@ -137,18 +137,18 @@ class EmbeddedEngine:
         self._check_open()
         generation = EmbeddedGeneration(request, opening, self._decoder.model, deliver, self._live.discard)
         if decided:
-            generation.follow(decided)
+            generation.begin_with(decided)
             if generation.over:
                 return generation
         try:
             async with asyncio.timeout(QUEUE_WAIT_S):
-                place = await self._decoder.reserve(
+                sequence = await self._decoder.reserve(
                     opening.prompt_ids,
                     opening.params,
                     len(opening.prompt_ids) + opening.max_tokens,
                     frozenset(opening.eos_ids),
                     generation.on_step,
-                    request.controls,
+                    request.logits_processing,
                     grammar,
                     decided,
                 )
@@ -157,18 +157,18 @@ class EmbeddedEngine:
                 f"no place became free within {QUEUE_WAIT_S:.0f} s; try again later", retry_after_s=10
             ) from None
         if self._closed:
-            place.release()
+            sequence.release()
             self._check_open()
-        generation.start(place)
+        generation.start(sequence)
         self._live.add(generation)
         return generation
 
     async def aclose(self) -> None:
-        """See `Engine.aclose`. Waits for the forward pass that is under way."""
+        """Close the engine; see `Engine.aclose`. Waits for the forward pass that is under way."""
         if self._closed:
             return
         self._closed = True
-        self._preparer.shutdown(wait=True)  # what still waits there finds the engine closed, and is quick
+        self._preparer.shutdown(wait=True)  # requests that still wait there find the engine closed at once
         for generation in list(self._live):
             generation.fail(_shutting_down())
         await self._decoder.aclose()
@@ -180,7 +180,7 @@ class EmbeddedEngine:
     async def _prepare(
         self, endpoint: Endpoint, body: bytes, make: Callable[[Request], Begun]
     ) -> tuple[Request, Begun]:
-        """The request, and what `make` gives for it on the preparer's thread."""
+        """Parse the request on the preparer's thread and apply `make` to it there."""
         if self._wanted >= MAX_PREPARING or self._preparing >= MAX_PREPARING + MAX_TAKEN_BACK:
             raise Overloaded(f"{self._preparing} requests are waiting to be read already; try again later")
         wanted = [body]
@@ -192,17 +192,17 @@ class EmbeddedEngine:
             return await asyncio.shield(future)
         finally:
             self._wanted -= 1
-            wanted.clear()  # whoever opens and closes faster than prompts are read must not have them pile up
+            wanted.clear()  # bodies of cancelled requests must not pile up
 
     def _on_prepared(self, future: asyncio.Future[tuple[Request, Begun]]) -> None:
         self._preparing -= 1
         if not future.cancelled():
-            future.exception()  # seen, also where nobody waits for it any more
+            future.exception()  # retrieved, so that asyncio does not warn where nobody awaits it
 
     def _prepared(
         self, endpoint: Endpoint, wanted: list[bytes], make: Callable[[Request], Begun]
     ) -> tuple[Request, Begun]:
-        """On the preparer's thread. wanted: the body; empty where nobody waits for it any more."""
+        """Parse a request; runs on the preparer's thread. wanted: the body; empty once the request is cancelled."""
         self._check_open()
         if not wanted:
             raise Unavailable("the request was taken back")

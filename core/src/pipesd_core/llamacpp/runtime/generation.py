@@ -1,4 +1,4 @@
-"""One request in the embedded engine: what the decoder's steps are to the client."""
+"""One request in the embedded engine: turns the decoder's steps into outputs for the session and its client."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pipesd_core.errors import ApiError
 from pipesd_core.llamacpp.openai.prompt import Model
 from pipesd_core.llamacpp.openai.request import Request
 from pipesd_core.llamacpp.openai.responses import FinishReason, Usage, Writer
-from pipesd_core.llamacpp.runtime.detokenizer import Text
+from pipesd_core.llamacpp.runtime.detokenizer import Detokenizer
 from pipesd_core.llamacpp.runtime.logprobs import Decoded, Logprobs
 
 
-class Place(Protocol):
-    """What is needed of `decoder.Sequence`: one sequence of the decoder, held for one request."""
+class SequenceHandle(Protocol):
+    """The part of `decoder.DecoderSequence` that this module needs: one slot of the decoder, held for one request."""
 
     def step(self, drafts: Sequence[int]) -> None: ...
     def release(self) -> None: ...
 
 
 class EmbeddedGeneration:
-    """See `engine.Generation`. Everything happens on the event loop's thread."""
+    """Implementation of `engine.interface.Generation`. Everything happens on the event loop's thread."""
 
     def __init__(
         self,
@@ -38,17 +38,17 @@ class EmbeddedGeneration:
         self._on_over = on_over
         self._stream = request.stream
         self._writer = Writer.start(request.endpoint, opening.model, include_usage=request.include_usage)
-        self._text = Text(lambda token: model.piece(token, special=False), opening.stop)
+        self._text = Detokenizer(lambda token: model.piece(token, special=False), opening.stop)
         self._logprobs: Logprobs | None = None
-        if request.controls.logprobs is not None:
+        if request.logits_processing.logprobs is not None:
             self._logprobs = Logprobs(request.endpoint, lambda token: model.piece(token, special=True))
         self._tokens = 0
-        self._told = 0
+        self._logprobs_upto = 0
         self._first = True
-        self._place: Place | None = None
+        self._sequence: SequenceHandle | None = None
         self._ahead = 0
         self._ended = False
-        """The answer is complete, even if not all of it is told yet."""
+        """The answer is complete, even if not all of it is delivered yet."""
         self._over = False
 
     @property
@@ -59,29 +59,29 @@ class EmbeddedGeneration:
     def over(self) -> bool:
         return self._over
 
-    def follow(self, tokens: tuple[int, ...]) -> None:
-        """Before `start`: the answer begins with these tokens, which another model chose. They may end it."""
+    def begin_with(self, tokens: tuple[int, ...]) -> None:
+        """Begin the answer with tokens that another model chose, before `start`. They may end it."""
         kept, reason = self._push(Decoded(tokens, 0, 0, 0, 0))
         self._tokens += kept
         if self._stream:
-            self._say_chunk(reason)
+            self._emit_chunk(reason)
         if reason is not None:
             self._end(reason)
 
-    def start(self, place: Place) -> None:
-        self._place = place
+    def start(self, sequence: SequenceHandle) -> None:
+        self._sequence = sequence
 
     def step(self, drafts: Sequence[int], ahead: int = 0) -> None:
-        if self._over or self._ended or self._place is None:
+        if self._over or self._ended or self._sequence is None:
             raise RuntimeError("step() of a generation that is over")
-        self._place.step(drafts)
+        self._sequence.step(drafts)
         self._ahead = ahead  # now: a step that is refused leaves the one under way as it is
 
     def abort(self) -> None:
         if not self._over:
             self._over = True
-            if self._place is not None:
-                self._place.release()
+            if self._sequence is not None:
+                self._sequence.release()
             self._on_over(self)
 
     def fail(self, error: ApiError) -> None:
@@ -91,7 +91,7 @@ class EmbeddedGeneration:
             self._deliver(Broken(error))
 
     def on_step(self, done: Decoded | ApiError) -> None:
-        """The decoder's callback."""
+        """Take the result of a step: the decoder's callback."""
         if self._over:
             return
         if isinstance(done, ApiError):
@@ -100,10 +100,10 @@ class EmbeddedGeneration:
         kept, reason = self._push(done)
         self._tokens += kept
         self._ended = reason is not None
-        if self._ahead and reason is None and self._place is not None:
+        if self._ahead and reason is None and self._sequence is not None:
             self._ahead -= 1
-            self._place.step(())  # before the outputs are told: whoever gets them may do things that last
-        self._say(
+            self._sequence.step(())  # before the outputs: whoever gets them may take long
+        self._emit(
             StepDone(
                 tokens=done.tokens[:kept],
                 verified=done.verified,
@@ -114,12 +114,12 @@ class EmbeddedGeneration:
             )
         )
         if self._stream:
-            self._say_chunk(reason)
+            self._emit_chunk(reason)
         if reason is not None:
             self._end(reason)
 
     def _push(self, done: Decoded) -> tuple[int, FinishReason | None]:
-        """How many of the step's tokens belong to the answer, and why it ends with the last of them, if it does."""
+        """Count the step's tokens that belong to the answer; also the finish reason if the answer ends with them."""
         reason: FinishReason | None = None
         for kept, token in enumerate(done.tokens, 1):
             if self._logprobs is not None:
@@ -132,7 +132,7 @@ class EmbeddedGeneration:
                 return kept, reason
         return len(done.tokens), None
 
-    def _say_chunk(self, reason: FinishReason | None) -> None:
+    def _emit_chunk(self, reason: FinishReason | None) -> None:
         if reason is not None:
             self._text.finish()
         text = self._text.take()
@@ -141,11 +141,11 @@ class EmbeddedGeneration:
             logprobs = self._take_logprobs(upto)
             chunk = self._writer.chunk(text, first=self._first, finish_reason=reason, logprobs=logprobs)
             self._first = False
-            self._say(Payload(chunk, upto))
+            self._emit(Payload(chunk, upto))
 
     def _take_logprobs(self, upto: int) -> dict[str, Any] | None:
-        """Of the tokens up to this one that were not told yet."""
-        count, self._told = upto - self._told, upto
+        """The logprobs of the tokens up to number `upto` that were not taken yet."""
+        count, self._logprobs_upto = upto - self._logprobs_upto, upto
         return None if self._logprobs is None else self._logprobs.take(count)
 
     def _end(self, reason: FinishReason) -> None:
@@ -153,13 +153,13 @@ class EmbeddedGeneration:
         if not self._stream:
             self._text.finish()
             whole = self._writer.whole(self._text.take(), reason, usage, self._take_logprobs(self._tokens))
-            self._say(Payload(whole, self._tokens, usage=True))
+            self._emit(Payload(whole, self._tokens, usage=True))
         elif self._writer.include_usage:
-            self._say(Payload(self._writer.usage_chunk(usage), self._tokens, usage=True))
+            self._emit(Payload(self._writer.usage_chunk(usage), self._tokens, usage=True))
         if not self._over:
             self.abort()
             self._deliver(Finished())
 
-    def _say(self, output: EngineOutput) -> None:
+    def _emit(self, output: EngineOutput) -> None:
         if not self._over:  # whoever gets the outputs may abort while it does
             self._deliver(output)

@@ -1,4 +1,4 @@
-"""Logprobs of tokens, of the distribution as the model gives it (vLLM's default), and how the API shows them."""
+"""Logprobs of tokens under the unprocessed distribution (vLLM's default), and their form in the API."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.sampler import Logits
 
 LEAST: Final = -9999.0
-"""What the API shows instead of less (as vLLM does): minus infinity is no JSON."""
+"""Smallest logprob that the API shows (as in vLLM): minus infinity is no JSON."""
 
 
 class Ranked(Struct, frozen=True):
@@ -31,7 +31,10 @@ class Decoded(StepDone, frozen=True):
 
 
 def rank(logits: Logits, token: int, count: int) -> Ranked:
-    """`token` and the `count` best of a row of unprocessed logits, float32 (n_vocab,). Ties go to the smallest id."""
+    """The logprob of `token`, and the `count` most probable tokens, ties to the smallest id.
+
+    logits: a row of unprocessed ones, float32 (n_vocab,).
+    """
     scores = logits.astype(np.float64)
     scores -= scores.max()
     scores -= np.log(np.exp(scores).sum())
@@ -56,11 +59,11 @@ class Logprobs:
         self._kept: list[tuple[Ranked, int]] = []
 
     def push(self, ranked: Ranked, offset: int) -> None:
-        """The next token of the answer. offset: characters of the text before it."""
+        """Keep the next token of the answer. offset: characters of the text before it."""
         self._kept.append((ranked, offset))
 
     def take(self, count: int) -> dict[str, Any] | None:
-        """What the API says of the next `count` tokens, None for none."""
+        """The `logprobs` object of the next `count` tokens; None for none."""
         taken, self._kept = self._kept[:count], self._kept[count:]
         if not taken:
             return None
@@ -80,7 +83,7 @@ class Logprobs:
         return {"top_logprobs": [self._entry(token, logprob) for token, logprob in ranked.top]}
 
     def _by_text(self, tokens: Sequence[tuple[int, float]]) -> dict[str, float]:
-        """The best of those that look alike, as parts of characters do."""
+        """Logprobs by text; of tokens with equal text, as parts of characters have, the first one's."""
         result: dict[str, float] = {}
         for token, logprob in tokens:
             result.setdefault(self._text(token), max(logprob, LEAST))

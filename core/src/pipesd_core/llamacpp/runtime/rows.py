@@ -1,7 +1,7 @@
-"""How many rows each sequence puts into one llama_decode, so that logits do not depend on what else is in it.
+"""Row counts of the sequences in one llama_decode, chosen so that logits do not depend on what else is in it.
 
 llama.cpp computes the logits of a position bit for bit the same, whatever the batch, if in every *ubatch* every
-sequence has 2 to 63 rows (flash attention on, separate KV, F32 or F16 weights; llamacpp.md §5): one row takes a
+sequence has 2 to 63 rows (measured with flash attention on, separate KV, F32 or F16 weights): one row takes a
 matrix-vector kernel with another order of additions, 64 rows take a tiled attention kernel. Ubatches are cut by
 llama.cpp itself (`llama_batch_allocr::split_equal`): the first goes over the sequences from the lowest id on while ids
 are adjacent, takes the same number of rows from each, as many as the shortest has; then again with what is left. So
@@ -16,11 +16,11 @@ from typing import Final
 
 MIN_ROWS: Final = 2
 MAX_ROWS: Final = 63
-"""Rows of a sequence in one ubatch, dummy rows included."""
+"""Most rows of a sequence in one ubatch, dummy rows included."""
 MAX_WANTED: Final = MAX_ROWS - 1
-"""Rows that a sequence may ask for: `padded` adds one at most."""
+"""Most rows that a sequence may ask for: `padded` adds one at most."""
 MAX_DRAFTS: Final = MAX_WANTED - 1
-"""Drafts in one verification: the last committed token has a row as well."""
+"""Most drafts in one verification: the last committed token has a row as well."""
 
 
 def padded(counts: Sequence[int]) -> list[int]:

@@ -1,0 +1,98 @@
+"""Facts about the body of an OpenAI request: does it stream, how many choices, how many prompts, one sequence or more.
+
+Only the fields in question are decoded; a prompt, which may be long, stays raw JSON. A body that is wrong is refused by
+the engine, in the engine's words, so nothing here checks more than it needs.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from pipesd_core.errors import InvalidRequest
+from pipesd_core.protocol.messages import Endpoint
+
+NOT_JSON: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+"""The exceptions of `msgspec.json.decode` for bytes that are not JSON, or not JSON of the type asked for."""
+_LIST_OF_PROMPTS: Final = re.compile(rb'\[[ \t\n\r]*["\[]')
+
+
+class BodyOutline(Struct, frozen=True):
+    """The fields of a body that say how many sequences it asks for; `prompt` and `prompt_embeds` are raw JSON."""
+
+    n: Any = None
+    best_of: Any = None
+    use_beam_search: Any = None
+    prompt: Raw = Raw(b"")
+    prompt_embeds: Raw = Raw(b"")
+
+    @property
+    def has_prompt_embeds(self) -> bool:
+        return bytes(self.prompt_embeds) not in (b"", b"null", b"[]")
+
+    def prompts(self, endpoint: Endpoint) -> list[Raw]:
+        """The prompts of a completion that holds a list of them; empty for a single prompt and for a chat."""
+        return split_prompts(self.prompt) if endpoint is Endpoint.COMPLETIONS else []
+
+
+class _Stream(Struct):
+    stream: bool | None = None
+
+
+def read_outline(body: bytes) -> BodyOutline:
+    """The outline of a body. Raises one of `NOT_JSON`."""
+    return msgspec.json.decode(body, type=BodyOutline)
+
+
+def wants_stream(body: bytes) -> bool:
+    """Whether a body that the engine has accepted asks for a stream.
+
+    Raises InvalidRequest: some engines accept more than true, false and null here.
+    """
+    try:
+        return bool(msgspec.json.decode(body, type=_Stream).stream)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"stream must be true or false: {error}", param="stream") from error
+    except NOT_JSON as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
+
+
+def is_more_than_one(value: Any) -> bool:
+    """Whether a decoded `n` or `best_of` is a number above 1. An engine may take 2.0 for 2."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 1
+
+
+def choices_per_prompt(n: Any) -> int:
+    """The number of choices that a decoded `n` asks for; 1 for what is no valid `n`."""
+    return n if type(n) is int and n > 1 else 1
+
+
+def has_multiple_choices(endpoint: Endpoint, body: bytes) -> bool:
+    """Whether a body asks for more than one choice. False for a body that is wrong."""
+    try:
+        outline = read_outline(body)
+        return choices_per_prompt(outline.n) > 1 or len(outline.prompts(endpoint)) > 1
+    except NOT_JSON:
+        return False
+
+
+def split_prompts(prompt: Raw) -> list[Raw]:
+    """The prompts of a list of strings, or of a list of lists of token ids; empty if `prompt` is no such list."""
+    if _LIST_OF_PROMPTS.match(prompt) is None:
+        return []
+    items = msgspec.json.decode(prompt, type=list[Raw])
+    kinds = {bytes(memoryview(item)[:1]) for item in items}
+    return items if len(kinds) == 1 else []
+
+
+def unwrap_prompt(value: Any) -> Any:
+    """A decoded `prompt` that is a list of one prompt, as LangChain sends it, as that prompt; else the value itself."""
+    return value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list) else value
+
+
+def is_list_of_prompts(value: Any) -> bool:
+    """Whether a decoded `prompt` is a list of prompts, strings and lists of token ids perhaps mixed."""
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str | list) for item in value)

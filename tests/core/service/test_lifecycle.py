@@ -1,0 +1,47 @@
+"""Whether a program takes on work, and has any."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipesd_core.service.lifecycle import Lifecycle, ShuttingDown
+
+
+class Agents:
+    def __init__(self) -> None:
+        self.running = 0
+        self.deadlines: list[float] = []
+        self.closed = 0
+
+    def sessions(self) -> int:
+        return self.running
+
+    def drain(self, deadline_s: float) -> None:
+        self.deadlines.append(deadline_s)
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+async def test_requests_and_sessions_are_work_and_agents_are_told() -> None:
+    lifecycle, agents = Lifecycle(), Agents()
+    lifecycle.drain(1.0)
+    await lifecycle.aclose()  # nobody to tell
+    idle = [lifecycle.idle]
+    lifecycle.host = agents
+    for agents.running, lifecycle.requests in ((0, 0), (1, 0), (0, 1), (1, 1), (0, 0)):
+        idle.append(lifecycle.idle)
+    assert idle == [True, True, False, False, False, True]
+    lifecycle.drain(7.0)
+    assert agents.deadlines == [7.0]
+    await lifecycle.aclose()
+    assert agents.closed == 1
+
+
+def test_nothing_new_in_a_drain() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.admit()
+    lifecycle.draining = True
+    with pytest.raises(ShuttingDown, match="shutting down") as refused:
+        lifecycle.admit()
+    assert refused.value.headers() == {"retry-after": "5"}

@@ -1,0 +1,79 @@
+"""What errors look like to a client of the OpenAI API."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipesd_core import errors
+from pipesd_core.errors import (
+    ApiError,
+    ContextLengthExceeded,
+    EngineFailed,
+    InvalidRequest,
+    MalformedMessage,
+    ModelNotFound,
+    OutOfState,
+    Overloaded,
+    PipeSDError,
+    ProtocolError,
+    Unauthorized,
+    Unavailable,
+    UnknownVersion,
+    VocabularyMismatch,
+    error_message_from_body,
+)
+
+EVERY = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
+
+
+@pytest.mark.parametrize("error", EVERY)
+def test_one_base_catches_all(error: type[Exception]) -> None:
+    assert issubclass(error, PipeSDError)
+    assert str(error("what to do")) == "what to do"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "code"),
+    [
+        (InvalidRequest, 400, "invalid_request_error", None),
+        (ContextLengthExceeded, 400, "invalid_request_error", "context_length_exceeded"),
+        (Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
+        (ModelNotFound, 404, "invalid_request_error", "model_not_found"),
+        (VocabularyMismatch, 409, "invalid_request_error", "vocabulary_mismatch"),
+        (Overloaded, 429, "rate_limit_error", "overloaded"),
+        (EngineFailed, 500, "server_error", "engine_failed"),
+        (Unavailable, 503, "server_error", "unavailable"),
+    ],
+)
+def test_status_and_body_are_openai_s(error: type[ApiError], status: int, kind: str, code: str | None) -> None:
+    raised = error("top_p must be above 0")
+    assert raised.status == status
+    assert raised.body() == {"error": {"message": "top_p must be above 0", "type": kind, "param": None, "code": code}}
+
+
+def test_the_parameter_at_fault_is_named() -> None:
+    assert InvalidRequest("no", param="top_p").body()["error"]["param"] == "top_p"
+
+
+def test_a_server_that_cannot_says_when_to_come_back() -> None:
+    assert Overloaded("full", retry_after_s=7).headers() == {"retry-after": "7"}
+    assert Unavailable("down").headers() == {"retry-after": "1"}
+
+
+def test_protocol_errors_have_codes_of_their_own() -> None:
+    codes = [error.code for error in (ProtocolError, MalformedMessage, UnknownVersion, OutOfState)]
+    assert codes == ["protocol_error", "malformed_message", "unknown_version", "out_of_state"]
+    assert not any(issubclass(error, ApiError) for error in (ProtocolError, MalformedMessage, OutOfState))
+
+
+def test_the_message_of_an_error_body() -> None:
+    assert error_message_from_body(b'{"error": {"message": "drains", "code": null}}') == "drains"
+    assert error_message_from_body(bytearray(b'{"error": {"message": "drains"}}')) == "drains"
+    assert error_message_from_body(InvalidRequest("top_p must be above 0").body()) == "top_p must be above 0"
+
+
+@pytest.mark.parametrize(
+    "body", [None, b"", b"<html>", b"[]", b'{"error": 1}', b'{"error": {"message": 1}}', b"\xff", {}]
+)
+def test_what_is_no_error_body_has_no_message(body: bytes | dict[str, object] | None) -> None:
+    assert error_message_from_body(body) == ""

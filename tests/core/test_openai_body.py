@@ -1,0 +1,107 @@
+"""What a body asks for, of any that a client may send."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from pipesd_core.errors import InvalidRequest
+from pipesd_core.openai_body import (
+    choices_per_prompt,
+    has_multiple_choices,
+    is_list_of_prompts,
+    is_more_than_one,
+    read_outline,
+    split_prompts,
+    unwrap_prompt,
+    wants_stream,
+)
+from pipesd_core.protocol.messages import Endpoint
+
+CHAT, TEXT = Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS
+
+
+def test_a_stream_is_wanted() -> None:
+    assert [wants_stream(body) for body in (b"{}", b'{"stream": null}', b'{"stream": true}')] == [False, False, True]
+
+
+@pytest.mark.parametrize(("body", "param"), [(b'{"stream": 1}', "stream"), (b"{", None), (b"\xff", None)])
+def test_what_cannot_be_read_is_refused(body: bytes, param: str | None) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        wants_stream(body)
+    assert error.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("n", "choices", "more"),
+    [(2, 2, True), (2.0, 1, True), (1, 1, False), (0, 1, False), (True, 1, False), ("2", 1, False), (None, 1, False)],
+)
+def test_counts(n: Any, choices: int, more: bool) -> None:
+    assert choices_per_prompt(n) == choices
+    assert is_more_than_one(n) is more
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        (b'["a", "b"]', [b'"a"', b'"b"']),
+        (b"[[1, 2], []]", [b"[1, 2]", b"[]"]),
+        (b'["a"]', [b'"a"']),
+        (b"[" + b" \n" * 100 + b'"a" , "b"]', [b'"a"', b'"b"']),
+        (b'["a", [1]]', []),
+        (b'["a", 1]', []),
+        (b"[1, 2]", []),
+        (b"[]", []),
+        (b'"a"', []),
+        (b"null", []),
+        (b"", []),
+    ],
+)
+def test_prompts(prompt: bytes, prompts: list[bytes]) -> None:
+    assert [bytes(item) for item in split_prompts(Raw(prompt))] == prompts
+
+
+def test_a_long_prompt_stays_raw() -> None:
+    ids = b"[" + b"1," * 2**20 + b"1]"
+    outline = read_outline(b'{"prompt": ' + ids + b"}")
+    assert isinstance(outline.prompt, Raw)
+    assert outline.prompts(TEXT) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"n": 2, "prompt": "x"}, {"prompt": ["a", "b"]}, {"prompt": [[1], [2]], "n": 1}, {"prompt": ["a"], "n": 2}],
+)
+def test_multiple_choices(body: Any) -> None:
+    assert has_multiple_choices(TEXT, msgspec.json.encode(body))
+    assert has_multiple_choices(CHAT, msgspec.json.encode(body)) is (body.get("n") == 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "x"}, {"prompt": ["x"]}, {"prompt": [1, 2]}, {"prompt": [[1, 2]]}, {"prompt": ["x", [1]]},
+        {"prompt": []}, {"prompt": "x", "n": 1}, {"prompt": "x", "n": 1.5}, {"prompt": "x", "n": True},
+        {"prompt": "x", "n": None}, [1], {"prompt": "x", "n": "2"}, {},
+    ],
+)  # fmt: skip
+def test_one_choice_or_a_fault_that_the_engine_names(body: Any) -> None:
+    assert not has_multiple_choices(TEXT, msgspec.json.encode(body))
+    assert not has_multiple_choices(CHAT, b"[" * 100_000)
+
+
+@pytest.mark.parametrize("body", [{}, {"prompt_embeds": None}, {"prompt_embeds": []}, {"prompt_embeds": ["AA"]}])
+def test_embeddings(body: dict[str, Any]) -> None:
+    assert read_outline(msgspec.json.encode(body)).has_prompt_embeds is (body.get("prompt_embeds") == ["AA"])
+
+
+def test_decoded_prompts() -> None:
+    assert [unwrap_prompt(value) for value in (["a"], [[1, 2]], ["a", "b"], [1], "a", [])] == [
+        "a", [1, 2], ["a", "b"], [1], "a", [],
+    ]  # fmt: skip
+    assert [is_list_of_prompts(value) for value in (["a", "b"], ["a", [1]], [1], "a", [])] == [
+        True, True, False, False, False,
+    ]  # fmt: skip

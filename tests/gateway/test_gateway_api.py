@@ -1,0 +1,279 @@
+"""The HTTP side over the fake decoder: by ASGI where that is enough, over a real uvicorn where it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from fake_decoder import FakeDecoder
+
+from pipesd_core.errors import EngineFailed
+from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
+from pipesd_core.service import http
+from pipesd_core.service.api_keys import Keys
+from pipesd_core.service.server import Server
+from pipesd_gateway.api import create_app
+
+HELLO: Any = [{"role": "user", "content": "hi"}]
+PROMPT = {"prompt": "hi"}
+
+
+@pytest.fixture
+async def decoder() -> FakeDecoder:
+    return FakeDecoder(b"abcdef")
+
+
+@pytest.fixture
+async def engine(decoder: FakeDecoder) -> AsyncIterator[EmbeddedEngine]:
+    engine = EmbeddedEngine(decoder, name="fake")
+    yield engine
+    await engine.aclose()
+
+
+@contextlib.asynccontextmanager
+async def client_of(engine: EmbeddedEngine, *keys: str) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(create_app(engine, keys=Keys(frozenset(keys))), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client
+
+
+@pytest.fixture
+async def client(engine: EmbeddedEngine) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(engine) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def running(engine: EmbeddedEngine) -> AsyncIterator[tuple[Server, str]]:
+    """A real server, and its URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    uvicorn = Server(create_app(engine), engine.aclose, log_level="warning")
+    task = asyncio.create_task(uvicorn.serve([listener]))
+    try:
+        async with asyncio.timeout(10):
+            while not uvicorn.started:  # noqa: ASYNC110 - uvicorn has no event for it
+                await asyncio.sleep(0.01)
+        yield uvicorn, f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        uvicorn.should_exit = True
+        await asyncio.wait_for(task, 10)
+
+
+def assert_openai_error(response: httpx.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error"}
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert response.headers["x-request-id"]
+    return error
+
+
+async def test_whole_answers(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/chat/completions", json={"messages": HELLO, "seed": -3})
+    assert response.status_code == 200
+    assert response.json()["choices"][0]["message"]["content"] == "abcdef"
+    assert response.headers["x-pipesd-seed"] == "-3"
+    assert response.headers["content-type"] == "application/json"
+    response = await client.post("/v1/completions", json=PROMPT | {"max_tokens": 2})
+    assert response.json()["choices"][0] == {"index": 0, "text": "ab", "logprobs": None, "finish_reason": "length"}
+    assert int(response.headers["x-pipesd-seed"]) >= 0
+
+
+async def test_a_stream_ends_with_done(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/completions", json=PROMPT | {"stream": True, "max_tokens": 2})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in response.text.split("\n\n") if line]
+    assert [json.loads(line[6:])["choices"][0]["text"] for line in lines[:-1]] == ["a", "b"]
+    assert all(line.startswith("data: {") for line in lines[:-1])
+    assert lines[-1] == "data: [DONE]"
+
+
+async def test_models_health_and_info(engine: EmbeddedEngine) -> None:
+    async with client_of(engine, "secret") as client:
+        assert (await client.get("/health")).json() == {"status": "ok", "load": {}}
+        assert_openai_error(await client.get("/v1/models"), 401)
+        client.headers["authorization"] = "Bearer secret"
+        (model,) = (await client.get("/v1/models")).json()["data"]
+        assert (model["id"], model["object"]) == ("fake", "model")
+        assert (await client.get("/v1/pipesd/info")).json() == {
+            "model": "fake", "fingerprint": "00" * 16, "n_vocab": 258, "max_context": 64, "max_drafts": 8,
+            "protocol": "pipesd.v1",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("header", [None, "Bearer wrong", "Bearer ", "secret", "Basic secret", "Bearer sécret"])
+async def test_a_wrong_key_is_refused(engine: EmbeddedEngine, header: str | None) -> None:
+    async with client_of(engine, "secret", "other") as client:
+        headers = {} if header is None else {b"authorization": header.encode()}
+        for path in ("/v1/chat/completions", "/v1/completions"):
+            error = assert_openai_error(await client.post(path, json=PROMPT, headers=headers), 401)
+            assert error["code"] == "invalid_api_key"
+        assert_openai_error(await client.get("/v1/pipesd/info", headers=headers), 401)
+
+
+async def test_any_configured_key_will_do(engine: EmbeddedEngine) -> None:
+    async with client_of(engine, "secret", "öther") as client:
+        for key in ("secret", "öther"):
+            response = await client.get("/v1/models", headers={b"authorization": f"bearer {key}".encode("latin-1")})
+            assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        (b"{", 400, None, None),
+        (b'{"prompt": "x", "n": 0}', 400, None, "n"),
+        (b'{"prompt": "x", "nonsense": 2}', 400, None, "nonsense"),
+        (b'{"prompt": "x", "model": "y"}', 404, "model_not_found", "model"),
+        (b'{"prompt": "%s"}' % (b"x" * 99), 400, "context_length_exceeded", "prompt"),
+    ],
+)
+async def test_bad_bodies(
+    client: httpx.AsyncClient, body: bytes, status: int, code: str | None, param: str | None
+) -> None:
+    error = assert_openai_error(await client.post("/v1/completions", content=body), status)
+    assert (error["code"], error["param"]) == (code, param)
+
+
+async def test_too_large_a_body(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_BODY_BYTES", 100)
+    error = assert_openai_error(await client.post("/v1/completions", content=b"x" * 101), 413)
+    assert "100" in error["message"]
+
+
+async def test_too_slow_a_body(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BODY_TIMEOUT_S", 0.02)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(0.2)
+
+    assert_openai_error(await client.post("/v1/completions", content=body()), 408)
+
+
+async def test_requests_under_way_are_bounded(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_REQUESTS", 2)
+    body = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        await body.wait()
+        yield json.dumps(PROMPT).encode()
+
+    asked = [asyncio.create_task(client.post("/v1/completions", content=slow())) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    refused = await client.post("/v1/completions", json=PROMPT)
+    error = assert_openai_error(refused, 429)
+    assert (error["code"], refused.headers["retry-after"]) == ("overloaded", "1")
+    assert "2 requests are under way" in error["message"]
+    assert (await client.get("/v1/models")).status_code == 200
+    body.set()
+    assert [response.status_code for response in await asyncio.gather(*asked)] == [200, 200]
+    assert (await client.post("/v1/completions", json=PROMPT)).status_code == 200
+
+
+async def test_unknown_routes_and_methods(client: httpx.AsyncClient) -> None:
+    assert "GET /v2/nothing" in assert_openai_error(await client.get("/v2/nothing"), 404)["message"]
+    response = await client.get("/v1/completions")
+    assert "use POST" in assert_openai_error(response, 405)["message"]
+    assert response.headers["allow"] == "POST"
+
+
+async def test_request_ids(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/health", headers={"x-request-id": "mine"})).headers["x-request-id"] == "mine"
+    long = await client.get("/health", headers={"x-request-id": "x" * 200})
+    assert long.headers["x-request-id"].startswith("req_")
+
+
+async def test_a_failing_engine(client: httpx.AsyncClient, decoder: FakeDecoder) -> None:
+    decoder.failure = EngineFailed("boom")
+    assert assert_openai_error(await client.post("/v1/completions", json=PROMPT), 500)["message"] == "boom"
+    response = await client.post("/v1/completions", json=PROMPT | {"stream": True})
+    assert response.status_code == 200
+    assert json.loads(response.text.removeprefix("data: "))["error"]["message"] == "boom"
+    assert "[DONE]" not in response.text
+
+
+async def test_a_bug_is_openai_shaped_too(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr(engine, "open", broken)
+    async with client_of(engine) as client:
+        response = await client.post("/v1/completions", json=PROMPT)
+        assert response.status_code == 500
+        assert "secret" not in response.text
+        assert response.json()["error"]["code"] == "engine_failed"
+
+
+async def test_the_openai_client_over_a_real_server(engine: EmbeddedEngine) -> None:
+    async with running(engine) as (_, url), openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x") as sdk:
+        assert [model.id async for model in sdk.models.list()] == ["fake"]
+        chunks = [
+            chunk
+            async for chunk in await sdk.chat.completions.create(
+                model="fake", messages=HELLO, stream=True, stream_options={"include_usage": True}
+            )
+        ]
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == "abcdef"
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert chunks[-2].choices[0].finish_reason == "stop"
+        assert chunks[-1].usage is not None
+        assert chunks[-1].usage.completion_tokens == 7
+        whole = await sdk.completions.create(model="fake", prompt="hi", max_tokens=3)
+        assert whole.choices[0].text == "abc"
+        with pytest.raises(openai.BadRequestError, match="top_logprobs"):
+            await sdk.chat.completions.create(model="fake", messages=HELLO, logprobs=True, top_logprobs=21)
+        reported = await sdk.chat.completions.create(model="fake", messages=HELLO, logprobs=True, top_logprobs=2)
+        assert reported.choices[0].logprobs is not None
+        content = reported.choices[0].logprobs.content or []
+        assert [entry.token for entry in content] == [*"abcdef", "<s>"]
+        assert [entry.bytes for entry in content[:2]] == [[97], [98]]
+        assert [entry.token for entry in content[0].top_logprobs] == ["A", "B"]
+        with pytest.raises(openai.NotFoundError):
+            await sdk.chat.completions.create(model="other", messages=HELLO)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_goes_away_aborts_its_request(
+    engine: EmbeddedEngine, decoder: FakeDecoder, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    never = asyncio.Event()
+    monkeypatch.setattr("fake_decoder.FakeSequence.step", lambda *_: never)  # the step never ends
+    async with running(engine) as (_, url):
+        async with httpx.AsyncClient() as client:
+            with pytest.raises(httpx.ReadTimeout):
+                await client.post(f"{url}/v1/completions", json=PROMPT | {"stream": stream}, timeout=0.3)
+        async with asyncio.timeout(5):
+            while not (decoder.sequences and decoder.sequences[0].released):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+async def test_a_client_that_goes_away_leaves_the_queue(engine: EmbeddedEngine, decoder: FakeDecoder) -> None:
+    decoder.full.clear()
+    async with running(engine) as (_, url):
+        async with httpx.AsyncClient() as client:
+            with pytest.raises(httpx.ReadTimeout):
+                await client.post(f"{url}/v1/completions", json=PROMPT, timeout=0.3)
+        async with asyncio.timeout(5):
+            while decoder.waiting:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert decoder.prompts
+    assert not decoder.sequences
+
+
+async def test_stopping_the_server_tells_the_clients(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    never = asyncio.Event()
+    monkeypatch.setattr("fake_decoder.FakeSequence.step", lambda *_: never)
+    async with running(engine) as (uvicorn, url), openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x") as sdk:
+        stream = await sdk.completions.create(model="fake", prompt="hi", stream=True)
+        uvicorn.should_exit = True
+        with pytest.raises(openai.APIError, match="shutting down"):
+            [chunk async for chunk in stream]
