@@ -27,7 +27,7 @@ FAST := not e2e and not full and not alone
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check lint test test-full reliability bench bench-quick bench-report bench-real bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
+.PHONY: help demo check lint docs test test-full reliability bench bench-quick bench-report bench-real bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ lint: $(READY)  ## lint and types
 	$(PY) -m mypy
 	$(PY) -m mypy scripts tests
 	$(PY) -m mypy -p bench
+
+docs: $(LOCKED)  ## the pages as a site, in .build/site; a link that leads nowhere is an error
+	$(PY) -m mkdocs build --quiet
 
 test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of vLLM
 	$(PY) -m pytest -n 4 -m "$(FAST)" --cov

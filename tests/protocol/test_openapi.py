@@ -25,7 +25,7 @@ from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.openapi import PATH, describe
 from pipesd_gateway import api, verify_api
 
-README = ROOT / "README.md"
+API = ROOT / "docs" / "api.md"
 PACKAGES = ["pipesd_gateway", "pipesd_agent"]
 
 
@@ -125,11 +125,11 @@ def test_limits_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_both_endpoints_take_the_same_parameters_and_all_that_the_readme_names(package: str) -> None:
+def test_both_endpoints_take_the_same_parameters_and_all_that_the_page_names(package: str) -> None:
     schemas = describe(package)["components"]["schemas"]
     common = set(schemas["Parameters"]["properties"])
     chat, completions = (set(schemas[name]["properties"]) for name in ("ChatRequest", "CompletionRequest"))
     assert common <= chat & completions
-    text = README.read_text("utf-8")
+    text = API.read_text("utf-8")
     (listed,) = re.findall(r"streaming or not, with (.*?)choices in all", text, re.DOTALL)
     assert set(re.findall(r"`([a-z_]+)`", listed)) <= chat | completions

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pipesd_agent.session import splice
 from pipesd_agent.session.splice import CannotSplice, DeliveredText, Splice
 
 
@@ -104,3 +105,11 @@ def test_what_was_spliced_can_be_spliced_again() -> None:
     seen.add(passed)
     assert seen.text == "abc"
     assert Splice(seen).take(completion("abcd", name="third")) == completion("d", name="old")
+
+
+def test_of_a_long_answer_the_text_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splice, "MAX_RAW_BYTES", 3 * len(completion("a")))
+    seen = delivered(*[completion("a")] * 4)
+    assert seen._raw == []
+    seen.add(completion("b"))
+    assert seen.text == "aaaab"
