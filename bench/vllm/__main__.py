@@ -127,7 +127,7 @@ class Bench:
         figures = await self._checked(server, bodies, self._agent_port)
         grown = {name: value - before[name] for name, value in counters(server).items()}
         return figures | {
-            "drafts_per_nav": grown["draft_tokens"] / max(grown["verifications"], 1),
+            "drafts_per_nav": grown["draft_tokens"] / max(grown["verifying_steps"], 1),
             "accepted": grown["accepted_draft_tokens"] / max(grown["draft_tokens"], 1),
             "tokens_per_session_step": len(bodies) * self._tokens / max(grown["steps"], 1),
         }

@@ -75,8 +75,9 @@ async def answer(client: httpx.AsyncClient, name: str, **body: Any) -> dict[str,
     asked = {"prompt": PROMPT, "max_tokens": 100} | body
     response = await client.post("/v1/completions", json=asked, headers={"x-request-id": name})
     assert response.status_code == 200, response.text
-    payloads = [response.json()]
-    if asked.get("stream"):
+    if not asked.get("stream"):
+        payloads = [response.json()]
+    else:
         lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
         assert lines.pop() == "[DONE]"
         payloads = [json.loads(line) for line in lines]
@@ -112,17 +113,17 @@ async def test_after_a_mixed_run_usage_records_and_metrics_agree() -> None:
     asked: dict[str, dict[str, Any]] = {
         "whole": {},
         "streamed": streamed,
-        "to its end": {"max_tokens": 200},
-        "to its end, streamed": {"max_tokens": 200} | streamed,
-        "to a stop string": {"stop": "hat"} | streamed,
+        "to-its-end": {"max_tokens": 200},
+        "to-its-end-streamed": {"max_tokens": 200} | streamed,
+        "to-a-stop-string": {"stop": "hat"} | streamed,
         "short": {"max_tokens": 1},
     }
     async with client_of_an_agent() as client:
         usages = dict(
             zip(asked, await asyncio.gather(*(answer(client, n, **b) for n, b in asked.items())), strict=True)
         )
-        await leaves_early(client, "gone early")
-        usages["after it"] = await answer(client, "after it", **streamed)
+        await leaves_early(client, "gone-early")
+        usages["after-it"] = await answer(client, "after-it", **streamed)
         summed: Counter[str] = Counter()
         for name, usage in usages.items():
             record = await record_of(client, name)
@@ -142,7 +143,7 @@ async def test_after_a_mixed_run_usage_records_and_metrics_agree() -> None:
 
         async def agree() -> bool:
             """What the target had under way when the client left comes after the record was made, and counts in it."""
-            early = (await record_of(client, "gone early"))["counts"]
+            early = (await record_of(client, "gone-early"))["counts"]
             return await totals(client) == {count: summed[count] + early[count] for count in COUNTERS.values()}
 
         async with asyncio.timeout(60):

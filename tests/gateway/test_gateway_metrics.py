@@ -79,7 +79,7 @@ async def test_a_request_of_the_api_is_timed(stream: bool) -> None:
     assert found["pipesd_gateway_requests_finished_total{outcome=refused,source=api}"] == 1
     assert found["pipesd_gateway_requests_running{source=api}"] == 0
     assert found["pipesd_engine_steps_total"] == found["pipesd_engine_step_tokens_count"] == 4
-    assert found["pipesd_engine_verifications_total"] == 0
+    assert found["pipesd_engine_verifying_steps_total"] == 0
     assert found["pipesd_engine_step_forward_seconds_sum"] == pytest.approx(4 * 2e-6)
 
 
@@ -89,11 +89,11 @@ async def test_verifications_are_steps_and_no_requests() -> None:
         asked = {"requests": [{"prompt": [1], "drafts": [97, 98, 120], "temperature": 0}]}
         assert (await client.post("/v1/pipesd/verify", json=asked)).json()["results"][0]["accepted"] == 2
         found = await scrape(client)
-    assert found["pipesd_engine_verifications_total"] == 1
+    assert found["pipesd_engine_verifying_steps_total"] == 1
     assert found["pipesd_engine_draft_tokens_total"] == 3
     assert found["pipesd_engine_accepted_draft_tokens_total"] == 2
     assert found["pipesd_engine_step_tokens_sum"] == 3
-    assert not any("verify" in name for name in found)
+    assert not any("source=verify" in name for name in found)
     assert found["pipesd_gateway_requests_received_total{source=api}"] == 0
 
 

@@ -26,7 +26,7 @@ async def test_sessions_steps_and_the_scheduler_are_shown() -> None:
     for sample in (
         'pipesd_gateway_requests_running{source="agent"} 1.0',
         'pipesd_gateway_time_to_first_token_seconds_count{source="agent"} 1.0',
-        "pipesd_engine_verifications_total 1.0",
+        "pipesd_engine_verifying_steps_total 1.0",
         "pipesd_engine_draft_tokens_total 2.0",
         "pipesd_engine_accepted_draft_tokens_total 1.0",
         "pipesd_engine_sequences_open 4.0",

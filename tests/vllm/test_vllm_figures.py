@@ -52,7 +52,7 @@ def test_rounds_and_sessions_are_counted(server: VllmServer) -> None:
     assert gained["pipesd_gateway_requests_received_total"] == 1
     assert gained["pipesd_gateway_time_to_first_token_seconds_count"] == 1
     assert gained["pipesd_gateway_inter_token_latency_seconds_count"] == done
-    assert gained["pipesd_engine_verifications_total"] == 1
+    assert gained["pipesd_engine_verifying_steps_total"] == 1
     assert gained["pipesd_engine_draft_tokens_total"] == 5
     assert gained["pipesd_engine_accepted_draft_tokens_total"] == 4
     assert gained["pipesd_engine_steps_total"] == done + 1 == gained["pipesd_engine_step_tokens_count"]

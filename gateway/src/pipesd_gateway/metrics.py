@@ -59,7 +59,7 @@ class StepMetrics:
     def add_to(self, families: Families) -> None:
         """Add everything to a scrape."""
         families.counter("steps", "Steps of sequences, with drafts or without", self.steps)
-        families.counter("verifications", "Steps of sequences that verified drafts", self.verifications)
+        families.counter("verifying_steps", "Steps of sequences that verified drafts", self.verifications)
         families.counter("draft_tokens", "Drafts that were verified", self.draft_tokens)
         families.counter("accepted_draft_tokens", "Drafts that were accepted", self.accepted_draft_tokens)
         families.histogram("step_tokens", "Output tokens of a step of a sequence", self.tokens)
@@ -68,14 +68,14 @@ class StepMetrics:
 
 
 class GatewayMetrics:
-    """The metrics of one server with one engine. Of the event loop's thread."""
+    """The metrics of one server with one engine, on the event loop's thread."""
 
     def __init__(self) -> None:
         self._requests: dict[Source, RequestMetrics] = {}
         self._steps = StepMetrics()
 
     def measure(self, engine: Engine, source: Source) -> Engine:
-        """The same engine, for one kind of caller.
+        """Wrap the engine for one kind of caller, so that what it does is measured.
 
         Of `verify` only steps are counted: its generations are let go of when the drafts are judged, so that they have
         no end that could be timed.

@@ -43,5 +43,5 @@ class PluginMetrics:
         return [*self.gateway.families({}), *engine]
 
     def collect(self) -> Iterator[Metric]:
-        """The same, as prometheus_client wants it."""
+        """The families as prometheus_client wants them."""
         return to_prometheus(self.families())

@@ -105,4 +105,4 @@ def _measured(families: Families, monitor: MonitorFigures) -> None:
     counter("verification_requests", "Draft messages that asked for a verification", totals.requests)
     counter("verifications", "Steps of the target that a draft message asked for", totals.verifications)
     counter("target_steps", "Steps of the target in sessions", totals.forwards)
-    counter("rollbacks", "Times that the target contradicted the drafts, which were thrown away", totals.discards)
+    counter("draft_discards", "Times that the target contradicted the drafts, which were thrown away", totals.discards)
