@@ -233,8 +233,8 @@ def print_figures(records: list[dict[str, Any]], shared: list[Answer], alone: li
     row("drafts accepted, of those sent", [f"{c['accepted']} of {c['sent']}" for c in counts])
     row("  acceptance", [f"{100 * c['accepted'] / max(1, c['sent']):.0f} %" for c in counts])
     row(
-        "verifications (NAVs) per token",
-        [f"{c['navs'] / r['output_tokens']:.2f}" for c, r in zip(counts, records, strict=True)],
+        "verifications per token",
+        [f"{c['verifications'] / r['output_tokens']:.2f}" for c, r in zip(counts, records, strict=True)],
     )
     row(
         "bytes up per drafted token sent",

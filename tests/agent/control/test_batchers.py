@@ -24,7 +24,7 @@ def batches(batcher: Batcher, tokens: int) -> list[int]:
     return [*sizes, unsent]
 
 
-def test_a_plan_repeats_until_the_nav() -> None:
+def test_a_plan_repeats_until_the_verification() -> None:
     batcher = Planned(lambda: (1, 3, 2))
     assert batches(batcher, 11) == [1, 3, 2, 1, 3, 1]
     batcher.reset()

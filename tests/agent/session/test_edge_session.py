@@ -175,7 +175,7 @@ def test_a_verdict_before_opened_is_a_fault_of_the_gateway() -> None:
         Bench(opened=False).receive(Verdict(3, 1, 0, 0, 0, (10,), Reason.RUN, 0, 0, 0))
 
 
-# Drafting and NAVs.
+# Drafting and verifications.
 
 
 def test_drafts_are_sent_as_they_come_without_a_wish() -> None:
@@ -214,7 +214,9 @@ def test_drafting_goes_on_while_a_verification_is_out() -> None:
     assert bench.sent() == [Draft(3, 0, BASE + 2, (12,), None)]
     bench.verdict(10, 11, 12, accepted=2)
     bench.drafted(BASE + 3, 13)
-    assert bench.sent() == [Draft.wishing(3, 0, BASE + 3, (13,), BASE + 3)], "the trigger counts from the last NAV"
+    assert bench.sent() == [Draft.wishing(3, 0, BASE + 3, (13,), BASE + 3)], (
+        "the trigger counts from the last verification"
+    )
     assert bench.session.epoch == 0
 
 

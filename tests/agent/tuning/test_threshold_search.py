@@ -63,10 +63,10 @@ def test_what_was_measured_counts() -> None:
     assert worst[0] == pytest.approx(to_point(best))
 
 
-def test_a_price_of_navs_makes_them_rarer() -> None:
-    navs = []
+def test_a_price_of_verifications_makes_them_rarer() -> None:
+    verifications = []
     for verification_cost_s in (0.0, 1.0):
         done = search(SearchTask(TEXT, COSTS, 16, "planned", verification_cost_s, (), {}, 1), Listener())
         best = min(done.replayed, key=lambda pair: sum(done.replayed[pair]))
-        navs.append(replay(TEXT, best, COSTS, 16).verifications)
-    assert navs[1] < navs[0]
+        verifications.append(replay(TEXT, best, COSTS, 16).verifications)
+    assert verifications[1] < verifications[0]

@@ -44,7 +44,7 @@ class Controller:
         trigger: which one, and where tuning begins.
         planner: of batches.
         auto: of modes; None: sessions draft whenever they can.
-        tuners: of `dual`'s thresholds; None: they stay. optimizer: what their studies use.
+        tuners: of `dual`'s thresholds; None: they stay. optimizer: what they search with.
         mode: the configured one, where `auto` is None.
         gateway: address of the one that the link is up to.
     """

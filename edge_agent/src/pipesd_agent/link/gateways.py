@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipesd_agent.link.address import Address
-from pipesd_agent.link.breaker import CircuitBreaker, CircuitState
+from pipesd_agent.link.circuit_breaker import CircuitBreaker, CircuitState
 from pipesd_core.errors import ApiError, Unauthorized, Unavailable
 
 

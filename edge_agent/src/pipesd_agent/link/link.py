@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 from websockets.asyncio.client import ClientConnection
 
 from pipesd_agent.drafting.worker import DraftWorker
-from pipesd_agent.link.breaker import BACKOFF_FIRST_S
+from pipesd_agent.link.circuit_breaker import BACKOFF_FIRST_S
 from pipesd_agent.link.connection import (
     DRAINING_ASSUMED_S,
     Connection,
@@ -44,7 +44,7 @@ T = TypeVar("T")
 BACKOFF_LIMIT_S: Final = 10.0
 """Bound of the time between two attempts to connect."""
 BACKOFF_LIMIT_WITH_CLIENTS_S: Final = 2.0
-"""The same while clients wait for the link to come back."""
+"""Longest wait while clients wait for the link to come back."""
 
 
 class Link:

@@ -21,7 +21,7 @@ TIMEOUT_S: Final = 5.0
 FRESH_S: Final = 60.0
 """Time between two refreshes."""
 RETRY_S: Final = 5.0
-"""The same while no gateway has answered."""
+"""Seconds between two attempts while no gateway has answered."""
 MAX_LIST_BYTES: Final = 2**20
 
 

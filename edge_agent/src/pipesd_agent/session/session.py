@@ -488,7 +488,7 @@ class EdgeSession:
             self._actions.append(last)
 
     def _end(self, last: Complete | Fail) -> None:
-        """The same, and the gateway has none to come."""
+        """Give the client its last word, unless it has one; the gateway has none to come."""
         self._last_word(last)
         self.state = State.ENDED
 

@@ -29,7 +29,7 @@ from pipesd_core.protocol.messages import Draft, EdgeMessage, Opened, Reason
 log = logging.getLogger(__name__)
 
 MAX_ROWS: Final = 20_000
-"""Of one request, about 2 MB of file; what comes later is left out."""
+"""Rows of one request, about 2 MB of file; what comes later is left out."""
 MAX_FILES: Final = 1000
 """In the folder; from there on nothing is recorded."""
 MAX_WAITING: Final = 16

@@ -306,7 +306,7 @@ class Uplink:
         self._deviating.clear()
         constant, a, b = self.constant, self._message_s, self._byte_s
         before = self._misfit(deviating, constant, a, b)
-        told = a + b * self._usual > max(DETECTABLE_S, self.noise)
+        detectable = a + b * self._usual > max(DETECTABLE_S, self.noise)
         if not a + b * self._usual > 1e-6:
             a, b = self._header * 1e-9, 1e-9
         other_constant, other_rate = [], []
@@ -332,7 +332,7 @@ class Uplink:
                 other_rate.append((misfit, constant, a * scale, b * scale))
         candidates = [min(other_constant)] if not other_rate else [min(other_rate), min(other_constant)]
         # Where both explain it: the rate, if the link is known to be narrow.
-        slack, favour = self.noise / 2, 2.0 if told else 0.5
+        slack, favour = self.noise / 2, 2.0 if detectable else 0.5
         candidates.sort(key=lambda found: (found[0] + slack) * (favour if found[1] != constant else 1.0))
         if candidates[0][0] > before / 2:
             return False

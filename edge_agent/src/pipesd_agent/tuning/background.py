@@ -123,9 +123,9 @@ class BackgroundProposer:
         self._busy = False
         return done
 
-    def done(self, studied: SearchResult) -> None:
+    def done(self, result: SearchResult) -> None:
         """Hand over the result of what was submitted; on the background's thread."""
-        self._results.put_nowait(studied)
+        self._results.put_nowait(result)
 
     def close(self) -> None:
         """End: no more searches; one under way is broken off, unless the worker has other proposers."""

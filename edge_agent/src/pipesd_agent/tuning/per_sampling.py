@@ -26,7 +26,7 @@ class Tuners:
         proposer: makes one, `Background(WorkerProcess(...)).proposer`: each tuner has its own, over one process.
         window: `SessionSettings.window`. upload: what the sessions' batcher does.
         verification_cost_ms: of a verification; 0: latency is all that counts.
-        kept, draft: where good pairs are kept, and the drafter's name there.
+        kept, draft: the store of thresholds, and the drafter's name there.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Tuners:
                 self._kept.put(self._key(sampled), pair)
 
     def close(self) -> None:
-        """No more studies."""
+        """End all searches; no more are begun."""
         for proposer in self._proposers.values():
             proposer.close()
 

@@ -14,7 +14,7 @@ from pipesd_agent.tuning.thresholds import TunedTrigger
 from pipesd_agent.tuning.tuner import STRETCH, Stretch, Tuner
 from pipesd_core.protocol.messages import Opened, Reason
 
-ASTRAY: Final = 16
+KEPT_DISCARDED: Final = 16
 """Drafts after a wrong one that are kept."""
 
 
@@ -47,8 +47,10 @@ class DraftRecorder(NullObserver):
     def judged(self, token: DraftToken, right: bool, now: float) -> None:  # noqa: ARG002
         while self._window and self._window[0].position <= token.position:
             self._window.popleft()
-        astray = () if right else tuple(one.confidence for one, _ in zip(self._window, range(ASTRAY), strict=False))
-        self._judged.append(Judged(token.confidence, right, astray))
+        discarded = (
+            () if right else tuple(one.confidence for one, _ in zip(self._window, range(KEPT_DISCARDED), strict=False))
+        )
+        self._judged.append(Judged(token.confidence, right, discarded))
 
     def discarded(self, now: float) -> None:  # noqa: ARG002
         self._window.clear()
@@ -58,7 +60,7 @@ class DraftRecorder(NullObserver):
             self._text += self._judged
             self._tokens += len(decision.tokens)
             self._seconds += decision.interval_s
-            self._navs += 1
+            self._verifications += 1
             if self._tokens >= STRETCH or self._tuner.thresholds.version != self._version:
                 self._end()
         else:
@@ -74,10 +76,12 @@ class DraftRecorder(NullObserver):
         self._pair = self._tuner.thresholds.pair
         self._version = self._tuner.thresholds.version
         self._text: list[Judged] = []
-        self._tokens = self._navs = 0
+        self._tokens = self._verifications = 0
         self._seconds = 0.0
 
     def _end(self) -> None:
         if self._tokens:
-            self._tuner.stretch(Stretch(self._pair, self._tokens, self._seconds, self._navs, tuple(self._text)))
+            self._tuner.stretch(
+                Stretch(self._pair, self._tokens, self._seconds, self._verifications, tuple(self._text))
+            )
         self._begin()

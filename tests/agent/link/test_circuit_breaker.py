@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
-from pipesd_agent.link.breaker import BACKOFF_FIRST_S, STABLE_S, CircuitBreaker, CircuitState
+from pipesd_agent.link.circuit_breaker import BACKOFF_FIRST_S, STABLE_S, CircuitBreaker, CircuitState
 
 MOST = 10.0
 
