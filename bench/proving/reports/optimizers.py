@@ -28,7 +28,7 @@ from bench.proving.traces.recorded import TEMPERATURES, recorded
 from bench.proving.traces.table import Table
 from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.tuning.optimizers.choice import MAKERS, OptimizerName
-from pipesd_agent.tuning.recorder import ASTRAY
+from pipesd_agent.tuning.recorder import KEPT_DISCARDED
 from pipesd_agent.tuning.replay import Judged, Pair, PipelineCosts
 from pipesd_agent.tuning.search import ASKS, GRID, SearchResult, SearchTask, search, to_pair
 from pipesd_agent.tuning.tuner import RECORDED_DRAFTS
@@ -79,7 +79,7 @@ def judged(table: Table) -> Iterator[Judged]:
             token = script.draft(at, at)
             if token is None:
                 continue
-            beyond = (script.draft(at, at + more) for more in range(1, ASTRAY + 1)) if not right else ()
+            beyond = (script.draft(at, at + more) for more in range(1, KEPT_DISCARDED + 1)) if not right else ()
             yield Judged(token.confidence, right, tuple(one.confidence for one in beyond if one is not None))
 
 

@@ -32,7 +32,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.link import breaker, dialing, requests
+from pipesd_agent.link import circuit_breaker, dialing, requests
 from pipesd_agent.link import connection as connecting
 from pipesd_agent.link import link as link_module
 from pipesd_agent.link.link import Link
@@ -188,7 +188,7 @@ async def test_attempts_back_off_and_a_request_does_not_wait_for_them(
         return connect(*args, **kwargs)
 
     monkeypatch.setattr("pipesd_agent.link.dialing.connect", counting)
-    monkeypatch.setattr(breaker, "BACKOFF_FIRST_S", 0.05)
+    monkeypatch.setattr(circuit_breaker, "BACKOFF_FIRST_S", 0.05)
     monkeypatch.setattr(link_module, "BACKOFF_LIMIT_S", 0.2)
     monkeypatch.setattr("random.uniform", lambda _, most: most)
     async with running_link(f"ws://127.0.0.1:{unused_tcp_port}/") as link:
@@ -196,7 +196,7 @@ async def test_attempts_back_off_and_a_request_does_not_wait_for_them(
         gaps = [later - earlier for earlier, later in itertools.pairwise(attempts)]
         for gap, least in zip(gaps, [0.05, 0.1, 0.2, 0.2, 0.2], strict=False):
             assert gap > 0.9 * least
-        monkeypatch.setattr(breaker, "BACKOFF_FIRST_S", 60.0)
+        monkeypatch.setattr(circuit_breaker, "BACKOFF_FIRST_S", 60.0)
         monkeypatch.setattr(link_module, "BACKOFF_LIMIT_S", 60.0)
         await eventually(lambda: link.gateways.next_attempt_in(time.monotonic()) > 40)
         began = time.monotonic()
