@@ -36,7 +36,7 @@ def test_the_page_names_every_scenario_and_method() -> None:
 
 
 def test_the_page_is_of_the_rows_that_are_kept() -> None:
-    """What is played by the report itself (`of_models`) may have moved since; test_calibration.py watches that."""
+    """What the report itself plays (`of_models`) may have moved since; test_bench_calibration.py watches that."""
     kept, run = report.read(report.FOLDER)
     rows = Rows(kept)
     page = report.PAGE.read_text("utf-8")

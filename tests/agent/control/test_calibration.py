@@ -1,6 +1,6 @@
 """Confidence fitted online: on made-up positions whose law is known.
 
-On recorded ones: tests/bench/methods/test_triggers.py.
+On recorded ones: tests/bench/methods/test_bench_triggers.py.
 """
 
 from __future__ import annotations
