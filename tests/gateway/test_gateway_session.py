@@ -465,7 +465,7 @@ def test_arrivals_are_bounded_and_the_clock_is_short(parked: Bench) -> None:
 
 def test_on_another_link_messages_are_counted_anew(parked: Bench) -> None:
     parked.draft(NEXT, 11, verify=NEXT)
-    parked.session.disconnected(parked.now)
+    parked.session.suspended(parked.now)
     parked.step(11, 12, verified=1, accepted=1)
     parked.now = 60.0
     parked.session.resumed(7, 1, parked.now)
@@ -516,7 +516,7 @@ def test_close_aborts_and_ends(parked: Bench) -> None:
     parked.session.payload(Payload(b"{}", 1))
     parked.session.finished()
     parked.session.broken(EngineFailed("x"))
-    parked.session.disconnected(parked.now)
+    parked.session.suspended(parked.now)
     assert parked.session.take_outputs() == []
     assert not parked.session.can_resume(2)
 
@@ -525,11 +525,11 @@ def test_close_aborts_and_ends(parked: Bench) -> None:
 
 
 def test_after_the_grace_time_a_lost_link_aborts_and_says_nothing(parked: Bench) -> None:
-    parked.session.disconnected(parked.now)
+    parked.session.suspended(parked.now)
     assert parked.session.take_outputs() == []
     assert parked.session.deadline() == parked.now + 30
     assert parked.tick(29.9) == []
-    parked.session.disconnected(parked.now)
+    parked.session.suspended(parked.now)
     assert parked.tick(0.1) == [Abort()]
     assert parked.session.ended
     assert parked.session.gone
@@ -539,14 +539,14 @@ def test_after_the_grace_time_a_lost_link_aborts_and_says_nothing(parked: Bench)
 
 def test_without_a_grace_time_a_lost_link_aborts_at_once() -> None:
     bench = Bench(limits=SessionLimits(grace_s=0))
-    bench.session.disconnected(bench.now)
+    bench.session.suspended(bench.now)
     assert bench.session.take_outputs() == [Abort()]
     assert not bench.session.can_resume(0)
 
 
 def test_without_a_link_nothing_is_computed_beyond_the_step_under_way(parked: Bench) -> None:
     assert steps(parked.draft(BASE + 1, 11, 12, verify=BASE + 2)) == [(11, 12)]
-    parked.session.disconnected(parked.now)
+    parked.session.suspended(parked.now)
     assert parked.step(11, 20, verified=2, accepted=1) == []
     assert parked.tick(20) == [], "neither the wish nor the park timeout goes on"
     assert parked.committed == [10, 11, 20]
@@ -558,7 +558,7 @@ def test_without_a_link_a_run_that_no_draft_could_end_goes_on_to_the_bound(colla
     bench = Bench(collaborative=collaborative)
     if collaborative:
         bench.send(Run(3, FOREVER))
-    bench.session.disconnected(bench.now)
+    bench.session.suspended(bench.now)
     done = 0
     while bench.session._steps_due:
         assert all(isinstance(output, Step) for output in bench.step(7))
@@ -572,7 +572,7 @@ def test_without_a_link_a_run_that_no_draft_could_end_goes_on_to_the_bound(colla
 
 def test_a_run_of_the_start_or_of_a_timeout_waits_for_the_link() -> None:
     bench = Bench()
-    bench.session.disconnected(bench.now)
+    bench.session.suspended(bench.now)
     assert bench.step(7) == []
     bench.session.resumed(3, 0, bench.now)
     verdict, step = bench.session.take_outputs()
@@ -582,7 +582,7 @@ def test_a_run_of_the_start_or_of_a_timeout_waits_for_the_link() -> None:
 
 def test_a_timeout_run_does_not_outlive_the_link(parked: Bench) -> None:
     assert steps(parked.tick(5)) == [()]
-    parked.session.disconnected(parked.now)
+    parked.session.suspended(parked.now)
     assert parked.step(11) == []
     parked.session.resumed(3, 1, parked.now)
     assert [type(m) for m in parked.session.take_outputs()] == [Verdict]
@@ -594,7 +594,7 @@ def test_a_resumed_session_says_again_what_was_missed_and_drops_the_path(parked:
     parked.session.payload(Payload(b"a", 1))
     sent = parked.session.take_outputs()
     parked.draft(BASE + 1, 11, 12)
-    parked.session.disconnected(parked.now)
+    parked.session.suspended(parked.now)
     parked.session.payload(Payload(b"b", 1))
     assert parked.session.take_outputs() == []
     parked.session.resumed(7, 1, parked.now)
@@ -615,7 +615,7 @@ def test_only_what_is_kept_can_be_resumed(parked: Bench) -> None:
 
 @pytest.mark.parametrize("how", ["finished", "broken"])
 def test_an_answer_that_ends_without_a_link_is_kept(parked: Bench, how: str) -> None:
-    parked.session.disconnected(parked.now)
+    parked.session.suspended(parked.now)
     if how == "finished":
         parked.session.finished()
     else:
@@ -626,7 +626,7 @@ def test_an_answer_that_ends_without_a_link_is_kept(parked: Bench, how: str) -> 
     (last,) = parked.session.take_outputs()
     assert isinstance(last, End | Failed)
     assert last.channel == 4
-    parked.session.disconnected(parked.now)
+    parked.session.suspended(parked.now)
     assert parked.session.can_resume(1)
     assert parked.tick(30) == []
     assert parked.session.gone
@@ -665,7 +665,7 @@ def test_the_stall_clock_stands_while_there_is_no_link() -> None:
         bench.step(7)
     assert bench.session.deadline() == bench.now + 60
     bench.now += 50
-    bench.session.disconnected(bench.now)
+    bench.session.suspended(bench.now)
     bench.now += 20
     bench.session.resumed(3, 0, bench.now)
     assert bench.session.deadline() == bench.now + 60

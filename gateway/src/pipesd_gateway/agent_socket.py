@@ -76,7 +76,7 @@ class HostedRequest:
     def lost_before(self, moment: float) -> bool:
         """Whether the link was lost before `moment` (monotonic) and has not come back."""
         session = self.socket.session(self.channel)
-        return session is not None and session.detached_since is not None and session.detached_since < moment
+        return session is not None and session.suspended_since is not None and session.suspended_since < moment
 
     def deliver(self, output: EngineOutput) -> None:
         """Pass an output of the engine on to the session. The engine calls this."""

@@ -216,9 +216,9 @@ class GatewayConnection:
             self._outputs.append(CancelRequest(channel))
         for session in list(self._all()):
             if for_good or self._at_fault:
-                session.abandoned()
+                session.link_lost()
             else:
-                session.disconnected(now)
+                session.suspended(now)
         for channel in list(self._sessions):
             self._collect(channel)
         for channel, session in list(self._ended.items()):

@@ -1,7 +1,9 @@
 """The gateway's side of one session, sans-I/O (architecture §4).
 
 Messages from the edge, what the engine did, and clock readings go in; messages to the edge and orders to the engine
-come out, in order, from `take_outputs`. Nothing here knows of sockets, threads or models.
+come out. Nothing here knows of sockets, threads or models. The words are those of the edge's side
+(`pipesd_agent.session.session`): `receive`, `suspended`, `resumed`, `link_lost`, `tick`. After each of them, and after
+`step_done`, `payload`, `finished` and `broken`: `take_outputs`, carry them out in order, and `tick` by `deadline`.
 
 What is kept: the committed ids, the *path* (drafts held after them), the epoch that the path belongs to, whether the
 path is dead, the pending request for verification, and how far a free run goes. The edge owns the epoch; the gateway
@@ -130,7 +132,7 @@ class GatewaySession:
         """Messages from `_acked` + 1 to `_seq`."""
         self._unacked_bytes = 0
         self._failed: Failed | None = None
-        self._detached_since: float | None = None
+        self._suspended_since: float | None = None
         self._parked_since: float | None = None
         """Time since which the edge has sent nothing."""
         self._stalled_since: float | None = None
@@ -174,8 +176,8 @@ class GatewaySession:
         """The time at which `tick` has to be called at the latest; None: never."""
         if self.gone:
             return None
-        if self._detached_since is not None:
-            return self._detached_since + self._limits.grace_s
+        if self._suspended_since is not None:
+            return self._suspended_since + self._limits.grace_s
         if self.ended:
             return None
         if self._stalled_since is not None:
@@ -283,25 +285,25 @@ class GatewaySession:
             self._outputs.append(Abort())
             self._end(Failed(self.channel, error.code, 502, msgspec.json.encode(body)))
 
-    def disconnected(self, now: float) -> None:
+    def suspended(self, now: float) -> None:
         """Note that the link is gone.
 
         Until `resumed` or the end of the grace time nothing is sent, and nothing computed but a free run that no draft
         could end.
         """
-        if self._detached_since is None:
-            self._detached_since = now
+        if self._suspended_since is None:
+            self._suspended_since = now
             self._kill_path()
             self._stalled_since = None
             if self._run_kind is _RunKind.TIMEOUT:
                 self._stop_run()
             if not self._limits.grace_s:
-                self.abandoned()
+                self.link_lost()
 
     @property
-    def detached_since(self) -> float | None:
+    def suspended_since(self) -> float | None:
         """The time at which the link was lost; None: there is one."""
-        return self._detached_since
+        return self._suspended_since
 
     def can_resume(self, seq: int) -> bool:
         """Whether every message after `seq` is still here."""
@@ -310,7 +312,7 @@ class GatewaySession:
     def resumed(self, channel: int, seq: int, now: float) -> None:
         """Continue on another connection with an edge that has all up to `seq`; see `can_resume`."""
         self.channel = channel
-        self._detached_since = None
+        self._suspended_since = None
         self._stalled_since = None
         self._kill_path()
         self._outputs += [_replayed(message, channel) for message in self._unacked if message.seq > seq]
@@ -321,7 +323,7 @@ class GatewaySession:
             self._outputs.append(msgspec.structs.replace(self._failed, channel=channel))
         self._advance(now)
 
-    def abandoned(self) -> None:
+    def link_lost(self) -> None:
         """End a session that nobody will resume."""
         self.gone = True
         if not self.ended:
@@ -333,8 +335,8 @@ class GatewaySession:
         due = self.deadline()
         if due is None or now < due:
             return
-        if self._detached_since is not None:
-            self.abandoned()
+        if self._suspended_since is not None:
+            self.link_lost()
             return
         if self._stalled_since is not None:
             self.protocol_failure(
@@ -423,7 +425,7 @@ class GatewaySession:
         self._parked_since = None
         if self._stepping is not None or self._last_step_done or self.ended:
             return
-        if self._detached_since is not None and self.collaborative and self._run_kind is not _RunKind.EDGE:
+        if self._suspended_since is not None and self.collaborative and self._run_kind is not _RunKind.EDGE:
             return
         if self._seq - self._acked > MAX_UNACKED or self._unacked_bytes > MAX_UNACKED_BYTES:
             self._stalled_since = self._stalled_since if self._stalled_since is not None else now
@@ -468,7 +470,7 @@ class GatewaySession:
         else:
             self._unacked.append(message)
             self._unacked_bytes += _payload_bytes(message)
-        if self._detached_since is None:
+        if self._suspended_since is None:
             self._outputs.append(message)
 
     def _acknowledged(self, seq: int) -> None:
