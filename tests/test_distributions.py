@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import set_version
+import test_glossary
 from repository import ROOT
+
+from pipesd_core.service.logs import OURS
 
 PROJECTS: dict[str, dict[str, Any]] = {
     name: tomllib.loads((ROOT / name / "pyproject.toml").read_text("utf-8"))["project"]
@@ -77,3 +80,34 @@ def test_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
     assert set_version.main(["x"]) == 2
     (tmp_path / "VERSION").write_text("1.2.4\n")
     assert set_version.main([]) == 1
+
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+TOOL = PYPROJECT["tool"]
+FOLDERS = {path.parent.name: path for path in ROOT.glob("*/pyproject.toml")}
+PACKAGES = {package.name for path in FOLDERS.values() for package in (path.parent / "src").glob("pipesd_*")}
+CONTRACTS = {contract["name"]: contract for contract in TOOL["importlinter"]["contracts"]}
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        pytest.param(set(TOOL["mypy"]["packages"]), id="mypy packages"),
+        pytest.param(set(TOOL["importlinter"]["root_packages"]), id="import-linter root_packages"),
+        pytest.param(set(CONTRACTS["No import circle"]["ancestors"]), id="import-linter No import circle"),
+        pytest.param(
+            {"pipesd_core", *CONTRACTS["Core is below everything else"]["forbidden_modules"]}, id="import-linter Core"
+        ),
+        pytest.param(set(TOOL["coverage"]["run"]["source_pkgs"]), id="coverage source_pkgs"),
+        pytest.param(set(TOOL["ruff"]["lint"]["isort"]["known-first-party"]) - {"bench"}, id="ruff known-first-party"),
+        pytest.param(set(OURS), id="pipesd_core.service.logs.OURS"),
+    ],
+)
+def test_every_list_of_packages_has_all(listed: set[str]) -> None:
+    assert listed == PACKAGES
+
+
+def test_every_list_of_folders_has_all() -> None:
+    code = next(line for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if line.startswith("CODE := "))
+    assert set(code.split()[2:]) == set(set_version.DISTRIBUTIONS) == FOLDERS.keys()
+    assert {f"{name}/src" for name in FOLDERS} == set(test_glossary.SOURCES)

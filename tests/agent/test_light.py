@@ -21,13 +21,13 @@ START = """
 import atexit, sys
 from pipesd_agent import build, cli
 
-make = build._make_drafter
+resources = build._resources
 
 def counting(config):
     print("BEFORE", sorted(sys.modules), flush=True)
-    return make(config)
+    return resources(config)
 
-build._make_drafter = counting
+build._resources = counting
 atexit.register(lambda: print("SERVED", sorted(sys.modules), flush=True))
 sys.exit(cli.main(["start", "--port", "0", "--gateway", "http://127.0.0.1:9", "--log-level", "error"]))
 """

@@ -11,6 +11,7 @@ from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.mode import ModeSelector, Switch
 from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.drafting.drafter import Drafter
+from pipesd_agent.drafting.settings import Resources
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
@@ -59,7 +60,7 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     gateways = Gateways(config.addresses)
     worker = None
     if config.mode not in ("cloud", "edge"):
-        worker = DraftWorker(drafter or _make_drafter(config))
+        worker = DraftWorker(drafter or config.drafter.make(_resources(config)))
     # After the model: an HTTP client is a tenth of all that the agent imports, and nobody waits for it there.
     from pipesd_agent.agent import Agent
     from pipesd_agent.link.model_list import ModelList
@@ -139,25 +140,11 @@ def _load_local_engine(config: AgentConfig, model: Path) -> EmbeddedEngine:
     from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
     from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 
-    if config.mode in ("cloud", "edge") or config.gpu_layers:  # else the drafter has tried it
+    if config.mode in ("cloud", "edge") or config.gpu_layers or not config.drafts_by_model:  # else it was tried
         check_model_runs(model)
     decoder = TargetDecoder(model, n_seq=config.capacity, n_ctx_seq=config.context, threads=config.threads)
     return EmbeddedEngine(decoder, name=decoder.model.name)
 
 
-def _make_drafter(config: AgentConfig) -> Drafter:
-    if config.draft_model is None:
-        from pipesd_agent.drafting.lookup import LookupDrafter
-
-        return LookupDrafter(capacity=config.capacity, max_context=config.context)
-    from pipesd_agent.drafting.llama import LlamaDrafter
-    from pipesd_core.llamacpp.probe import check_model_runs
-
-    check_model_runs(config.draft_model, gpu_layers=config.gpu_layers)
-    return LlamaDrafter(
-        config.draft_model,
-        capacity=config.capacity,
-        n_ctx_seq=config.context,
-        threads=config.threads,
-        gpu_layers=config.gpu_layers,
-    )
+def _resources(config: AgentConfig) -> Resources:
+    return Resources(config.draft_model, config.capacity, config.context, config.threads, config.gpu_layers)

@@ -13,6 +13,7 @@ from msgspec.structs import force_setattr, replace
 from pipesd_agent.control.batchers import check_batcher
 from pipesd_agent.control.mode import Objective
 from pipesd_agent.control.triggers import DualSettings, TriggerSettings
+from pipesd_agent.drafting.settings import AutoSettings, DrafterSettings
 from pipesd_agent.link.address import Address
 from pipesd_agent.local.fallback import FallbackPolicy
 from pipesd_agent.session.settings import SessionSettings
@@ -35,7 +36,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Configuration of an agent. Raises ConfigError for a value that cannot work.
 
     gateway: address of the gateway, http(s):// or ws(s)://, or a list of them, the preferred one first.
-    draft_model: GGUF file of the drafter; none: prompt lookup drafts.
+    draft_model: GGUF file of the draft model; none: prompt lookup drafts.
     mode: "auto": collaborative or cloud-only, whichever serves the objective, and cloud-only where the drafter's
     vocabulary does not fit; "collaborative": always; "cloud": never draft; "edge": never ask a gateway, the draft
     model alone. objective: of mode `auto`, see `mode.ModeSelector`.
@@ -45,7 +46,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     ca_file: certificate authority of wss:// gateways. api_keys: keys that the agent's own API accepts, empty: anybody
     may use it; api_key_file: where they come from, None: the environment. cors_origin: web origins that may use it.
     drain_timeout: seconds that running requests have after SIGTERM. trace: folder for traces of finished requests.
-    batcher: when drafts leave before a verification takes them (`batchers.BATCHERS`). trigger, tuner, session: tables.
+    batcher: when drafts leave before a verification takes them (`batchers.BATCHERS`). drafter, trigger, tuner, session:
+    tables.
     """
 
     gateway: str | tuple[str, ...] = "http://127.0.0.1:8100"
@@ -65,6 +67,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     threads: int = 1
     gpu_layers: int = 0
     batcher: str = "expected"
+    drafter: DrafterSettings = AutoSettings()
     trigger: TriggerSettings = DualSettings()
     tuner: TunerSettings = TunerSettings()
     session: SessionSettings = SessionSettings()
@@ -88,10 +91,10 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         within("threads", self.threads, 1, 256)
         within("gpu_layers", self.gpu_layers, -1, 10_000)
         check_batcher(self.batcher)
-        if self.trigger.needs_entropy and self.draft_model is None and self.mode != "cloud":
+        if self.trigger.needs_entropy and not self.drafts_by_model and self.mode != "cloud":
             raise ConfigError(
                 f"trigger.kind {self.trigger.kind!r} looks at the draft model's entropy, and prompt lookup has none: "
-                "set draft_model, or another trigger.kind"
+                "set draft_model (and drafter.kind auto), or another trigger.kind"
             )
         if self.tuner.verification_cost_ms is not None and not (
             self.tuner.enabled and isinstance(self.trigger, DualSettings)
@@ -115,6 +118,11 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         if self.ca_file is not None and not self._secure:
             given = ", ".join(address.http for address in addresses)
             raise ConfigError(f"ca_file is of use for https:// and wss:// gateways only, but the gateway is {given}")
+
+    @property
+    def drafts_by_model(self) -> bool:
+        """Whether a draft model drafts."""
+        return self.draft_model is not None and self.drafter.runs_model
 
     @property
     def gateway_api_key(self) -> str | None:

@@ -17,7 +17,8 @@ from pipesd_core.errors import DecodeError, ModelLoadError
 from pipesd_core.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from pipesd_agent.drafting.llama import LlamaDrafter
+    from pipesd_agent.drafting.settings import AutoSettings
+from pipesd_agent.drafting.llama import LlamaDrafter
 
 pytestmark = pytest.mark.e2e
 
@@ -191,6 +192,7 @@ def test_gpu_layers_reach_llama_cpp(
 
     from pipesd_agent import build
     from pipesd_agent.config import AgentConfig
+    from pipesd_agent.drafting.settings import AutoSettings
 
     seen: list[tuple[int, bool]] = []
     load, make_context = lib.llama_model_load_from_file, lib.llama_init_from_model
@@ -206,7 +208,7 @@ def test_gpu_layers_reach_llama_cpp(
 
     monkeypatch.setattr(lib, "llama_model_load_from_file", loading)
     monkeypatch.setattr(lib, "llama_init_from_model", making)
-    other = build._make_drafter(AgentConfig(draft_model=MODEL, gpu_layers=gpu_layers))
+    other = AutoSettings().make(build._resources(AgentConfig(draft_model=MODEL, gpu_layers=gpu_layers)))
     try:
         assert seen == [(gpu_layers, gpu_layers != 0)]
         if not lib.llama_supports_gpu_offload():
