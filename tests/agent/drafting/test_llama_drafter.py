@@ -17,8 +17,7 @@ from pipesd_core.errors import DecodeError, ModelLoadError
 from pipesd_core.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from pipesd_agent.drafting.settings import AutoSettings
-from pipesd_agent.drafting.llama import LlamaDrafter
+    from pipesd_agent.drafting.llama import LlamaDrafter
 
 pytestmark = pytest.mark.e2e
 
