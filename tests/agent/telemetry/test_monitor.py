@@ -45,10 +45,10 @@ def test_gamma_is_the_mean_of_the_last_hundred_measured() -> None:
     first, second = monitor.observer(), monitor.observer()
     draft_for(first, [0.03] * 100)
     draft_for(second, [0.04] * 50 + [0.0] * 20)
-    assert monitor.gamma_s == pytest.approx(0.035)
+    assert monitor.draft_s == pytest.approx(0.035)
     draft_for(first, [60.0])
-    assert monitor.gamma_s is not None
-    assert monitor.gamma_s < 0.04, "one that was held up for a minute"
+    assert monitor.draft_s is not None
+    assert monitor.draft_s < 0.04, "one that was held up for a minute"
 
 
 def test_another_gamma_is_a_reason_to_plan_again_and_noise_is_none() -> None:
@@ -165,8 +165,8 @@ def test_the_way_there_and_back_leaves_out_all_waiting() -> None:
         now += 0.02
     assert monitor.rtt_s == pytest.approx(0.02, abs=0.001)
     figures = monitor.figures()
-    assert figures.alpha_s == 0.0
-    assert figures.beta_s == 0.0
+    assert figures.message_s == 0.0
+    assert figures.token_s == 0.0
     assert figures.verify_base_s == pytest.approx(0.04, rel=0.05)
     assert figures.queue_s == pytest.approx(0.003)
 
@@ -179,12 +179,12 @@ def test_a_gateway_that_tells_nothing_of_arrivals() -> None:
     for number in range(2000):
         observer.sent(Draft(0, 0, 10 + number, (7,), 0), 24, float(number))
         decider.decided(verdict(), number + 0.5)
-    assert (monitor.alpha_s, monitor.beta_s, monitor.rtt_s) == (None, None, None)
+    assert (monitor.message_s, monitor.token_s, monitor.rtt_s) == (None, None, None)
 
 
 def test_a_fresh_monitor_knows_nothing() -> None:
     monitor = Monitor()
     monitor.observer().ended(1.0)
     figures = monitor.figures()
-    assert (figures.gamma_s, figures.acceptance, figures.window, figures.verify_base_s) == (None, None, None, None)
+    assert (figures.draft_s, figures.acceptance, figures.window, figures.verify_base_s) == (None, None, None, None)
     assert monitor.moved() == NOTHING

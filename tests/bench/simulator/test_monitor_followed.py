@@ -48,7 +48,7 @@ class Planning(Noting):
 
     def decided(self, decision: Decision, now: float) -> None:
         super().decided(decision, now)
-        alpha, beta, gamma = self._known.alpha_s, self._known.beta_s, self._known.gamma_s
+        alpha, beta, gamma = self._known.message_s, self._known.token_s, self._known.draft_s
         if self._known.moved().replan and alpha is not None and beta is not None and gamma is not None:
             self._planner.learn(1e6 * alpha, 1e6 * beta, 1e6 * gamma)
 
@@ -120,10 +120,10 @@ def test_answers_with_pauses_between_them(batcher: str) -> None:
 def test_what_else_the_monitor_knows() -> None:
     monitor, _ = play(Rate((30 * KBIT,)), 0, "immediate", 600)
     figures = monitor.figures()
-    assert figures.gamma_s == pytest.approx(0.036)
-    assert figures.alpha_s is not None
-    assert figures.beta_s is not None
-    assert figures.alpha_s + figures.beta_s == pytest.approx(8 * (20 + 52) / (30 * KBIT), rel=0.1)
+    assert figures.draft_s == pytest.approx(0.036)
+    assert figures.message_s is not None
+    assert figures.token_s is not None
+    assert figures.message_s + figures.token_s == pytest.approx(8 * (20 + 52) / (30 * KBIT), rel=0.1)
     assert figures.rtt_s == pytest.approx(0.025, abs=0.015)
     assert figures.verify_base_s == pytest.approx(0.0052 + 0.00037, rel=0.1)
     assert figures.verify_row_s == pytest.approx(0.00037, rel=0.2)
@@ -132,6 +132,6 @@ def test_what_else_the_monitor_knows() -> None:
 
 def test_a_fast_link_is_none_to_plan_for() -> None:
     monitor, _ = play(Rate((20e6,)), 0, "immediate", 600)
-    assert (monitor.alpha_s, monitor.beta_s) == (0.0, 0.0)
+    assert (monitor.message_s, monitor.token_s) == (0.0, 0.0)
     assert monitor.moved().replan, "gamma became known"
     assert not monitor.moved().replan

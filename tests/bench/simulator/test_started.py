@@ -23,7 +23,7 @@ def test_a_fast_edge(scripts: list[Script]) -> None:
     figures = play(agent, scripts, FAST_EDGE)
     control = agent.controller.figures()
     assert control.monitor is not None
-    assert control.monitor.gamma_s == pytest.approx(FAST_EDGE.draft_s)
+    assert control.monitor.draft_s == pytest.approx(FAST_EDGE.draft_s)
     assert control.monitor.rtt_s == pytest.approx(2 * FAST_EDGE.delay_s, rel=0.1)
     assert control.monitor.verify_base_s == pytest.approx(FAST_EDGE.forward.seconds(1), rel=0.05)
     assert control.thresholds["greedy"] > (0.3, 0.3), "from the defaults, 0.1 and 0.2"
@@ -38,8 +38,8 @@ def test_a_narrow_uplink(scripts: list[Script]) -> None:
     figures = play(agent, scripts, NARROW[0])
     control = agent.controller.figures()
     assert control.monitor is not None
-    assert control.monitor.alpha_s is not None
-    assert 0.045 < control.monitor.alpha_s < 0.065
+    assert control.monitor.message_s is not None
+    assert 0.045 < control.monitor.message_s < 0.065
     assert control.plan is not None
     assert max(control.plan) > 1
     assert figures.forwards < 0.5 * figures.tokens

@@ -74,10 +74,10 @@ def families_of(figures: ControlFigures, requests: AgentRequests) -> Families:
 
 def _measured(families: Families, monitor: MonitorFigures) -> None:
     gauge, counter, totals = families.gauge, families.counter, monitor.totals
-    gauge("uplink_message_seconds", "Uplink busy with a draft message besides its tokens", monitor.alpha_s)
-    gauge("uplink_token_seconds", "Uplink busy with each token of a draft message", monitor.beta_s)
+    gauge("uplink_message_seconds", "Uplink busy with a draft message besides its tokens", monitor.message_s)
+    gauge("uplink_token_seconds", "Uplink busy with each token of a draft message", monitor.token_s)
     gauge("uplink_round_trip_seconds", "A message there and back that waits for nothing", monitor.rtt_s)
-    gauge("drafted_token_seconds", "Drafting a token, mean of the last 100", monitor.gamma_s)
+    gauge("drafted_token_seconds", "Drafting a token, mean of the last 100", monitor.draft_s)
     gauge("target_step_seconds", "A step of the target without drafts", monitor.verify_base_s)
     if monitor.verify_base_s is not None:
         gauge("target_step_draft_seconds", "What each draft adds to a step", monitor.verify_row_s)

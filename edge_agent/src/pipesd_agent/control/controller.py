@@ -125,15 +125,15 @@ class Controller:
             self._retune(self.tuners, now, moved=moved.retune)
 
     def _replan(self) -> None:
-        alpha, beta, gamma = self.monitor.alpha_s, self.monitor.beta_s, self.monitor.gamma_s
-        if alpha is None or beta is None or gamma is None:
+        message, token, draft = self.monitor.message_s, self.monitor.token_s, self.monitor.draft_s
+        if message is None or token is None or draft is None:
             return
-        self.planner.learn(alpha * US, beta * US, gamma * US)
+        self.planner.learn(message * US, token * US, draft * US)
         log.info(
             "upload planner: costs are %.2f ms a message, %.3f ms a token on the link, %.2f ms a drafted token",
-            1000 * alpha,
-            1000 * beta,
-            1000 * gamma,
+            1000 * message,
+            1000 * token,
+            1000 * draft,
         )
 
     def _retune(self, tuners: Tuners, now: float, *, moved: bool) -> None:
@@ -148,12 +148,12 @@ class Controller:
 
     def _costs(self) -> PipelineCosts | None:
         monitor = self.monitor
-        gamma, trip, step = monitor.gamma_s, monitor.rtt_s, monitor.verifying.base_s
-        if gamma is None or trip is None or step is None:
+        draft, trip, step = monitor.draft_s, monitor.rtt_s, monitor.verifying.base_s
+        if draft is None or trip is None or step is None:
             return None
         step += monitor.verifying.queue_s or 0.0
-        row, alpha, beta = monitor.verifying.row_s, monitor.alpha_s or 0.0, monitor.beta_s or 0.0
-        return PipelineCosts(gamma, trip, step, row, alpha, beta)
+        row, message, token = monitor.verifying.row_s, monitor.message_s or 0.0, monitor.token_s or 0.0
+        return PipelineCosts(draft, trip, step, row, message, token)
 
 
 class ControllerObserver(NullObserver):

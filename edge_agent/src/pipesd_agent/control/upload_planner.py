@@ -24,11 +24,11 @@ LONGEST_WAIT_S: Final = 0.5
 
 
 class Costs(NamedTuple):
-    """µs: alpha of the link for a message, beta for each token in it, gamma of the drafter for a token."""
+    """Costs in µs: of a message on the link, of each token in it, of drafting a token (PipeSD: alpha, beta, gamma)."""
 
-    alpha: int
-    beta: int
-    gamma: int
+    message: int
+    token: int
+    draft: int
 
 
 class Planner:
@@ -73,10 +73,10 @@ class Planner:
         """The observer of a new session."""
         return _PlannerObserver(self)
 
-    def learn(self, alpha: float, beta: float, gamma: float) -> None:
+    def learn(self, message: float, token: float, draft: float) -> None:
         """Plan by these costs from now on, in µs; whoever measures them says when they have moved."""
         # A token is never free: where it costs less than 1 µs, plans with and without waiting for others would tie.
-        costs = Costs(max(0, round(alpha)), max(1, round(beta)), max(0, round(gamma)))
+        costs = Costs(max(0, round(message)), max(1, round(token)), max(0, round(draft)))
         if costs != self.costs:
             self.costs = costs
             self._timing = None
@@ -91,7 +91,7 @@ class Planner:
             self.restart()  # of what was on the old link nothing is on this one
         if self.costs is not None:
             drafts = len(message.ids) if isinstance(message, Draft) else 0
-            occupied = (self.costs.alpha + self.costs.beta * drafts) / US
+            occupied = (self.costs.message + self.costs.token * drafts) / US
             self._free_at = max(self.room_at(), now) + occupied
             self._sent_at = now
 

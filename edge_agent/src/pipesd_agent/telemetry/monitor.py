@@ -25,19 +25,22 @@ from pipesd_agent.telemetry.windows import Window, Windows
 from pipesd_core.protocol.messages import Draft, EdgeMessage, Open, Opened, Reason, Resume, Verdict
 
 TOKENS: Final = 100
-"""Drafted tokens that gamma is the mean of."""
+"""Drafted tokens that the time of one is the mean of."""
 TPOT_WINDOWS: Final = 4
 """Windows that the time per output token is compared by."""
-LEAST_GAMMA_S: Final = 5e-4
-LEAST_ALPHA_S: Final = 5e-4
-LEAST_BETA_S: Final = 5e-5
-"""Moves of gamma, alpha and beta below these change no plan."""
+LEAST_DRAFT_S: Final = 5e-4
+LEAST_MESSAGE_S: Final = 5e-4
+LEAST_TOKEN_S: Final = 5e-5
+"""Moves of these costs, in seconds, that change no plan."""
 SPIKE: Final = 5.0
-"""Times gamma: a forward that took longer was held up by something else, and counts as that."""
+"""Times the mean: a forward that took longer was held up by something else, and counts as that."""
 
 
 class Moved(Struct, frozen=True):
-    """What has moved since it was last asked for. replan: gamma, alpha or beta; retune: time per token."""
+    """What has moved since it was last asked for.
+
+    replan: what a message, a token on the link or a drafted token costs. retune: time per token.
+    """
 
     replan: bool
     retune: bool
@@ -46,17 +49,17 @@ class Moved(Struct, frozen=True):
 class MonitorFigures(Struct, frozen=True):
     """What is known now; None: not known yet. Seconds.
 
-    alpha_s, beta_s: the uplink is busy with a draft message of n tokens for alpha + beta * n; both 0.0 where that
-    cannot be told from nothing, None before the gateway has reported an arrival. gamma_s: of a drafted token.
+    message_s, token_s: the uplink is busy with a draft message of n tokens for message_s + token_s * n; both 0.0 where
+    that cannot be told from nothing, None before the gateway has reported an arrival. draft_s: of a drafted token.
     rtt_s: of a message that need not wait for anything, there and back. verify_base_s: of a step without drafts;
     verify_row_s: what each draft adds; queue_s: what a step waits for others. acceptance: share of judged drafts, then
     by calibrated confidence. window: time and verifications per token of the last few windows. sessions: opened since
     the start; totals: the counts of all of them together.
     """
 
-    alpha_s: float | None
-    beta_s: float | None
-    gamma_s: float | None
+    message_s: float | None
+    token_s: float | None
+    draft_s: float | None
     rtt_s: float | None
     verify_base_s: float | None
     verify_row_s: float
@@ -72,9 +75,9 @@ class Monitor:
     """What one agent measures. How to drive it:
 
     * give each session `monitor.observer()` as an observer; that is all of the input;
-    * `moved()` after verdicts (it is cheap): `replan` says that a plan by alpha, beta and gamma is out of date (the
+    * `moved()` after verdicts (it is cheap): `replan` says that a plan by these costs is out of date (the
       first time: that they are known), `retune` that time per token is another one. Asking takes note;
-    * `uplink.occupancy`, `alpha_s`, `beta_s`, `gamma_s`, `rtt_s`, `verifying`, `acceptance`, `windows` are
+    * `uplink.occupancy`, `message_s`, `token_s`, `draft_s`, `rtt_s`, `verifying`, `acceptance`, `windows` are
        cheap to read at any time, `figures()` is all of it.
 
     header_bytes: of each message on the link beyond the size that `SessionObserver.sent` tells.
@@ -91,14 +94,14 @@ class Monitor:
         self._ended = Counts()
         """Counts of the sessions that have ended."""
         self._running: list[Counts] = []
-        self._gamma = Rolling(TOKENS)
-        self._most_gamma = math.inf
+        self._draft = Rolling(TOKENS)
+        self._most_draft_s = math.inf
         self._rtt = Rolling(20)
         self._link_measured = False
         self._tpot = Rolling(16)
-        self._gamma_change = Change(LEAST_GAMMA_S)
-        self._alpha_change = Change(LEAST_ALPHA_S)
-        self._beta_change = Change(LEAST_BETA_S)
+        self._draft_change = Change(LEAST_DRAFT_S)
+        self._message_change = Change(LEAST_MESSAGE_S)
+        self._token_change = Change(LEAST_TOKEN_S)
         self._tpot_change = Change()
         self._replan = self._retune = False
 
@@ -115,19 +118,19 @@ class Monitor:
         return totals
 
     @property
-    def gamma_s(self) -> float | None:
+    def draft_s(self) -> float | None:
         """Seconds a drafted token, the mean of the last 100. None: none was measured yet."""
-        return self._gamma.mean
+        return self._draft.mean
 
     @property
-    def alpha_s(self) -> float | None:
+    def message_s(self) -> float | None:
         """Seconds that the uplink is busy with a draft message besides its tokens."""
-        return self._alpha_beta(self.uplink.occupancy)[0] if self._link_measured else None
+        return self._message_and_token_s(self.uplink.occupancy)[0] if self._link_measured else None
 
     @property
-    def beta_s(self) -> float | None:
+    def token_s(self) -> float | None:
         """Seconds that the uplink is busy with each token of a draft message."""
-        return self._alpha_beta(self.uplink.occupancy)[1] if self._link_measured else None
+        return self._message_and_token_s(self.uplink.occupancy)[1] if self._link_measured else None
 
     @property
     def rtt_s(self) -> float | None:
@@ -144,9 +147,9 @@ class Monitor:
     def figures(self) -> MonitorFigures:
         """All of it, now."""
         return MonitorFigures(
-            alpha_s=self.alpha_s,
-            beta_s=self.beta_s,
-            gamma_s=self.gamma_s,
+            message_s=self.message_s,
+            token_s=self.token_s,
+            draft_s=self.draft_s,
             rtt_s=self.rtt_s,
             verify_base_s=self.verifying.seconds(1),
             verify_row_s=self.verifying.row_s,
@@ -174,25 +177,25 @@ class Monitor:
         """A token was drafted in so many seconds; 0: it is not known."""
         if seconds <= 0.0:
             return
-        gamma = self._gamma
-        gamma.add(min(seconds, self._most_gamma))
-        if gamma.added % 10 == 0 and (mean := gamma.mean) is not None:
-            self._most_gamma = SPIKE * mean
-            self._replan |= self._gamma_change.moved(mean, gamma.error)
+        drafting = self._draft
+        drafting.add(min(seconds, self._most_draft_s))
+        if drafting.added % 10 == 0 and (mean := drafting.mean) is not None:
+            self._most_draft_s = SPIKE * mean
+            self._replan |= self._draft_change.moved(mean, drafting.error)
 
     def link_measured(self) -> None:
         """Take note that the gateway has reported arrivals."""
         self._link_measured = True
         occupancy = self.uplink.occupancy
-        alpha, beta = self._alpha_beta(occupancy)
+        message_s, token_s = self._message_and_token_s(occupancy)
         spread = occupancy.spread
-        self._replan |= self._alpha_change.moved(alpha, spread * alpha)
-        self._replan |= self._beta_change.moved(beta, spread * beta)
+        self._replan |= self._message_change.moved(message_s, spread * message_s)
+        self._replan |= self._token_change.moved(token_s, spread * token_s)
 
     def travelled(self, seconds: float) -> None:
         self._rtt.add(seconds)
 
-    def _alpha_beta(self, occupancy: Occupancy) -> tuple[float, float]:
+    def _message_and_token_s(self, occupancy: Occupancy) -> tuple[float, float]:
         """Seconds that the uplink is busy with a draft message, and with each token in it."""
         frames = self.frames
         return occupancy.message_s + occupancy.byte_s * frames.empty_bytes, occupancy.byte_s * frames.token_bytes
