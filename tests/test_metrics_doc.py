@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import product
 from typing import Final, cast, get_args
 
+import msgspec
 import pytest
 from repository import ROOT
 
@@ -17,7 +18,7 @@ from pipesd_agent.control.mode import Strategy
 from pipesd_agent.control.triggers import KINDS
 from pipesd_agent.session.counts import Counts
 from pipesd_agent.telemetry.acceptance import Acceptance
-from pipesd_agent.telemetry.monitor import MonitorFigures
+from pipesd_agent.telemetry.monitor import Monitor, MonitorFigures
 from pipesd_agent.telemetry.windows import Window
 from pipesd_agent.tuning.optimizers.choice import MAKERS
 from pipesd_core.engine.interface import Engine
@@ -47,7 +48,11 @@ def monitor_figures() -> MonitorFigures:
     acceptance = Acceptance()
     acceptance.judged(0.5, right=True)
     window = Window(tokens=100, seconds=5.0, verifications=10, forwards=20, verified=30, accepted=20)
-    return MonitorFigures(0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, acceptance.rate, acceptance.bins, window, 1, Counts())
+    known = {name: 0.1 for name in MonitorFigures.__struct_fields__ if name.endswith("_s")}
+    figures = msgspec.structs.replace(Monitor().figures(), **known)
+    return msgspec.structs.replace(
+        figures, acceptance=acceptance.rate, by_confidence=acceptance.bins, window=window, totals=Counts(), sessions=1
+    )
 
 
 def of_agent() -> list[Family]:

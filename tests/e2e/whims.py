@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.observer import Decision
 from pipesd_agent.session.policies import Mode
-from pipesd_core.protocol.messages import FOREVER, Verdict
+from pipesd_core.protocol.messages import FOREVER
 
 
 class Whims(Mode):
@@ -31,7 +32,7 @@ class Whims(Mode):
     def opening(self, now: float) -> int:  # noqa: ARG002
         return self._say(0, 1, 7, FOREVER) if self._wants() else 0
 
-    def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:  # noqa: ARG002
+    def decided(self, decision: Decision, now: float) -> int | None:  # noqa: ARG002
         return self._say(0, 0, 1, 3, 20, FOREVER) if self._wants() else None
 
     def drafted(self, token: DraftToken, now: float) -> int:  # noqa: ARG002

@@ -315,9 +315,10 @@ async def test_the_clock_runs_a_silent_agent_s_session_goes_on(engine: ScriptedE
         await arrived(socket)
         engine.running = True
         engine.generations[0].go()
-        messages = await next_messages(socket, 7)
+        messages = [await next_message(socket)]
+        while not isinstance(messages[-1], End):
+            messages.append(await next_message(socket))
         assert [m.reason for m in messages if isinstance(m, Verdict)] == [Reason.RUN, Reason.TIMEOUT, Reason.TIMEOUT]
-        assert isinstance(messages[-1], End)
 
 
 async def test_many_sessions_at_once_each_in_order(engine: ScriptedEngine, url: str) -> None:

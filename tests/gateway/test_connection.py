@@ -363,7 +363,8 @@ def test_the_deadline_is_the_earliest_and_a_tick_serves_only_those_that_are_due(
     bench.connection.tick(54.9)
     assert bench.connection.take_outputs() == []
     bench.connection.tick(55.0)
-    assert bench.connection.take_outputs() == [StepRequest(0, ())]
+    outputs = bench.connection.take_outputs()
+    assert [output for output in outputs if isinstance(output, StepRequest)] == [StepRequest(0, ())]
     assert bench.connection.deadline() == 57.0
 
 

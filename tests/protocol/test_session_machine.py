@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import get_args
 
 import hypothesis.strategies as st
 import pytest
@@ -25,7 +26,9 @@ TRIGGERS = st.one_of(
     st.builds(FixedSettings, length=st.sampled_from([1, 3, 8, 32])),
     st.builds(DualSettings, r1=st.floats(0, 1), r2=st.floats(0, 1)),
     st.builds(SequenceSettings, r1=st.floats(0, 1), decay=st.sampled_from([0.1, 0.9])),
+    st.sampled_from([kind() for kind in get_args(TriggerSettings)]),
 )
+"""Those that are played with any of their settings, and each that there is with its defaults."""
 
 
 class HostilePipe(RuleBasedStateMachine):

@@ -25,9 +25,9 @@ from pipesd_agent.control.triggers import (
     TriggerSettings,
 )
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.session.observer import Decision
 from pipesd_agent.session.policies import AlwaysDraft, Mode
 from pipesd_agent.session.settings import SessionSettings
-from pipesd_core.protocol.messages import Verdict
 
 NAME: Final = "best-causal"
 NOT_CAUSAL: Final = ("edge-only",)
@@ -50,8 +50,8 @@ class Running:
     def opening(self, now: float) -> int:  # noqa: ARG002
         return 0
 
-    def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:  # noqa: ARG002
-        return (self._rejected or None) if rejected else None
+    def decided(self, decision: Decision, now: float) -> int | None:  # noqa: ARG002
+        return (self._rejected or None) if decision.rejected else None
 
     def drafted(self, token: DraftToken, now: float) -> int:  # noqa: ARG002
         return self._unsure if token.confidence < UNSURE else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bench.proving.traces.table import DEPTH, Trace
-from pipesd_agent.control.triggers import AdaEdl, Svip
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.policies import Trigger
 
@@ -33,7 +32,7 @@ class Script:
 
     def check_trigger(self, trigger: Trigger) -> None:
         """Raises ValueError for one that goes by entropies which are not known: it would take 0.0 for certainty."""
-        if isinstance(trigger, Svip | AdaEdl) and not self.knows_entropy:
+        if getattr(trigger, "needs_entropy", False) and not self.knows_entropy:
             raise ValueError(
                 f"{self.name}: trigger {type(trigger).__name__} goes by the drafter's entropy, which this trace does "
                 "not know: play a recorded workload, or another trigger"

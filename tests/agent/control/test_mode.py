@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from decisions import decision
 
 from pipesd_agent.control.mode import (
     PROBE_BUDGET,
@@ -52,7 +53,7 @@ class World:
         self.tokens += tokens
         verified = tokens if reason is Reason.VERIFICATION else 0
         verdict = Verdict(0, 1, 2, verified, verified, tuple(range(tokens)), reason, 0, 0, 0)
-        return mode.decided(verdict, self.now, rejected=False)
+        return mode.decided(decision(verdict, seconds), self.now)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +125,13 @@ def test_a_round_that_takes_too_long_is_cut_short() -> None:
     mode = selector.session()
     assert mode.opening(0.0) == 0
     for i in range(PROBE_TOKENS_TARGET_ONLY):
-        mode.decided(Verdict(0, 1, 2, 0, 0, (5,), Reason.RUN, 0, 0, 0), 0.01 * i, rejected=False)
+        verdict = Verdict(0, 1, 2, 0, 0, (5,), Reason.RUN, 0, 0, 0)
+        mode.decided(decision(verdict, 0.01 if i else None), 0.01 * i)
     last = 0.01 * (PROBE_TOKENS_TARGET_ONLY - 1)
     assert mode.drafted(DraftToken(3, 7, 0.9), last + 0.01 * PROBE_MAX_COST_TOKENS - 0.001) == 0
     assert mode.drafted(DraftToken(4, 7, 0.9), last + 0.01 * PROBE_MAX_COST_TOKENS + 0.001) == FOREVER
     verdict = Verdict(0, 2, 2, 2, 2, (7, 7, 7), Reason.VERIFICATION, 0, 0, 0)
-    assert mode.decided(verdict, last + 0.4, rejected=False) is None
+    assert mode.decided(decision(verdict, 0.4), last + 0.4) is None
     assert not selector.drafts
 
 
@@ -190,7 +192,7 @@ def test_the_strategies_with_runs_are_weighed_as_well(
         sure, unsure = (mode.drafted(DraftToken(2, 7, confidence), 0.0) for confidence in (0.9, 0.5))
         assert (sure, unsure) == (0, strategy.run_after_low_confidence)
         verdict = Verdict(0, 1, 2, 2, 1, (7, 8), Reason.VERIFICATION, 0, 0, 0)
-        assert mode.decided(verdict, 0.05, rejected=True) == (strategy.run_after_rejection or None)
+        assert mode.decided(decision(verdict, None, rejected=True), 0.05) == (strategy.run_after_rejection or None)
 
 
 def test_a_strategy_with_runs_is_probed_only_where_it_may_be_better() -> None:

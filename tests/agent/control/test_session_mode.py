@@ -8,6 +8,7 @@ from pipesd_agent.control.batchers import Immediate
 from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.actions import Action, Commit, StartDrafting
+from pipesd_agent.session.observer import Decision
 from pipesd_agent.session.policies import Policies
 from pipesd_agent.session.session import EdgeSession
 from pipesd_agent.session.settings import SessionSettings
@@ -49,8 +50,8 @@ class Told:
     def opening(self, now: float) -> int:  # noqa: ARG002
         return self.first
 
-    def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:  # noqa: ARG002
-        self.rejections.append(rejected)
+    def decided(self, decision: Decision, now: float) -> int | None:  # noqa: ARG002
+        self.rejections.append(decision.rejected)
         return self.answers.popleft() if self.answers else None
 
     def drafted(self, token: DraftToken, now: float) -> int:  # noqa: ARG002

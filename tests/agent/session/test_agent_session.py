@@ -38,6 +38,7 @@ from pipesd_core.protocol.messages import (
     Reason,
     Resume,
     Run,
+    SessionMessage,
     Verdict,
 )
 from pipesd_core.sampling.params import SamplingParams
@@ -85,7 +86,7 @@ class Bench:
         """For each output token: was it drafted, sent and accepted?"""
         return [accepted for _, accepted in self.record.record()["tokens"]]
 
-    def receive(self, message: Opened | Verdict | Event | End | Failed | Desync) -> list[Action]:
+    def receive(self, message: SessionMessage) -> list[Action]:
         self.session.receive(message, self.now)
         return self.take()
 

@@ -24,7 +24,8 @@ from typing import Final, Literal
 
 from pipesd_agent.control.mode_cost import TokenCost
 from pipesd_agent.drafting.drafter import DraftToken
-from pipesd_core.protocol.messages import FOREVER, Reason, Verdict
+from pipesd_agent.session.observer import Decision
+from pipesd_core.protocol.messages import FOREVER, Reason
 
 Objective = Literal["latency", "offload"]
 
@@ -319,7 +320,7 @@ class SessionMode:
         """The strategy in states with drafts."""
         self._verifying = False
         """Whether a verification has come since drafting began."""
-        self._verdict_at: float | None = None
+        self._decided_at: float | None = None
         """When the last verdict came."""
         self._verdict_of_run = False
         """Whether that one was of a step of an autoregressive run, without drafts."""
@@ -357,11 +358,12 @@ class SessionMode:
             return 0
         return self._strategy.run_after_low_confidence if token.confidence < LOW_CONFIDENCE else 0
 
-    def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:
+    def decided(self, decision: Decision, now: float) -> int | None:
         """See `Mode.decided`."""
-        self._measure(verdict, now)
+        self._measure(decision)
+        self._decided_at = now
         rest = self._next_rest()
-        if rest is None and rejected and not self._is_resting and not self._probes_target_only:
+        if rest is None and decision.rejected and not self._is_resting and not self._probes_target_only:
             return self._strategy.run_after_rejection or None
         return rest
 
@@ -385,9 +387,9 @@ class SessionMode:
         selector = self._selector
         probing = self._state is _State.PROBING and self._probed is not Strategy.TARGET_ONLY
         in_doubt = probing or not selector.is_known(self._strategy)
-        if self._verdict_at is None or not selector.is_known(Strategy.TARGET_ONLY):
+        if self._decided_at is None or not selector.is_known(Strategy.TARGET_ONLY):
             return False
-        return in_doubt and now - self._verdict_at > PROBE_MAX_COST_TOKENS * selector.allowed_s
+        return in_doubt and now - self._decided_at > PROBE_MAX_COST_TOKENS * selector.allowed_s
 
     def _next_rest(self) -> int | None:
         """The answer of `decided`, but for what a rejection makes of it."""
@@ -408,14 +410,13 @@ class SessionMode:
         probe = selector.next_probe()
         return None if probe is None else self._begin_probe(probe)
 
-    def _measure(self, verdict: Verdict, now: float) -> None:
-        selector, tokens = self._selector, len(verdict.tokens)
+    def _measure(self, decision: Decision) -> None:
+        selector, verdict, tokens = self._selector, decision.verdict, len(decision.tokens)
         of_run = verdict.reason is not Reason.VERIFICATION and not verdict.verified
         drafting = not self._is_resting and not self._probes_target_only
         if not of_run and (drafting or not selector.is_known(self._strategy)):
             self._verifying = True  # what it took since the last step of the run before is a sample as well
-        if self._verdict_at is not None:
-            seconds = now - self._verdict_at
+        if (seconds := decision.interval_s) is not None:
             sample = None
             if self._verifying:
                 sample = self._strategy
@@ -430,7 +431,7 @@ class SessionMode:
             self._verifying = True
         if self._state is _State.RETURNING and of_run:
             self._state = _State.RESTING
-        self._verdict_at, self._verdict_of_run = now, of_run
+        self._verdict_of_run = of_run
 
     def _add_to_probe(self, seconds: float, tokens: int) -> None:
         self._probe_tokens += tokens

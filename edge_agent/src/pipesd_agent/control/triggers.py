@@ -189,6 +189,7 @@ class Svip:
     Looks at each token alone, and only at the entropy of the draft's softmax at temperature 1, whatever the request's.
     """
 
+    needs_entropy = True
     SCALE: Final = 0.15
 
     def __init__(self, h: float) -> None:
@@ -207,7 +208,7 @@ class Svip:
 class SvipSettings(_Settings, frozen=True, tag="svip"):
     """h: 0..2, of the square root of 0.15 entropy."""
 
-    needs_entropy: ClassVar[bool] = True
+    needs_entropy: ClassVar[bool] = Svip.needs_entropy
     h: float = 0.3
 
     def __post_init__(self) -> None:
@@ -224,6 +225,7 @@ class AdaEdl:
     accept all; both smoothed.
     """
 
+    needs_entropy = True
     SCALE: Final = 0.2
     TARGET: Final = 0.9
     STEP: Final = 0.01
@@ -254,7 +256,7 @@ class AdaEdl:
 class AdaEdlSettings(_Settings, frozen=True, tag="adaedl"):
     """bound: where the lower bound of the acceptance probability starts, 0..1."""
 
-    needs_entropy: ClassVar[bool] = True
+    needs_entropy: ClassVar[bool] = AdaEdl.needs_entropy
     bound: float = 0.3
 
     def __post_init__(self) -> None:

@@ -15,12 +15,14 @@ class Decision(Struct, frozen=True):
     """What a verdict decided.
 
     tokens: newly committed ids; after a handoff fewer than the verdict has. accepted: for each, whether it was drafted,
-    sent and right. interval_s: seconds since the session's last decision; None: this is its first.
+    sent and right. rejected: they contradict the drafts, which are discarded. interval_s: seconds since the session's
+    last decision; None: this is its first.
     """
 
     verdict: Verdict
     tokens: tuple[int, ...]
     accepted: tuple[bool, ...]
+    rejected: bool
     interval_s: float | None
 
 

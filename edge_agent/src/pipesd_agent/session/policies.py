@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipesd_agent.drafting.drafter import DraftToken
-from pipesd_agent.session.observer import NullObserver, SessionObserver
-from pipesd_core.protocol.messages import Verdict
+from pipesd_agent.session.observer import Decision, NullObserver, SessionObserver
 
 
 class Trigger(Protocol):
@@ -64,8 +63,8 @@ class Mode(Protocol):
         (It starts in a free run that the first draft ends.)
         """
 
-    def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:
-        """Tokens from the end of what is committed now; 0: draft; None: as before. rejected: drafts were discarded."""
+    def decided(self, decision: Decision, now: float) -> int | None:
+        """Tokens from the end of what is committed now; 0: draft; None: as before."""
 
     def drafted(self, token: DraftToken, now: float) -> int:
         """Tokens after this one, which joined the window and is verified first, with all before it; 0: draft on."""
@@ -79,7 +78,7 @@ class AlwaysDraft:
     def opening(self, now: float) -> int:  # noqa: ARG002
         return 0
 
-    def decided(self, verdict: Verdict, now: float, *, rejected: bool) -> int | None:  # noqa: ARG002
+    def decided(self, decision: Decision, now: float) -> int | None:  # noqa: ARG002
         return None
 
     def drafted(self, token: DraftToken, now: float) -> int:  # noqa: ARG002

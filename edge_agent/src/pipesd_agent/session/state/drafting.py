@@ -109,7 +109,7 @@ class Drafting:
 
     def decided(self, verdict: Verdict, tokens: Sequence[int], now: float) -> None:
         """Commit the new tokens of a verdict, and go on by what they say of the drafts."""
-        contradicted = self._commit(verdict, tokens, now)
+        decision = self._commit(verdict, tokens, now)
         if not self.active:
             return
         lane, run, base = self._lane, self.run, self.window.base
@@ -118,7 +118,7 @@ class Drafting:
             self._tell_lane()
             self.end()
             return
-        rest = self._policies.mode.decided(verdict, now, rejected=contradicted)
+        rest = self._policies.mode.decided(decision, now)
         begins = not run.resting
         if rest:
             self._start_rest(base, rest)
@@ -126,9 +126,9 @@ class Drafting:
             run.end_rest()
         if run.wakes(base):
             self._wake()
-        elif not run.resting or begins or contradicted or len(lane.untold) >= FEED_EVERY:
+        elif not run.resting or begins or decision.rejected or len(lane.untold) >= FEED_EVERY:
             self._tell_lane()
-        if contradicted:
+        if decision.rejected:
             lane.contradicted()
         self.run_without_drafts()
 
@@ -189,8 +189,8 @@ class Drafting:
 
     # Inside.
 
-    def _commit(self, verdict: Verdict, tokens: Sequence[int], now: float) -> bool:
-        """Commit the tokens. Returns whether they contradict the drafts, which are discarded then."""
+    def _commit(self, verdict: Verdict, tokens: Sequence[int], now: float) -> Decision:
+        """Commit the tokens; where they contradict the drafts, these are discarded."""
         window, policies, contradicted = self.window, self._policies, False
         accepted: list[bool] = []
         for token in tokens:
@@ -208,8 +208,9 @@ class Drafting:
         window.committed()
         interval_s = None if self._last_decided is None else now - self._last_decided
         self._last_decided = now
-        policies.observer.decided(Decision(verdict, tuple(tokens), tuple(accepted), interval_s), now)
-        return contradicted
+        decision = Decision(verdict, tuple(tokens), tuple(accepted), contradicted, interval_s)
+        policies.observer.decided(decision, now)
+        return decision
 
     def _tell_lane(self) -> None:
         """Tell the lane what is committed, and how far it may draft."""
