@@ -79,7 +79,8 @@ def modules() -> Iterator[tuple[Path, Path, str]]:
 
 def has_test(path: Path, folder: Path, prefix: str) -> bool:
     names = (path.stem, f"{prefix}_{path.stem}", f"{path.parent.name}_{path.stem}")
-    return any((folder / f"test_{name}.py").exists() for name in names)
+    engine = ROOT / "tests" / "conformance" / f"test_{path.parent.name}_engine.py"
+    return any((folder / f"test_{name}.py").exists() for name in names) or (path.stem == "engine" and engine.exists())
 
 
 @pytest.mark.parametrize(

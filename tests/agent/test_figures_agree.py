@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from pipesd_agent.api.app import create_app as agent_app
 from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig
+from pipesd_agent.session.settings import SessionSettings
 from pipesd_core.engine.fake import FakeEngine, script
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.program import listen
@@ -64,7 +65,7 @@ async def client_of_an_agent() -> AsyncIterator[httpx.AsyncClient]:
     gateway = gateway_app(engine)
     agents.attach(gateway, engine, SessionLimits(), Keys().authorize, Quota())
     async with serving(gateway) as address:
-        agent = make_agent(AgentConfig(gateway=address, mode="collaborative"))
+        agent = make_agent(AgentConfig(gateway=address, mode="collaborative", session=SessionSettings(free_start=1)))
         async with serving(agent_app(agent)) as own, httpx.AsyncClient(base_url=own, timeout=60) as client:
             yield client
     await engine.aclose()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import engine_rules
 import msgspec
@@ -118,6 +119,12 @@ async def test_it_writes_a_script() -> None:
     assert await answer.next() is None
 
 
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not true():  # noqa: ASYNC110  a fake has no event for it
+            await asyncio.sleep(0.005)
+
+
 async def test_it_refuses_and_breaks_and_is_slow_as_it_is_told() -> None:
     engine = FakeEngine(script(b"abc"), max_running=1, max_queue=0)
     engine.refusals.append(Unavailable("not yet"))
@@ -128,14 +135,14 @@ async def test_it_refuses_and_breaks_and_is_slow_as_it_is_told() -> None:
     with pytest.raises(Overloaded):
         await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x"}', outputs.append)
     engine.delay_s = 0.05
+    began = time.monotonic()
     generation.step(())
-    await asyncio.sleep(0.01)
-    assert outputs == []
-    await asyncio.sleep(0.1)
+    await _until(lambda: len(outputs) == 1)
+    assert time.monotonic() - began >= 0.05
     assert [type(output) for output in outputs] == [StepDone]
     engine.step_output = Broken(EngineFailed("boom"))
     generation.step(())
-    await asyncio.sleep(0.1)
+    await _until(lambda: len(outputs) == 2)
     assert outputs[1:] == [engine.step_output]
     assert generation.over
     assert not generation.aborted

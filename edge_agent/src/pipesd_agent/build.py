@@ -106,7 +106,7 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
             upload=UPLOAD_STRATEGIES[config.batcher],
             verification_cost_ms=config.verification_cost_ms,
             kept=ThresholdStore(state_file()),
-            draft=f"{config.draft_model.name if config.draft_model else ''} {(worker.fingerprint or b'').hex()}",
+            draft=f"{config.drafter_name} {(worker.fingerprint or b'').hex()}",
         )
 
     selector = None

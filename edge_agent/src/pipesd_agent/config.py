@@ -93,8 +93,8 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         check_batcher(self.batcher)
         if self.trigger.needs_entropy and not self.drafts_by_model and self.mode != "cloud":
             raise ConfigError(
-                f"trigger.kind {self.trigger.kind!r} looks at the draft model's entropy, and prompt lookup has none: "
-                "set draft_model (and drafter.kind auto), or another trigger.kind"
+                f"trigger.kind {self.trigger.kind!r} looks at the draft model's entropy, and {self.drafter_name} has "
+                "none: set draft_model (and drafter.kind auto), or another trigger.kind"
             )
         if self.tuner.verification_cost_ms is not None and not (
             self.tuner.enabled and isinstance(self.trigger, DualSettings)
@@ -123,6 +123,13 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def drafts_by_model(self) -> bool:
         """Whether a draft model drafts."""
         return self.draft_model is not None and self.drafter.runs_model
+
+    @property
+    def drafter_name(self) -> str:
+        """What drafts: the file name of the draft model, or the kind of the drafter."""
+        if self.draft_model is not None and self.drafter.runs_model:
+            return self.draft_model.name
+        return self.drafter.without_model
 
     @property
     def gateway_api_key(self) -> str | None:

@@ -34,8 +34,15 @@ def test_prompt_lookup_where_there_is_a_model() -> None:
     assert not AgentConfig().drafts_by_model
 
 
+def test_thresholds_are_kept_by_what_drafts() -> None:
+    """Those of prompt lookup are not those of a model."""
+    named = [AgentConfig(), AgentConfig(drafter=LookupSettings()), AgentConfig(draft_model=MODEL)]
+    assert [config.drafter_name for config in named] == ["lookup", "lookup", "draft.gguf"]
+    assert AgentConfig(draft_model=MODEL, drafter=LookupSettings()).drafter_name == "lookup"
+
+
 def test_prompt_lookup_has_no_entropy_to_go_by() -> None:
-    with pytest.raises(ConfigError, match="prompt lookup has none"):
+    with pytest.raises(ConfigError, match="lookup has none"):
         AgentConfig(draft_model=MODEL, drafter=LookupSettings(), trigger=SvipSettings())
 
 
@@ -46,6 +53,6 @@ def test_the_table_of_the_file(tmp_path: Path) -> None:
     assert config.drafter == LookupSettings()
     assert config.drafter.kind == "lookup"
     file.write_text("[drafter]\nkind = 'oracle'")
-    with pytest.raises(ConfigError, match=r"drafter\.kind must be one of auto, lookup, but is 'oracle'"):
+    with pytest.raises(ConfigError, match=r"drafter\.kind must be one of auto, .*but is 'oracle'"):
         load({}, {}, file)
     assert msgspec.convert({"kind": "auto"}, DrafterSettings) == AutoSettings()

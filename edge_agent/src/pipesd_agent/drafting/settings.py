@@ -39,6 +39,11 @@ class _Settings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind
         """Its name in the file."""
         return str(self.__struct_config__.tag)
 
+    @property
+    def without_model(self) -> str:
+        """The kind that drafts where there is no draft model, or it is not run."""
+        return self.kind
+
     def make(self, resources: Resources) -> Drafter:
         """Make the drafter; blocks while a model loads. Raises ModelLoadError."""
         raise NotImplementedError
@@ -57,6 +62,10 @@ class AutoSettings(_Settings, frozen=True, tag="auto"):
     """The draft model where there is one, else prompt lookup."""
 
     runs_model: ClassVar[bool] = True
+
+    @property
+    def without_model(self) -> str:
+        return LookupSettings().kind
 
     def make(self, resources: Resources) -> Drafter:
         if resources.draft_model is None:
