@@ -21,10 +21,12 @@ from fake_gateway import (
     answers,
     fake_gateway,
     forgets,
+    gateways,
     is_silent,
     opened,
     running_link,
     say,
+    settings,
     verdict,
 )
 from websockets.asyncio.client import connect
@@ -529,6 +531,21 @@ async def test_sessions_go_on_at_the_next_gateway_and_the_link_stays_there() -> 
                 second.stop()
                 await eventually(lambda: bool(back.connections))
                 assert await payloads(await ask(link)) == [b"{}"]
+
+
+async def test_a_request_that_comes_the_moment_the_link_is_up_is_opened() -> None:
+    async with fake_gateway(answers) as gateway:
+        link = Link(gateways(gateway.url), settings(), None, None)
+        link._requests.link_lost(Unavailable("the link was lost"))
+        (there,) = link.gateways.in_attempt_order(0.0)
+        link._adopt(there, await dialing.dial(there.address, None, None))
+        assert link.connected
+        stream = await link.request(Endpoint.COMPLETIONS, b"{}", "id")  # nothing else has run since
+        assert await payloads(stream) == [b"{}"]
+        running = list(link._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def test_none_of_the_gateways(unused_tcp_port_factory: Callable[[], int]) -> None:

@@ -80,7 +80,6 @@ class Connection:
         """Carry the sessions until the connection ends, or is superseded and what it kept has ended; then close it."""
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
-        self._requests.link_restored()
         code = CLOSE_LEAVING
         why: ApiError = Unavailable("the link was closed; try again")
         try:

@@ -197,6 +197,7 @@ class Link:
         has_alternative = len(self.gateways) > 1
         connection = Connection(websocket, self._requests, self._settings.room_at, has_alternative=has_alternative)
         self._connection = connection
+        self._requests.link_restored()  # at once: whoever sees that the link is up may open a request
         self._spawn(connection.run())
         gateway.circuit.connected(time.monotonic())
         gateway.set_draining(time.monotonic(), 0.0)
