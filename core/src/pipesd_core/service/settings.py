@@ -56,6 +56,20 @@ class ShowVersion(argparse.Action):
 S = TypeVar("S", bound=Struct)
 
 
+class TableKind(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    """Base of the structs that a table of the file may be one of: its `kind` says which, and is each one's tag."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in the file."""
+        return tag_of(type(self))
+
+
+def tag_of(kind: type[Struct]) -> str:
+    """The name in the file of a kind of table."""
+    return str(kind.__struct_config__.tag)
+
+
 class KeySource(Struct, frozen=True):
     """Sources of API keys: the struct's field, the field (and setting) that names a file, the variable."""
 
@@ -203,7 +217,7 @@ def _fill_tags(settings: Mapping[str, Any], given: dict[str, Any], where: str) -
         if not kinds or not isinstance(value, dict):
             continue
         field = kinds[0].__struct_config__.tag_field
-        names = [str(kind.__struct_config__.tag) for kind in kinds]
+        names = [tag_of(kind) for kind in kinds]
         if value.setdefault(field, names[0]) not in names:
             raise ConfigError(f"{where}{name}.{field} must be one of {', '.join(names)}, but is {value[field]!r}")
 

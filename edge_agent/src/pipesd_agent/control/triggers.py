@@ -14,13 +14,12 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Final, get_args
 
-from msgspec import Struct
-
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.policies import Trigger
 from pipesd_agent.tuning.replay import Pair
 from pipesd_agent.tuning.thresholds import Thresholds
 from pipesd_core.errors import ConfigError
+from pipesd_core.service.settings import TableKind, tag_of
 
 MAX_LENGTH: Final = 256
 
@@ -30,16 +29,11 @@ def _check(name: str, value: float, most: float = 1.0) -> None:
         raise ConfigError(f"trigger.{name} must lie between 0 and {most:g}, but is {value}")
 
 
-class _Settings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
-    """What the settings of all triggers have: `kind`, their tag in the file, and `make`."""
+class _Settings(TableKind, frozen=True):
+    """What the settings of all triggers have."""
 
     needs_entropy: ClassVar[bool] = False
     """It never fires where the drafter does not know its entropy (prompt lookup)."""
-
-    @property
-    def kind(self) -> str:
-        """Its name in the file."""
-        return str(self.__struct_config__.tag)
 
     def make(self) -> Trigger:
         """A new trigger, for one session."""
@@ -268,6 +262,6 @@ class AdaEdlSettings(_Settings, frozen=True, tag="adaedl"):
 
 TriggerSettings = DualSettings | TokenSettings | SequenceSettings | FixedSettings | SvipSettings | AdaEdlSettings
 """All triggers there are; the first one is the default."""
-KINDS: Final[tuple[str, ...]] = tuple(str(kind.__struct_config__.tag) for kind in get_args(TriggerSettings))
-BY_ENTROPY: Final = tuple(str(kind.__struct_config__.tag) for kind in get_args(TriggerSettings) if kind.needs_entropy)
+KINDS: Final[tuple[str, ...]] = tuple(tag_of(kind) for kind in get_args(TriggerSettings))
+BY_ENTROPY: Final = tuple(tag_of(kind) for kind in get_args(TriggerSettings) if kind.needs_entropy)
 """Names of those that need an entropy."""

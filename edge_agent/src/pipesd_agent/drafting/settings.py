@@ -12,6 +12,7 @@ from typing import ClassVar
 from msgspec import Struct
 
 from pipesd_agent.drafting.drafter import Drafter
+from pipesd_core.service.settings import TableKind
 
 
 class Resources(Struct, frozen=True):
@@ -28,16 +29,11 @@ class Resources(Struct, frozen=True):
     gpu_layers: int
 
 
-class _Settings(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
-    """What the settings of all drafters have: `kind`, their tag in the file, and `make`."""
+class _Settings(TableKind, frozen=True):
+    """What the settings of all drafters have."""
 
     runs_model: ClassVar[bool] = False
     """It runs the draft model where there is one: its drafts have an entropy then."""
-
-    @property
-    def kind(self) -> str:
-        """Its name in the file."""
-        return str(self.__struct_config__.tag)
 
     @property
     def without_model(self) -> str:

@@ -40,10 +40,9 @@ class RequestStream:
     ) -> None:
         self.request_id = request_id
         self.session = session
-        self.started = time.monotonic()
         self.kept_by: object | None = None
         """The connection that it stays on while the link goes to another gateway; None: it goes with the link."""
-        self._times = TokenTimes(self.started)
+        self._times = TokenTimes(time.monotonic())
         self._worker = worker
         self._lane: DraftLane | None = None
         self._changed = changed
