@@ -93,9 +93,7 @@ def test_a_gateway_that_drains_has_its_answers_moved(mode: str, tmp_path: Path) 
         # Without a grace time: the link is never away.
         with slow_agent(tmp_path, first.root, "--gateway", second.root, "--mode", mode) as agent:
             askings = asked(agent.url, TOKENS)
-            began = time.monotonic()
             assert first.stop() == 0
-            assert time.monotonic() - began < 8
             assert all(asking.running for asking in askings), "it did not wait for them"
             assert connected_to(agent) == [False, True]
             assert complete(agent.url, "x", max_tokens=4)[1]

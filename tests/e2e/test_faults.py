@@ -264,8 +264,8 @@ def test_a_client_that_never_reads_does_not_disturb_others(floored: Process, tmp
         began = time.monotonic()
         for _ in range(3):
             complete(agent.url, LONG, stream=True, max_tokens=40, temperature=0)
-        # 20 steps of 30 ms each; a stalled link would take a timeout of seconds.
-        assert time.monotonic() - began < 10
+        # 20 steps of 30 ms each; behind a stalled link they would wait until the silent clients are given up, 60 s.
+        assert time.monotonic() - began < 50
         clients.close()
         assert_slots_are_free(agent.url)
 

@@ -37,7 +37,7 @@ LEARNT = {"drafting agent": WORKER_FDS}
 """More of them, of those that learn."""
 REQUEST_S = 60.0
 """No request takes longer."""
-DRAIN_S = 3.0
+DRAIN_S = 20.0
 """A program that nobody uses ends sooner than that after SIGTERM; its drain timeout is 30."""
 
 Body = dict[str, Any]

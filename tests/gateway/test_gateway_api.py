@@ -57,13 +57,13 @@ async def running(engine: EmbeddedEngine) -> AsyncIterator[tuple[Server, str]]:
     uvicorn = Server(create_app(engine), engine.aclose, log_level="warning")
     task = asyncio.create_task(uvicorn.serve([listener]))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not uvicorn.started:  # noqa: ASYNC110 - uvicorn has no event for it
                 await asyncio.sleep(0.01)
         yield uvicorn, f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         uvicorn.should_exit = True
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
 
 
 def assert_openai_error(response: httpx.Response, status: int) -> dict[str, Any]:
@@ -251,7 +251,7 @@ async def test_a_client_that_goes_away_aborts_its_request(
         async with httpx.AsyncClient() as client:
             with pytest.raises(httpx.ReadTimeout):
                 await client.post(f"{url}/v1/completions", json=PROMPT | {"stream": stream}, timeout=0.3)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not (decoder.sequences and decoder.sequences[0].released):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -262,7 +262,7 @@ async def test_a_client_that_goes_away_leaves_the_queue(engine: EmbeddedEngine, 
         async with httpx.AsyncClient() as client:
             with pytest.raises(httpx.ReadTimeout):
                 await client.post(f"{url}/v1/completions", json=PROMPT, timeout=0.3)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while decoder.waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert decoder.prompts

@@ -88,7 +88,7 @@ def gateway(*flags: str, **environ: str) -> Iterator[tuple[subprocess.Popen[str]
         finally:
             process.terminate()
             try:
-                process.wait(15)
+                process.wait(60)
             finally:
                 process.kill()
 
@@ -140,7 +140,7 @@ def test_the_openai_client_over_the_real_thing() -> None:
             with pytest.raises(openai.BadRequestError, match=r"tokens.*2048"):
                 sdk.completions.create(model="demo", prompt="word " * 5000)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.e2e
@@ -154,4 +154,4 @@ def test_stopping_in_mid_answer_is_an_error_for_the_client() -> None:
         process.send_signal(signal.SIGINT)
         with pytest.raises(openai.APIError, match="shutting down"):
             list(stream)
-        assert process.wait(15) == 0
+        assert process.wait(60) == 0

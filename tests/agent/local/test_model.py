@@ -254,7 +254,7 @@ async def test_a_refused_or_cancelled_request_holds_nothing() -> None:
 async def test_closed_while_it_loads() -> None:
     async with edge() as (alone, maker):
         go, make = threading.Event(), alone._make
-        alone._make = lambda: make() if go.wait(5) else pytest.fail("nobody let it go on")
+        alone._make = lambda: make() if go.wait(60) else pytest.fail("nobody let it go on")
         asking = asyncio.create_task(alone.start(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "x"))
         await asyncio.sleep(0.02)
         closing = asyncio.create_task(alone.aclose())

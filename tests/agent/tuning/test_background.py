@@ -27,7 +27,7 @@ class Waiting:
         self.error: Exception | None = None
 
     def search(self, task: SearchTask) -> SearchResult:
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         if self.error is not None:
             raise self.error
         return timed_search(task, Anywhere(task.seed))
@@ -69,7 +69,7 @@ def test_close_breaks_off_what_is_under_way() -> None:
     began = time.monotonic()
     proposer.close()
     proposer.close()
-    assert time.monotonic() - began < 9, "the search waits for 10 s"
+    assert time.monotonic() - began < 50, "the search waits for 60 s"
     assert proposer.failed == "closed"
     Background(Waiting()).proposer().close()  # never begun
 

@@ -66,12 +66,12 @@ async def server() -> AsyncIterator[Server]:
     server = Server(app, on_stop, log_level="warning")
     server.port = port  # type: ignore[attr-defined]
     serving = asyncio.create_task(server._serve([listener]))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
     yield server
     server.should_exit = True
-    await asyncio.wait_for(serving, 10)
+    await asyncio.wait_for(serving, 60)
 
 
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -88,7 +88,7 @@ async def peer(server: Server) -> AsyncIterator[Pair]:
 
 async def received(reader: asyncio.StreamReader) -> bytes:
     """All that comes until the connection ends."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         try:
             return await reader.read()
         except ConnectionError:
@@ -179,14 +179,14 @@ async def test_a_body_that_nobody_reads_has_an_end(server: Server, monkeypatch: 
     async with peer(server) as (reader, writer):
         writer.write(b"POST /health HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n")
         await reader.readuntil(b"ok")
-        began = asyncio.get_running_loop().time()
-        for _ in range(100):
+        for _ in range(1000):  # at the least 50 s, which is nearer to never than to 0.4 s
             writer.write(b"x")
-            if reader.at_eof():
+            if reader.at_eof() or writer.is_closing():
                 break
             await asyncio.sleep(0.05)
+        else:
+            pytest.fail("the body was read to its end")
         assert await received(reader) in (b"", b"reset")
-        assert asyncio.get_running_loop().time() - began < 3
 
 
 # Connections.
@@ -281,7 +281,7 @@ async def test_a_message_in_too_many_fragments(server: Server) -> None:
         raw = Frame(Opcode.BINARY, b"", fin=False).serialize(mask=True)
         raw += Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * (limits.MAX_FRAGMENTS + 10)
         socket.transport.write(raw)
-        await asyncio.wait_for(socket.wait_closed(), 10)
+        await asyncio.wait_for(socket.wait_closed(), 60)
         assert socket.close_code == 1009
     await until(lambda: len(MESSAGES) == 2)
     assert MESSAGES[1]["type"] == "websocket.disconnect"

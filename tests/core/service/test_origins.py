@@ -110,7 +110,7 @@ async def test_web_sockets_of_pages() -> None:
     server = Server(app_for(PAGE), nothing, log_level="warning")
     task = asyncio.create_task(server.serve([listener]))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
                 await asyncio.sleep(0.01)
             for headers in ({}, {"origin": PAGE}):
@@ -121,7 +121,7 @@ async def test_web_sockets_of_pages() -> None:
             assert refused.value.response.status_code == 403
     finally:
         server.should_exit = True
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
 
 
 @pytest.mark.parametrize("value", ["", "chat.example", "https://chat.example/", "https://", "HTTPS://a", "https://a/b"])

@@ -96,7 +96,7 @@ async def serve_and_stop(listener: socket.socket) -> list[Any]:
 
     server = Server(app, on_stop, log_level="warning")
     serving = asyncio.create_task(server.serve([listener]))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         server.should_exit = True

@@ -46,7 +46,7 @@ async def test_what_is_no_request(sent: bytes, monkeypatch: pytest.MonkeyPatch) 
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             writer.write(sent)
             with contextlib.suppress(ConnectionError):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(60):
                     await reader.read()
             writer.close()
             with contextlib.suppress(ConnectionError):
@@ -56,7 +56,7 @@ async def test_what_is_no_request(sent: bytes, monkeypatch: pytest.MonkeyPatch) 
 async def test_more_clients_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(startup, "MAX_CLIENTS", 1)
     with listen("127.0.0.1", 0) as listener:
-        async with answering_while_starting(listener), asyncio.timeout(10):
+        async with answering_while_starting(listener), asyncio.timeout(60):
             _, first = await asyncio.open_connection(*listener.getsockname())
             await asyncio.sleep(0.05)
             reader, writer = await asyncio.open_connection(*listener.getsockname())

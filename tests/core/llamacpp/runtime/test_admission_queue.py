@@ -56,7 +56,7 @@ async def test_a_cancelled_waiter_leaves_the_queue() -> None:
     with pytest.raises(asyncio.CancelledError):
         await first
     queue.release()
-    await asyncio.wait_for(second, 1)
+    await asyncio.wait_for(second, 60)
     assert queue.free_slots == 0
 
 
@@ -69,7 +69,7 @@ async def test_a_waiter_cancelled_just_after_its_turn_came_passes_the_place_on()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    await asyncio.wait_for(second, 1)
+    await asyncio.wait_for(second, 60)
     queue.release()
     assert queue.free_slots == 1
 

@@ -298,11 +298,11 @@ async def test_closing_ends_those_who_run_and_those_who_wait() -> None:
     await running.run(decoder, GREEDY, 100)
     waiting = asyncio.create_task(decoder.reserve([5], GREEDY, 9, NO_EOS, lambda _: None))
     await asyncio.sleep(0.1)
-    await asyncio.wait_for(decoder.aclose(), 5)
+    await asyncio.wait_for(decoder.aclose(), 15)
     await decoder.aclose()
     for waiter in (running.over, waiting):
         with pytest.raises(Unavailable):
-            await asyncio.wait_for(waiter, 1)
+            await asyncio.wait_for(waiter, 60)
     with pytest.raises(Unavailable):
         await decoder.reserve([5], GREEDY, 9, NO_EOS, lambda _: None)
 

@@ -376,7 +376,7 @@ async def test_requests_that_were_taken_back_do_not_pile_up(monkeypatch: pytest.
 
         def slow(endpoint: Endpoint, body: bytes) -> Any:
             parsed.append(body)
-            assert free.wait(10)
+            assert free.wait(60)
             return parse(endpoint, body)
 
         monkeypatch.setattr(runtime, "parse", slow)
