@@ -46,7 +46,7 @@ from pipesd_core.protocol.messages import (
     decode_gateway,
     encode,
 )
-from pipesd_core.protocol.websocket import CLOSE_SUPERSEDED, GOODBYES
+from pipesd_core.protocol.websocket import CLOSE_SUPERSEDED, GOODBYES, INSTANCE_HEADER
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_gateway import agent_socket, agents, quota
@@ -251,6 +251,18 @@ async def test_a_wrong_key_is_a_401_whatever_else_is_wrong(url: str, offered: tu
 async def test_the_subprotocol_is_chosen_among_those_offered(url: str) -> None:
     async with agent(url, subprotocols=("pipesd.v2", SUBPROTOCOL)) as socket:
         assert socket.subprotocol == SUBPROTOCOL
+
+
+async def test_the_handshake_names_the_server(engine: ScriptedEngine) -> None:
+    """So that an agent knows whether it has come out at another one of a load balancer's."""
+    names = []
+    for _ in range(2):
+        async with serving(engine) as url, agent(url) as first, agent(url) as second:
+            told = [socket_.response.headers[INSTANCE_HEADER] for socket_ in (first, second) if socket_.response]
+            assert len(told) == 2
+            assert told[0] == told[1]
+            names.append(told[0])
+    assert names[0] != names[1]
 
 
 async def test_a_key_that_is_removed_opens_no_session_more_and_ends_none(
@@ -652,7 +664,8 @@ async def test_a_drain_does_not_wait_for_an_agent_that_stays_away(
         await until(lambda: lifecycle.idle)
 
 
-async def test_what_runs_at_the_deadline_is_not_told_that_it_failed(engine: ScriptedEngine) -> None:
+@pytest.mark.parametrize("waits", [True, False])
+async def test_what_runs_at_the_deadline_is_not_told_that_it_failed(engine: ScriptedEngine, waits: bool) -> None:
     lifecycle = Lifecycle()
     engine.running = False
     async with serving(engine, grace_s=30, lifecycle=lifecycle) as url, agent(url) as socket_:
@@ -660,7 +673,11 @@ async def test_what_runs_at_the_deadline_is_not_told_that_it_failed(engine: Scri
         await send(socket_, Open(1, VERSION, Endpoint.COMPLETIONS, b"wait", None))
         assert isinstance(await next_message(socket_), Opened)
         await until(lambda: engine.waiting == 1)
-        await lifecycle.aclose()
+        if waits:
+            await lifecycle.aclose()
+        else:
+            lifecycle.hang_up()
+            assert engine.generations[0].aborted, "at once: what the engine says of its end must find nobody"
         with pytest.raises(ConnectionClosed):
             await next_message(socket_)
         assert socket_.close_code == 1012

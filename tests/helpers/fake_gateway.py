@@ -10,6 +10,7 @@ from functools import partial
 
 from msgspec.structs import replace
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from bench.fixed_policies import fixed
@@ -34,6 +35,7 @@ from pipesd_core.protocol.messages import (
     decode_edge,
     encode,
 )
+from pipesd_core.protocol.websocket import INSTANCE_HEADER
 from pipesd_core.sampling.params import SamplingParams
 
 Script = Callable[["FakeGateway", ServerConnection], Awaitable[None]]
@@ -47,6 +49,7 @@ class FakeGateway:
         self.url = ""
         self.received: list[EdgeMessage] = []
         self.connections: list[ServerConnection] = []
+        self.handshakes = 0
         self.stop: Callable[[], None] = lambda: None
         """Takes no new connection."""
 
@@ -113,11 +116,27 @@ async def fake_gateway(
     subprotocols: list[Subprotocol] | None = None,
     port: int = 0,
     tls: ssl.SSLContext | None = None,
+    instances: tuple[str, ...] = (),
 ) -> AsyncIterator[FakeGateway]:
+    """instances: the names of the servers that the connections come out at, one after the other, the last one again and
+    again; none are told where there are none."""
     gateway = FakeGateway(script)
+
+    def named(_: ServerConnection, __: Request, response: Response) -> None:
+        gateway.handshakes += 1
+        if instances:
+            response.headers[INSTANCE_HEADER] = instances[min(gateway.handshakes, len(instances)) - 1]
+
     offered = [Subprotocol(SUBPROTOCOL)] if subprotocols is None else subprotocols or None
     async with serve(
-        gateway.serve, "127.0.0.1", port, subprotocols=offered, ping_interval=None, max_size=None, ssl=tls
+        gateway.serve,
+        "127.0.0.1",
+        port,
+        subprotocols=offered,
+        ping_interval=None,
+        max_size=None,
+        ssl=tls,
+        process_response=named,
     ) as server:
         gateway.stop = partial(server.close, close_connections=False)
         gateway.url = f"{'wss' if tls else 'ws'}://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/v1/pipesd/ws"

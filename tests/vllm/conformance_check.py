@@ -72,7 +72,7 @@ async def check(names: list[str]) -> int:
         for rule in [*RULES, *CLOSING_RULES]:
             if names and rule.__name__ not in names:
                 continue
-            engine = VllmEngine(PluginMetrics())
+            engine = VllmEngine(PluginMetrics(), lambda: None)
             engine.start(serving, core)
             subject = Subject(
                 engine,

@@ -87,7 +87,7 @@ class VllmServer:
         raise AssertionError(f"vLLM did not start: {self.log.read_text()[-4000:]}")
 
     def stop(self) -> int:
-        """SIGTERM, and the exit code."""
+        """SIGTERM, unless it has ended, and the exit code."""
         self._process.send_signal(signal.SIGTERM)
         try:
             return self._process.wait(STOP_S)
@@ -95,11 +95,62 @@ class VllmServer:
             os.killpg(self._process.pid, signal.SIGKILL)  # its own process group: the engine core too
             return self._process.wait(STOP_S)
 
+    @property
+    def engine_core(self) -> int:
+        """The process id of the engine core."""
+        return next(pid for pid in children(self._process.pid) if "EngineCore" in command(pid))
+
+    def terminate(self) -> None:
+        """SIGTERM; does not wait for what it does."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def kill_engine_core(self) -> None:
+        """kill -9 of the engine core alone."""
+        os.kill(self.engine_core, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """kill -9 of the API server alone."""
+        self._process.kill()
+
+    def wait_gone(self) -> None:
+        """Raises AssertionError if a process of the server has not ended by itself soon."""
+        self._process.wait(STOP_S)
+        deadline = time.monotonic() + STOP_S
+        while left := [pid for pid in in_session(self._process.pid) if "VLLM" in command(pid)]:
+            assert time.monotonic() < deadline, f"left behind: {[command(pid) for pid in left]}"
+            time.sleep(0.1)
+
     def engine(self) -> dict[str, int]:
         """The parking scheduler's figures."""
         answer = httpx.get(f"{self.url}/pipesd/info", headers=HEADERS, timeout=30)
         figures: dict[str, int] = answer.json()["engine"]
         return figures
+
+
+def command(pid: int) -> str:
+    """The command line of a process; empty: it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process's main thread has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def in_session(leader: int) -> list[int]:
+    """The processes of a session, whoever their parents are by now."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
 
 
 def post(url: str, path: str, body: dict[str, Any]) -> httpx.Response:

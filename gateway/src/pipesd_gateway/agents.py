@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from starlette.websockets import WebSocket
 from pipesd_core.engine.interface import Engine
 from pipesd_core.errors import ApiError, InvalidRequest
 from pipesd_core.protocol.messages import SUBPROTOCOL
+from pipesd_core.protocol.websocket import INSTANCE_HEADER
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_gateway.agent_socket import AgentSocket, HostedRequest
 from pipesd_gateway.limits import SessionLimits
@@ -65,6 +67,7 @@ class Agents:
         self._sockets: dict[AgentSocket, asyncio.Task[None]] = {}
         self._drain_began = math.inf
         self._drain_until = math.inf
+        self._instance = (INSTANCE_HEADER.encode(), secrets.token_hex(8).encode())
         lifecycle.host = self
 
     async def serve(self, websocket: WebSocket) -> None:
@@ -79,7 +82,7 @@ class Agents:
             except ApiError as error:
                 await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
                 return
-            await websocket.accept(subprotocol=SUBPROTOCOL)
+            await websocket.accept(subprotocol=SUBPROTOCOL, headers=[self._instance])
             socket = AgentSocket(websocket, self._engine, self._limits, share, self._admit, self.registry, self._hosted)
             task = asyncio.current_task()
             assert task is not None
@@ -109,11 +112,15 @@ class Agents:
         for socket in self._sockets:
             socket.drain(deadline_s)
 
-    async def aclose(self) -> None:
+    def hang_up(self) -> None:
         """Close every link; see `Host`. No session is reported as failed: its agent may finish it elsewhere."""
-        tasks = list(self._sockets.values())
         for socket in list(self._sockets):
             socket.restart()
+
+    async def aclose(self) -> None:
+        """`hang_up`, and give the agents time to hear of it; see `Host`."""
+        tasks = list(self._sockets.values())
+        self.hang_up()
         if tasks:
             await asyncio.wait(tasks, timeout=RESTART_S)
 

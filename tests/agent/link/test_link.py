@@ -32,16 +32,30 @@ from fake_gateway import (
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
 
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.link import circuit_breaker, dialing, requests
 from pipesd_agent.link import connection as connecting
 from pipesd_agent.link import link as link_module
+from pipesd_agent.link.gateways import Declined
 from pipesd_agent.link.link import Link
 from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable
-from pipesd_core.protocol.messages import Close, Draining, End, Endpoint, Event, Failed, Open, Rejected, Resume, encode
+from pipesd_core.protocol.messages import (
+    SUBPROTOCOL,
+    Close,
+    Draining,
+    End,
+    Endpoint,
+    Event,
+    Failed,
+    Open,
+    Rejected,
+    Resume,
+    encode,
+)
 
 BODY = b"{}"
 
@@ -108,7 +122,8 @@ async def refused_with(response: tuple[int, bytes]) -> ApiError:
         ((401, b"<html>"), Unauthorized, "refuses this agent's key (no reason given)"),
         ((403, b""), Unavailable, "check the setting gateway"),
         ((404, b"Not Found"), Unavailable, "(it answered 404)"),
-        ((503, b'{"error": {"message": "shutting down"}}'), Unavailable, "answered 503: shutting down"),
+        ((503, b'{"error": {"message": "shutting down"}}'), Declined, "answered 503: shutting down"),
+        ((502, b"<html>"), Declined, "any proxy in between"),
     ],
 )
 async def test_a_refused_handshake_says_why(response: tuple[int, bytes], kind: type[ApiError], message: str) -> None:
@@ -733,6 +748,78 @@ async def test_a_draining_gateway_without_another_refuses_and_finishes(unused_tc
                 with pytest.raises(RemoteError):
                     await payloads(await ask(link))
                 assert await payloads(running) == [b"{}"]
+
+
+# One address, many servers: a load balancer's.
+
+
+async def test_an_address_that_declines_is_tried_again_before_a_client_is_told() -> None:
+    refusals = [503, 502, 503]
+
+    def refuse(connection: ServerConnection, _: Request) -> Response | None:
+        return connection.respond(http.HTTPStatus(refusals.pop()), "no") if refusals else None
+
+    gateway = FakeGateway(answers)
+    async with serve(
+        gateway.serve, "127.0.0.1", 0, subprotocols=[Subprotocol(SUBPROTOCOL)], process_request=refuse
+    ) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        async with running_link(f"ws://127.0.0.1:{port}/v1/pipesd/ws") as link:
+            assert await payloads(await ask(link)) == [b"{}"]
+    assert not refusals
+
+
+async def test_sessions_are_moved_to_another_server_at_the_same_address() -> None:
+    """The first attempt to get there comes out at the server that ends."""
+
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        await (drains if len(gateway.connections) == 1 else answers)(gateway, connection)
+
+    async with (
+        fake_gateway(script, instances=("a", "a", "b")) as gateway,
+        running_link(gateway.url) as link,  # without a grace time: nothing is lost
+    ):
+        assert await payloads(await ask(link)) == [b"{}"]
+        first, same, _ = gateway.connections
+        await asyncio.gather(first.wait_closed(), same.wait_closed())
+        assert (first.close_code, same.close_code) == (1001, 1001)
+        assert [type(message) for message in gateway.received][:1] == [Open]
+        assert not any(isinstance(message, Resume) for message in gateway.received)
+        report = link.gateways.report(time.monotonic())
+        assert [(one["connected"], one["circuit"], one["draining"]) for one in report] == [(True, "closed", False)]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_what_one_server_refuses_another_at_its_address_is_asked_for(begun: bool) -> None:
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        if len(gateway.connections) > 1:
+            await answers(gateway, connection)
+        message = await gateway.read(connection)
+        told = answer(message.channel)[:2] if begun else ()
+        await say(connection, *told, Failed(message.channel, "unavailable", 503, b"{}"))
+        await gateway.read_all(connection)
+
+    async with (
+        fake_gateway(script, instances=("a", "b")) as gateway,
+        running_link(gateway.url, grace_s=10) as link,
+    ):
+        assert await payloads(await ask(link)) == [b"{}"]
+
+
+async def test_one_server_s_refusal_is_told_when_no_other_is_met_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "AGAIN_S", 0.3)
+
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        message = await gateway.read(connection)
+        await say(connection, Failed(message.channel, "unavailable", 503, b"{}"))
+        await gateway.read_all(connection)
+
+    async with fake_gateway(script, instances=("a",)) as gateway, running_link(gateway.url, grace_s=60) as link:
+        with pytest.raises(RemoteError):
+            await payloads(await ask(link))
+        assert gateway.handshakes > 1
+        assert link.connected
+        assert link.gateways.report(time.monotonic())[0]["failures"] == 0
 
 
 async def test_a_gateway_that_restarts_is_waited_for() -> None:

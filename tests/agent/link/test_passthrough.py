@@ -419,6 +419,33 @@ async def test_a_request_goes_to_the_next_gateway_where_no_answer_begins(unused_
         await asking.aclose()
 
 
+async def test_an_address_where_no_answer_begins_is_asked_again() -> None:
+    """A load balancer's: one server drains, one dies, for a moment there is none, and then there is one."""
+    page = whole(b"<html>502 Bad Gateway</html>", "502 Bad Gateway")
+    scripts = [whole(b'{"error":{"message":"shutting down"}}', "503 Service Unavailable"), nothing, page]
+
+    async def in_turn(writer: asyncio.StreamWriter) -> None:
+        await (scripts.pop(0) if scripts else whole(b'{"choices":[]}'))(writer)
+
+    async with gateway() as balancer:
+        balancer.script = in_turn
+        asking = PassthroughClient(gateways(balancer.url), None, None)
+        answer = await asking.request(Endpoint.COMPLETIONS, b"{}", "id")
+        assert (answer.status, answer.body) == (200, b'{"choices":[]}')
+        await asking.aclose()
+    assert not scripts
+
+
+@pytest.mark.parametrize("status", ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Time-out"])
+async def test_a_proxy_s_error_page_is_no_answer(status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passthrough, "AGAIN_S", 0.0)
+    async with gateway() as fake, agent_before(fake.url) as (client, _, _):
+        fake.script = whole(b"<html>no server</html>", status)
+        error = error_of(await client.post("/completions", json=UNDRAFTABLE), 503)
+        assert f"answered {status[:3]}" in error["message"]
+        assert error["code"] == "unavailable"
+
+
 async def test_other_answers_are_the_client_s_and_asked_for_once() -> None:
     async with gateway() as first, gateway() as second:
         first.script = whole(b'{"error":{"message":"full"}}', "429 Too Many Requests")

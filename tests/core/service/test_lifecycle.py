@@ -19,6 +19,9 @@ class Agents:
     def drain(self, deadline_s: float) -> None:
         self.deadlines.append(deadline_s)
 
+    def hang_up(self) -> None:
+        self.closed += 10
+
     async def aclose(self) -> None:
         self.closed += 1
 
@@ -26,6 +29,7 @@ class Agents:
 async def test_requests_and_sessions_are_work_and_agents_are_told() -> None:
     lifecycle, agents = Lifecycle(), Agents()
     lifecycle.drain(1.0)
+    lifecycle.hang_up()
     await lifecycle.aclose()  # nobody to tell
     idle = [lifecycle.idle]
     lifecycle.host = agents
@@ -35,7 +39,8 @@ async def test_requests_and_sessions_are_work_and_agents_are_told() -> None:
     lifecycle.drain(7.0)
     assert agents.deadlines == [7.0]
     await lifecycle.aclose()
-    assert agents.closed == 1
+    lifecycle.hang_up()
+    assert agents.closed == 11
 
 
 def test_nothing_new_in_a_drain() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from pipesd_core.engine.interface import Deliver, ModelInfo
 from pipesd_core.errors import Unavailable
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_vllm.compat.core import Core
+from pipesd_vllm.compat.ending import EngineGone
 from pipesd_vllm.compat.serving import Serving
 from pipesd_vllm.generation import VllmGeneration
 from pipesd_vllm.metrics import PluginMetrics
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 
 STATS_PERIOD_S: Final = 1.0
 """Oldest age of the scheduler's figures in /metrics while there are sessions."""
+LOOK_S: Final = 0.25
+"""How often to look whether the engine core lives: parked sessions would notice with their next round only."""
 
 
 class VllmEngine:
@@ -26,16 +30,19 @@ class VllmEngine:
 
     Args:
         metrics: gets the scheduler's figures.
+        on_gone: called when vLLM's engine has stopped. It lets go of the generations that somebody else may finish; the
+            others are told.
     """
 
-    def __init__(self, metrics: PluginMetrics) -> None:
+    def __init__(self, metrics: PluginMetrics, on_gone: Callable[[], None]) -> None:
         self._serving: Serving | None = None
         self._core: Core | None = None
         self._coalescer: RpcCoalescer | None = None
         self._metrics = metrics
+        self._on_gone = on_gone
         self._live: set[VllmGeneration] = set()
         self._busy = asyncio.Event()
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
         self._closed = False
 
     def start(self, serving: Serving, core: Core) -> None:
@@ -43,7 +50,10 @@ class VllmEngine:
         self._serving = serving
         self._core = core
         self._coalescer = RpcCoalescer(core.verify)
-        self._watch = asyncio.create_task(self._watch_scheduler(core))
+        self._watches = [
+            asyncio.create_task(self._watch_scheduler(core)),
+            asyncio.create_task(self._watch_engine(core)),
+        ]
 
     @property
     def info(self) -> ModelInfo:
@@ -61,7 +71,7 @@ class VllmEngine:
             raise _shutting_down()
         serving = self._started()
         assert self._coalescer is not None
-        generation = VllmGeneration(serving, self._coalescer, deliver, self._live.discard)
+        generation = VllmGeneration(serving, self._coalescer, deliver, self._live.discard, self.gone)
         self._live.add(generation)
         self._busy.set()
         await generation.open(endpoint, body)
@@ -70,10 +80,20 @@ class VllmEngine:
     async def aclose(self) -> None:
         """Close the engine; see `Engine.aclose`."""
         self._closed = True
-        if self._watch is not None:
-            self._watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
         for generation in list(self._live):
             generation.fail(_shutting_down())
+
+    def gone(self) -> None:
+        """Take note that vLLM's engine has stopped: nothing is begun any more. Harmless when repeated."""
+        if self._closed:
+            return
+        self._closed = True
+        log.error("vLLM's engine has stopped: agents are told to go elsewhere")
+        self._on_gone()
+        for generation in list(self._live):
+            generation.fail(EngineGone())
 
     async def _watch_scheduler(self, core: Core) -> None:
         while True:
@@ -85,6 +105,11 @@ class VllmEngine:
             except Unavailable as error:
                 log.warning("scheduler figures not updated: %s", error)
             await asyncio.sleep(STATS_PERIOD_S)
+
+    async def _watch_engine(self, core: Core) -> None:
+        while not core.gone:  # noqa: ASYNC110  vLLM has no event for it
+            await asyncio.sleep(LOOK_S)
+        self.gone()
 
     def _started(self) -> Serving:
         if self._serving is None:

@@ -18,6 +18,7 @@ from pipesd_core.engine.rounds import Decided, Round, fault
 from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_vllm import park_keys
+from pipesd_vllm.compat.ending import EngineGone
 from pipesd_vllm.compat.serving import Serving, as_api_error, go_ahead, new_tokens, take_time
 from pipesd_vllm.rpc_coalescer import RpcCoalescer
 
@@ -29,6 +30,7 @@ class VllmGeneration:
 
     Args:
         over: called with this object once vLLM has let go of the request.
+        engine_gone: called where the engine turns out to have stopped; it calls `abort` or `fail`.
     """
 
     def __init__(
@@ -37,11 +39,13 @@ class VllmGeneration:
         coalescer: RpcCoalescer,
         deliver: Deliver,
         over: Callable[[VllmGeneration], None],
+        engine_gone: Callable[[], None],
     ) -> None:
         self._serving = serving
         self._coalescer = coalescer
         self._deliver = deliver
         self._over = over
+        self._engine_gone = engine_gone
         self._key = park_keys.new_key()
         self._opened: asyncio.Future[Opening] = asyncio.get_running_loop().create_future()
         self._ordered: asyncio.Future[tuple[tuple[int, ...], int]] | None = None
@@ -105,7 +109,10 @@ class VllmGeneration:
                 if not self._silent:
                     self._deliver(Payload(data, self._shown, _has_usage(data)))
         except Exception as error:
-            self._broke(as_api_error(error))
+            failure = as_api_error(error)
+            if isinstance(failure, EngineGone):
+                self._engine_gone()
+            self._broke(failure)
             return
         if not self._silent and self._accepted:
             self._silent = True
@@ -136,7 +143,7 @@ class VllmGeneration:
     async def _rounds(self, engine_input: Any, params: Any, request_id: str, kwargs: Any) -> AsyncIterator[Any]:
         _, ahead = await self._next_order()  # the first step is the prompt's: vLLM verifies no drafts in it
         go_ahead(params, ahead)
-        outputs = self._serving.engine_client.generate(engine_input, params, request_id, **kwargs)
+        outputs = self._serving.generate(engine_input, params, request_id, **kwargs)
         try:
             round_ = Round((), ahead)
             decided = 0
@@ -174,6 +181,10 @@ class VllmGeneration:
                 if result != "ok":
                     raise EngineFailed(f"the engine refused a step: {result}")
                 round_ = Round(drafts, ahead)
+        except EngineGone:
+            # Now: vLLM's serving code makes an event of the error, as of any.
+            self._engine_gone()
+            raise
         finally:
             await outputs.aclose()
 

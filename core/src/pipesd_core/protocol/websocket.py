@@ -1,4 +1,4 @@
-"""The WebSocket under pipesd.v1, as both ends use it: close codes, and the pings that find a dead link.
+"""The WebSocket under pipesd.v1, as both ends use it: close codes, a header, and the pings that find a dead link.
 
 Each end pings every `PING_INTERVAL_S` and waits `PING_TIMEOUT_S` for the answer, so that a dead link is found within
 twice the interval. A busy machine needs the timeout to answer; where even that is not enough, the sessions of the link
@@ -11,6 +11,10 @@ from typing import Final
 
 PING_INTERVAL_S: Final = 4.5
 PING_TIMEOUT_S: Final = 4.5
+
+INSTANCE_HEADER: Final = "x-pipesd-instance"
+"""Header of the handshake's answer: a name of the server's process, by which the agent tells two servers at one address
+(a load balancer's) from one."""
 
 CLOSE_LEAVING: Final = 1001
 """From the agent: it ends, or goes to another gateway, and resumes nothing of this connection."""

@@ -23,6 +23,10 @@ class Host(Protocol):
         """Announce the end: the program ends when nothing runs any more, or after `deadline_s` seconds."""
         ...
 
+    def hang_up(self) -> None:
+        """End now, without a wait for who is told so."""
+        ...
+
     async def aclose(self) -> None:
         """End now."""
         ...
@@ -57,6 +61,11 @@ class Lifecycle:
         """Begin the drain: what runs has `deadline_s` seconds."""
         if self.host is not None:
             self.host.drain(deadline_s)
+
+    def hang_up(self) -> None:
+        """End the work of the host at once; `aclose` is still to be called. Harmless when repeated."""
+        if self.host is not None:
+            self.host.hang_up()
 
     async def aclose(self) -> None:
         """End the work of the host. Harmless when repeated."""

@@ -49,8 +49,9 @@ class Connection:
 
     Args:
         room_at: see `LinkSettings`.
-        has_alternative: whether there are other gateways, for which what this one refuses to begin or to go on with
-            waits.
+        instance: the name of the server's process; None: it tells none.
+        has_alternative: whether there may be another gateway, in the list or at the same address, for which what this
+            one refuses to begin or to go on with waits.
 
     Attributes:
         draining: done when the gateway is about to end; the result is in how many seconds.
@@ -63,6 +64,7 @@ class Connection:
         requests: RequestTable,
         room_at: Callable[[], float],
         *,
+        instance: str | None,
         has_alternative: bool,
     ) -> None:
         self._websocket = websocket
@@ -71,6 +73,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         self.draining: asyncio.Future[float] = loop.create_future()
         self.ended: asyncio.Future[ApiError] = loop.create_future()
+        self.instance = instance
         self.has_alternative = has_alternative
         self._superseded = False
         self._opened_channels: set[int] = set()

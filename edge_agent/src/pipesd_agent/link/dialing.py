@@ -8,20 +8,23 @@ import ssl
 from typing import Final
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 
 from pipesd_agent.link.address import Address
 from pipesd_agent.link.connection import CLOSE_TIMEOUT_S, SOCKET_BUFFER_BYTES, close_websocket
+from pipesd_agent.link.gateways import Declined
 from pipesd_core.errors import ApiError, Unauthorized, Unavailable, error_message_from_body
 from pipesd_core.protocol.messages import (
     MAX_FRAME_BYTES,
     SUBPROTOCOL,
 )
-from pipesd_core.protocol.websocket import CLOSE_LEAVING, PING_INTERVAL_S, PING_TIMEOUT_S
+from pipesd_core.protocol.websocket import CLOSE_LEAVING, INSTANCE_HEADER, PING_INTERVAL_S, PING_TIMEOUT_S
 
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 5.0
+BUSY_STATUS: Final = (502, 503, 504)
+"""Statuses of a server that drains, or of a load balancer whose server is gone."""
 TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux's number; Python 3.11 does not name it
 
 
@@ -51,6 +54,11 @@ async def dial(address: Address, key: str | None, tls: ssl.SSLContext | None) ->
     return websocket
 
 
+def instance_of(websocket: ClientConnection) -> str | None:
+    """The name of the server's process; None: it is of a version that tells none."""
+    return None if websocket.response is None else websocket.response.headers.get(INSTANCE_HEADER)
+
+
 def _bound_kernel_buffer(websocket: ClientConnection) -> None:
     raw = websocket.transport.get_extra_info("socket")
     if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
@@ -66,17 +74,20 @@ def _connect_error(error: Exception, url: str) -> ApiError:
         if status == 401:  # whatever the body says: vLLM's own is not OpenAI-shaped
             reason = message or "no reason given"
             return Unauthorized(f"the gateway {url} refuses this agent's key ({reason}): set gateway_api_key_file")
+        kind = Declined if status in BUSY_STATUS else Unavailable
         if not message:
-            return Unavailable(
+            return kind(
                 f"there is no PipeSD gateway at {url} (it answered {status}): check the setting gateway, and any proxy "
                 "in between"
             )
-        return Unavailable(f"the gateway {url} answered {status}: {message}")
+        return kind(f"the gateway {url} answered {status}: {message}")
     if isinstance(error, TimeoutError):
         return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
     if (untrusted := untrusted_certificate(error, url)) is not None:
         return untrusted
-    return Unavailable(f"cannot reach the gateway {url}: {error}")
+    # A load balancer that passes bytes on hangs up where its server is gone.
+    kind = Declined if isinstance(error, InvalidMessage | ConnectionResetError) else Unavailable
+    return kind(f"cannot reach the gateway {url}: {error}")
 
 
 def untrusted_certificate(error: BaseException, url: str) -> Unavailable | None:

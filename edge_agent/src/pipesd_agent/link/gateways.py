@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from pipesd_agent.link.address import Address
 from pipesd_agent.link.circuit_breaker import CircuitBreaker, CircuitState
 from pipesd_core.errors import ApiError, Unauthorized, Unavailable
+
+AGAIN_S: Final = 3.0
+"""How long an address that answers, but takes nothing, is tried again before a client is told: a load balancer has
+other servers there."""
+
+
+class Declined(Unavailable):
+    """Something answers at the address, but takes nothing now. Behind a load balancer the next attempt may meet another
+    server."""
 
 
 class Gateway:
@@ -62,6 +71,11 @@ class Gateways:
         return (Unauthorized if refused else Unavailable)(
             f"none of {len(errors)} gateways: " + "; ".join(map(str, errors))
         )
+
+    @property
+    def declined(self) -> bool:
+        """Whether the last attempt at one of them was `Declined`."""
+        return any(isinstance(gateway.error, Declined) for gateway in self._all)
 
     def in_attempt_order(self, now: float) -> list[Gateway]:
         """The gateways in the order in which to try to connect.

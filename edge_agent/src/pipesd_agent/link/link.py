@@ -3,7 +3,8 @@
 `Link` connects (`dialing`), reconnects with backoff, to the next gateway of the list where one fails, and knows why
 there is no connection. A `Connection` is one WebSocket. The sessions (`requests`) outlive it: they are resumed on the
 next one, unless the two ends disagree about the protocol. From a gateway that is about to end they migrate to another
-one as soon as that is connected to, except those that only the first one can finish.
+one as soon as that is connected to, except those that only the first one can finish. The other one may be at the same
+address: a load balancer's, which is many servers.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from pipesd_agent.link.connection import (
     ProtocolMismatch,
     close_websocket,
 )
-from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, dial
-from pipesd_agent.link.gateways import Gateway, Gateways
+from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, dial, instance_of
+from pipesd_agent.link.gateways import AGAIN_S, Gateway, Gateways
 from pipesd_agent.link.requests import LinkSettings, RequestTable
 from pipesd_agent.session.observer import SessionObserver
 from pipesd_agent.session.stream import RequestStream
@@ -98,13 +99,13 @@ class Link:
 
         observers: of this session, besides those that its policies bring.
 
-        Raises ApiError, within `CONNECT_TIMEOUT_S` for each gateway.
+        Raises ApiError, within `CONNECT_TIMEOUT_S` for each gateway and `AGAIN_S`.
         """
         if not self.connected:
             self._settled.clear()
             self._connection_wanted.set()
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S * len(self.gateways) + 1):
+                async with asyncio.timeout(CONNECT_TIMEOUT_S * len(self.gateways) + AGAIN_S + 1):
                     await self._settled.wait()
             except TimeoutError:
                 raise Unavailable(f"the gateway {self.gateways} does not answer; try again") from None
@@ -125,7 +126,7 @@ class Link:
 
     async def _stay_connected(self) -> None:
         while True:
-            served = await self._try_gateways()
+            served = await self._try_for_clients()
             if not served or not self._connection_wanted.is_set():
                 self._settled.set()
             # The agents of a gateway that went down do not all come back, or go to the next one, at once.
@@ -137,6 +138,16 @@ class Link:
                     await self._connection_wanted.wait()
             except TimeoutError:
                 pass
+
+    async def _try_for_clients(self) -> bool:
+        """`_try_gateways`, again for `AGAIN_S` where a client waits and the next attempt may meet another server."""
+        until = time.monotonic() + AGAIN_S
+        while not await self._try_gateways():
+            if self._settled.is_set() or not self.gateways.declined or time.monotonic() >= until:
+                return False
+            await asyncio.sleep(random.uniform(0.0, BACKOFF_FIRST_S))
+            self._connection_wanted.set()
+        return True
 
     async def _try_gateways(self) -> bool:
         """Try the gateways in turn, all of them if a client waits. True: one accepted, and its connection has ended."""
@@ -176,10 +187,13 @@ class Link:
             gateway, websocket = found
 
     async def _successor(self, gateway: Gateway, connection: Connection) -> tuple[Gateway, ClientConnection]:
-        """Connect to another gateway, once this one is about to end."""
+        """Connect to another gateway, or another server at the same address, once this one is about to end."""
         seconds = await asyncio.shield(connection.draining)
         log.info("link: gateway %s is draining, ends within %g s", gateway.address.http, seconds)
         respect_backoff = False
+        # An address in a list of them is tried again as well, but nobody waits for that longer than for the list.
+        hopeless_at = time.monotonic() + (AGAIN_S if len(self.gateways) == 1 else 0.0)
+        pause = BACKOFF_FIRST_S
         while True:
             gateway.set_draining(time.monotonic(), DRAINING_ASSUMED_S)
             for other in self.gateways.in_attempt_order(time.monotonic()):
@@ -188,14 +202,37 @@ class Link:
                     continue
                 if (websocket := await self._dial(other)) is not None:
                     return other, websocket
+            if (websocket := await self._dial_beside(gateway, connection.instance)) is not None:
+                return gateway, websocket
             respect_backoff = True
-            connection.has_alternative = False
-            self._requests.no_other_gateway()
-            await asyncio.sleep(BACKOFF_FIRST_S)
+            if time.monotonic() >= hopeless_at or connection.instance is None:
+                connection.has_alternative = False
+                self._requests.no_other_gateway()
+            await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
+            pause = min(2 * pause, BACKOFF_LIMIT_WITH_CLIENTS_S)
+
+    async def _dial_beside(self, gateway: Gateway, instance: str | None) -> ClientConnection | None:
+        """Connect to a gateway's address where another server answers than the one of that name; None: none does."""
+        if instance is None:
+            return None
+        try:
+            websocket = await dial(gateway.address, self._settings.api_key, self._tls)
+        except ApiError:
+            return None  # no fault of the gateway that we are connected to
+        except Exception:
+            log.exception("link: the attempt to connect failed")
+            return None
+        if instance_of(websocket) in (None, instance):
+            await close_websocket(websocket, CLOSE_LEAVING)
+            return None
+        return websocket
 
     def _adopt(self, gateway: Gateway, websocket: ClientConnection) -> Connection:
-        has_alternative = len(self.gateways) > 1
-        connection = Connection(websocket, self._requests, self._settings.room_at, has_alternative=has_alternative)
+        instance = instance_of(websocket)
+        has_alternative = len(self.gateways) > 1 or instance is not None
+        connection = Connection(
+            websocket, self._requests, self._settings.room_at, instance=instance, has_alternative=has_alternative
+        )
         self._connection = connection
         self._requests.link_restored()  # at once: whoever sees that the link is up may open a request
         self._spawn(connection.run())

@@ -6,8 +6,11 @@ error event within it; and a key that the gateway refuses is the agent's, not th
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 import ssl
+import time
 from collections.abc import AsyncIterator
 from typing import Final
 from urllib.parse import urlsplit
@@ -17,10 +20,11 @@ import httpx
 import msgspec
 from msgspec import Raw
 
-from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, untrusted_certificate
-from pipesd_agent.link.gateways import Gateways
+from pipesd_agent.link.circuit_breaker import BACKOFF_FIRST_S
+from pipesd_agent.link.dialing import BUSY_STATUS, CONNECT_TIMEOUT_S, untrusted_certificate
+from pipesd_agent.link.gateways import AGAIN_S, Declined, Gateways
 from pipesd_agent.link.requests import MAX_OPEN_REQUESTS
-from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable
+from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable, error_message_from_body
 from pipesd_core.openai_body import NOT_JSON
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
@@ -137,22 +141,34 @@ class PassthroughClient:
     async def request(self, endpoint: Endpoint, body: bytes, request_id: str) -> PassthroughAnswer:
         """Send an OpenAI request, and return its answer, whatever the status.
 
-        Raises ApiError; cancelling takes the request back.
+        Where no answer begins the next gateway is asked, and for `AGAIN_S` all of them again if one of them answered: a
+        load balancer may have another server. Raises ApiError; cancelling takes the request back.
         """
-        *first, last = [gateway.address.http for gateway in self._gateways.in_request_order()]
-        for url in first:
-            try:
-                answer = await self._request(url, endpoint, body, request_id)
-            except (Unauthorized, Unavailable) as error:
-                # After ten minutes of silence nobody waits for another ten.
-                if self._client.is_closed or isinstance(error.__cause__, httpx.ReadTimeout):
-                    raise
-                log.warning("request %s goes to another gateway: %s", request_id, error)
-                continue
-            if answer.status != Unavailable.status:
-                return answer
-            await answer.aclose()
-        return await self._request(last, endpoint, body, request_id)
+        until: float | None = None
+        while True:
+            outcome: PassthroughAnswer | ApiError
+            declined = False
+            for gateway in self._gateways.in_request_order():
+                try:
+                    outcome = await self._request(gateway.address.http, endpoint, body, request_id)
+                    if outcome.status != Unavailable.status:
+                        return outcome
+                    declined = True
+                except (Unauthorized, Unavailable) as error:
+                    # After ten minutes of silence nobody waits for another ten.
+                    if self._client.is_closed or isinstance(error.__cause__, httpx.ReadTimeout):
+                        raise
+                    declined = declined or isinstance(error, Declined)
+                    log.warning("request %s: no answer begins: %s", request_id, error)
+                    outcome = error
+            if until is None:  # from here: the first attempt may have taken minutes to come to nothing
+                until = time.monotonic() + AGAIN_S
+            if declined and time.monotonic() < until:
+                await asyncio.sleep(random.uniform(0.0, BACKOFF_FIRST_S))
+            elif isinstance(outcome, ApiError):
+                raise outcome
+            else:
+                return outcome
 
     async def _request(self, url: str, endpoint: Endpoint, body: bytes, request_id: str) -> PassthroughAnswer:
         if self._client.is_closed:
@@ -181,6 +197,8 @@ class PassthroughClient:
             await answer.read()
         finally:
             await answer.aclose()
+        if answer.status in BUSY_STATUS and not error_message_from_body(answer.body):
+            raise Declined(f"a proxy before the gateway {url} answered {answer.status}: no server is there; try again")
         return answer
 
     def failure(self, error: httpx.HTTPError, url: str) -> ApiError:
@@ -195,7 +213,7 @@ class PassthroughClient:
             return untrusted
         if isinstance(error, httpx.ConnectError):
             return Unavailable(f"cannot reach the gateway {url}: {error}")
-        return Unavailable(f"the connection to the gateway {url} was lost: {error or type(error).__name__}; try again")
+        return Declined(f"the connection to the gateway {url} was lost: {error or type(error).__name__}; try again")
 
     async def aclose(self) -> None:
         """End every answer with an error. Harmless when repeated."""

@@ -36,6 +36,13 @@ INTERNALS: Final[dict[str, str | None]] = {
     "vllm.v1.engine.core:EngineCore.post_step": "self,model_executed",
     "vllm.v1.engine.core_client:AsyncMPClient.call_utility_async": "self,method,args",
     "vllm.v1.engine.async_llm:AsyncLLM.generate": "self,prompt,sampling_params,request_id",
+    "vllm.v1.engine.output_processor:OutputProcessor.propagate_error": "self,e",
+    "vllm.v1.engine.async_llm:AsyncLLM.shutdown": "self,timeout",
+    "vllm.v1.engine.async_llm:AsyncLLM.check_health": "self",
+    "vllm.v1.engine.async_llm:AsyncLLM.errored": None,
+    "vllm.exceptions:RetryableRequestError": "message",
+    "vllm.entrypoints.launchers.launcher:serve_http": "app,sock",
+    "vllm.entrypoints.launchers.launcher:terminate_if_errored": "server,engine",
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._sample": "self,logits,spec_decode_metadata",
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._bookkeeping_sync": "self",
     "vllm.v1.sample.rejection_sampler:rejection_sample": (

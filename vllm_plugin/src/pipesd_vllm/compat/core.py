@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from vllm.v1.engine.core import EngineCore
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from pipesd_core.errors import Unavailable
+from pipesd_vllm.compat.ending import EngineGone
 from pipesd_vllm.rpc_coalescer import Order
 
 VERIFY = "pipesd_verify"
@@ -49,10 +51,16 @@ class Core:
     """The calls, as seen from the API server."""
 
     def __init__(self, engine_client: Any) -> None:
+        self._client = engine_client
         self._core = engine_client.engine_core
 
+    @property
+    def gone(self) -> bool:
+        """Whether the engine core has died, or been stopped."""
+        return bool(self._client.errored)
+
     async def verify(self, orders: list[Order]) -> list[str]:
-        """Start a round of each session. "ok", or what is wrong, for each. Raises Unavailable: the engine stops."""
+        """Start a round of each session. "ok", or what is wrong, for each. Raises Unavailable."""
         results: list[str] = await self._call(VERIFY, orders)
         return results
 
@@ -64,5 +72,7 @@ class Core:
     async def _call(self, name: str, *args: Any) -> Any:
         try:
             return await self._core.call_utility_async(name, *args)
+        except EngineDeadError:
+            raise EngineGone from None
         except Exception as error:  # vLLM raises bare Exceptions here
             raise Unavailable(f"vLLM's engine does not answer ({error}); try again later") from error

@@ -19,6 +19,7 @@ from vllm.v1.request import Request, RequestStatus
 from pipesd_core.engine.rounds import Round, fault
 from pipesd_core.errors import ConfigError
 from pipesd_vllm import compat, limits, park_keys
+from pipesd_vllm.compat.orphan import end_with_parent
 from pipesd_vllm.rpc_coalescer import Order
 
 OK = "ok"
@@ -41,6 +42,7 @@ class ParkingScheduler(Scheduler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         compat.check()
+        end_with_parent()
         super().__init__(*args, **kwargs)
         parallel = self.vllm_config.parallel_config
         for name, why in (

@@ -7,7 +7,7 @@ is the caller's.
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +19,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from pipesd_core.engine.interface import ModelInfo, Opening
-from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
+from pipesd_core.errors import ApiError, InvalidRequest
 from pipesd_core.openai_body import is_more_than_one
 from pipesd_core.protocol.fingerprint import fingerprint
 from pipesd_core.protocol.hf_vocabulary import pieces
@@ -27,6 +27,7 @@ from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import GREEDY_BELOW, SamplingParams
 from pipesd_core.sampling.sampler import draw_seed
 from pipesd_vllm import park_keys
+from pipesd_vllm.compat.ending import EngineGone
 
 Generate = Callable[..., AsyncIterator[Any]]
 
@@ -99,6 +100,18 @@ class Serving:
         finally:
             await result.aclose()
 
+    async def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        """The outputs of a session's request. Raises EngineGone."""
+        # Not the client's attribute: what `ending` has put there begins nothing more once the server drains.
+        outputs = type(self.engine_client).generate(self.engine_client, *args, **kwargs)
+        try:
+            async for output in outputs:
+                yield output
+        except EngineDeadError:
+            raise EngineGone from None
+        finally:
+            await outputs.aclose()
+
     async def _create(self, endpoint: Endpoint, body: bytes, generate: Generate) -> Any:
         chat = endpoint is Endpoint.CHAT_COMPLETIONS
         state = self._state
@@ -167,7 +180,7 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineDeadError):
-        return Unavailable("vLLM's engine has stopped; try again when the server is back")
+        return EngineGone()
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
