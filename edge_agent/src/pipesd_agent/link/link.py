@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
@@ -28,6 +27,7 @@ from pipesd_agent.link.connection import (
 )
 from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, dial
 from pipesd_agent.link.gateways import Gateway, Gateways
+from pipesd_agent.link.network import Network
 from pipesd_agent.link.requests import LinkSettings, RequestTable
 from pipesd_agent.session.observer import SessionObserver
 from pipesd_agent.session.stream import RequestStream
@@ -58,12 +58,12 @@ class Link:
         gateways: Gateways,
         settings: LinkSettings,
         worker: DraftWorker | None,
-        tls: ssl.SSLContext | None = None,
+        network: Network | None = None,
     ) -> None:
         self.gateways = gateways
         self._settings = settings
         self._requests = RequestTable(settings, worker)
-        self._tls = tls
+        self._network = network
         self._connection: Connection | None = None
         self._running: set[asyncio.Task[Any]] = set()
         """Tasks of the connection, of superseded ones, and of the search for the next one."""
@@ -235,7 +235,7 @@ class Link:
         """Connect to a gateway. None: it failed, and `gateway.error` says why."""
         gateway.circuit.begin(time.monotonic())
         try:
-            return await dial(gateway.address, self._settings.api_key, self._tls)
+            return await dial(gateway.address, self._settings.api_key, self._network)
         except ApiError as error:
             if str(error) != str(gateway.error):
                 log.warning("link: %s", error)
