@@ -86,7 +86,7 @@ def test_a_list_of_gateways(tmp_path: Path) -> None:
     assert load({}, {}, file) == listed
     assert load({}, {"PIPESD_AGENT_GATEWAY": "http://a:1, wss://b"}, None) == listed
     assert load({"gateway": ["http://a:1", "wss://b"]}, {"PIPESD_AGENT_GATEWAY": "http://c"}, file) == listed
-    assert listed.tls() is not None, "for the one that is secure"
+    assert listed.network({}).websocket_options("wss://b")["ssl"].get_ca_certs(), "for the one that is secure"
 
 
 @pytest.mark.parametrize(
@@ -139,14 +139,17 @@ def test_keys_that_no_header_can_carry_or_too_many(tmp_path: Path) -> None:
         load({"gateway_api_key_file": str(write(tmp_path / "k", "a\nb\n"))}, {}, None)
 
 
-def test_tls(tmp_path: Path) -> None:
-    assert AgentConfig(gateway="http://h").tls() is None
-    context = AgentConfig(gateway="https://h").tls()
-    assert context is not None
+def test_the_network(tmp_path: Path) -> None:
+    assert "ssl" not in AgentConfig(gateway="http://h").network({}).websocket_options("ws://h/v1/pipesd/ws")
+    context = AgentConfig(gateway="https://h").network({}).websocket_options("wss://h/v1/pipesd/ws")["ssl"]
     assert context.verify_mode is ssl.CERT_REQUIRED
     for ca_file in (tmp_path / "nowhere.pem", write(tmp_path / "empty.pem", "no certificate")):
         with pytest.raises(ConfigError, match=f"cannot use ca_file {ca_file}"):
-            AgentConfig(gateway="wss://h", ca_file=ca_file).tls()
+            AgentConfig(gateway="wss://h", ca_file=ca_file).network({})
+    broken = {"HTTPS_PROXY": "socks://h", "SSL_CERT_FILE": "/nowhere"}
+    with pytest.raises(ConfigError, match="HTTPS_PROXY"):
+        AgentConfig(gateway="wss://h").network(broken)
+    AgentConfig(gateway="wss://h", mode="edge", draft_model=tmp_path).network(broken)  # asks no gateway
 
 
 def test_the_ready_configuration_works_and_shows_the_defaults() -> None:

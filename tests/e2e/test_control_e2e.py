@@ -78,10 +78,12 @@ def test_what_was_found_is_kept_for_the_next_start(tmp_path: Path) -> None:
         with agent_process(tmp_path, target.root, *flags) as agent:
             for number in range(16):
                 complete(agent.url, "import ", max_tokens=64, temperature=0, seed=number, ignore_eos=True)
-        kept = json.loads(state_file().read_bytes())
+        file = state_file()
+        assert file is not None
+        kept = json.loads(file.read_bytes())
         (key,) = (key for key in kept["pairs"] if target.root in key and key.endswith("greedy"))
         kept["pairs"][key] = {"r1": 0.5, "r2": 0.625}
-        state_file().write_text(json.dumps(kept))
+        file.write_text(json.dumps(kept))
         with agent_process(tmp_path, target.root, *flags) as agent:
             complete(agent.url, "import ", max_tokens=4, temperature=0)
             assert thresholds(agent.root) == (0.5, 0.625)

@@ -18,6 +18,7 @@ from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.link.address import Address
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
+from pipesd_agent.link.network import Network
 from pipesd_agent.link.requests import LinkSettings
 from pipesd_agent.session.settings import SessionSettings
 from pipesd_core.protocol.messages import (
@@ -157,12 +158,12 @@ def settings(**session: float) -> LinkSettings:
 async def running_link(
     url: str,
     *more: str,
-    tls: ssl.SSLContext | None = None,
+    network: Network | None = None,
     room_at: Callable[[], float] = lambda: 0.0,
     **session: float,
 ) -> AsyncIterator[Link]:
     """A link without a drafter, and its task."""
-    link = Link(gateways(url, *more), replace(settings(**session), room_at=room_at), None, tls)
+    link = Link(gateways(url, *more), replace(settings(**session), room_at=room_at), None, network)
     task = asyncio.create_task(link.run())
     try:
         yield link

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -56,7 +57,7 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     Raises ModelLoadError, ConfigError.
     """
     traces = TraceFiles(config.trace) if config.trace else None
-    tls = config.tls()
+    network = config.network(os.environ)
     gateways = Gateways(config.addresses)
     worker = None
     if config.mode not in ("cloud", "edge"):
@@ -79,9 +80,9 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
         if local_only:
             local.load()
     return Agent(
-        Link(gateways, settings, worker, tls),
-        ModelList(gateways, config.gateway_api_key, tls),
-        PassthroughClient(gateways, config.gateway_api_key, tls),
+        Link(gateways, settings, worker, network),
+        ModelList(gateways, config.gateway_api_key, network),
+        PassthroughClient(gateways, config.gateway_api_key, network),
         worker,
         cloud_on_mismatch=config.mode == "auto",
         local=local,
@@ -99,13 +100,14 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
     tuners, optimizer = None, None
     if config.tuner.enabled and isinstance(config.trigger, DualSettings) and worker is not None:
         optimizer = _optimizer(config)
+        file = state_file()
         tuners = Tuners(
             config.trigger.pair,
             Background(WorkerProcess(optimizer)).proposer,
             window=config.session.window,
             upload=UPLOAD_STRATEGIES[config.batcher],
             verification_cost_ms=config.verification_cost_ms,
-            kept=ThresholdStore(state_file()),
+            kept=None if file is None else ThresholdStore(file),
             draft=f"{config.drafter_name} {(worker.fingerprint or b'').hex()}",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any, Final
@@ -9,7 +10,9 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from pipesd_core.errors import error_message_from_body
+from pipesd_agent.link.network import Network
+from pipesd_core.errors import ConfigError, error_message_from_body
+from pipesd_core.service.program import fail
 
 TIMEOUT_S: Final = 120.0
 HELP: Final = "Ctrl-D ends, /new begins a new conversation."
@@ -25,7 +28,15 @@ def chat(
     """Read lines from stdin, and stream the answers to stdout. Returns the exit code."""
     try:
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=httpx.Timeout(TIMEOUT_S, connect=5.0))
+        client = Network(os.environ, [url]).blocking_http_client(
+            "the agent",
+            "--url",
+            base_url=url.rstrip("/"),
+            headers=headers,
+            timeout=httpx.Timeout(TIMEOUT_S, connect=5.0),
+        )
+    except ConfigError as error:
+        return fail("pipesd-agent chat", error)
     except httpx.InvalidURL as error:
         print(f"pipesd-agent chat: --url {url!r} is no address: {error}", file=sys.stderr)
         return 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,6 +14,7 @@ from pipesd_agent.control.mode import Objective
 from pipesd_agent.control.triggers import DualSettings, TriggerSettings
 from pipesd_agent.drafting.settings import AutoSettings, DrafterSettings
 from pipesd_agent.link.address import Address
+from pipesd_agent.link.network import DIRECT, Network
 from pipesd_agent.local.fallback import FallbackPolicy
 from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.tuning.settings import OFFLOAD_VERIFICATION_COST_MS, TunerSettings
@@ -156,14 +156,13 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             return self.tuner.verification_cost_ms
         return OFFLOAD_VERIFICATION_COST_MS if self._offload else 0.0
 
-    def tls(self) -> ssl.SSLContext | None:
-        """The TLS context for secure gateways; None where there are none. Raises ConfigError."""
-        if not self._secure:
-            return None
-        try:
-            return ssl.create_default_context(cafile=self.ca_file)
-        except OSError as error:  # SSLError is one
-            raise ConfigError(f"cannot use ca_file {self.ca_file}: {error}") from error
+    def network(self, environ: Mapping[str, str]) -> Network:
+        """The network as the gateways are reached by it. Raises ConfigError."""
+        if self.mode == "edge":
+            return DIRECT
+        return Network(
+            environ, [url for address in self.addresses for url in (address.http, address.socket)], self.ca_file
+        )
 
     @property
     def _offload(self) -> bool:

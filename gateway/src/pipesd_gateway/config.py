@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipesd_core.errors import ConfigError
 from pipesd_core.service import settings
 from pipesd_core.service.logs import LogFormat
 from pipesd_core.service.settings import KeySource, Program, check_log_level, check_origins, within
+from pipesd_core.service.trust import server_context
 from pipesd_gateway.quota import MAX_SESSIONS_PER_KEY
 
 KEYS: Final = KeySource("api_keys", "api_key_file", "PIPESD_GATEWAY_API_KEY")
@@ -68,20 +70,11 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
         if self.tls_key is not None and self.tls_cert is None:
             raise ConfigError("tls_key is of use with tls_cert only: give both, or neither")
 
-    def tls(self) -> ssl.SSLContext | None:
+    def tls(self, environ: Mapping[str, str] = os.environ) -> ssl.SSLContext | None:
         """The TLS context of the server; None: no TLS. Raises ConfigError."""
         if self.tls_cert is None:
             return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # never ask at a terminal for one
-        except OSError as error:  # SSLError is one
-            why = error.strerror if isinstance(error, FileNotFoundError | PermissionError) else error
-            raise ConfigError(
-                f"cannot use tls_cert {self.tls_cert} with tls_key {self.tls_key or self.tls_cert}: {why}; "
-                "both are PEM files, the key without a passphrase"
-            ) from error
-        return context
+        return server_context(environ, self.tls_cert, self.tls_key)
 
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None) -> GatewayConfig:

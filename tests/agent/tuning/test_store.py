@@ -74,3 +74,14 @@ def test_a_disk_that_takes_nothing_is_a_warning(tmp_path: Path, caplog: pytest.L
 def test_where_it_is(tmp_path: Path) -> None:
     assert state_file({"XDG_STATE_HOME": str(tmp_path)}) == tmp_path / "pipesd" / "thresholds.json"
     assert state_file({}) == Path.home() / ".local" / "state" / "pipesd" / "thresholds.json"
+
+
+def test_a_user_without_a_home_is_no_reason_to_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert state_file({}) is None
+    assert "Set HOME or XDG_STATE_HOME" in caplog.text

@@ -78,3 +78,11 @@ def test_layers_for_a_gpu_reach_the_test_process() -> None:
 def test_an_unusable_file_is_told_as_by_the_loader(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="there is no model file"):
         probe.check_model_runs(tmp_path / "none.gguf")
+
+
+def test_a_library_that_the_environment_names_and_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
+    with pytest.raises(ModelLoadError, match=r"llama\.cpp cannot be loaded: .*LLAMA_CPP_LIB_PATH names .*unset it"):
+        probe.check_model_runs(tmp_path / "model.gguf")

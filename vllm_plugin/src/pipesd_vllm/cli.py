@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipesd_core.errors import ConfigError, PipeSDError
+from pipesd_core.service import environment
 from pipesd_core.service.settings import installed_version
 from pipesd_vllm import limits
 from pipesd_vllm.limits import GRACE, SESSIONS
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         match arguments:
             case ["serve", model, *flags] if not model.startswith("-"):
+                environment.check(os.environ)
                 command = server_arguments(model, _set_limits(flags))
                 _check()
                 _serve(command)

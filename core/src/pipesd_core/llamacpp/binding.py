@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import os
 import threading
 import weakref
 from collections import deque
@@ -17,13 +18,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
 from pipesd_core.errors import DecodeError, InvalidRequest, ModelLoadError
 from pipesd_core.llamacpp.utf8 import Writable
 from pipesd_core.protocol.fingerprint import fingerprint
+
+try:
+    import llama_cpp.llama_cpp as lib
+except (OSError, RuntimeError) as error:  # its library: not there, or not to be loaded
+    folder = os.environ.get("LLAMA_CPP_LIB_PATH")
+    because = f"; the environment variable LLAMA_CPP_LIB_PATH names {folder!r}: correct or unset it" if folder else ""
+    raise ModelLoadError(f"llama.cpp cannot be loaded: {error}{because}") from error
 
 log = logging.getLogger(__name__)
 

@@ -80,9 +80,9 @@ def _command(path: Path, gpu_layers: int) -> list[str]:
 
 def _main(path: str, gpu_layers: int) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # dying is a normal outcome: leave no core file of a whole model
-    from pipesd_core.llamacpp.binding import Context, Model
-
     try:
+        from pipesd_core.llamacpp.binding import Context, Model
+
         with (
             Model(path, gpu_layers=gpu_layers) as model,
             Context(model, n_ctx=64, n_seq=1, n_batch=2) as context,

@@ -72,6 +72,7 @@ class Server(uvicorn.Server):
                 ws_ping_timeout=PING_TIMEOUT_S,
                 timeout_graceful_shutdown=GRACE_S,
                 server_header=False,
+                workers=1,  # else uvicorn reads WEB_CONCURRENCY, which need not be a number
             )
         )
         self._on_stop = on_stop

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from pipesd_core.errors import ConfigError
+from pipesd_core.service import environment
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
@@ -93,6 +94,7 @@ def load(kind: type[S], program: Program, flags: Mapping[str, Any], environ: Map
 
     The keys of the file are the flags' names with underscores. Raises ConfigError.
     """
+    environment.check(environ)
     if file is None and (named := environ.get(f"{program.prefix}CONFIG")):
         file = Path(named)
     where = f"{file}: " if file else ""

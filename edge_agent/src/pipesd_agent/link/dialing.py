@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 import socket
-import ssl
 from typing import Final
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
+from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidProxyStatus, InvalidStatus, InvalidURI
 
 from pipesd_agent.link.address import Address
 from pipesd_agent.link.connection import CLOSE_TIMEOUT_S, SOCKET_BUFFER_BYTES, close_websocket
+from pipesd_agent.link.failures import moved, wants_tls, why_unreachable
 from pipesd_agent.link.gateways import Declined
+from pipesd_agent.link.network import DIRECT, Network
 from pipesd_core.errors import ApiError, Unauthorized, Unavailable, error_message_from_body
 from pipesd_core.protocol.messages import (
     MAX_FRAME_BYTES,
     SUBPROTOCOL,
 )
 from pipesd_core.protocol.websocket import CLOSE_LEAVING, INSTANCE_HEADER, PING_INTERVAL_S, PING_TIMEOUT_S
+from pipesd_core.service.proxies import Proxy
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +31,14 @@ BUSY_STATUS: Final = (502, 503, 504)
 TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux's number; Python 3.11 does not name it
 
 
-async def dial(address: Address, key: str | None, tls: ssl.SSLContext | None) -> ClientConnection:
-    """Connect to a gateway that speaks our protocol, within `CONNECT_TIMEOUT_S`. Raises ApiError."""
-    url = address.socket
+async def dial(address: Address, key: str | None, network: Network | None = None) -> ClientConnection:
+    """Connect to a gateway that speaks our protocol, within `CONNECT_TIMEOUT_S`. Raises ApiError.
+
+    network: the way there; None: directly, without TLS.
+    """
+    url, network = address.socket, network or DIRECT
     try:
-        websocket = await connect(
+        connecting = connect(
             url,
             subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
             additional_headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -43,10 +49,13 @@ async def dial(address: Address, key: str | None, tls: ssl.SSLContext | None) ->
             close_timeout=CLOSE_TIMEOUT_S,
             max_size=MAX_FRAME_BYTES,
             write_limit=SOCKET_BUFFER_BYTES,
-            ssl=tls if address.secure else None,
+            **network.websocket_options(url),
         )
-    except (OSError, InvalidHandshake, InvalidURI, ssl.SSLError) as error:
-        raise _connect_error(error, url) from error
+        # A redirect is not followed: neither the key nor the proxy is meant for another address.
+        connecting.process_redirect = lambda exc: exc  # type: ignore[method-assign]
+        websocket = await connecting
+    except (OSError, EOFError, InvalidHandshake, InvalidURI) as error:  # SSLError is an OSError
+        raise _connect_error(error, url, network.proxy(url)) from error
     if websocket.subprotocol != SUBPROTOCOL:
         await close_websocket(websocket, CLOSE_LEAVING)
         raise Unavailable(f"{url} does not speak {SUBPROTOCOL}: is it a PipeSD gateway's address?")
@@ -68,12 +77,16 @@ def _bound_kernel_buffer(websocket: ClientConnection) -> None:
             log.debug("TCP_NOTSENT_LOWAT: %s", error)
 
 
-def _connect_error(error: Exception, url: str) -> ApiError:
+def _connect_error(error: Exception, url: str, proxy: Proxy | None) -> ApiError:
     if isinstance(error, InvalidStatus):
         status, message = error.response.status_code, error_message_from_body(error.response.body)
         if status == 401:  # whatever the body says: vLLM's own is not OpenAI-shaped
             reason = message or "no reason given"
             return Unauthorized(f"the gateway {url} refuses this agent's key ({reason}): set gateway_api_key_file")
+        if 300 <= status < 400 and (location := error.response.headers.get("location")):
+            return Unavailable(moved(url, location))
+        if wants_tls(error.response.body):
+            return Unavailable(f"the gateway {url} serves with TLS: set gateway to https://{urlsplit(url).netloc}")
         kind = Declined if status in BUSY_STATUS else Unavailable
         if not message:
             return kind(
@@ -81,23 +94,18 @@ def _connect_error(error: Exception, url: str) -> ApiError:
                 "in between"
             )
         return kind(f"the gateway {url} answered {status}: {message}")
+    if isinstance(error, InvalidProxyStatus) and proxy is not None:
+        status = error.response.status_code
+        remedy = (
+            "it wants a user and a password, as in http://user:password@host:port" if status == 407 else "see there"
+        )
+        return Unavailable(
+            f"the proxy {proxy.shown} of the environment variable {proxy.variable} does not connect to the gateway "
+            f"{url} (it answered {status}): {remedy}"
+        )
     if isinstance(error, TimeoutError):
-        return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
-    if (untrusted := untrusted_certificate(error, url)) is not None:
-        return untrusted
+        by = "" if proxy is None else f", through the proxy {proxy.shown} of {proxy.variable},"
+        return Unavailable(f"the gateway {url}{by} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
     # A load balancer that passes bytes on hangs up where its server is gone.
     kind = Declined if isinstance(error, InvalidMessage | ConnectionResetError) else Unavailable
-    return kind(f"cannot reach the gateway {url}: {error}")
-
-
-def untrusted_certificate(error: BaseException, url: str) -> Unavailable | None:
-    """The error for a client, if an attempt to connect failed because of the gateway's certificate; else None."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is None:
-        return None
-    return Unavailable(
-        f"the certificate of the gateway {url} is not trusted ({cause.verify_message}): check the host's name, and "
-        "set ca_file if its authority is not a public one"
-    )
+    return kind(why_unreachable(error, url, proxy))

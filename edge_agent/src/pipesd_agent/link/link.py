@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
@@ -29,6 +28,7 @@ from pipesd_agent.link.connection import (
 )
 from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, dial, instance_of
 from pipesd_agent.link.gateways import AGAIN_S, Gateway, Gateways
+from pipesd_agent.link.network import Network
 from pipesd_agent.link.requests import LinkSettings, RequestTable
 from pipesd_agent.session.observer import SessionObserver
 from pipesd_agent.session.stream import RequestStream
@@ -59,12 +59,12 @@ class Link:
         gateways: Gateways,
         settings: LinkSettings,
         worker: DraftWorker | None,
-        tls: ssl.SSLContext | None = None,
+        network: Network | None = None,
     ) -> None:
         self.gateways = gateways
         self._settings = settings
         self._requests = RequestTable(settings, worker)
-        self._tls = tls
+        self._network = network
         self._connection: Connection | None = None
         self._running: set[asyncio.Task[Any]] = set()
         """Tasks of the connection, of superseded ones, and of the search for the next one."""
@@ -216,7 +216,7 @@ class Link:
         if instance is None:
             return None
         try:
-            websocket = await dial(gateway.address, self._settings.api_key, self._tls)
+            websocket = await dial(gateway.address, self._settings.api_key, self._network)
         except ApiError:
             return None  # no fault of the gateway that we are connected to
         except Exception:
@@ -272,7 +272,7 @@ class Link:
         """Connect to a gateway. None: it failed, and `gateway.error` says why."""
         gateway.circuit.begin(time.monotonic())
         try:
-            return await dial(gateway.address, self._settings.api_key, self._tls)
+            return await dial(gateway.address, self._settings.api_key, self._network)
         except ApiError as error:
             if str(error) != str(gateway.error):
                 log.warning("link: %s", error)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import ssl
 from typing import Any, Final
 
 import httpx
 
 from pipesd_agent.link.gateways import Gateways
+from pipesd_agent.link.network import DIRECT, Network
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +31,15 @@ class ModelList:
     The agent starts `run`, and cancels it.
     """
 
-    def __init__(self, gateways: Gateways, api_key: str | None, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, gateways: Gateways, api_key: str | None, network: Network | None) -> None:
         self._gateways = gateways
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._verify: ssl.SSLContext | bool = tls if tls is not None else True
+        self._network = network or DIRECT
         self.models: list[dict[str, Any]] = []
 
     async def run(self) -> None:
         """Refresh until cancelled."""
-        async with httpx.AsyncClient(timeout=TIMEOUT_S, headers=self._headers, verify=self._verify) as client:
+        async with self._network.http_client(timeout=TIMEOUT_S, headers=self._headers) as client:
             while True:
                 self._gateways.current_changed.clear()
                 known = await self._refresh(client)

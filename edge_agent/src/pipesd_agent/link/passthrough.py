@@ -9,20 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 import time
 from collections.abc import AsyncIterator
 from typing import Final
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 import msgspec
 from msgspec import Raw
 
 from pipesd_agent.link.circuit_breaker import BACKOFF_FIRST_S
-from pipesd_agent.link.dialing import BUSY_STATUS, CONNECT_TIMEOUT_S, untrusted_certificate
+from pipesd_agent.link.dialing import BUSY_STATUS, CONNECT_TIMEOUT_S
+from pipesd_agent.link.failures import moved, tls_trouble, wants_tls, why_unreachable
 from pipesd_agent.link.gateways import AGAIN_S, Declined, Gateways
+from pipesd_agent.link.network import DIRECT, Network
 from pipesd_agent.link.requests import MAX_OPEN_REQUESTS
 from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable, error_message_from_body
 from pipesd_core.openai_body import NOT_JSON
@@ -120,22 +119,20 @@ class PassthroughClient:
     """A client of the OpenAI API of the gateway that the link is up to, or of the next one if no answer begins there.
 
     Each request has a connection of its own: there are few, and none meets a stale connection.
+
+    Args:
+        network: the way there; None: directly, without TLS.
     """
 
-    def __init__(self, gateways: Gateways, api_key: str | None, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, gateways: Gateways, api_key: str | None, network: Network | None) -> None:
         self._gateways = gateways
-        verify = tls if tls is not None else True
-        limits = httpx.Limits(max_connections=MAX_OPEN_REQUESTS, max_keepalive_connections=0)
-        noticing = httpx.AsyncHTTPTransport(
-            verify=verify, limits=limits, socket_options=sockets.options(sockets.CLIENT_TIMEOUT_S)
-        )
-        self._client = httpx.AsyncClient(
+        self._network = network or DIRECT
+        self._client = self._network.http_client(
             # Not compressed: events would come late.
             headers={"accept-encoding": "identity"} | ({"authorization": f"Bearer {api_key}"} if api_key else {}),
             timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S),
-            verify=verify,
-            limits=limits,
-            transport=None if any(_by_proxy(each.address.http) for each in gateways.in_request_order()) else noticing,
+            limits=httpx.Limits(max_connections=MAX_OPEN_REQUESTS, max_keepalive_connections=0),
+            socket_options=sockets.options(sockets.CLIENT_TIMEOUT_S),
         )
 
     async def request(self, endpoint: Endpoint, body: bytes, request_id: str) -> PassthroughAnswer:
@@ -182,48 +179,48 @@ class PassthroughClient:
                 f"{MAX_OPEN_REQUESTS} requests that cannot be drafted for are open at this agent, its limit; try again"
             ) from error
         except httpx.HTTPError as error:
-            raise self.failure(error, url) from error
+            raise self.failure(error, url, begun=False) from error
         answer = PassthroughAnswer(self, url, response)
         if answer.streams:
             return answer
         try:
             if answer.status == 401:
                 raise Unauthorized(f"the gateway {url} refuses this agent's key: set gateway_api_key_file")
+            if 300 <= answer.status < 400 and (location := response.headers.get("location")):
+                raise Unavailable(moved(url, location))
             if answer.status < 400 and answer.status != 200:
                 raise Unavailable(
                     f"there is no OpenAI API at {url} (it answered {answer.status}): check the setting gateway, "
                     "and any proxy in between"
                 )
             await answer.read()
+            if answer.status == 400 and wants_tls(answer.body):
+                raise Unavailable(
+                    f"the gateway {url} serves with TLS: set gateway to {url.replace('http', 'https', 1)}"
+                )
         finally:
             await answer.aclose()
         if answer.status in BUSY_STATUS and not error_message_from_body(answer.body):
             raise Declined(f"a proxy before the gateway {url} answered {answer.status}: no server is there; try again")
         return answer
 
-    def failure(self, error: httpx.HTTPError, url: str) -> ApiError:
-        """The error for a client."""
+    def failure(self, error: httpx.HTTPError, url: str, *, begun: bool = True) -> ApiError:
+        """The error for a client. begun: the gateway has begun to answer."""
         if self._client.is_closed:
             return Unavailable("the agent is shutting down; try again later")
         if isinstance(error, httpx.ConnectTimeout):
             return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
         if isinstance(error, httpx.TimeoutException):
             return Unavailable(f"nothing came from the gateway {url} for {SILENCE_S:g} s; try again")
-        if (untrusted := untrusted_certificate(error, url)) is not None:
-            return untrusted
-        if isinstance(error, httpx.ConnectError):
-            return Unavailable(f"cannot reach the gateway {url}: {error}")
+        if not begun and self._gateways.current is None and (trouble := tls_trouble(error, url)) is not None:
+            return Unavailable(trouble)
+        if isinstance(error, httpx.ConnectError | httpx.ProxyError):
+            return Unavailable(why_unreachable(error, url, self._network.proxy(url)))
         return Declined(f"the connection to the gateway {url} was lost: {error or type(error).__name__}; try again")
 
     async def aclose(self) -> None:
         """End every answer with an error. Harmless when repeated."""
         await self._client.aclose()
-
-
-def _by_proxy(url: str) -> bool:
-    """Whether the environment names a proxy for a URL. httpx heeds that only where it makes the transport itself."""
-    host = urlsplit(url).hostname or ""
-    return bool(getproxies()) and not proxy_bypass(host)
 
 
 def _is_last(event: bytes) -> bool:

@@ -30,9 +30,13 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pairs: dict[str, Pair]
 
 
-def state_file(environ: Mapping[str, str] = os.environ) -> Path:
-    """The path of the file."""
-    base = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+def state_file(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The path of the file; None: this user has no home, as in some containers, which is a warning in the log."""
+    try:
+        base = environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        log.warning("tuned thresholds are not kept for the next start: %s Set HOME or XDG_STATE_HOME.", error)
+        return None
     return Path(base) / "pipesd" / FILE
 
 
