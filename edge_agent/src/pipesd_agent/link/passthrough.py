@@ -20,7 +20,8 @@ from msgspec import Raw
 from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, untrusted_certificate
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.requests import MAX_OPEN_REQUESTS
-from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable
+from pipesd_core.errors import ApiError, Overloaded, ShuttingDown, Unauthorized, Unavailable
+from pipesd_core.occupancy import Occupancy
 from pipesd_core.openai_body import NOT_JSON
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
@@ -36,7 +37,7 @@ MAX_ANSWER_BYTES: Final = 64 * 2**20
 MAX_EVENT_BYTES: Final = 8 * 2**20
 
 _PATHS: Final = {Endpoint.CHAT_COMPLETIONS: "/v1/chat/completions", Endpoint.COMPLETIONS: "/v1/completions"}
-_PASSED_ON: Final = ("content-type", "retry-after", "x-pipesd-seed")
+_PASSED_ON: Final = ("content-type", "retry-after", "retry-after-ms", "x-pipesd-seed")
 _END: Final = b"\n\n"
 
 
@@ -58,6 +59,8 @@ class PassthroughAnswer:
         self._chunks: AsyncIterator[bytes] | None = None
         self._incomplete = b""
         self._ended = False
+        self._closed = False
+        client.open.take()
 
     @property
     def streams(self) -> bool:
@@ -109,6 +112,9 @@ class PassthroughAnswer:
 
     async def aclose(self) -> None:
         """See `Answer.aclose`. A gateway that still writes stops."""
+        if not self._closed:
+            self._closed = True
+            self._client.open.free()
         await self._response.aclose()
 
 
@@ -116,9 +122,13 @@ class PassthroughClient:
     """A client of the OpenAI API of the gateway that the link is up to, or of the next one if no answer begins there.
 
     Each request has a connection of its own: there are few, and none meets a stale connection.
+
+    Attributes:
+        open: its answers that are not closed.
     """
 
     def __init__(self, gateways: Gateways, api_key: str | None, tls: ssl.SSLContext | None) -> None:
+        self.open = Occupancy()
         self._gateways = gateways
         verify = tls if tls is not None else True
         limits = httpx.Limits(max_connections=MAX_OPEN_REQUESTS, max_keepalive_connections=0)
@@ -163,7 +173,8 @@ class PassthroughClient:
             response = await self._client.send(request, stream=True)
         except httpx.PoolTimeout as error:
             raise Overloaded(
-                f"{MAX_OPEN_REQUESTS} requests that cannot be drafted for are open at this agent, its limit; try again"
+                f"{MAX_OPEN_REQUESTS} requests that cannot be drafted for are open at this agent, its limit; try again",
+                retry_after_s=self.open.wait_s(),
             ) from error
         except httpx.HTTPError as error:
             raise self.failure(error, url) from error
@@ -186,7 +197,7 @@ class PassthroughClient:
     def failure(self, error: httpx.HTTPError, url: str) -> ApiError:
         """The error for a client."""
         if self._client.is_closed:
-            return Unavailable("the agent is shutting down; try again later")
+            return ShuttingDown("the agent is shutting down; try again later")
         if isinstance(error, httpx.ConnectTimeout):
             return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
         if isinstance(error, httpx.TimeoutException):
