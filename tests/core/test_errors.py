@@ -16,6 +16,7 @@ from pipesd_core.errors import (
     Overloaded,
     PipeSDError,
     ProtocolError,
+    ShuttingDown,
     Unauthorized,
     Unavailable,
     UnknownVersion,
@@ -56,8 +57,15 @@ def test_the_parameter_at_fault_is_named() -> None:
 
 
 def test_a_server_that_cannot_says_when_to_come_back() -> None:
-    assert Overloaded("full", retry_after_s=7).headers() == {"retry-after": "7"}
-    assert Unavailable("down").headers() == {"retry-after": "1"}
+    for error, least, most in (
+        (Overloaded("full", retry_after_s=7.0), 7, 11),
+        (Overloaded("full", retry_after_s=0.01), 1, 2),
+        (Unavailable("down"), 1, 2),
+        (ShuttingDown("ends"), 5, 8),
+    ):
+        assert least <= int(error.headers()["retry-after"]) <= most
+        assert least * 1000 <= int(error.headers()["retry-after-ms"]) <= most * 1000
+    assert InvalidRequest("never").headers() == {}
 
 
 def test_protocol_errors_have_codes_of_their_own() -> None:

@@ -30,7 +30,7 @@ def running(url: str, count: int = 2, **parameters: Any) -> list[Asking]:
 def refused(url: str) -> httpx.Response:
     response = httpx.post(f"{url}/completions", json=ASK, timeout=30)
     assert "shutting down" in openai_error(response, 503)["message"]
-    assert response.headers["retry-after"] == "5"
+    assert 5 <= int(response.headers["retry-after"]) <= 60
     return response
 
 

@@ -612,7 +612,7 @@ async def test_every_agent_is_told_of_a_drain_and_finishes_what_runs(engine: Scr
         await send(busy, Open(1, VERSION, Endpoint.COMPLETIONS, b"1", None))
         refused = await next_message(busy)
         assert isinstance(refused, Failed)
-        assert (refused.channel, refused.code, refused.retry_after_s) == (1, "unavailable", 5)
+        assert (refused.channel, refused.code, refused.retry_after_s) == (1, "unavailable", 30)
         with pytest.raises(InvalidStatus) as handshake:
             async with agent(url, key="other"):
                 pass

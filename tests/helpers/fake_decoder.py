@@ -97,6 +97,7 @@ class FakeDecoder:
     n_ctx_seq = 64
     max_drafts = 8
     load: Final = {"places_free": 4, "queued": 0}
+    wait_s = 20.0
 
     def __init__(self, answer: bytes, *, model: FakeModel | None = None) -> None:
         self.model = model or FakeModel()

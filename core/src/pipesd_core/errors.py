@@ -10,7 +10,8 @@ PipeSDError
 │   ├── SessionUnknown           410  there is no such session to resume (any more)
 │   ├── Overloaded               429  with retry-after
 │   ├── EngineFailed             500  the engine broke; the session is lost
-│   └── Unavailable              503  the cloud, or the engine, cannot be reached
+│   └── Unavailable              503  the cloud, or the engine, cannot be reached; with retry-after
+│       └── ShuttingDown
 ├── ProtocolError                the other end broke pipesd.v1; has a short machine-readable code
 │   ├── MalformedMessage
 │   ├── UnknownVersion
@@ -26,17 +27,23 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import Struct
 
+from pipesd_core import retry_after
+
 
 class PipeSDError(Exception):
     """Base of all errors that PipeSD raises on purpose."""
 
 
 class ApiError(PipeSDError):
-    """An error that a client of the OpenAI API gets to see."""
+    """An error that a client of the OpenAI API gets to see.
+
+    retry_after_s: seconds after which the request may be accepted; 0: trying again would change nothing.
+    """
 
     status: int = 500
     type: str = "server_error"
     code: str | None = None
+    retry_after_s: float = 0
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -48,7 +55,8 @@ class ApiError(PipeSDError):
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        return {}
+        """The HTTP headers for this error; each client of one error is told another time."""
+        return retry_after.headers(self.retry_after_s) if self.retry_after_s else {}
 
 
 class InvalidRequest(ApiError):
@@ -88,12 +96,9 @@ class Overloaded(ApiError):
     type = "rate_limit_error"
     code = "overloaded"
 
-    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+    def __init__(self, message: str, *, retry_after_s: float = 1) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-    def headers(self) -> dict[str, str]:
-        return {"retry-after": str(self.retry_after_s)}
+        self.retry_after_s = max(1, retry_after_s)
 
 
 class EngineFailed(ApiError):
@@ -104,10 +109,14 @@ class Unavailable(ApiError):
     status = 503
     type = "server_error"
     code = "unavailable"
-    retry_after_s: int = 1
+    retry_after_s = 1
 
-    def headers(self) -> dict[str, str]:
-        return {"retry-after": str(self.retry_after_s)}
+
+class ShuttingDown(Unavailable):
+    """This server ends and begins nothing new."""
+
+    retry_after_s = 5
+    """Time after which another instance has replaced this one, or this one is back."""
 
 
 class ProtocolError(PipeSDError):

@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--gpu-layers", type=int, metavar="N", help="layers of the draft model on a GPU; -1: all (0)")
     add("--cors-origin", action="append", metavar="URL", help="web origin allowed to call the API (none)")
     add("--drain-timeout", type=float, metavar="S", help="seconds for running requests after SIGTERM (30)")
+    add("--keep-alive", type=int, metavar="S", help="seconds until an idle connection is closed (75)")
     add("--trace", metavar="DIR", help="folder for traces, token ids included (off)")
     add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
     add(
@@ -164,5 +165,6 @@ async def _serve(config: AgentConfig) -> None:
         log_level=config.log_level,
         lifecycle=lifecycle,
         drain_timeout_s=config.drain_timeout,
+        keep_alive_s=config.keep_alive,
     )
     await server.run_on(listener)

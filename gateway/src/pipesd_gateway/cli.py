@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-key", metavar="FILE", help="PEM private key (in the file of --tls-cert)")
     add("--cors-origin", action="append", metavar="URL", help="web origin allowed to call the API (none)")
     add("--drain-timeout", type=float, metavar="S", help="seconds to finish requests after SIGTERM (30)")
+    add("--keep-alive", type=int, metavar="S", help="seconds until an idle connection is closed (75)")
     add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"log level: {', '.join(LOG_LEVELS)} (info)")
     add("--log-format", choices=("text", "json"), metavar="FORMAT", help="text, or one JSON object per line (text)")
     return parser
@@ -113,6 +114,7 @@ async def _serve(config: GatewayConfig) -> None:
             tls=tls,
             lifecycle=lifecycle,
             drain_timeout_s=config.drain_timeout,
+            keep_alive_s=config.keep_alive,
         )
         await server.run_on(listener)
     finally:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from pipesd_core.errors import ConfigError
 from pipesd_core.service import settings
 from pipesd_core.service.logs import LogFormat
-from pipesd_core.service.settings import KeySource, Program, check_log_level, check_origins, within
+from pipesd_core.service.settings import KEEP_ALIVE_S, KeySource, Program, check_log_level, check_origins, within
 from pipesd_core.service.trust import server_context
 from pipesd_gateway.quota import MAX_SESSIONS_PER_KEY
 
@@ -30,7 +30,8 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     agent to resume it; 0: it ends with its link. step_floor_ms: least time of an engine step, to emulate a bigger
     target. max_sessions_per_key: agents' sessions, over all their connections (`quota`). tls_cert, tls_key: PEM files;
     without them no TLS. cors_origin: web origins allowed to call the API. drain_timeout: seconds to finish requests
-    after SIGTERM. api_keys: empty means open. api_key_file: file of the keys; None: they come from the environment.
+    after SIGTERM. keep_alive: seconds until an idle connection is closed. api_keys: empty means open. api_key_file:
+    file of the keys; None: they come from the environment.
     """
 
     model: Path
@@ -49,6 +50,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     tls_key: Path | None = None
     cors_origin: tuple[str, ...] = ()
     drain_timeout: float = 30.0
+    keep_alive: int = KEEP_ALIVE_S
     log_level: str = "info"
     log_format: LogFormat = "text"
     api_keys: frozenset[str] = frozenset()
@@ -65,6 +67,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
         within("step_floor_ms", self.step_floor_ms, 0, 60_000)
         within("max_sessions_per_key", self.max_sessions_per_key, 1, 2**20)
         within("drain_timeout", self.drain_timeout, 0, 86_400)
+        within("keep_alive", self.keep_alive, 1, 3600)
         check_origins(self.cors_origin)
         check_log_level(self.log_level)
         if self.tls_key is not None and self.tls_cert is None:

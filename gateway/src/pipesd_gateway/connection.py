@@ -297,7 +297,8 @@ class GatewayConnection:
 
     def _full(self) -> Overloaded:
         return Overloaded(
-            f"{self.channels} sessions are open on this connection; the limit is {self._max_sessions}", retry_after_s=1
+            f"{self.channels} sessions are open on this connection; the limit is {self._max_sessions}",
+            retry_after_s=self._share.wait_s,
         )
 
     def _dispatch(self, message: Draft | Run | Ack | Close, now: float) -> None:

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from typing import Final
 
 from pipesd_core.errors import Overloaded
+from pipesd_core.occupancy import Occupancy
 
 MAX_SESSIONS_PER_KEY: Final = 256
 """Default limit of sessions."""
 MAX_CONNECTIONS_PER_KEY: Final = 256
 """Limit of agents' WebSockets; or the limit of sessions, where the operator has made that larger."""
-RETRY_AFTER_S: Final = 1
 
 
 class Quota:
@@ -33,13 +33,13 @@ class Quota:
             raise ValueError(f"the limit of sessions must be at least 1, but is {limit}")
         self._limit = limit
         self._secret = secrets.token_bytes(32)
-        self._taken: dict[bytes, int] = {}
-        self._connected: dict[bytes, int] = {}
+        self._taken: dict[bytes, Occupancy] = {}
+        self._connected: dict[bytes, Occupancy] = {}
 
     @property
     def taken(self) -> int:
         """Number of sessions of all keys."""
-        return sum(self._taken.values())
+        return sum(sessions.taken for sessions in self._taken.values())
 
     def share(self, key: str | None) -> Share:
         """The part of the count that is a key's. None: the server has no keys."""
@@ -50,7 +50,9 @@ class Quota:
 class Share:
     """One connection's view of its key's count: takes from it and gives back, once for each session."""
 
-    def __init__(self, owner: bytes, limit: int, taken: dict[bytes, int], connected: dict[bytes, int]) -> None:
+    def __init__(
+        self, owner: bytes, limit: int, taken: dict[bytes, Occupancy], connected: dict[bytes, Occupancy]
+    ) -> None:
         self._owner = owner
         self._limit = limit
         self._taken = taken
@@ -64,24 +66,28 @@ class Share:
     @property
     def taken(self) -> int:
         """Number of sessions of this key now, those of its other connections included."""
-        return self._taken.get(self._owner, 0)
+        return self._taken[self._owner].taken if self._owner in self._taken else 0
+
+    @property
+    def wait_s(self) -> float:
+        """Expected seconds until one of them ends."""
+        return self._taken[self._owner].wait_s() if self._owner in self._taken else 0
 
     @contextmanager
     def connection(self) -> Iterator[None]:
         """Count the connection for the duration of the context. Raises Overloaded where it is one too many."""
-        count, limit = self._connected.get(self._owner, 0), max(MAX_CONNECTIONS_PER_KEY, self._limit)
-        if count >= limit:
+        connected, limit = self._connected.get(self._owner), max(MAX_CONNECTIONS_PER_KEY, self._limit)
+        if connected is not None and connected.taken >= limit:
             raise Overloaded(
-                f"{count} agents are connected {self._whose}; the limit is {limit}: wait until one of them leaves",
-                retry_after_s=RETRY_AFTER_S,
+                f"{connected.taken} agents are connected {self._whose}; the limit is {limit}: "
+                "wait until one of them leaves",
+                retry_after_s=connected.wait_s(),
             )
-        self._connected[self._owner] = count + 1
+        _take(self._connected, self._owner)
         try:
             yield
         finally:
-            left = self._connected.pop(self._owner) - 1
-            if left:
-                self._connected[self._owner] = left
+            _free(self._connected, self._owner)
 
     def acquire(self) -> None:
         """Count a new session. Raises Overloaded where it is one too many; then there is nothing to give back."""
@@ -89,9 +95,9 @@ class Share:
             raise Overloaded(
                 f"{self.taken} sessions are open {self._whose}; the limit is {self._limit}: "
                 "wait until one of them ends",
-                retry_after_s=RETRY_AFTER_S,
+                retry_after_s=self.wait_s,
             )
-        self._taken[self._owner] = self.taken + 1
+        _take(self._taken, self._owner)
 
     @property
     def _whose(self) -> str:
@@ -99,6 +105,15 @@ class Share:
 
     def release(self) -> None:
         """Give an ended session back."""
-        left = self._taken.pop(self._owner) - 1  # KeyError: given back once too often
-        if left:
-            self._taken[self._owner] = left
+        _free(self._taken, self._owner)
+
+
+def _take(places: dict[bytes, Occupancy], owner: bytes) -> None:
+    places.setdefault(owner, Occupancy()).take()
+
+
+def _free(places: dict[bytes, Occupancy], owner: bytes) -> None:
+    """Free a place; an owner that has none any more is forgotten. KeyError: freed once too often."""
+    places[owner].free()
+    if not places[owner].taken:
+        del places[owner]

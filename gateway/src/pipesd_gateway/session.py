@@ -21,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from pipesd_core import retry_after
 from pipesd_core.engine.interface import Opening, Payload, StepDone
 from pipesd_core.errors import ApiError, InvalidRequest, OutOfState, ProtocolError
 from pipesd_core.protocol.messages import (
@@ -70,8 +71,8 @@ class _RunKind(Enum):
 
 def failed(channel: int, error: ApiError) -> Failed:
     """The message that ends a session with an API error."""
-    retry_after = int(error.headers().get("retry-after", "0"))
-    return Failed(channel, error.code or error.type, error.status, msgspec.json.encode(error.body()), retry_after)
+    again_s = retry_after.whole(error.retry_after_s)
+    return Failed(channel, error.code or error.type, error.status, msgspec.json.encode(error.body()), again_s)
 
 
 class GatewaySession:

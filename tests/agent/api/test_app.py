@@ -79,7 +79,7 @@ async def test_what_the_gateway_refuses(stream: bool) -> None:
     async with client_of(refuse) as (client, _, _link):
         response = await client.post("/v1/completions", json={"stream": stream})
         assert error_of(response, 429) == body["error"]
-        assert response.headers["retry-after"] == "2"
+        assert 2 <= int(response.headers["retry-after"]) <= 3
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -627,7 +627,7 @@ def test_a_failed_session_fails_the_request_with_the_gateway_s_own_error() -> No
     assert isinstance(fail, Fail)
     assert fail.error.status == 500
     assert fail.error.body() == EngineFailed("out of memory").body()
-    assert fail.error.headers() == {"retry-after": "7"}
+    assert 7 <= int(fail.error.headers()["retry-after"]) <= 11
     assert bench.session.ended
 
 

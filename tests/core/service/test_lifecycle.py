@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipesd_core.service.lifecycle import Lifecycle, ShuttingDown
+from pipesd_core.errors import ShuttingDown
+from pipesd_core.service.lifecycle import Lifecycle
 
 
 class Agents:
@@ -49,4 +50,13 @@ def test_nothing_new_in_a_drain() -> None:
     lifecycle.draining = True
     with pytest.raises(ShuttingDown, match="shutting down") as refused:
         lifecycle.admit()
-    assert refused.value.headers() == {"retry-after": "5"}
+    assert 5 <= int(refused.value.headers()["retry-after"]) <= 8
+
+
+def test_nobody_is_told_to_come_back_before_the_end_of_a_drain() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.draining = True
+    lifecycle.drain(30.0)
+    with pytest.raises(ShuttingDown) as refused:
+        lifecycle.admit()
+    assert 25 < refused.value.retry_after_s <= 30

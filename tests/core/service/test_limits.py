@@ -20,6 +20,7 @@ from pipesd_core.service import http, limits
 from pipesd_core.service.http import EventStream, read_body
 from pipesd_core.service.program import listen
 from pipesd_core.service.server import Server
+from pipesd_core.service.settings import KEEP_ALIVE_S
 
 GET = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 MESSAGES: list[Any] = []
@@ -52,6 +53,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 async def endless() -> AsyncIterator[bytes]:
     while True:
         yield b"data: " + bytes(100_000) + b"\n\n"
+        await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -139,10 +141,36 @@ async def test_the_next_head_on_a_connection_has_its_own_time(server: Server, mo
 
 
 async def test_an_idle_connection_is_closed(server: Server) -> None:
+    assert server.config.timeout_keep_alive == KEEP_ALIVE_S == 75
     server.config.timeout_keep_alive = 0
     async with peer(server) as (reader, writer):
         writer.write(GET)
         assert (await received(reader)).endswith(b"ok")
+
+
+CLOSING = GET.replace(b"\r\n\r\n", b"\r\nConnection: TE, Close\r\n\r\n")
+UNREAD = b"POST /health HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "stays"), [(GET, True), (CLOSING, False), (GET.replace(b"/1.1", b"/1.0"), False), (UNREAD, False)]
+)
+async def test_a_client_is_told_how_long_its_connection_stays_open(server: Server, asked: bytes, stays: bool) -> None:
+    server.config.timeout_keep_alive = 7
+    async with peer(server) as (reader, writer):
+        for _ in range(3 if stays else 1):
+            writer.write(asked)
+            head = (await reader.readuntil(b"ok")).lower()
+            assert (b"\r\nkeep-alive: timeout=7\r\n" in head) is stays, head
+        if not stays:
+            assert await received(reader) == b""
+
+
+async def test_a_stream_says_how_long_its_connection_stays_open(server: Server) -> None:
+    async with peer(server) as (reader, writer):
+        writer.write(GET.replace(b"/health", b"/stream"))
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        assert head.count(b"keep-alive: timeout=75\r\n") == head.count(b"connection: keep-alive\r\n") == 1
 
 
 async def test_too_large_a_head(server: Server) -> None:
@@ -209,6 +237,53 @@ async def test_too_many_connections_are_told_so(server: Server, monkeypatch: pyt
         assert refused.value.response.status_code == 503
         one[1].write(GET)  # those that were there first are served
         assert (await one[0].readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_idle_connections_make_room_for_new_ones(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as there may be, idle for 75 s, lock nobody out; those that have something under way stay."""
+    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(limits, "MAX_REFUSED", 1)
+    async with contextlib.AsyncExitStack() as stack:
+        streaming = await stack.enter_async_context(peer(server))
+        streaming[1].write(GET.replace(b"/health", b"/stream"))
+        await streaming[0].readuntil(b"data: ")
+        reading = await stack.enter_async_context(peer(server))
+        reading[1].write(GET.replace(b"/health", b"/large"))
+        await reading[0].readuntil(b"\r\n\r\n")
+        beginning = await stack.enter_async_context(peer(server))
+        beginning[1].write(GET + GET[:9])
+        await beginning[0].readuntil(b"ok")
+        idle = []
+        for _ in range(6):
+            idle.append(await stack.enter_async_context(peer(server)))
+            idle[-1][1].write(GET)
+            assert (await idle[-1][0].readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+        for reader, _ in idle[:-1]:
+            assert await received(reader) in (b"", b"reset")
+        beginning[1].write(GET[9:])
+        await beginning[0].readuntil(b"ok")
+        assert not any(reader.at_eof() for reader, _ in (streaming, reading))
+        # A burst of them, more than there may be: each has its turn, or is told.
+        for _ in range(3):
+            async with contextlib.AsyncExitStack() as burst:
+                pairs = [await burst.enter_async_context(peer(server)) for _ in range(2)]
+                for reader, writer in pairs:
+                    writer.write(GET)
+                assert (await pairs[0][0].readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_the_longest_idle_connection_goes_first(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 2)
+    async with peer(server) as one, peer(server) as other, contextlib.AsyncExitStack() as stack:
+        for reader, writer in (one, other, one):  # the first is the one that was used last
+            writer.write(GET)
+            await reader.readuntil(b"ok")
+        _, writer = newcomer = await stack.enter_async_context(peer(server))
+        assert await received(other[0]) in (b"", b"reset")
+        writer.write(GET)
+        one[1].write(GET)
+        for reader, _ in (newcomer, one):
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_connections_come_and_go(server: Server) -> None:

@@ -27,7 +27,7 @@ async def test_alive_and_not_ready() -> None:
             ):
                 assert response.status_code == 503
                 assert "the model is loading" in response.json()["error"]["message"]
-                assert response.headers["retry-after"] == "5"
+                assert 5 <= int(response.headers["retry-after"]) <= 8
             with pytest.raises(InvalidStatus) as refused:
                 await connect(f"ws://{root}/v1/pipesd/ws")
             assert refused.value.response.status_code == 503

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pipesd_core.engine.interface import Deliver, ModelInfo
-from pipesd_core.errors import Unavailable
+from pipesd_core.errors import ShuttingDown, Unavailable
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_vllm.compat.core import Core
 from pipesd_vllm.compat.ending import EngineGone
@@ -117,5 +117,5 @@ class VllmEngine:
         return self._serving
 
 
-def _shutting_down() -> Unavailable:
-    return Unavailable("the server is shutting down; try again later")
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("the server is shutting down; try again later")

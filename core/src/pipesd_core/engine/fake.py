@@ -34,7 +34,7 @@ from pipesd_core.engine.interface import (
     StepDone,
 )
 from pipesd_core.engine.rounds import fault
-from pipesd_core.errors import ApiError, ContextLengthExceeded, InvalidRequest, ModelNotFound, Overloaded, Unavailable
+from pipesd_core.errors import ApiError, ContextLengthExceeded, InvalidRequest, ModelNotFound, Overloaded, ShuttingDown
 from pipesd_core.openai_body import NOT_JSON
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
@@ -409,5 +409,5 @@ class FakeEngine:
         )
 
 
-def _closed() -> Unavailable:
-    return Unavailable("the server is shutting down; try again later")
+def _closed() -> ShuttingDown:
+    return ShuttingDown("the server is shutting down; try again later")

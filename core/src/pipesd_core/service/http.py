@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest, Overloaded
+from pipesd_core.occupancy import Occupancy
 from pipesd_core.service import logs
 from pipesd_core.service.lifecycle import Lifecycle
 
@@ -83,7 +84,7 @@ def install(app: Starlette, lifecycle: Lifecycle, cors_origins: tuple[str, ...] 
             allow_origins=cors_origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),  # OpenAI's client sends many of its own
-            expose_headers=("x-request-id", "x-pipesd-seed", "x-pipesd-mode", "retry-after"),
+            expose_headers=("x-request-id", "x-pipesd-seed", "x-pipesd-mode", "retry-after", "retry-after-ms"),
         )
     app.add_middleware(_Origins, allowed=frozenset(cors_origins))
     app.add_middleware(_RequestIds)
@@ -212,6 +213,7 @@ class _RequestCounter:
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
         self._app = app
         self._lifecycle = lifecycle
+        self._under_way = Occupancy()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
@@ -221,14 +223,19 @@ class _RequestCounter:
             if scope["method"] == "POST":
                 self._lifecycle.admit()
                 if self._lifecycle.requests >= MAX_REQUESTS:
-                    raise Overloaded(f"{MAX_REQUESTS} requests are under way at this server, its limit; try again")
+                    raise Overloaded(
+                        f"{MAX_REQUESTS} requests are under way at this server, its limit; try again",
+                        retry_after_s=self._under_way.wait_s(),
+                    )
         except ApiError as error:
             await json_response(error.body(), error.status, error.headers())(scope, receive, send)
             return
         self._lifecycle.requests += 1
+        self._under_way.take()
         try:
             await self._app(scope, receive, send)
         finally:
+            self._under_way.free()
             self._lifecycle.requests -= 1
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
-from pipesd_core.errors import Unavailable
-
-
-class ShuttingDown(Unavailable):
-    retry_after_s = 5
-    """Time after which another instance has replaced this one, or this one is back."""
+from pipesd_core.errors import ShuttingDown
 
 
 class Host(Protocol):
@@ -45,6 +41,7 @@ class Lifecycle:
         self.requests = 0
         self.draining = False
         self.host: Host | None = None
+        self._ends_by = 0.0
 
     @property
     def idle(self) -> bool:
@@ -53,12 +50,16 @@ class Lifecycle:
     def admit(self) -> None:
         """Admit a new request or session. Raises ShuttingDown."""
         if self.draining:
-            raise ShuttingDown(
+            refusal = ShuttingDown(
                 "the server is shutting down: what runs is finished, nothing new is begun; try again later"
             )
+            # Before its end there is no other one at this address.
+            refusal.retry_after_s = max(refusal.retry_after_s, self._ends_by - time.monotonic())
+            raise refusal
 
     def drain(self, deadline_s: float) -> None:
         """Begin the drain: what runs has `deadline_s` seconds."""
+        self._ends_by = time.monotonic() + deadline_s
         if self.host is not None:
             self.host.drain(deadline_s)
 

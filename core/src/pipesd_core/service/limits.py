@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import h11
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -26,7 +26,8 @@ from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
 from pipesd_core.service.http import BODY_TIMEOUT_S, HANG_UP, SEND_TIMEOUT_S, json_response
 
 MAX_CONNECTIONS: Final = 512
-"""Most connections at a time, WebSockets included; requests on more get a 503. Below the usual 1024 open files."""
+"""Most connections at a time, WebSockets included. For one more the one that has been idle for longest is closed;
+where none is, its request gets a 503. Below the usual 1024 open files."""
 MAX_REFUSED: Final = 64
 """Most connections beyond these that get the 503; further ones are just closed."""
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -38,8 +39,6 @@ BODY_SLACK_S: Final = 5.0
 LINGER_S: Final = 1.0
 """Time after a refusal in which incoming bytes are dropped: closing at once would reset the connection, and the client
 would not see the refusal."""
-KEEP_ALIVE_S: Final = 5
-"""An idle connection is closed after this."""
 CLOSE_S: Final = 3.0
 """Longest time for a WebSocket's peer to take what is left for it after the last message. Without a bound a dead peer
 would keep the socket, and the sessions on it, until TCP gives up."""
@@ -68,6 +67,8 @@ class BoundedHttp(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state | {HANG_UP: self._hang_up}, _loop)
+        self._served = self.app
+        self.app = self._serve
         self._awaited: Callable[[], None] | None = None
         """The function to call when the awaited part of a request does not come in time."""
         self._timer: asyncio.TimerHandle | None = None
@@ -77,12 +78,14 @@ class BoundedHttp(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS + MAX_REFUSED:
-            transport.abort()
-            return
         if len(self.connections) > MAX_CONNECTIONS:
-            self._refused = True
-            self.app = _too_many
+            held = sum(not connection.transport.is_closing() for connection in self.connections)
+            if held > MAX_CONNECTIONS and not self._displace_idle():
+                if held > MAX_CONNECTIONS + MAX_REFUSED:
+                    transport.abort()
+                    return
+                self._refused = True
+                self.app = _too_many
         self._await(self._no_head, HEAD_TIMEOUT_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -115,6 +118,44 @@ class BoundedHttp(H11Protocol):
 
     def _should_upgrade(self) -> bool:
         return not self._refused and super()._should_upgrade()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the app; says in its answer how long the connection stays open after that."""
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._stays_open(scope["headers"], message["headers"]):
+                timeout = (b"keep-alive", b"timeout=%d" % self.timeout_keep_alive)
+                message["headers"] = [*message["headers"], timeout]
+            await send(message)
+
+        await self._served(scope, receive, send_on)
+
+    def _stays_open(self, *headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether the connection stays open after the answer. headers: the request's and the answer's."""
+        said = [value.lower() for each in headers for name, value in each if name.lower() == b"connection"]
+        return (
+            self.conn.their_http_version == b"1.1"
+            and self.cycle.keep_alive
+            and not self.conn.they_are_waiting_for_100_continue
+            and not any(b"close" in map(bytes.strip, value.split(b",")) for value in said)
+        )
+
+    @property
+    def idle_until(self) -> float | None:
+        """When the connection will be closed for having been idle, in the loop's time; None: it is not idle."""
+        timer, begun = self.timeout_keep_alive_task, self.conn.their_state is not h11.IDLE or self.conn.trailing_data[0]
+        if timer is None or begun or self.transport.get_write_buffer_size() or self.transport.is_closing():
+            return None
+        return timer.when()
+
+    def _displace_idle(self) -> bool:
+        """Close the connection that has been idle for longest. False: none is idle."""
+        others = (other for other in self.connections if isinstance(other, BoundedHttp))
+        idle = [(until, id(other), other) for other in others if (until := other.idle_until) is not None]
+        if not idle:
+            return False
+        min(idle)[2].transport.abort()  # nothing is left for its client; TLS would wait for its goodbye
+        return True
 
     def _look(self) -> None:
         """Set the timer for the part of a request that is awaited now."""

@@ -18,6 +18,7 @@ from pipesd_core.protocol.websocket import PING_INTERVAL_S, PING_TIMEOUT_S
 from pipesd_core.service import uvicorn_compat
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.logs import library_level
+from pipesd_core.service.settings import KEEP_ALIVE_S
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Server(uvicorn.Server):
     Args:
         on_stop: ends every request that still runs, with an error.
         drain_timeout_s: after SIGTERM, longest wait for what `lifecycle` counts.
+        keep_alive_s: after that an idle connection is closed.
     """
 
     def __init__(
@@ -45,11 +47,11 @@ class Server(uvicorn.Server):
         tls: ssl.SSLContext | None = None,
         lifecycle: Lifecycle | None = None,
         drain_timeout_s: float = 0.0,
+        keep_alive_s: int = KEEP_ALIVE_S,
     ) -> None:
         uvicorn_compat.check()
         # Imported here: `--help` and a person's chat need no web framework; and after the check.
         from pipesd_core.service.limits import (
-            KEEP_ALIVE_S,
             MAX_HEAD_BYTES,
             BoundedHttp,
             BoundedWebSocket,
@@ -64,7 +66,7 @@ class Server(uvicorn.Server):
                 access_log=False,  # `http` has its own, with the request's id
                 http=BoundedHttp,
                 h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_keep_alive=keep_alive_s,
                 ws=BoundedWebSocket,
                 ws_per_message_deflate=False,
                 ws_max_size=MAX_FRAME_BYTES,

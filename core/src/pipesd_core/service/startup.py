@@ -19,10 +19,13 @@ from pipesd_core.errors import Unavailable
 
 PATIENCE_S: Final = 5.0
 """Longest time for a client to send its request, and to take the answer."""
-RETRY_AFTER_S: Final = 5
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_CLIENTS: Final = 64
 """Most clients at a time; more are hung up on."""
+
+
+class Loading(Unavailable):
+    retry_after_s = 5
 
 
 @asynccontextmanager
@@ -58,15 +61,15 @@ async def answering_while_starting(listener: socket, tls: ssl.SSLContext | None 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     head = await reader.readuntil(b"\r\n\r\n")
     path = head.split(b" ", 2)[1:2]
+    loading = Loading("the model is loading; try again later")
     status, body = HTTPStatus.OK, b'{"status":"starting"}'
     if path != [b"/health"]:
-        status = HTTPStatus.SERVICE_UNAVAILABLE
-        body = msgspec.json.encode(Unavailable("the model is loading; try again later").body())
+        status, body = HTTPStatus.SERVICE_UNAVAILABLE, msgspec.json.encode(loading.body())
     lines = [
         f"HTTP/1.1 {status.value} {status.phrase}",
         "content-type: application/json",
         f"content-length: {len(body)}",
-        f"retry-after: {RETRY_AFTER_S}",
+        *(f"{name}: {value}" for name, value in loading.headers().items()),
         "connection: close",
     ]
     writer.write("\r\n".join([*lines, "", ""]).encode() + body)

@@ -64,9 +64,12 @@ CLASSES: Final = MappingProxyType(
                 "on_response_complete": "self",
                 "send_400_response": "self,msg",
             },
-            attributes=("app", "conn", "connections", "cycle", "loop", "timeout_keep_alive_task", "transport"),
+            attributes=(
+                *("app", "conn", "connections", "cycle", "loop", "timeout_keep_alive", "timeout_keep_alive_task"),
+                "transport",
+            ),
         ),
-        "uvicorn.protocols.http.h11_impl:RequestResponseCycle": Part(attributes=("response_complete",)),
+        "uvicorn.protocols.http.h11_impl:RequestResponseCycle": Part(attributes=("keep_alive", "response_complete")),
         "uvicorn.server:ServerState": Part(attributes=("connections",)),
         "uvicorn.server:Server": Part(
             methods={

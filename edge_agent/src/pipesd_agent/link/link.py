@@ -32,7 +32,7 @@ from pipesd_agent.link.network import Network
 from pipesd_agent.link.requests import LinkSettings, RequestTable
 from pipesd_agent.session.observer import SessionObserver
 from pipesd_agent.session.stream import RequestStream
-from pipesd_core.errors import ApiError, Unavailable
+from pipesd_core.errors import ApiError, ShuttingDown, Unavailable
 from pipesd_core.protocol.messages import (
     Endpoint,
 )
@@ -122,7 +122,7 @@ class Link:
             for task in self._running:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
-            self._requests.close(Unavailable("the agent is shutting down; try again later"))
+            self._requests.close(ShuttingDown("the agent is shutting down; try again later"))
 
     async def _stay_connected(self) -> None:
         while True:

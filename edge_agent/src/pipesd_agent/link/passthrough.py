@@ -23,7 +23,15 @@ from pipesd_agent.link.failures import moved, tls_trouble, wants_tls, why_unreac
 from pipesd_agent.link.gateways import AGAIN_S, Declined, Gateways
 from pipesd_agent.link.network import DIRECT, Network
 from pipesd_agent.link.requests import MAX_OPEN_REQUESTS
-from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable, error_message_from_body
+from pipesd_core.errors import (
+    ApiError,
+    Overloaded,
+    ShuttingDown,
+    Unauthorized,
+    Unavailable,
+    error_message_from_body,
+)
+from pipesd_core.occupancy import Occupancy
 from pipesd_core.openai_body import NOT_JSON
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
@@ -39,7 +47,7 @@ MAX_ANSWER_BYTES: Final = 64 * 2**20
 MAX_EVENT_BYTES: Final = 8 * 2**20
 
 _PATHS: Final = {Endpoint.CHAT_COMPLETIONS: "/v1/chat/completions", Endpoint.COMPLETIONS: "/v1/completions"}
-_PASSED_ON: Final = ("content-type", "retry-after", "x-pipesd-seed")
+_PASSED_ON: Final = ("content-type", "retry-after", "retry-after-ms", "x-pipesd-seed")
 _END: Final = b"\n\n"
 
 
@@ -61,6 +69,8 @@ class PassthroughAnswer:
         self._chunks: AsyncIterator[bytes] | None = None
         self._incomplete = b""
         self._ended = False
+        self._closed = False
+        client.open.take()
 
     @property
     def streams(self) -> bool:
@@ -112,6 +122,9 @@ class PassthroughAnswer:
 
     async def aclose(self) -> None:
         """See `Answer.aclose`. A gateway that still writes stops."""
+        if not self._closed:
+            self._closed = True
+            self._client.open.free()
         await self._response.aclose()
 
 
@@ -122,9 +135,13 @@ class PassthroughClient:
 
     Args:
         network: the way there; None: directly, without TLS.
+
+    Attributes:
+        open: its answers that are not closed.
     """
 
     def __init__(self, gateways: Gateways, api_key: str | None, network: Network | None) -> None:
+        self.open = Occupancy()
         self._gateways = gateways
         self._network = network or DIRECT
         self._client = self._network.http_client(
@@ -176,7 +193,8 @@ class PassthroughClient:
             response = await self._client.send(request, stream=True)
         except httpx.PoolTimeout as error:
             raise Overloaded(
-                f"{MAX_OPEN_REQUESTS} requests that cannot be drafted for are open at this agent, its limit; try again"
+                f"{MAX_OPEN_REQUESTS} requests that cannot be drafted for are open at this agent, its limit; try again",
+                retry_after_s=self.open.wait_s(),
             ) from error
         except httpx.HTTPError as error:
             raise self.failure(error, url, begun=False) from error
@@ -207,7 +225,7 @@ class PassthroughClient:
     def failure(self, error: httpx.HTTPError, url: str, *, begun: bool = True) -> ApiError:
         """The error for a client. begun: the gateway has begun to answer."""
         if self._client.is_closed:
-            return Unavailable("the agent is shutting down; try again later")
+            return ShuttingDown("the agent is shutting down; try again later")
         if isinstance(error, httpx.ConnectTimeout):
             return Unavailable(f"the gateway {url} does not answer within {CONNECT_TIMEOUT_S:g} s; try again")
         if isinstance(error, httpx.TimeoutException):

@@ -20,6 +20,7 @@ from pipesd_agent.session.session import EdgeSession
 from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, Overloaded
+from pipesd_core.occupancy import Occupancy
 from pipesd_core.protocol.messages import VERSION, Endpoint, Open
 
 MAX_OPEN_REQUESTS: Final = 64
@@ -51,6 +52,7 @@ class RequestTable:
         self._settings = settings
         self._worker = worker
         self._requests: dict[int, RequestStream] = {}
+        self._channels = Occupancy()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._lost: ApiError | None = None
@@ -85,7 +87,7 @@ class RequestTable:
         channel = next((c for c in range(MAX_OPEN_REQUESTS) if c not in self._requests), None)
         if channel is None:
             limit = f"{MAX_OPEN_REQUESTS} requests are open at this agent, its limit; try again"
-            raise Overloaded(limit, retry_after_s=1)
+            raise Overloaded(limit, retry_after_s=self._channels.wait_s())
         worker = self._worker if collaborative else None
         fingerprint = None if worker is None else worker.fingerprint or b""
         policies = self._settings.policies()
@@ -97,6 +99,7 @@ class RequestTable:
             now=time.monotonic(),
         )
         self._requests[channel] = RequestStream(request_id, session, worker, self.changed)
+        self._channels.take()
         self.changed()
         return self._requests[channel]
 
@@ -164,6 +167,7 @@ class RequestTable:
             if stream.session.ended:
                 stream.session.observer.ended(time.monotonic())
                 del self._requests[channel]
+                self._channels.free()
 
     def arm_timer(self) -> None:
         """Have `_tick` called by the time that the first session is due.

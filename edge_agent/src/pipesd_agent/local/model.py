@@ -21,7 +21,7 @@ from pipesd_agent.session.splice import CannotSplice, Splice
 from pipesd_core.engine.autoregressive import TargetOnlyGeneration
 from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Deliver, Generation, Opening
-from pipesd_core.errors import ApiError, ModelLoadError, Unavailable
+from pipesd_core.errors import ApiError, ModelLoadError, ShuttingDown, Unavailable
 from pipesd_core.openai_body import NOT_JSON, has_multiple_choices
 from pipesd_core.protocol.messages import Endpoint, Opened
 
@@ -140,7 +140,7 @@ class LocalModel:
         try:
             while self._engine is None:
                 if self.closed:
-                    raise Unavailable("the agent is shutting down; try again later")
+                    raise ShuttingDown("the agent is shutting down; try again later")
                 if self._work is None:
                     self._work = asyncio.create_task(self._load())
                     self._work.add_done_callback(self._work_done)

@@ -16,6 +16,7 @@ class RemoteError(ApiError):
     def __init__(self, failed: Failed) -> None:
         super().__init__(failed.code)
         self.status = failed.status
+        self.retry_after_s = failed.retry_after_s
         self._failed = failed
 
     def body(self) -> dict[str, Any]:
@@ -23,6 +24,3 @@ class RemoteError(ApiError):
             return msgspec.json.decode(self._failed.body, type=dict[str, Any])
         except msgspec.DecodeError:
             return {"error": {"message": self.message, "type": self.type, "param": None, "code": self.message}}
-
-    def headers(self) -> dict[str, str]:
-        return {"retry-after": str(self._failed.retry_after_s)} if self._failed.retry_after_s else {}

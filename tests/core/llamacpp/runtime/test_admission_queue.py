@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from pipesd_core.errors import Overloaded, Unavailable
-from pipesd_core.llamacpp.runtime.admission_queue import RETRY_AFTER_S, AdmissionQueue
+from pipesd_core.llamacpp.runtime import admission_queue
+from pipesd_core.llamacpp.runtime.admission_queue import AdmissionQueue
+from pipesd_core.occupancy import Occupancy
 
 
 async def started(*waiters: asyncio.Task[None]) -> None:
@@ -42,9 +44,34 @@ async def test_a_full_queue_refuses_and_says_how_full_it_is() -> None:
     await started(waiter)
     with pytest.raises(Overloaded, match=r"all 1 places .* 1 requests wait") as caught:
         await queue.acquire()
-    assert caught.value.headers() == {"retry-after": str(RETRY_AFTER_S)}
+    assert caught.value.retry_after_s >= 1
     queue.release()
     await waiter
+
+
+@pytest.mark.parametrize(("n_slots", "hold_s", "max_queue"), [(1, 8.0, 1), (4, 20.0, 5), (2, 3.0, 16)])
+async def test_a_refused_call_is_told_how_long_those_ahead_take(
+    monkeypatch: pytest.MonkeyPatch, n_slots: int, hold_s: float, max_queue: int
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(admission_queue, "Occupancy", lambda: Occupancy(lambda: now))
+    queue = AdmissionQueue(n_slots, max_queue)
+    for _ in range(n_slots):
+        await queue.acquire()
+        now += hold_s / n_slots
+    waiting: list[asyncio.Task[None]] = []
+    for _ in range(80):
+        waiting += [asyncio.create_task(queue.acquire()) for _ in range(max_queue - queue.queued)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as caught:
+            await queue.acquire()
+        queue.release()
+        now += hold_s / n_slots
+    assert caught.value.retry_after_s == pytest.approx(hold_s / n_slots * (max_queue + 1), rel=0.2)
+    told = {caught.value.headers()["retry-after-ms"] for _ in range(50)}
+    assert len(told) > 25, "all that are refused would come back in one moment"
+    queue.close(Unavailable("over"))
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_a_cancelled_waiter_leaves_the_queue() -> None:

@@ -301,7 +301,7 @@ async def test_the_wait_for_a_place_is_bounded_and_can_be_cancelled(monkeypatch:
         monkeypatch.setattr(runtime, "QUEUE_WAIT_S", 0.05)
         with pytest.raises(Overloaded) as error:
             await Client(engine).open()
-        assert error.value.headers() == {"retry-after": "10"}
+        assert error.value.retry_after_s == decoder.wait_s
 
 
 async def test_prompts_waiting_for_the_tokenizer_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

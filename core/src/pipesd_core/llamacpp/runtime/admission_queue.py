@@ -7,8 +7,7 @@ from collections import deque
 from typing import Final
 
 from pipesd_core.errors import ApiError, Overloaded
-
-RETRY_AFTER_S: Final = 2
+from pipesd_core.occupancy import Occupancy
 
 
 class AdmissionQueue:
@@ -22,9 +21,19 @@ class AdmissionQueue:
     def __init__(self, n_slots: int, max_queue: int) -> None:
         self.n_slots: Final = n_slots
         self.max_queue: Final = max_queue
-        self.free_slots = n_slots
+        self._slots = Occupancy()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed: ApiError | None = None
+
+    @property
+    def free_slots(self) -> int:
+        """Number of slots that nobody has."""
+        return self.n_slots - self._slots.taken
+
+    @property
+    def wait_s(self) -> float:
+        """Expected seconds until whoever joined the queue now would get a slot."""
+        return self._slots.wait_s(self.queued)
 
     @property
     def queued(self) -> int:
@@ -39,13 +48,13 @@ class AdmissionQueue:
         if self._closed:
             raise self._closed
         if self.free_slots:
-            self.free_slots -= 1
+            self._slots.take()
             return
         if len(self._waiting) >= self.max_queue:
             raise Overloaded(
                 f"all {self.n_slots} places of the target are taken and {len(self._waiting)} requests wait already, "
-                f"which is the limit: try again in {RETRY_AFTER_S} s",
-                retry_after_s=RETRY_AFTER_S,
+                "which is the limit: try again later",
+                retry_after_s=self.wait_s,
             )
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -62,12 +71,13 @@ class AdmissionQueue:
 
     def release(self) -> None:
         """Free a slot; the call that has waited longest gets it."""
+        self._slots.free()
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
+                self._slots.take()
                 turn.set_result(None)
                 return
-        self.free_slots += 1
 
     def close(self, reason: ApiError) -> None:
         """Raise `reason` in every call of `acquire`, waiting or new."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipesd_core.errors import ApiError, EngineFailed, PipeSDError, Unavailable
+from pipesd_core.errors import ApiError, EngineFailed, PipeSDError, ShuttingDown
 from pipesd_core.llamacpp.binding import Context, Model
 from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
 from pipesd_core.llamacpp.runtime.admission_queue import AdmissionQueue
@@ -170,6 +170,11 @@ class TargetDecoder:
         """Free slots, and requests that wait for one."""
         return {"places_free": self._admission_queue.free_slots, "queued": self._admission_queue.queued}
 
+    @property
+    def wait_s(self) -> float:
+        """Expected wait of a new request for a slot, in seconds."""
+        return self._admission_queue.wait_s
+
     async def reserve(
         self,
         prompt_ids: Sequence[int],
@@ -192,7 +197,7 @@ class TargetDecoder:
             grammar: that of the logits_processing, at the end of `decided`.
             decided: tokens of the answer that another model chose; the first step is for the position after them.
 
-        Raises Overloaded when `max_queue` others wait, Unavailable when closed, ValueError for a prompt or limit that
+        Raises Overloaded when `max_queue` others wait, ShuttingDown when closed, ValueError for a prompt or limit that
         does not fit. Cancelling the call gives the slot back.
         """
         ids = [*prompt_ids, *decided]
@@ -262,10 +267,10 @@ class TargetDecoder:
         self._deliver([(sequence._job, error) for sequence in self._live.values()])
 
     async def aclose(self) -> None:
-        """Stop: whoever waits or runs gets Unavailable. Waits for the thread, at most `JOIN_TIMEOUT_S`. Idempotent."""
+        """Stop: whoever waits or runs gets ShuttingDown. Waits for the thread, at most `JOIN_TIMEOUT_S`. Idempotent."""
         if self._stop.is_set():
             return
-        self._fail_all(Unavailable("the target is shutting down; try again later"))
+        self._fail_all(ShuttingDown("the target is shutting down; try again later"))
         self._stop.set()
         self._context.request_abort()
         with self._wake:

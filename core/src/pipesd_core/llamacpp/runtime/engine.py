@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from pipesd_core.engine.interface import Deliver, ModelInfo, Opening
-from pipesd_core.errors import ApiError, ModelNotFound, Overloaded, Unavailable
+from pipesd_core.errors import ApiError, ModelNotFound, Overloaded, ShuttingDown, Unavailable
 from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
 from pipesd_core.llamacpp.openai.prompt import Model, Prompter
 from pipesd_core.llamacpp.openai.request import Request, parse
 from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration, SequenceHandle
 from pipesd_core.llamacpp.runtime.logprobs import Decoded
+from pipesd_core.occupancy import Occupancy
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 
@@ -44,6 +45,8 @@ class Decoder(Protocol):
     def max_drafts(self) -> int: ...
     @property
     def load(self) -> dict[str, int]: ...
+    @property
+    def wait_s(self) -> float: ...
 
     async def reserve(
         self,
@@ -81,8 +84,8 @@ class EmbeddedEngine:
         self._prompter = Prompter(model, self._info)
         # A body of megabytes must not stop the event loop; one thread, so that the model outlives every use of it.
         self._preparer = ThreadPoolExecutor(1, "pipesd-prompt")
-        self._preparing = 0
-        """Number of requests on their way to the preparer's thread, cancelled ones included."""
+        self._preparing = Occupancy()
+        """The requests on their way to the preparer's thread, cancelled ones included."""
         self._wanted = 0
         """Number of these that have not been cancelled."""
         self._live: set[EmbeddedGeneration] = set()
@@ -154,7 +157,8 @@ class EmbeddedEngine:
                 )
         except TimeoutError:
             raise Overloaded(
-                f"no place became free within {QUEUE_WAIT_S:.0f} s; try again later", retry_after_s=10
+                f"no place became free within {QUEUE_WAIT_S:.0f} s; try again later",
+                retry_after_s=self._decoder.wait_s,
             ) from None
         if self._closed:
             sequence.release()
@@ -181,11 +185,15 @@ class EmbeddedEngine:
         self, endpoint: Endpoint, body: bytes, make: Callable[[Request], Begun]
     ) -> tuple[Request, Begun]:
         """Parse the request on the preparer's thread and apply `make` to it there."""
-        if self._wanted >= MAX_PREPARING or self._preparing >= MAX_PREPARING + MAX_TAKEN_BACK:
-            raise Overloaded(f"{self._preparing} requests are waiting to be read already; try again later")
+        waiting = self._preparing.taken
+        if self._wanted >= MAX_PREPARING or waiting >= MAX_PREPARING + MAX_TAKEN_BACK:
+            raise Overloaded(
+                f"{waiting} requests are waiting to be read already; try again later",
+                retry_after_s=self._preparing.wait_s(waiting - 1),
+            )
         wanted = [body]
         future = asyncio.get_running_loop().run_in_executor(self._preparer, self._prepared, endpoint, wanted, make)
-        self._preparing += 1
+        self._preparing.take()
         self._wanted += 1
         future.add_done_callback(self._on_prepared)
         try:
@@ -195,7 +203,7 @@ class EmbeddedEngine:
             wanted.clear()  # bodies of cancelled requests must not pile up
 
     def _on_prepared(self, future: asyncio.Future[tuple[Request, Begun]]) -> None:
-        self._preparing -= 1
+        self._preparing.free()
         if not future.cancelled():
             future.exception()  # retrieved, so that asyncio does not warn where nobody awaits it
 
@@ -217,5 +225,5 @@ class EmbeddedEngine:
         return self._prompter.opening(request), self._prompter.grammar(request)
 
 
-def _shutting_down() -> Unavailable:
-    return Unavailable("the server is shutting down; try again later")
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("the server is shutting down; try again later")
