@@ -231,7 +231,9 @@ class PassthroughClient:
         if isinstance(error, httpx.TimeoutException):
             return Unavailable(f"nothing came from the gateway {url} for {SILENCE_S:g} s; try again")
         if not begun and self._gateways.current is None and (trouble := tls_trouble(error, url)) is not None:
-            return Unavailable(trouble)
+            # A load balancer that passes bytes on hangs up where its server is gone.
+            kind = Unavailable if isinstance(error, httpx.ConnectError) else Declined
+            return kind(trouble)
         if isinstance(error, httpx.ConnectError | httpx.ProxyError):
             return Unavailable(why_unreachable(error, url, self._network.proxy(url)))
         return Declined(f"the connection to the gateway {url} was lost: {error or type(error).__name__}; try again")
