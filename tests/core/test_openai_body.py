@@ -14,6 +14,8 @@ from pipesd_core.openai_body import (
     has_multiple_choices,
     is_list_of_prompts,
     is_more_than_one,
+    may_be_true,
+    names_served_model,
     read_outline,
     split_prompts,
     unwrap_prompt,
@@ -37,7 +39,21 @@ def test_what_cannot_be_read_is_refused(body: bytes, param: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("n", "choices", "more"),
-    [(2, 2, True), (2.0, 1, True), (1, 1, False), (0, 1, False), (True, 1, False), ("2", 1, False), (None, 1, False)],
+    [
+        (2, 2, True),
+        (2.0, 2, True),
+        (2.5, 1, True),
+        (1, 1, False),
+        (1.0, 1, False),
+        (0, 1, False),
+        (-1, 1, False),
+        (True, 1, False),
+        ("2", 1, True),
+        (" +3 ", 1, True),
+        ("1", 1, False),
+        ("x", 1, False),
+        (None, 1, False),
+    ],
 )
 def test_counts(n: Any, choices: int, more: bool) -> None:
     assert choices_per_prompt(n) == choices
@@ -93,9 +109,20 @@ def test_one_choice_or_a_fault_that_the_engine_names(body: Any) -> None:
     assert not has_multiple_choices(CHAT, b"[" * 100_000)
 
 
-@pytest.mark.parametrize("body", [{}, {"prompt_embeds": None}, {"prompt_embeds": []}, {"prompt_embeds": ["AA"]}])
-def test_embeddings(body: dict[str, Any]) -> None:
-    assert read_outline(msgspec.json.encode(body)).has_prompt_embeds is (body.get("prompt_embeds") == ["AA"])
+@pytest.mark.parametrize("embeds", [b"null", b"[]", b"[ \n]", b'""', b'["AA"]', b'"AA"'])
+def test_embeddings(embeds: bytes) -> None:
+    assert not read_outline(b"{}").has_prompt_embeds
+    assert read_outline(b'{"prompt_embeds": ' + embeds + b"}").has_prompt_embeds is (b"AA" in embeds)
+
+
+def test_what_may_be_true() -> None:
+    assert all(may_be_true(value) for value in (True, 1, 1.0, "true", "YES", "1"))
+    assert not any(may_be_true(value) for value in (False, None, 0, 2, "", "no", "2", [], [1], {"a": 1}))
+
+
+@pytest.mark.parametrize(("model", "served"), [(None, 1), ("", 1), ("default", 1), ("m", 1), ("M", 0), ("other", 0)])
+def test_names_of_the_model(model: str | None, served: int) -> None:
+    assert names_served_model(model, "m") is bool(served)
 
 
 def test_decoded_prompts() -> None:

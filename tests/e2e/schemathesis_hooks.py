@@ -36,7 +36,7 @@ def before_load_schema(_: HookContext, raw_schema: dict[str, Any]) -> None:
     """Say what no description can know: the model's name and vocabulary, and that this server has keys."""
     schemas = raw_schema["components"]["schemas"]
     parameters = schemas["Parameters"]["properties"]
-    parameters["model"] = {"enum": ["pipesd-demo-target", None]}
+    parameters["model"] = {"enum": ["pipesd-demo-target", "default", "", None]}
     parameters["logit_bias"]["propertyNames"] = {"pattern": "^(0|[1-9][0-9]{0,2})$"}
     parameters["response_format"]["anyOf"][2]["properties"]["json_schema"]["properties"]["schema"] = {"enum": SCHEMAS}
     schemas["TokenId"]["maximum"] = 4095
@@ -64,6 +64,8 @@ def before_call(_: HookContext, case: Case[Any], __: dict[str, Any]) -> None:
     for name in ("max_tokens", "max_completion_tokens"):
         if _is_int(body.get(name), 1, 2**31 - 1):
             body[name] = min(body[name], TOKENS)
+        elif body.get(name) == -1:  # as long as the context
+            body[name] = TOKENS
     if body.get("max_tokens") is None and body.get("max_completion_tokens") is None:
         body["max_tokens"] = TOKENS
     if _is_int(body.get("n"), 1, 128):

@@ -19,12 +19,18 @@ from bench.faulty_drafter import WrongDrafter
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.drafter import Drafter
 from pipesd_agent.drafting.llama import LlamaDrafter
+from pipesd_core.openai_parameters import TABLE
+from pipesd_core.protocol.messages import Endpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 PROMPTS = prompts(3)
 TOKENS = 48
 NONE = "none"
+NEUTRAL: dict[str, Any] = {
+    each.name: each.neutral[0] for each in TABLE if each.neutral and each.endpoint is not Endpoint.CHAT_COMPLETIONS
+}
+"""Values of parameters that are not served: they change nothing."""
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -37,6 +43,7 @@ SCHEMA: dict[str, Any] = {
 }
 PARAMETERS: dict[str, dict[str, Any]] = {
     NONE: {},
+    "neutral": NEUTRAL | {"model": "default", "priority": 3, "mirostat_tau": 5.0, "keep_alive": "5m", "top_k": 0.0},
     "presence": {"presence_penalty": 1.5},
     "frequency": {"frequency_penalty": 0.8},
     "negative": {"presence_penalty": -0.6, "frequency_penalty": -0.1},
@@ -108,7 +115,7 @@ def test_every_parameter_changes_some_answer(target_only: list[Answer]) -> None:
     texts = {cell: answer.text for cell, answer in zip(CELLS, target_only, strict=True)}
     for temperature, parameters in itertools.product(TEMPERATURES, PARAMETERS):
         same = all(texts[temperature, parameters, p] == texts[temperature, NONE, p] for p in PROMPTS)
-        changes = parameters not in {NONE, "logprobs"} and (temperature, parameters) != ("T=0", "min_p")
+        changes = parameters not in {NONE, "neutral", "logprobs"} and (temperature, parameters) != ("T=0", "min_p")
         assert same != changes, (temperature, parameters)
 
 

@@ -18,9 +18,12 @@ from starlette.routing import Route
 
 from pipesd_agent.agent import Agent
 from pipesd_agent.api import app
+from pipesd_core import openai_parameters
 from pipesd_core.engine import choices
 from pipesd_core.engine.interface import Engine
 from pipesd_core.llamacpp.openai import logits_processing, request
+from pipesd_core.protocol import messages
+from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.openapi import PATH, describe
 from pipesd_gateway import api, verify_api
@@ -107,7 +110,9 @@ def test_limits_are_those_of_the_code() -> None:
     common, chat, completions = (
         schemas[name]["properties"] for name in ("Parameters", "ChatRequest", "CompletionRequest")
     )
-    assert common["max_tokens"]["maximum"] == request.MAX_TOKENS
+    numbers, until_the_context_ends = common["max_tokens"]["anyOf"]
+    assert numbers["maximum"] == request.MAX_TOKENS
+    assert until_the_context_ends == {"const": request.UNTIL_CONTEXT_ENDS}
     assert common["n"]["maximum"] == choices.MAX_CHOICES
     assert completions["best_of"]["maximum"] == choices.MAX_CHOICES
     one, several_stops = common["stop"]["anyOf"][1:]
@@ -119,6 +124,10 @@ def test_limits_are_those_of_the_code() -> None:
     assert chat["top_logprobs"]["maximum"] == logits_processing.MAX_TOP_LOGPROBS
     assert completions["logprobs"]["anyOf"][0]["maximum"] == logits_processing.MAX_COMPLETION_LOGPROBS
     assert tuple(schemas["Message"]["properties"]["role"]["enum"]) == request.ROLES
+    part = schemas["Message"]["properties"]["content"]["anyOf"][1]["items"]
+    assert set(part["properties"]) - {"type", "text"} == request.PART_HINTS
+    longest = describe("pipesd_agent")["components"]["headers"]["Ignored"]["schema"]["maxLength"]
+    assert longest == 2 * messages.MAX_IGNORED_CHARS + len(", "), "the agent's list and its gateway's"
     batch = schemas["VerifyRequest"]["properties"]["requests"]
     assert batch["maxItems"] == verify_api.MAX_REQUESTS
     assert set(batch["items"]["properties"]) == set(verify_api.RawRequest.__struct_fields__)
@@ -130,6 +139,9 @@ def test_both_endpoints_take_the_same_parameters_and_all_that_the_page_names(pac
     common = set(schemas["Parameters"]["properties"])
     chat, completions = (set(schemas[name]["properties"]) for name in ("ChatRequest", "CompletionRequest"))
     assert common <= chat & completions
+    for endpoint, described in ((Endpoint.CHAT_COMPLETIONS, chat), (Endpoint.COMPLETIONS, completions)):
+        assert openai_parameters.SERVED[endpoint] <= described
+        assert all(map(openai_parameters.is_known, described))
     text = API.read_text("utf-8")
     (listed,) = re.findall(r"streaming or not, with (.*?)choices in all", text, re.DOTALL)
     assert set(re.findall(r"`([a-z_]+)`", listed)) <= chat | completions

@@ -13,11 +13,17 @@ import msgspec
 from msgspec import Raw, Struct
 
 from pipesd_core.errors import InvalidRequest
+from pipesd_core.openai_values import is_number, whole
 from pipesd_core.protocol.messages import Endpoint
 
 NOT_JSON: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 """The exceptions of `msgspec.json.decode` for bytes that are not JSON, or not JSON of the type asked for."""
+DEFAULT_MODEL: Final = "default"
+"""The name in requests of the model that is served, whatever its own name is."""
 _LIST_OF_PROMPTS: Final = re.compile(rb'\[[ \t\n\r]*["\[]')
+_NOTHING: Final = re.compile(rb'(null|""|\[[ \t\n\r]*\]|)')
+_WHOLE_IN_STRING: Final = re.compile(r"\s*[+]?[0-9]{1,18}\s*")
+_TRUE_IN_STRING: Final = frozenset(("1", "true", "t", "yes", "y", "on"))
 
 
 class BodyOutline(Struct, frozen=True):
@@ -31,7 +37,7 @@ class BodyOutline(Struct, frozen=True):
 
     @property
     def has_prompt_embeds(self) -> bool:
-        return bytes(self.prompt_embeds) not in (b"", b"null", b"[]")
+        return _NOTHING.fullmatch(self.prompt_embeds) is None
 
     def prompts(self, endpoint: Endpoint) -> list[Raw]:
         """The prompts of a completion that holds a list of them; empty for a single prompt and for a chat."""
@@ -60,14 +66,28 @@ def wants_stream(body: bytes) -> bool:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
 
 
+def names_served_model(model: str | None, served: str) -> bool:
+    """Whether a request's `model` names the one that is served; None: the request does not name any."""
+    return model in (None, "", DEFAULT_MODEL, served)
+
+
 def is_more_than_one(value: Any) -> bool:
-    """Whether a decoded `n` or `best_of` is a number above 1. An engine may take 2.0 for 2."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 1
+    """Whether an engine may take a decoded `n` or `best_of` for a number above 1: vLLM takes "2" for 2."""
+    if isinstance(value, str) and _WHOLE_IN_STRING.fullmatch(value):
+        return int(value) > 1
+    return is_number(value) and value > 1
+
+
+def may_be_true(value: Any) -> bool:
+    """Whether an engine may take a decoded value for true: vLLM takes 1 and "yes" for it."""
+    if isinstance(value, str):
+        return value.casefold() in _TRUE_IN_STRING
+    return value is True or (is_number(value) and value == 1)
 
 
 def choices_per_prompt(n: Any) -> int:
     """The number of choices that a decoded `n` asks for; 1 for what is no valid `n`."""
-    return n if type(n) is int and n > 1 else 1
+    return max(1, whole(n) or 1)
 
 
 def has_multiple_choices(endpoint: Endpoint, body: bytes) -> bool:

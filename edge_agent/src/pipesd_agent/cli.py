@@ -110,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--context", type=int, metavar="N", help="context of each client, tokens (2048)")
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
     add("--gpu-layers", type=int, metavar="N", help="layers of the draft model on a GPU; -1: all (0)")
+    add(
+        "--unknown-parameters",
+        choices=("refuse", "ignore"),
+        metavar="WHAT",
+        help="what is done with unknown parameters: refuse, or ignore and say so (refuse)",
+    )
     add("--cors-origin", action="append", metavar="URL", help="web origin allowed to call the API (none)")
     add("--drain-timeout", type=float, metavar="S", help="seconds for running requests after SIGTERM (30)")
     add("--keep-alive", type=int, metavar="S", help="seconds until an idle connection is closed (75)")
@@ -160,7 +166,13 @@ async def _serve(config: AgentConfig) -> None:
         logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
     lifecycle = Lifecycle()
     server = Server(
-        create_app(agent, keys=keys, lifecycle=lifecycle, cors_origins=config.cors_origin),
+        create_app(
+            agent,
+            keys=keys,
+            lifecycle=lifecycle,
+            cors_origins=config.cors_origin,
+            unknown_parameters=config.unknown_parameters,
+        ),
         agent.aclose,
         log_level=config.log_level,
         lifecycle=lifecycle,

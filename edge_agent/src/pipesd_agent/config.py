@@ -19,6 +19,7 @@ from pipesd_agent.local.fallback import FallbackPolicy
 from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.tuning.settings import OFFLOAD_VERIFICATION_COST_MS, TunerSettings
 from pipesd_core.errors import ConfigError
+from pipesd_core.openai_parameters import UnknownParameters
 from pipesd_core.service import settings
 from pipesd_core.service.logs import LogFormat
 from pipesd_core.service.settings import KEEP_ALIVE_S, KeySource, Program, check_log_level, check_origins, within
@@ -45,8 +46,9 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     within. threads: of llama.cpp. gpu_layers: layers of the draft model on a GPU; -1: all.
     ca_file: certificate authority of wss:// gateways. api_keys: keys that the agent's own API accepts, empty: anybody
     may use it; api_key_file: where they come from, None: the environment. cors_origin: web origins that may use it.
-    drain_timeout: seconds that running requests have after SIGTERM. keep_alive: seconds until an idle connection to the
-    agent's API is closed. trace: folder for traces of finished requests.
+    unknown_parameters: of requests, see `openai_parameters`. drain_timeout: seconds that running requests have after
+    SIGTERM. keep_alive: seconds until an idle connection to the agent's API is closed. trace: folder for traces of
+    finished requests.
     batcher: when drafts leave before a verification takes them (`batchers.BATCHERS`). drafter, trigger, tuner, session:
     tables.
     """
@@ -72,6 +74,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     trigger: TriggerSettings = DualSettings()
     tuner: TunerSettings = TunerSettings()
     session: SessionSettings = SessionSettings()
+    unknown_parameters: UnknownParameters = "refuse"
     cors_origin: tuple[str, ...] = ()
     drain_timeout: float = 30.0
     keep_alive: int = KEEP_ALIVE_S

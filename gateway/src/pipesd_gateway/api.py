@@ -18,6 +18,7 @@ from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Engine
 from pipesd_core.errors import ApiError, EngineFailed
 from pipesd_core.openai_body import has_multiple_choices, wants_stream
+from pipesd_core.openai_parameters import ignored_header
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.exposition import CONTENT_TYPE, render
@@ -109,7 +110,7 @@ async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoi
     handed_over = False
     try:
         opening = await while_connected(request, answer.open(endpoint, body))
-        headers = {"x-pipesd-seed": str(opening.params.seed)}
+        headers = {"x-pipesd-seed": str(opening.params.seed)} | ignored_header(opening.ignored)
         if wants_stream(body):
             handed_over = True
             return EventStream(_events(answer), answer.abort, headers)

@@ -71,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--grace", type=float, metavar="S", help="seconds a lost agent has to resume sessions (30)")
     add("--step-floor-ms", type=float, metavar="MS", help="minimum step time, to emulate a big target (0)")
     add("--max-sessions-per-key", type=int, metavar="N", help="agents' sessions per API key (256)")
+    add(
+        "--unknown-parameters",
+        choices=("refuse", "ignore"),
+        metavar="WHAT",
+        help="what is done with unknown parameters: refuse, or ignore and say so (refuse)",
+    )
     add("--tls-cert", metavar="FILE", help="PEM certificate chain; enables TLS (none)")
     add("--tls-key", metavar="FILE", help="PEM private key (in the file of --tls-cert)")
     add("--cors-origin", action="append", metavar="URL", help="web origin allowed to call the API (none)")
@@ -136,4 +142,5 @@ def _load_engine(config: GatewayConfig) -> EmbeddedEngine:
         step_floor_s=config.step_floor_ms / 1000,
         max_queue=config.max_queue,
     )
-    return EmbeddedEngine(decoder, name=config.name or decoder.model.name)
+    name = config.name or decoder.model.name
+    return EmbeddedEngine(decoder, name=name, unknown_parameters=config.unknown_parameters)

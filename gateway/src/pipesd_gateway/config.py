@@ -11,6 +11,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from pipesd_core.errors import ConfigError
+from pipesd_core.openai_parameters import UnknownParameters
 from pipesd_core.service import settings
 from pipesd_core.service.logs import LogFormat
 from pipesd_core.service.settings import KEEP_ALIVE_S, KeySource, Program, check_log_level, check_origins, within
@@ -28,10 +29,11 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     once. context: tokens of each, prompt and answer together. threads: of llama.cpp. max_queue: length of the admission
     queue. park_timeout: seconds that a session waits for a silent edge. grace: seconds that a session waits for a lost
     agent to resume it; 0: it ends with its link. step_floor_ms: least time of an engine step, to emulate a bigger
-    target. max_sessions_per_key: agents' sessions, over all their connections (`quota`). tls_cert, tls_key: PEM files;
-    without them no TLS. cors_origin: web origins allowed to call the API. drain_timeout: seconds to finish requests
-    after SIGTERM. keep_alive: seconds until an idle connection is closed. api_keys: empty means open. api_key_file:
-    file of the keys; None: they come from the environment.
+    target. max_sessions_per_key: agents' sessions, over all their connections (`quota`). unknown_parameters: of
+    requests, see `openai_parameters`. tls_cert, tls_key: PEM files; without them no TLS. cors_origin: web origins
+    allowed to call the API. drain_timeout: seconds to finish requests after SIGTERM. keep_alive: seconds until an idle
+    connection is closed. api_keys: empty means open. api_key_file: file of the keys; None: they come from the
+    environment.
     """
 
     model: Path
@@ -46,6 +48,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     grace: float = 30.0
     step_floor_ms: float = 0.0
     max_sessions_per_key: int = MAX_SESSIONS_PER_KEY
+    unknown_parameters: UnknownParameters = "refuse"
     tls_cert: Path | None = None
     tls_key: Path | None = None
     cors_origin: tuple[str, ...] = ()

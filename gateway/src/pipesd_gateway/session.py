@@ -152,6 +152,7 @@ class GatewaySession:
                 opening.eos_ids,
                 opening.model,
                 opening.stop,
+                opening.ignored,
             )
         ]
         self._advance(now)

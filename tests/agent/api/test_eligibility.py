@@ -28,6 +28,8 @@ def why(endpoint: Endpoint, **body: Any) -> str | None:
         (b'{"a": {"n": 1}, "n": 2.0}', "n = 2.0"),
         (b'{"n": 1' + b"0" * 300 + b"}", "n = 10"),
         (b'{"use_beam_search": true}', "use_beam_search"),
+        (b'{"use_beam_search": "yes"}', "use_beam_search"),
+        (b'{"n": "2"}', "n = 2"),
     ],
 )
 def test_what_no_endpoint_drafts(endpoint: Endpoint, body: bytes, said: str) -> None:
@@ -64,7 +66,7 @@ def test_blanks_before_the_first_prompt() -> None:
     "body",
     [
         {},
-        {"n": 1}, {"n": None}, {"n": 0}, {"n": True}, {"n": "x"}, {"n": "2"}, {"n": [2]}, {"n": {"n": 2}},
+        {"n": 1}, {"n": None}, {"n": 0}, {"n": True}, {"n": "x"}, {"n": "1"}, {"n": [2]}, {"n": {"n": 2}},
         {"best_of": 1}, {"best_of": "many"},
         {"use_beam_search": False}, {"use_beam_search": None}, {"use_beam_search": "no"},
         {"prompt": "a"}, {"prompt": ["a"]}, {"prompt": [1, 2]}, {"prompt": [[1, 2]]}, {"prompt": []}, {"prompt": 7},

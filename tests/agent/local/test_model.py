@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fake_decoder import EOS, FakeDecoder
 from fake_gateway import verdict
+from msgspec.structs import replace
 
 from bench.fixed_policies import fixed
 from pipesd_agent.control.triggers import DualSettings
@@ -156,6 +157,17 @@ async def test_what_only_opened_says_is_not_asked_of_the_body() -> None:
     """vLLM takes more than the embedded engine does; what it made of it is in `Opened`."""
     async with edge() as (alone, _):
         stream = session(b"a", stop=["1", "2", "3", "4", "5"], top_k=None, temperature="?")
+        answer = await alone.continue_answer(stream.session, "gone")
+        assert text_of(await told(answer)) == "abcdef"
+
+
+async def test_what_the_target_has_left_aside_is_left_aside() -> None:
+    async with edge() as (alone, _):
+        stream = session(b"a", nonsense=1)
+        with pytest.raises(InvalidRequest, match="nonsense"):
+            await alone.continue_answer(stream.session, "gone")
+        assert stream.session.opened is not None
+        stream.session.opened = replace(stream.session.opened, ignored="nonsense")
         answer = await alone.continue_answer(stream.session, "gone")
         assert text_of(await told(answer)) == "abcdef"
 

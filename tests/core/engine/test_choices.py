@@ -163,7 +163,10 @@ async def test_a_later_choice_waits_for_room(
         ({"prompt": "x", "n": MAX_CHOICES + 1}, "n"),
         ({"prompt": ["x"] * 65, "n": 2}, "n"),
         ({"prompt": ["x"] * (MAX_CHOICES + 1)}, "prompt"),
-        ({"prompt": ["x", ""]}, "prompt"),
+        ({"prompt": ["x", ""]}, "prompt[1]"),
+        ({"prompt": [[1], [2, -1]]}, "prompt[1][1]"),
+        ({"prompt": [[1], [999]], "n": 2}, "prompt[1]"),
+        ({"prompt": ["x", "y"], "best_of": True}, "best_of"),
         ({"prompt": ["x", "y"], "n": 0}, "n"),
         ({"prompt": "x", "n": 2, "best_of": 3}, "best_of"),
         ({"prompt": "x", "n": 2, "seed": "1"}, "seed"),
@@ -175,6 +178,26 @@ async def test_bad_requests(engine: EmbeddedEngine, body: dict[str, Any], param:
     with pytest.raises(InvalidRequest) as error:
         await ask(engine, **body)
     assert error.value.param == param
+    assert param in error.value.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt": "x", "n": 2, "seed": 1e400}',
+        b'{"prompt": "x", "n": 2, "seed": "\xff"}',
+        b'{"prompt": ["x", "y"], "seed": "\xff"}',
+    ],
+)
+async def test_what_only_looks_like_json_is_refused(engine: EmbeddedEngine, body: bytes) -> None:
+    assert has_multiple_choices(TEXT, body)
+    with pytest.raises(InvalidRequest, match="not JSON"):
+        await MultiChoiceGeneration(engine).open(TEXT, body)
+
+
+async def test_whole_numbers_with_a_point_are_whole_numbers(engine: EmbeddedEngine) -> None:
+    (answer,) = await ask(engine, prompt="hi", n=2.0, seed=8.0, best_of=2.0)
+    assert [choice["text"] for choice in answer["choices"]] == ["hi8", "hi9"]
 
 
 def test_a_long_body_is_not_held_once_per_choice() -> None:

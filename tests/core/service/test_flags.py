@@ -28,7 +28,7 @@ GIVEN: dict[str, str] = {
     "max_sessions_per_key": "9", "tls_cert": "c.pem", "tls_key": "k.pem", "cors_origin": "https://a.example",
     "drain_timeout": "4", "keep_alive": "9", "log_level": "warning", "log_format": "json", "gateway": "https://h", "mode": "cloud",
     "ca_file": "ca.pem", "trace": "t", "fallback": "edge", "capacity": "2", "gpu_layers": "-1", "grace": "7",
-    "objective": "offload",
+    "objective": "offload", "unknown_parameters": "ignore",
 }  # fmt: skip
 """A value of each flag that is not its default; those of keys name a file, which the test makes."""
 

@@ -17,8 +17,10 @@ from msgspec import Raw, Struct
 from pipesd_core.engine.autoregressive import TargetOnlyGeneration
 from pipesd_core.engine.interface import Engine, Opening, Payload
 from pipesd_core.errors import InvalidRequest, Overloaded
-from pipesd_core.openai_body import choices_per_prompt, split_prompts, wants_stream
+from pipesd_core.openai_body import NOT_JSON, choices_per_prompt, split_prompts, wants_stream
+from pipesd_core.openai_values import same, whole
 from pipesd_core.protocol.messages import Endpoint
+from pipesd_core.sampling.params import LARGEST_SEED
 
 MAX_CHOICES: Final = 128
 """Most choices of one request: n times the number of its prompts."""
@@ -32,19 +34,36 @@ _MAX_WAITING: Final = 16
 
 
 class ChoiceRequest(Struct, frozen=True):
-    """A request body for one choice. first: it is the first choice of its prompt, whose tokens are counted once."""
+    """A request body for one choice. first: it is the first choice of its prompt, whose tokens are counted once.
+
+    prompt: the place of its prompt in a list of several; None: there is one.
+    """
 
     fields: dict[str, Raw]
     first: bool
+    prompt: int | None = None
 
     def body(self) -> bytes:
         return msgspec.json.encode(self.fields)
 
+    def located(self, error: InvalidRequest) -> InvalidRequest:
+        """An error of this request as one of the whole one: it says which of several prompts it is about."""
+        if self.prompt is None or error.param is None or not error.param.startswith("prompt"):
+            return error
+        where = f"prompt[{self.prompt}]"
+        about = error.message.removeprefix("prompt")
+        message = f"{where}{about}" if about != error.message else f"{where}: {about}"
+        return type(error)(message, param=where + error.param.removeprefix("prompt"))
+
 
 def split(endpoint: Endpoint, body: bytes) -> list[ChoiceRequest]:
     """One request for each choice of a body that has multiple choices, in order. Raises InvalidRequest."""
-    fields = msgspec.json.decode(body, type=dict[str, Raw])
-    n = choices_per_prompt(msgspec.json.decode(fields.get("n", b"null")))
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, Raw])
+        asked = {name: msgspec.json.decode(fields.get(name, b"null")) for name in ("n", "best_of", "seed")}
+    except NOT_JSON as error:  # a number out of range, a text that is no UTF-8: raw JSON is not looked at that closely
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
+    n, seed = choices_per_prompt(asked["n"]), whole(asked["seed"])
     if n > 1:
         del fields["n"]
     prompts = split_prompts(fields["prompt"]) if endpoint is Endpoint.COMPLETIONS and "prompt" in fields else []
@@ -53,16 +72,21 @@ def split(endpoint: Endpoint, body: bytes) -> list[ChoiceRequest]:
             f"n = {n} of {max(1, len(prompts))} prompts; one request has {MAX_CHOICES} choices at most",
             param="n" if n > 1 else "prompt",
         )
-    if "best_of" in fields and msgspec.json.decode(fields["best_of"]) == n:
+    if same(asked["best_of"], n):
         del fields["best_of"]  # the best n of n: asks for nothing more
-    seed = msgspec.json.decode(fields.get("seed", b"null"))
-    if seed is None:
+    if asked["seed"] is None:
         seed = secrets.randbits(62)
+    elif seed is not None and seed <= LARGEST_SEED < seed + n - 1:
+        raise InvalidRequest(
+            f"the seed of the last of {n} choices, seed + {n - 1}, must be at most {LARGEST_SEED}, but seed is {seed}",
+            param="seed",
+        )
     requests = []
-    for one in [{"prompt": prompt} for prompt in prompts] or [{}]:
+    for number, one in enumerate([{"prompt": prompt} for prompt in prompts] or [{}]):
+        place = number if prompts else None
         for choice in range(n):
-            seeds = {"seed": Raw(msgspec.json.encode(seed + choice))} if type(seed) is int else {}
-            requests.append(ChoiceRequest(fields | one | seeds, first=choice == 0))
+            seeds = {"seed": Raw(msgspec.json.encode(seed + choice))} if seed is not None else {}
+            requests.append(ChoiceRequest(fields | one | seeds, choice == 0, place))
     return requests
 
 
@@ -89,7 +113,10 @@ class MultiChoiceGeneration:
         self._merged = _MergedAnswer(requests)
         first = TargetOnlyGeneration(self._engine)
         self._answers.add(first)
-        opening = await first.open(endpoint, requests[0].body())
+        try:
+            opening = await first.open(endpoint, requests[0].body())
+        except InvalidRequest as error:
+            raise requests[0].located(error) from None
         self._streams = wants_stream(body)
         left = iter(range(1, len(requests)))
         for number in range(min(MAX_RUNNING_CHOICES, len(requests))):
@@ -142,18 +169,20 @@ class MultiChoiceGeneration:
         if begun is not None:
             await self._generate(*begun)
         for index in left:
-            answer = await self._open(endpoint, requests[index].body())
+            answer = await self._open(endpoint, requests[index])
             await self._generate(index, answer)
 
-    async def _open(self, endpoint: Endpoint, body: bytes) -> TargetOnlyGeneration:
+    async def _open(self, endpoint: Endpoint, request: ChoiceRequest) -> TargetOnlyGeneration:
         answer = TargetOnlyGeneration(self._engine)
         self._answers.add(answer)
         async with self._opening:  # one choice at a time waits in the engine's bounded queue
             deadline = asyncio.get_running_loop().time() + OPEN_TIMEOUT_S
             while True:
                 try:
-                    await answer.open(endpoint, body)
+                    await answer.open(endpoint, request.body())
                     return answer
+                except InvalidRequest as error:
+                    raise request.located(error) from None
                 except Overloaded:  # the answer may have begun, so wait rather than break off
                     if asyncio.get_running_loop().time() >= deadline:
                         raise

@@ -35,7 +35,7 @@ from pipesd_core.engine.interface import (
 )
 from pipesd_core.engine.rounds import fault
 from pipesd_core.errors import ApiError, ContextLengthExceeded, InvalidRequest, ModelNotFound, Overloaded, ShuttingDown
-from pipesd_core.openai_body import NOT_JSON
+from pipesd_core.openai_body import NOT_JSON, names_served_model
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import Logits, Sampler, draw_seed
@@ -382,7 +382,7 @@ class FakeEngine:
     def understand(self, endpoint: Endpoint, request: Request) -> Opening:
         """A checked request as an opening; a text is its characters, a chat its messages' texts, one a line."""
         info = self.info
-        if request.model not in (None, info.name):
+        if not names_served_model(request.model, info.name):
             raise ModelNotFound(f"the model {request.model!r} does not exist; this is {info.name!r}", param="model")
         param, prompt = "prompt", request.prompt or ""
         if endpoint is Endpoint.CHAT_COMPLETIONS:

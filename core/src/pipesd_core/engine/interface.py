@@ -36,7 +36,8 @@ class Opening(Struct, frozen=True):
     """A request as the engine understood it: the content of `Opened`, and the bounds of the session.
 
     params: the effective ones; the seed is drawn where none was given. max_tokens: as asked for or, where the engine
-    cuts it instead of refusing, what the context has room for. eos_ids: none where EOS is ignored.
+    cuts it instead of refusing, what the context has room for. eos_ids: none where EOS is ignored. ignored:
+    `openai_parameters.ignored_list` of the parameters that the engine has left aside.
     """
 
     prompt_ids: tuple[int, ...]
@@ -45,6 +46,7 @@ class Opening(Struct, frozen=True):
     eos_ids: tuple[int, ...]
     model: str
     stop: tuple[str, ...] = ()
+    ignored: str = ""
 
 
 class StepDone(Struct, frozen=True):

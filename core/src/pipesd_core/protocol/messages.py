@@ -32,6 +32,8 @@ MAX_UNACKED: Final = 256
 MAX_UNACKED_BYTES: Final = 2**20
 """The bound for the payloads of unacknowledged events. One event may be larger if it is the only one."""
 
+MAX_IGNORED_CHARS: Final = 512
+"""Length of a list of ignored parameters."""
 MAX_STAMPS: Final = 64
 """Most arrivals that one verdict reports; the last ones."""
 STAMP_PERIOD_US: Final = 2**32
@@ -136,7 +138,8 @@ class Resume(Struct, frozen=True, array_like=True, tag=6):
 
 
 class Opened(Struct, frozen=True, array_like=True, tag=32):
-    """The session exists. Prompt ids, the *effective* parameters, and where the answer must end."""
+    """The session exists. Prompt ids, the *effective* parameters, and where the answer must end. `ignored`: list of the
+    body's parameters that were left aside (`openai_parameters.ignored_list`)."""
 
     channel: Channel
     session: SessionId
@@ -146,6 +149,7 @@ class Opened(Struct, frozen=True, array_like=True, tag=32):
     eos_ids: tuple[TokenId, ...]
     model: str
     stop: tuple[str, ...] = ()
+    ignored: Annotated[str, Meta(max_length=MAX_IGNORED_CHARS, pattern=r"^[ -~]*\Z")] = ""
 
 
 class Verdict(Struct, frozen=True, array_like=True, tag=33):

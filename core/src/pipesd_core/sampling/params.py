@@ -12,6 +12,7 @@ GREEDY_BELOW: Final = 1e-5
 """Temperatures below this are 0 (vLLM's ``_SAMPLING_EPS``)."""
 MIN_TEMPERATURE: Final = 0.01
 """Other temperatures below this are raised to it (vLLM's ``_MAX_TEMP``)."""
+LARGEST_SEED: Final = 2**63 - 1
 
 
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
@@ -35,7 +36,7 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
             raise InvalidRequest(f"top_p must be above 0 and at most 1, but is {self.top_p}", param="top_p")
         if not -1 <= self.top_k < 2**31:
             raise InvalidRequest(f"top_k must be -1 or 0 (off) or positive, but is {self.top_k}", param="top_k")
-        if not -(2**63) <= self.seed < 2**63:
+        if not -LARGEST_SEED - 1 <= self.seed <= LARGEST_SEED:
             raise InvalidRequest(f"seed must fit into 64 bits, but is {self.seed}", param="seed")
 
     @property

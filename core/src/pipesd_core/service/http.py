@@ -26,6 +26,7 @@ from starlette.websockets import WebSocket
 
 from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest, Overloaded
 from pipesd_core.occupancy import Occupancy
+from pipesd_core.openai_parameters import IGNORED_HEADER
 from pipesd_core.service import logs
 from pipesd_core.service.lifecycle import Lifecycle
 
@@ -84,7 +85,14 @@ def install(app: Starlette, lifecycle: Lifecycle, cors_origins: tuple[str, ...] 
             allow_origins=cors_origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),  # OpenAI's client sends many of its own
-            expose_headers=("x-request-id", "x-pipesd-seed", "x-pipesd-mode", "retry-after", "retry-after-ms"),
+            expose_headers=(
+                "x-request-id",
+                "x-pipesd-seed",
+                "x-pipesd-mode",
+                IGNORED_HEADER,
+                "retry-after",
+                "retry-after-ms",
+            ),
         )
     app.add_middleware(_Origins, allowed=frozenset(cors_origins))
     app.add_middleware(_RequestIds)

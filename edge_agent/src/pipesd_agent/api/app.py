@@ -24,6 +24,13 @@ from pipesd_agent.api.eligibility import why_ineligible
 from pipesd_agent.api.metrics import AgentRequests, Route, families_of, mode_of
 from pipesd_agent.local.fallback import FALLBACK_HEADER
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
+from pipesd_core.openai_parameters import (
+    IGNORED_HEADER,
+    UnknownParameters,
+    drop_unknown,
+    ignored_header,
+    ignored_list,
+)
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.exposition import CONTENT_TYPE, render
@@ -54,9 +61,17 @@ class NoSuchRecord(InvalidRequest):
 
 
 def create_app(
-    agent: Agent, *, keys: Keys | None = None, lifecycle: Lifecycle | None = None, cors_origins: tuple[str, ...] = ()
+    agent: Agent,
+    *,
+    keys: Keys | None = None,
+    lifecycle: Lifecycle | None = None,
+    cors_origins: tuple[str, ...] = (),
+    unknown_parameters: UnknownParameters = "refuse",
 ) -> Starlette:
-    """Make the app of an agent, whose tasks run as long as the app does. No `keys`: anybody may use it."""
+    """Make the app of an agent, whose tasks run as long as the app does. No `keys`: anybody may use it.
+
+    unknown_parameters: "refuse" leaves it to whoever answers to refuse them.
+    """
     keys = keys or Keys()
 
     @asynccontextmanager
@@ -76,11 +91,11 @@ def create_app(
 
     async def chat_completions(request: Request) -> Response:
         keys.authorize(request)
-        return await _answer(request, agent, requests, Endpoint.CHAT_COMPLETIONS)
+        return await _answer(request, agent, requests, Endpoint.CHAT_COMPLETIONS, unknown_parameters)
 
     async def completions(request: Request) -> Response:
         keys.authorize(request)
-        return await _answer(request, agent, requests, Endpoint.COMPLETIONS)
+        return await _answer(request, agent, requests, Endpoint.COMPLETIONS, unknown_parameters)
 
     async def models(request: Request) -> Response:
         keys.authorize(request)
@@ -133,8 +148,17 @@ def create_app(
     return app
 
 
-async def _answer(request: Request, agent: Agent, requests: AgentRequests, endpoint: Endpoint) -> Response:
-    body = await read_body(request)
+async def _answer(
+    request: Request,
+    agent: Agent,
+    requests: AgentRequests,
+    endpoint: Endpoint,
+    unknown_parameters: UnknownParameters,
+) -> Response:
+    body, ignored = await read_body(request), ""
+    if unknown_parameters == "ignore":
+        body, names = drop_unknown(body)
+        ignored = ignored_list(names)
     request_id = request_id_of(request)
     fallback = agent.fallback_for(request.headers.get(FALLBACK_HEADER))
     route: Route = "edge" if agent.local_only else "session"
@@ -153,16 +177,22 @@ async def _answer(request: Request, agent: Agent, requests: AgentRequests, endpo
                 timer.accepted(time.monotonic())
             if answer.streams:
                 handed_over = True
-                return AnswerStream(answer, timer)
+                return AnswerStream(answer, timer, ignored)
             payload = await while_connected(request, answer.next())
             if payload is None:
                 raise Unavailable("the gateway ended the request without an answer; try again")
             timer.finish("completed" if answer.status == 200 else "failed", time.monotonic())
             # The rest of the session (its end) is on its way; a client that has its answer need not wait for it.
-            return Response(payload, answer.status, answer.headers, media_type="application/json")
+            headers = _headers(answer, ignored)
+            return Response(payload, answer.status, headers, media_type="application/json")
         finally:
             if not handed_over:
                 await answer.aclose()
+
+
+def _headers(answer: Answer, ignored: str) -> dict[str, str]:
+    """The headers of an answer; `ignored`: list of the parameters that were not passed on."""
+    return answer.headers | ignored_header(ignored, answer.headers.get(IGNORED_HEADER, ""))
 
 
 @contextmanager
@@ -179,12 +209,14 @@ def _timed(timer: RequestTimer) -> Iterator[None]:
 
 
 class AnswerStream(EventStream):
-    """An answer's events; closes the answer however the response ends."""
+    """An answer's events; closes the answer however the response ends. ignored: as in `_headers`."""
 
-    def __init__(self, answer: Answer, timer: RequestTimer) -> None:
+    def __init__(self, answer: Answer, timer: RequestTimer, ignored: str = "") -> None:
         super().__init__(
-            _events(answer, timer), lambda: timer.finish("aborted", time.monotonic()), answer.headers
-        )  # unless it has finished before
+            _events(answer, timer),
+            lambda: timer.finish("aborted", time.monotonic()),  # unless it has finished before
+            _headers(answer, ignored),
+        )
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

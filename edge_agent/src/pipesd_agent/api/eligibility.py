@@ -6,7 +6,7 @@ A session is one sequence of one prompt (architecture §2.2). Every other reques
 
 from __future__ import annotations
 
-from pipesd_core.openai_body import NOT_JSON, is_more_than_one, read_outline
+from pipesd_core.openai_body import NOT_JSON, is_more_than_one, may_be_true, read_outline
 from pipesd_core.protocol.messages import Endpoint
 
 
@@ -16,7 +16,7 @@ def why_ineligible(endpoint: Endpoint, body: bytes) -> str | None:
         outline = read_outline(body)
         if is_more_than_one(outline.n):
             return f"n = {str(outline.n)[:20]} cannot be drafted for"
-        if outline.use_beam_search is True:
+        if may_be_true(outline.use_beam_search):
             return "use_beam_search cannot be drafted for"
         if endpoint is not Endpoint.COMPLETIONS:
             return None

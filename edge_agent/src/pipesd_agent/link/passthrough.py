@@ -33,6 +33,7 @@ from pipesd_core.errors import (
 )
 from pipesd_core.occupancy import Occupancy
 from pipesd_core.openai_body import NOT_JSON
+from pipesd_core.openai_parameters import IGNORED_HEADER
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
 
@@ -47,7 +48,7 @@ MAX_ANSWER_BYTES: Final = 64 * 2**20
 MAX_EVENT_BYTES: Final = 8 * 2**20
 
 _PATHS: Final = {Endpoint.CHAT_COMPLETIONS: "/v1/chat/completions", Endpoint.COMPLETIONS: "/v1/completions"}
-_PASSED_ON: Final = ("content-type", "retry-after", "retry-after-ms", "x-pipesd-seed")
+_PASSED_ON: Final = ("content-type", "retry-after", "retry-after-ms", "x-pipesd-seed", IGNORED_HEADER)
 _END: Final = b"\n\n"
 
 

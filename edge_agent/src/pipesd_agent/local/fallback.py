@@ -12,6 +12,7 @@ from pipesd_agent.local.answer import MODE_HEADER, LocalAnswer, PayloadAnswer
 from pipesd_agent.local.model import CannotContinue, LocalModel, drop_fields, error_message
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
+from pipesd_core.openai_parameters import ignored_header
 from pipesd_core.protocol.messages import Endpoint, Opened
 
 log = logging.getLogger(__name__)
@@ -65,13 +66,13 @@ class CloudAnswer(PayloadAnswer):
         super().__init__(body)
         self.stream = stream
         self.rest: LocalAnswer | None = None
-        self._seed = str(opened.params.seed)
+        self._headers = {"x-pipesd-seed": str(opened.params.seed)} | ignored_header(opened.ignored)
         self._local = local
 
     @property
     def headers(self) -> dict[str, str]:
         """See `Answer.headers`."""
-        return {"x-pipesd-seed": self._seed} | (MODE_HEADER if self.rest is not None else {})
+        return self._headers | (MODE_HEADER if self.rest is not None else {})
 
     @property
     def output_tokens(self) -> int:

@@ -23,6 +23,7 @@ from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Deliver, Generation, Opening
 from pipesd_core.errors import ApiError, ModelLoadError, ShuttingDown, Unavailable
 from pipesd_core.openai_body import NOT_JSON, has_multiple_choices
+from pipesd_core.openai_parameters import drop_unknown
 from pipesd_core.protocol.messages import Endpoint, Opened
 
 if TYPE_CHECKING:  # it imports llama.cpp's bindings
@@ -105,7 +106,10 @@ class LocalModel:
         engine = await self._acquire()
         answer = TargetOnlyGeneration(_ContinuedGeneration(engine, _opening(opened), decided))
         try:
-            opening = await answer.open(request.endpoint, drop_fields(request.body, *_DECIDED_FIELDS))
+            body = drop_fields(request.body, *_DECIDED_FIELDS)
+            if opened.ignored:  # or else the draft model would refuse what the target has left aside
+                body, _ = drop_unknown(body)
+            opening = await answer.open(request.endpoint, body)
         except BaseException:
             answer.abort()
             self._release()

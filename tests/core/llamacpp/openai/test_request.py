@@ -7,9 +7,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pipesd_core.errors import InvalidRequest
-from pipesd_core.llamacpp.openai.request import MAX_STOP_CHARS, Message, Request, parse
+from pipesd_core.llamacpp.openai.request import MAX_STOP_CHARS, UNTIL_CONTEXT_ENDS, Message, Request, parse
 from pipesd_core.protocol.messages import Endpoint
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -92,14 +93,13 @@ def test_what_agents_send_along_changes_nothing() -> None:
         ({"vllm_xargs": {"pipesd_noise": 0}}, "vllm_xargs"),
         ({"vllm_xargs": {"pipesd_noise": True}}, "vllm_xargs"),
         ({"vllm_xargs": {"pipesd_noise": 1, "other": 1}}, "vllm_xargs"),
-        ({"vllm_xargs": {}}, "vllm_xargs"),
         ({"vllm_xargs": 1}, "vllm_xargs"),
         ({"echo": True}, "echo"),
         ({"prompt": "x"}, "prompt"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 2**70}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
-        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"max_completion_tokens": -2}, "max_completion_tokens"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
         ({"temperature": 2.5}, "temperature"),
         ({"temperature": "1"}, "temperature"),
@@ -107,7 +107,7 @@ def test_what_agents_send_along_changes_nothing() -> None:
         ({"top_p": 0}, "top_p"),
         ({"top_p": 10**400}, "top_p"),
         ({"top_k": -2}, "top_k"),
-        ({"top_k": 1.0}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
         ({"seed": 2**63}, "seed"),
         ({"seed": "1"}, "seed"),
         ({"stop": ["a"] * 5}, "stop"),
@@ -170,6 +170,106 @@ def test_max_completion_tokens_belongs_to_chat_only() -> None:
     assert chat(max_completion_tokens=5, max_tokens=5).max_tokens == 5
     with pytest.raises(InvalidRequest, match="max_completion_tokens"):
         completion(max_completion_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param", "said"),
+    [
+        (["a", [1]], "prompt", "mixes texts and lists of token ids; send prompts of one kind"),
+        ([[1], "a"], "prompt", "mixes"),
+        ([["a"]], "prompt[0][0]", 'must be a token id, but is "a"'),
+        ([[1, -2]], "prompt[0][1]", "must be a token id, but is -2"),
+        ([""], "prompt[0]", "must not be empty"),
+        ([None], "prompt[0]", "but is null"),
+        ([1.5], "prompt[0]", "but is 1.5"),
+        ({}, "prompt", "a text, a list of token ids, or a list of one kind of these, but is {}"),
+    ],
+)
+def test_what_is_wrong_with_a_prompt_is_said_to_a_client_of_the_api(prompt: Any, param: str, said: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        completion(prompt=prompt)
+    assert error.value.param == param
+    assert error.value.message.startswith(param)
+    assert said in error.value.message
+    assert "session" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("message", "place", "said"),
+    [
+        ({"content": []}, "content", "but is []"),
+        ({"content": None}, "content", "but is null"),
+        ({}, "content", "but is missing"),
+        ({"content": None, "tool_calls": [{}]}, "tool_calls", "is not served here"),
+        ({"content": [None]}, "content[0]", "must be a text part, but is null"),
+        ({"content": ["x"]}, "content[0]", 'must be a text part, but is "x"'),
+        ({"content": [{"type": "text"}]}, "content[0].text", "but is missing"),
+        ({"content": [{"type": "text", "text": "x", "bold": True}]}, "content[0].bold", "is not served here"),
+        ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "content[0]", 'is an image ("image_url")'),
+        ({"content": [{"type": "input_audio", "input_audio": {}}]}, "content[0]", 'is audio ("input_audio")'),
+        ({"content": [{"type": "file", "file": {}}]}, "content[0]", 'is a file ("file")'),
+        ({"content": [{"type": "hologram"}]}, "content[0]", 'is of type "hologram"'),
+        ({"content": [{"type": []}]}, "content[0]", "is of type []"),
+        ({"role": [], "content": "x"}, "role", "but is []"),
+    ],
+)
+def test_what_is_wrong_with_a_message_is_named(message: dict[str, Any], place: str, said: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        chat(messages=[HELLO[0], {"role": "user"} | message])
+    assert error.value.param == f"messages[1].{place}"
+    assert error.value.message.startswith(error.value.param)
+    assert said in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        ({"modalities": ["text", "audio"]}, "modalities", "images and audio are not written"),
+        ({"audio": {"voice": "alloy", "format": "wav"}}, "audio", "how to speak the answer"),
+        ({"mirostat": 2}, "mirostat", "leave it out or give 0, not 2"),
+        ({"temprature": 1}, "temprature", "did you mean temperature?"),
+        ({"prompt": "x"}, "prompt", "/v1/completions"),
+        ({"max_tokens": -2}, "max_tokens", "or -1 (until the context ends), but is -2"),
+    ],
+)
+def test_a_refusal_says_what_to_do(body: dict[str, Any], param: str, said: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        chat(**body)
+    assert error.value.param == param
+    assert said in error.value.message
+
+
+def test_whole_numbers_with_a_point_are_whole_numbers() -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string", "maxLength": 4.0}}}
+    request = chat(n=1.0, max_tokens=4.0, seed=7.0, top_k=5.0, logprobs=True, top_logprobs=2.0, response_format=schema)
+    assert (request.max_tokens, request.params.seed, request.params.top_k) == (4, 7, 5)
+    assert request.logits_processing.logprobs == 2
+    assert completion(prompt=[1.0, 2], logprobs=3.0).prompt == (1, 2)
+
+
+def test_hints_within_fields_change_nothing() -> None:
+    cached = [{"type": "text", "text": "hello", "prompt_cache_breakpoint": {}, "cache_control": {"type": "ephemeral"}}]
+    assert chat(seed=1, messages=[{"role": "user", "content": cached}]) == chat(seed=1)
+    for options in ({}, {"include_obfuscation": True}, {"include_usage": False}, {"continuous_usage_stats": False}):
+        assert chat(seed=1, stream_options=options) == chat(seed=1)
+    assert completion(seed=1, logit_bias=[]) == completion(seed=1)
+
+
+def test_an_answer_until_the_context_ends() -> None:
+    assert chat(max_tokens=-1).max_tokens == completion(max_tokens=-1).max_tokens == UNTIL_CONTEXT_ENDS
+    assert chat(max_completion_tokens=-1).max_tokens_name == "max_completion_tokens"
+
+
+def test_unknown_parameters_are_ignored_where_that_is_wanted() -> None:
+    body = msgspec.json.encode({"prompt": "hello", "seed": 1, "a b": 1, "x": None, "y": [2]})
+    request = parse(Endpoint.COMPLETIONS, body, "ignore")
+    assert request.ignored == "a%20b, y"
+    assert replace(request, ignored="") == completion(seed=1)
+    refused: list[dict[str, Any]] = [{"mirostat": 2}, {"tools": [{}]}, {"messages": HELLO}, {"user": 1}]
+    for known in refused:
+        with pytest.raises(InvalidRequest) as error:
+            parse(Endpoint.COMPLETIONS, msgspec.json.encode({"prompt": "hello"} | known), "ignore")
+        assert error.value.param == next(iter(known))
 
 
 def test_text_parts_become_text() -> None:

@@ -182,6 +182,7 @@ async def test_defaults_of_max_tokens() -> None:
         client = Client(engine)
         assert (await client.open()).opening.max_tokens == 16
         assert (await client.open(prompt="x" * 60)).opening.max_tokens == 4
+        assert (await client.open(prompt="x", max_tokens=-1)).opening.max_tokens == 63
         chat = await client.open(Endpoint.CHAT_COMPLETIONS, messages=HELLO)
         assert chat.opening.max_tokens == 63
 
@@ -364,9 +365,10 @@ async def test_what_cannot_be_gone_on_with() -> None:
             await client.continue_answer(begun(60), b"ab", max_tokens=60)
         with pytest.raises(ContextLengthExceeded):
             await client.continue_answer(begun(1000), b"a" * 59)
-        shorter = await client.continue_answer(begun(1000), b"a" * 58)  # the client named no limit
-        assert shorter.opening.max_tokens == 59
-        shorter.abort()
+        for no_limit in (None, -1):
+            shorter = await client.continue_answer(begun(1000), b"a" * 58, max_tokens=no_limit)
+            assert shorter.opening.max_tokens == 59
+            shorter.abort()
 
 
 async def test_requests_that_were_taken_back_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,10 +376,10 @@ async def test_requests_that_were_taken_back_do_not_pile_up(monkeypatch: pytest.
     async with serve(b"abc") as (engine, _):
         free, parsed = threading.Event(), []
 
-        def slow(endpoint: Endpoint, body: bytes) -> Any:
+        def slow(endpoint: Endpoint, body: bytes, *rest: Any) -> Any:
             parsed.append(body)
             assert free.wait(60)
-            return parse(endpoint, body)
+            return parse(endpoint, body, *rest)
 
         monkeypatch.setattr(runtime, "parse", slow)
         monkeypatch.setattr(runtime, "MAX_PREPARING", 1)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
 from pipesd_core.errors import InvalidRequest
 from pipesd_core.openai_body import NOT_JSON
-
-_LABELS: Final = ("user", "safety_identifier", "prompt_cache_key")
-"""Strings that name the caller; they change nothing in an answer."""
+from pipesd_core.openai_parameters import MAX_NAME_CHARS
+from pipesd_core.openai_values import is_number, same, show, whole, wrong
 
 
 def decode(body: bytes) -> dict[str, Any]:
@@ -38,15 +39,17 @@ class Fields:
 
     def integer(self, name: str) -> int | None:
         value = self.take(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        if value is None:
+            return None
+        if (number := whole(value)) is None:
             raise wrong(name, "an integer", value)
-        return value
+        return number
 
     def number(self, name: str) -> float | None:
         value = self.take(name)
         if value is None:
             return None
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not is_number(value):
             raise wrong(name, "a number", value)
         try:
             return float(value)
@@ -65,38 +68,18 @@ class Fields:
             raise wrong(name, "a string", value)
         return value
 
-    def refuse_rest(self, neutral: dict[str, tuple[Any, ...]]) -> None:
+    def rest(self) -> dict[str, Any]:
+        """The keys that were not taken, with their values."""
+        return self._left
+
+    def refuse_rest(self, neutral: Mapping[str, tuple[Any, ...]] = MappingProxyType({})) -> None:
         """Raise InvalidRequest for a key that was not taken, unless its value is one of those in `neutral`."""
-        for label in _LABELS:
-            self.string(label)
-        metadata = self.take("metadata")
-        if metadata is not None and not isinstance(metadata, dict):
-            raise wrong("metadata", "an object", metadata)
         for name, value in self._left.items():
+            shown = name[:MAX_NAME_CHARS]
             if name not in neutral:
-                raise InvalidRequest(f"unknown or unsupported parameter: {name[:64]!r}; leave it out", param=name[:64])
+                raise InvalidRequest(f"{shown} is nothing that this server knows; leave it out", param=shown)
             if not any(same(value, harmless) for harmless in neutral[name]):
                 allowed = " or ".join(show(harmless) for harmless in neutral[name])
                 raise InvalidRequest(
-                    f"{name} is not supported by this engine: leave it out or give {allowed}, not {show(value)}",
-                    param=name,
+                    f"{name} is not served here: leave it out or give {allowed}, not {show(value)}", param=name
                 )
-
-
-def same(value: Any, other: Any) -> bool:
-    """Equality of JSON values: true is not 1."""
-    if isinstance(value, dict) and isinstance(other, dict):
-        return value.keys() == other.keys() and all(same(value[key], other[key]) for key in other)
-    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
-
-
-def wrong(param: str, wanted: str, value: Any) -> InvalidRequest:
-    """The refusal of a value that is not what is `wanted`."""
-    given = "is missing" if value is None else f"is {show(value)}"
-    return InvalidRequest(f"{param} must be {wanted}, but {given}", param=param)
-
-
-def show(value: Any) -> str:
-    """A value as JSON, shortened for a message."""
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 80 else text[:77] + "..."

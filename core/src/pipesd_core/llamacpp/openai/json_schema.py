@@ -13,8 +13,8 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from pipesd_core.errors import InvalidRequest
-from pipesd_core.llamacpp.openai.fields import show
 from pipesd_core.llamacpp.openai.json_schema_bounds import Node, Tag, is_bounded
+from pipesd_core.openai_values import show, whole
 
 MAX_SCHEMA_BYTES: Final = 65_536
 MAX_RULES: Final = 1024
@@ -162,14 +162,16 @@ class _Converter:
         return self._rule(rf'"\"" char{{{least},{"" if most is None else most}}} "\""', where)
 
     def _bounds(self, schema: dict[str, Any], low: str, high: str, where: str) -> tuple[int, int | None]:
-        for name in (low, high):
-            value = schema.get(name, 0)
-            if type(value) is not int or not 0 <= value <= MAX_REPEATS:
+        bounds = {}
+        for name, value in ((name, schema[name]) for name in (low, high) if name in schema):
+            bound = whole(value)
+            if bound is None or not 0 <= bound <= MAX_REPEATS:
                 raise InvalidRequest(
                     f"{where}.{name} must be an integer from 0 to {MAX_REPEATS}, but is {show(value)}",
                     param=f"{where}.{name}",
                 )
-        least, most = schema.get(low, 0), schema.get(high)
+            bounds[name] = bound
+        least, most = bounds.get(low, 0), bounds.get(high)
         if most is not None and most < least:
             raise InvalidRequest(
                 f"{where}.{high} is {most}, less than {low}, which is {least}", param=f"{where}.{high}"

@@ -12,8 +12,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from pipesd_core.errors import InvalidRequest
-from pipesd_core.llamacpp.openai.fields import Fields, wrong
+from pipesd_core.llamacpp.openai.fields import Fields
 from pipesd_core.llamacpp.openai.json_schema import JSON_OBJECT, grammar_of
+from pipesd_core.openai_values import wrong
 
 MAX_TOP_LOGPROBS: Final = 20
 MAX_COMPLETION_LOGPROBS: Final = 5
@@ -88,7 +89,7 @@ def _grammar(value: Any) -> str | None:
         raise wrong("response_format", "an object", value)
     fields = Fields({f"response_format.{name}": item for name, item in value.items()})
     kind, described = fields.take("response_format.type"), fields.take("response_format.json_schema")
-    fields.refuse_rest({})
+    fields.refuse_rest()
     if kind != "json_schema" and described is not None:
         raise InvalidRequest(
             "response_format.json_schema is only allowed with the type json_schema", param="response_format.json_schema"
@@ -110,7 +111,7 @@ def _of_schema(value: Any, where: str) -> str:
         fields.string(f"{where}.{name}")
     fields.boolean(f"{where}.strict")
     schema = fields.take(f"{where}.schema")
-    fields.refuse_rest({})
+    fields.refuse_rest()
     return grammar_of(schema, f"{where}.schema")
 
 
@@ -132,7 +133,7 @@ def _completion_logprobs(fields: Fields) -> int | None:
 
 
 def _logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
-    if value is None:
+    if value is None or value == []:  # llama-server has a list of pairs
         return ()
     if not isinstance(value, dict):
         raise wrong("logit_bias", "an object of token ids and numbers", value)

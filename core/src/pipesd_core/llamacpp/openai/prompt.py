@@ -11,7 +11,7 @@ from pipesd_core.engine.interface import ModelInfo, Opening
 from pipesd_core.errors import ContextLengthExceeded, InvalidRequest
 from pipesd_core.llamacpp.openai.chat_template import ChatTemplate
 from pipesd_core.llamacpp.openai.logits_processing import Grammar
-from pipesd_core.llamacpp.openai.request import Request
+from pipesd_core.llamacpp.openai.request import UNTIL_CONTEXT_ENDS, Request
 from pipesd_core.protocol.messages import Endpoint
 
 DEFAULT_COMPLETION_TOKENS: Final = 16
@@ -64,6 +64,7 @@ class Prompter:
             eos_ids=() if request.ignore_eos else self._model.eog_ids,
             model=self._info.name,
             stop=request.stop,
+            ignored=request.ignored,
         )
 
     def opening_after(self, request: Request, opening: Opening, decided: Sequence[int]) -> Opening:
@@ -77,7 +78,7 @@ class Prompter:
         if largest >= n_vocab:
             raise InvalidRequest(f"the answer so far has the token id {largest}; ids of this model are below {n_vocab}")
         room = context - n_prompt
-        if len(decided) >= room or (request.max_tokens is not None and opening.max_tokens > room):
+        if len(decided) >= room or (request.max_tokens not in (None, UNTIL_CONTEXT_ENDS) and opening.max_tokens > room):
             raise ContextLengthExceeded(
                 f"the prompt has {n_prompt} tokens, the answer {len(decided)} so far and {opening.max_tokens} at most, "
                 f"but the context of {self._info.name!r} is {context} tokens"
@@ -124,7 +125,9 @@ class Prompter:
                     param="prompt",
                 )
         if not ids:
-            raise InvalidRequest("the prompt has no tokens", param="prompt")
+            chat = request.endpoint is Endpoint.CHAT_COMPLETIONS
+            param = "messages" if chat else "prompt"
+            raise InvalidRequest(f"{param}: there are no tokens in it", param=param)
         return ids
 
     def _tokenize(self, text: str, param: str) -> tuple[int, ...]:
@@ -163,11 +166,13 @@ def _max_tokens(request: Request, n_prompt: int, info: ModelInfo) -> int:
         )
     if request.max_tokens is None:
         return room if chat else min(room, DEFAULT_COMPLETION_TOKENS)
+    if request.max_tokens == UNTIL_CONTEXT_ENDS:
+        return room
     if request.max_tokens > room:
         raise ContextLengthExceeded(
-            f"the prompt has {n_prompt} tokens and max_tokens is {request.max_tokens}, together "
+            f"the prompt has {n_prompt} tokens and {request.max_tokens_name} is {request.max_tokens}, together "
             f"{n_prompt + request.max_tokens}, but the context is {info.max_context} tokens; ask for at most {room} "
             "or shorten the prompt",
-            param="max_tokens",
+            param=request.max_tokens_name,
         )
     return request.max_tokens

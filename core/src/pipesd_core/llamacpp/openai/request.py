@@ -1,8 +1,9 @@
 """An OpenAI request body, checked: bytes in, a frozen `Request` out, or an `InvalidRequest` that names the parameter.
 
-Nothing is silently ignored (architecture §2.2): a parameter that this engine does not know is refused by name, unless
-its value is the one that changes nothing. Those values are accepted because the OpenAI SDK, LangChain (which sends its
-prompt in a list of one, and penalties of 0) and Open WebUI send them by default. `null` means "not given" everywhere.
+Nothing is silently ignored (architecture §2.2): a parameter that this engine does not serve is refused by name, unless
+its value changes nothing (`openai_parameters`). Such values are accepted because the OpenAI SDK, LangChain (which
+sends its prompt in a list of one, and penalties of 0) and Open WebUI send them by default. `null` means "not given"
+everywhere.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import Any, Final
 from msgspec import Struct
 
 from pipesd_core.errors import InvalidRequest
-from pipesd_core.llamacpp.openai.fields import Fields, decode, show, wrong
+from pipesd_core.llamacpp.openai.fields import Fields, decode
 from pipesd_core.llamacpp.openai.logits_processing import LogitsProcessing, take_logits_processing
-from pipesd_core.openai_body import is_list_of_prompts, is_more_than_one, unwrap_prompt
+from pipesd_core.openai_body import is_list_of_prompts, unwrap_prompt
+from pipesd_core.openai_parameters import UnknownParameters, ignored_list, refusal, unknown
+from pipesd_core.openai_values import show, whole, wrong
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import draw_seed
@@ -25,24 +28,20 @@ MAX_TOKENS: Final = 2**31 - 1
 
 ROLES: Final = ("system", "developer", "user", "assistant")
 
-_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
-    "store": (False,),
-    "service_tier": ("auto", "default"),
-    "vllm_xargs": ({"pipesd_noise": 1},),  # asks for the noise that this engine draws anyway; agents send it along
+UNTIL_CONTEXT_ENDS: Final = -1
+"""llama-server's `max_tokens` of an answer as long as the context allows."""
+_PARTS: Final = {
+    "image_url": "an image",
+    "input_image": "an image",
+    "input_audio": "audio",
+    "audio_url": "audio",
+    "video_url": "a video",
+    "file": "a file",
+    "refusal": "a refusal",
 }
-_NEUTRAL_CHAT: Final[dict[str, tuple[Any, ...]]] = _NEUTRAL | {
-    "tools": ([],),
-    "functions": ([],),
-    "tool_choice": ("none", "auto"),
-    "function_call": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "modalities": (["text"],),
-}
-_NEUTRAL_COMPLETIONS: Final[dict[str, tuple[Any, ...]]] = _NEUTRAL | {
-    "echo": (False,),
-    "best_of": (1,),
-    "suffix": ("",),
-}
+"""What a part of a message holds, by its type."""
+PART_HINTS: Final = frozenset(("prompt_cache_breakpoint", "cache_control"))
+"""Keys of a text part that say what to cache."""
 
 
 class Message(Struct, frozen=True):
@@ -56,8 +55,9 @@ class Message(Struct, frozen=True):
 class Request(Struct, frozen=True):
     """A checked request. `messages` for chat; `prompt` (text or token ids) for completions.
 
-    params: effective, seed drawn. model None: the only one there is. max_tokens None: the endpoint's default.
-    ignore_eos: EOS is a token like any other (vLLM's parameter).
+    params: effective, seed drawn. model None: the only one there is. max_tokens None: the endpoint's default;
+    max_tokens_name: the parameter that it came by. ignore_eos: EOS is a token like any other (vLLM's parameter).
+    ignored: `openai_parameters.ignored_list` of the body.
     """
 
     endpoint: Endpoint
@@ -67,18 +67,21 @@ class Request(Struct, frozen=True):
     prompt: str | tuple[int, ...] = ""
     model: str | None = None
     max_tokens: int | None = None
+    max_tokens_name: str = "max_tokens"
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     stream: bool = False
     include_usage: bool = False
+    ignored: str = ""
 
 
-def parse(endpoint: Endpoint, body: bytes) -> Request:
+def parse(endpoint: Endpoint, body: bytes, unknown_parameters: UnknownParameters = "refuse") -> Request:
     """The request in `body`. Raises `InvalidRequest`, and nothing else, whatever the bytes are."""
     fields = Fields(decode(body))
     chat = endpoint is Endpoint.CHAT_COMPLETIONS
     stream = fields.boolean("stream")
     _check_n(fields.integer("n"))
+    max_tokens_name, max_tokens = _max_tokens(fields, chat)
     request = Request(
         endpoint=endpoint,
         params=_params(fields),
@@ -86,27 +89,35 @@ def parse(endpoint: Endpoint, body: bytes) -> Request:
         messages=_messages(fields.take("messages")) if chat else (),
         prompt="" if chat else _prompt(fields.take("prompt")),
         model=fields.string("model"),
-        max_tokens=_max_tokens(fields, chat),
+        max_tokens=max_tokens,
+        max_tokens_name=max_tokens_name,
         stop=_stop(fields.take("stop")),
         ignore_eos=fields.boolean("ignore_eos"),
         stream=stream,
         include_usage=_include_usage(fields.take("stream_options"), stream),
+        ignored=_check_rest(endpoint, fields.rest(), unknown_parameters),
     )
     if request.ignore_eos and request.logits_processing.grammar is not None:
         raise InvalidRequest(
             "ignore_eos is not possible with a response_format, whose text has an end", param="ignore_eos"
         )
-    fields.refuse_rest(_NEUTRAL_CHAT if chat else _NEUTRAL_COMPLETIONS)
     return request
+
+
+def _check_rest(endpoint: Endpoint, rest: dict[str, Any], unknown_parameters: UnknownParameters) -> str:
+    """Check what is not served; returns the list of what is ignored."""
+    ignored = unknown(rest) if unknown_parameters == "ignore" else ()
+    for name, value in rest.items():
+        if name not in ignored and (error := refusal(endpoint, name, value)) is not None:
+            raise error
+    return ignored_list(ignored)
 
 
 def _check_n(n: int | None) -> None:
     if n is not None and n < 1:
         raise InvalidRequest(f"n must be at least 1, but is {n}", param="n")
-    if is_more_than_one(n):
-        raise InvalidRequest(
-            f"n = {n} in a session, which is one choice; POST it to the server's own /v1 API instead", param="n"
-        )
+    if n is not None and n > 1:  # to an agent: the HTTP API asks for one choice at a time
+        raise InvalidRequest(f"n = {n} cannot be drafted for: ask the server's own /v1 API", param="n")
 
 
 def _params(fields: Fields) -> SamplingParams:
@@ -120,19 +131,24 @@ def _params(fields: Fields) -> SamplingParams:
     )
 
 
-def _max_tokens(fields: Fields, chat: bool) -> int | None:
+def _max_tokens(fields: Fields, chat: bool) -> tuple[str, int | None]:
+    """The name of the parameter that limits the answer, and the limit."""
     names = ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",)
     given = {name: value for name in names if (value := fields.integer(name)) is not None}
     for name, value in given.items():
-        if not 1 <= value <= MAX_TOKENS:
-            raise InvalidRequest(f"{name} must be at least 1 and at most {MAX_TOKENS}, but is {value}", param=name)
+        if not 1 <= value <= MAX_TOKENS and value != UNTIL_CONTEXT_ENDS:
+            raise InvalidRequest(
+                f"{name} must be at least 1 and at most {MAX_TOKENS}, or {UNTIL_CONTEXT_ENDS} (until the context "
+                f"ends), but is {value}",
+                param=name,
+            )
     if len(set(given.values())) > 1:
         raise InvalidRequest(
             f"max_tokens is {given['max_tokens']} but max_completion_tokens is {given['max_completion_tokens']}; "
             "give only max_completion_tokens",
             param="max_tokens",
         )
-    return next(iter(given.values()), None)
+    return next(iter(given.items()), ("max_tokens", None))
 
 
 def _messages(value: Any) -> tuple[Message, ...]:
@@ -144,58 +160,77 @@ def _messages(value: Any) -> tuple[Message, ...]:
 def _message(where: str, value: Any) -> Message:
     if not isinstance(value, dict):
         raise wrong(where, "an object with role and content", value)
-    left = {key: item for key, item in value.items() if item is not None and item != []}
-    role, name = left.pop("role", None), left.pop("name", None)
+    left = dict(value)
+    role, name, content = left.pop("role", None), left.pop("name", None), left.pop("content", None)
+    left = {key: item for key, item in left.items() if item is not None and item != []}
     if role not in ROLES:
         raise wrong(f"{where}.role", "one of " + ", ".join(ROLES), role)
     if name is not None and not isinstance(name, str):
         raise wrong(f"{where}.name", "a string", name)
-    content = _content(f"{where}.content", left.pop("content", None))
-    if left:
+    if left:  # before the content, which may be missing because of that
         param = f"{where}.{next(iter(left))[:64]}"
-        raise InvalidRequest(f"{param} is not supported by this engine; leave it out", param=param)
-    return Message(role=role, content=content, name=name)
+        raise InvalidRequest(f"{param} is not served here; leave it out", param=param)
+    return Message(role=role, content=_content(f"{where}.content", content, given="content" in value), name=name)
 
 
-def _content(where: str, value: Any) -> str:
-    """Text, or text parts; the parts are joined by newlines (as vLLM does for templates that take plain text)."""
+def _content(where: str, value: Any, *, given: bool) -> str:
+    """Text, or text parts; the parts are joined by newlines (as vLLM does for templates that take plain text).
+
+    given: the message has the key, perhaps with a null.
+    """
     if isinstance(value, str):
         return value
-    if not isinstance(value, list):
-        raise wrong(where, "a string or a list of text parts", value)
-    texts: list[str] = []
-    for i, part in enumerate(value):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise InvalidRequest(
-                f"{where}[{i}] is a part of type {show(kind)}; this model reads text parts only",
-                param=f"{where}[{i}]",
-            )
-        if not isinstance(part.get("text"), str):
-            raise wrong(f"{where}[{i}].text", "a string", part.get("text"))
-        texts.append(part["text"])
-    return "\n".join(texts)
+    if not isinstance(value, list) or not value:
+        is_ = f"is {show(value)}" if given else "is missing"
+        raise InvalidRequest(f"{where} must be a string or a list of at least one text part, but {is_}", param=where)
+    return "\n".join(_text(f"{where}[{i}]", part) for i, part in enumerate(value))
+
+
+def _text(where: str, part: Any) -> str:
+    """The text of a part of a message."""
+    if not isinstance(part, dict):
+        raise wrong(where, "a text part", part)
+    kind = part.get("type")
+    if kind != "text":
+        what = f"{_PARTS[kind]} ({show(kind)})" if isinstance(kind, str) and kind in _PARTS else f"of type {show(kind)}"
+        raise InvalidRequest(f"{where} is {what}; text parts only are read here: leave it out", param=where)
+    for name in part:
+        if name not in ("type", "text") and name not in PART_HINTS and part[name] is not None:
+            param = f"{where}.{name[:64]}"
+            raise InvalidRequest(f"{param} is not served here; leave it out", param=param)
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise wrong(f"{where}.text", "a string", text)
+    return text
 
 
 def _prompt(value: Any) -> str | tuple[int, ...]:
     """A string or one list of token ids; also either of them alone in a list, as LangChain sends it."""
-    value = unwrap_prompt(value)
+    where, value = ("prompt", value) if (one := unwrap_prompt(value)) is value else ("prompt[0]", one)
     if isinstance(value, str):
         if not value:
-            raise InvalidRequest("prompt must not be empty", param="prompt")
+            raise InvalidRequest(f"{where} must not be empty", param=where)
         return value
-    if is_list_of_prompts(value):
+    if where == "prompt" and is_list_of_prompts(value):
+        kinds = {type(item) for item in value}
+        if len(kinds) > 1:
+            raise InvalidRequest(
+                "prompt mixes texts and lists of token ids; send prompts of one kind in one request", param="prompt"
+            )
+        # To an agent: the HTTP API asks for one prompt at a time.
         raise InvalidRequest(
-            f"prompt holds {len(value)} prompts in a session, which is one; POST them to the server's own /v1 API, "
-            "all of them strings or all of them lists of token ids",
-            param="prompt",
+            f"{len(value)} prompts in one request cannot be drafted for: ask the server's own /v1 API", param="prompt"
         )
     if not isinstance(value, list) or not value:
-        raise wrong("prompt", "a string or one list of token ids", value)
-    for i, item in enumerate(value):
-        if not isinstance(item, int) or isinstance(item, bool) or item < 0:
-            raise wrong(f"prompt[{i}]", "a token id", item)
-    return tuple(value)
+        raise wrong(where, "a text, a list of token ids, or a list of one kind of these", value)
+    return tuple(_token_id(f"{where}[{i}]", item) for i, item in enumerate(value))
+
+
+def _token_id(where: str, value: Any) -> int:
+    token = whole(value)
+    if token is None or token < 0:
+        raise wrong(where, "a token id", value)
+    return token
 
 
 def _stop(value: Any) -> tuple[str, ...]:
@@ -219,9 +254,10 @@ def _include_usage(value: Any, stream: bool) -> bool:
         return False
     if not isinstance(value, dict):
         raise wrong("stream_options", "an object", value)
-    if not stream:
-        raise InvalidRequest("stream_options is only allowed with stream: true", param="stream_options")
     options = Fields({f"stream_options.{name}": item for name, item in value.items()})
     include = options.boolean("stream_options.include_usage")
-    options.refuse_rest({"stream_options.include_obfuscation": (False,)})
+    options.boolean("stream_options.include_obfuscation")  # padding of the events; there is none
+    options.refuse_rest({"stream_options.continuous_usage_stats": (False,)})
+    if include and not stream:
+        raise InvalidRequest("stream_options.include_usage is only allowed with stream: true", param="stream_options")
     return include

@@ -20,6 +20,8 @@ from pipesd_core.llamacpp.openai.request import Request, parse
 from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration, SequenceHandle
 from pipesd_core.llamacpp.runtime.logprobs import Decoded
 from pipesd_core.occupancy import Occupancy
+from pipesd_core.openai_body import names_served_model
+from pipesd_core.openai_parameters import UnknownParameters
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 
@@ -69,11 +71,13 @@ class EmbeddedEngine:
     Args:
         decoder: the target; closed with the engine.
         name: the model's name in the API.
+        unknown_parameters: what is done with parameters that are known to nobody.
     """
 
-    def __init__(self, decoder: Decoder, *, name: str) -> None:
+    def __init__(self, decoder: Decoder, *, name: str, unknown_parameters: UnknownParameters = "refuse") -> None:
         model = decoder.model
         self._decoder = decoder
+        self._unknown_parameters = unknown_parameters
         self._info = ModelInfo(
             name=name,
             n_vocab=model.n_vocab,
@@ -214,11 +218,11 @@ class EmbeddedEngine:
         self._check_open()
         if not wanted:
             raise Unavailable("the request was taken back")
-        request = parse(endpoint, wanted[0])
+        request = parse(endpoint, wanted[0], self._unknown_parameters)
         return request, make(request)
 
     def _begun(self, request: Request) -> Begun:
-        if request.model not in (None, self._info.name):
+        if not names_served_model(request.model, self._info.name):
             raise ModelNotFound(
                 f"the model {request.model!r} does not exist; this server has {self._info.name!r}", param="model"
             )
