@@ -20,6 +20,7 @@ from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.mode import Strategy
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.lookup import LookupDrafter
+from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
 from pipesd_agent.link.model_list import ModelList
@@ -126,6 +127,7 @@ async def test_another_vocabulary_is_refused() -> None:
     with pytest.raises(RemoteError) as refused:
         await ask(agent)
     assert refused.value.status == 409
+    assert agent.drafting.report()["reason"] == "vocabulary_mismatch"
     assert link.asked == [True]
 
 
@@ -137,7 +139,16 @@ async def test_another_vocabulary_is_served_cloud_only_in_mode_auto(caplog: pyte
     assert stream is link.streams[1]
     assert link.asked == [True, False]
     assert "served cloud-only" in caplog.text
+    assert agent.drafting.off is DraftingOff.VOCABULARY
+    assert caplog.text.count("drafting: off: the drafter's vocabulary is not the target's") == 1
     assert "request id is session 00000000" in caplog.text
+
+
+async def test_a_vocabulary_that_fits_again_is_said_with_the_next_request() -> None:
+    agent, _ = agent_over(accepts)
+    agent.drafting.set_off(DraftingOff.VOCABULARY)
+    await ask(agent)
+    assert agent.drafting.off is None
 
 
 async def test_other_refusals_are_not_tried_again_in_mode_auto() -> None:

@@ -60,12 +60,13 @@ async def serving(app: Starlette) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def client_of_an_agent() -> AsyncIterator[httpx.AsyncClient]:
+async def client_of_an_agent(capacity: int = 8) -> AsyncIterator[httpx.AsyncClient]:
     engine = FakeEngine(script(TEXT))
     gateway = gateway_app(engine)
     agents.attach(gateway, engine, SessionLimits(), Keys().authorize, Quota())
     async with serving(gateway) as address:
-        agent = make_agent(AgentConfig(gateway=address, mode="collaborative", session=SessionSettings(free_start=1)))
+        session = SessionSettings(free_start=1)
+        agent = make_agent(AgentConfig(gateway=address, mode="collaborative", capacity=capacity, session=session))
         async with serving(agent_app(agent)) as own, httpx.AsyncClient(base_url=own, timeout=60) as client:
             yield client
     await engine.aclose()
@@ -160,3 +161,14 @@ async def test_one_answer_to_the_token(stream: bool) -> None:
         counts = (await record_of(client, "one"))["counts"]
         assert await totals(client) == {count: counts[count] for count in COUNTERS.values()}
         assert usage["pipesd"]["accepted"] == counts["accepted"] > 0
+
+
+async def test_an_answer_that_was_not_drafted_for_says_why_and_one_that_was_does_not() -> None:
+    """Two at once, and one of them is drafted for."""
+    async with client_of_an_agent(capacity=1) as client:
+        names = ("one", "two")
+        usages = await asyncio.gather(*(answer(client, name) for name in names))
+        assert {usage["pipesd"].get("reason") for usage in usages} == {None, "drafter_capacity"}
+        for name, usage in zip(names, usages, strict=True):
+            counts = (await record_of(client, name))["counts"]
+            assert (usage["pipesd"].get("drafting") == "off") == (not counts["drafted"])

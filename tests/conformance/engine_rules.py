@@ -25,6 +25,7 @@ from pipesd_core.engine.interface import (
     Opening,
     Payload,
     StepDone,
+    Working,
 )
 from pipesd_core.errors import ApiError
 from pipesd_core.protocol.messages import Endpoint
@@ -190,6 +191,9 @@ class Driven:
         match output:
             case StepDone():
                 self._take(output)
+            case Working():
+                if not self._owed:
+                    self.faults.append("Working, but no step is under way")
             case Payload():
                 self._show(output)
             case Finished():

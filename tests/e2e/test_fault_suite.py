@@ -74,9 +74,9 @@ def left_behind(before: Sequence[Held], after: Sequence[Held]) -> str:
 
 
 def suffer(log_dir: Path, seed: int, kill_cycles: int, link_cycles: int, warm_up_cycles: int = 0) -> None:
-    """warm_up_cycles: of faults of the link, before memory is first looked at. An agent that was just started takes more
-    and more, ever more slowly, in its first hundred cycles (90, 94, 96, 101, 102, 103 MiB after 15 each): what malloc
-    keeps, the tables of its tuner."""
+    """warm_up_cycles: of faults of the link, before memory is first looked at. An agent that was just started takes
+    more memory, ever more slowly, in its first hundred cycles (90, 94, 96, 101, 102, 103 MiB after 15 each): what
+    malloc keeps, the tables of its tuner."""
     cases = right_answers(log_dir)
     with world(log_dir, seed) as (run, target):
         run.connected()

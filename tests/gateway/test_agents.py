@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 
+import msgspec
 import pytest
 import uvicorn
 from fastapi import FastAPI, WebSocket
@@ -19,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Inval
 from websockets.frames import Frame, Opcode
 
 from pipesd_core.engine.fake import FakeEngine, FakeGeneration, Request
-from pipesd_core.engine.interface import Broken, Deliver, Finished, ModelInfo, Opening, Payload, StepDone
+from pipesd_core.engine.interface import Broken, Deliver, Finished, ModelInfo, Opening, Payload, StepDone, Working
 from pipesd_core.errors import EngineFailed, Overloaded, Unauthorized
 from pipesd_core.protocol.messages import (
     FOREVER,
@@ -38,6 +39,7 @@ from pipesd_core.protocol.messages import (
     GatewayMessage,
     Open,
     Opened,
+    Progress,
     Reason,
     Rejected,
     Resume,
@@ -331,6 +333,23 @@ async def test_the_clock_runs_a_silent_agent_s_session_goes_on(engine: ScriptedE
         while not isinstance(messages[-1], End):
             messages.append(await next_message(socket))
         assert [m.reason for m in messages if isinstance(m, Verdict)] == [Reason.RUN, Reason.TIMEOUT, Reason.TIMEOUT]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_progress_is_told_to_an_edge_that_asked_for_it(engine: ScriptedEngine, url: str, *, asked: bool) -> None:
+    engine.running = False
+    async with agent(url) as socket:
+        await send(socket, msgspec.structs.replace(request(0, b"3"), progress=asked))
+        assert isinstance(await next_message(socket), Opened)
+        (generation,) = engine.generations
+        engine.step_output = Working()  # of a long prompt, again and again
+        for _ in range(3):
+            generation.go()
+        engine.step_output, engine.running = None, True
+        generation.go()
+        told = [await next_message(socket) for _ in range(3)] if asked else []
+        assert told == [Progress(0)] * len(told)
+        assert isinstance(await next_message(socket), Verdict)
 
 
 async def test_many_sessions_at_once_each_in_order(engine: ScriptedEngine, url: str) -> None:

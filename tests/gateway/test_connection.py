@@ -20,6 +20,7 @@ from pipesd_core.protocol.messages import (
     Failed,
     Open,
     Opened,
+    Progress,
     Reason,
     Rejected,
     Resume,
@@ -370,4 +371,18 @@ def test_the_deadline_is_the_earliest_and_a_tick_serves_only_those_that_are_due(
 
 def test_collect_of_a_session_that_is_gone_is_harmless(bench: Bench) -> None:
     bench.connection.collect(3)
+    assert bench.connection.take_outputs() == []
+
+
+# Signs of life.
+
+
+def test_a_session_whose_step_is_still_to_come_says_so_while_it_has_a_link(bench: Bench) -> None:
+    bench.open(4)
+    bench.connection.working(4)
+    assert bench.connection.take_outputs() == [Progress(4)]
+    bench.connection.working(5)  # over, or never there
+    assert bench.connection.take_outputs() == []
+    bench.connection.disconnected(bench.now)
+    bench.connection.working(4)
     assert bench.connection.take_outputs() == []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 
 from pipesd_core.engine.fake import FakeEngine, FakeGeneration
-from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, ModelInfo, StepDone
+from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, ModelInfo, StepDone, Working
 from pipesd_core.errors import EngineFailed, InvalidRequest, Unavailable
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 from pipesd_core.protocol.messages import Endpoint
@@ -159,9 +159,24 @@ async def test_no_batch_lasts_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify_api, "TIMEOUT_S", 0.02)
     engine = MadeUpEngine(max_running=2)
     engine.running = False
-    with pytest.raises(Unavailable, match="batch of 5 was not verified within"):
+    with pytest.raises(Unavailable, match="did nothing for the batch of 5 in"):
         await verify_api.verify(engine, [wanted([i], []) for i in range(5)])
     engine.assert_let_go()
+
+
+async def test_a_batch_may_last_as_long_as_the_engine_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_api, "TIMEOUT_S", 0.2)
+    engine = MadeUpEngine()
+    engine.running = False
+    call = asyncio.create_task(verify_api.verify(engine, [wanted([i], []) for i in range(5)]))
+    engine.step_output = Working()
+    for _ in range(10):
+        await asyncio.sleep(0.1)
+        engine.generations[0].go()
+    engine.step_output = None
+    for generation in engine.generations:
+        generation.go()
+    assert [result.token for result in await call] == [next_token([i]) for i in range(5)]
 
 
 # What is refused.

@@ -61,8 +61,10 @@ class FakeSequence:
         answer: tuple[int, ...],
         on_step: Callable[[Decoded | ApiError], None],
         logits_processing: LogitsProcessing,
+        on_working: Callable[[], None],
     ) -> None:
         self.decoder, self.answer, self.on_step, self.logits_processing = decoder, answer, on_step, logits_processing
+        self.on_working = on_working
         self.at = 0
         self.released = False
 
@@ -126,6 +128,7 @@ class FakeDecoder:
         logits_processing: LogitsProcessing,
         grammar: Grammar | None,
         decided: Sequence[int] = (),
+        on_working: Callable[[], None] = lambda: None,
     ) -> FakeSequence:
         assert eos_ids <= {EOS}
         assert limit > len(prompt_ids) + len(decided)
@@ -139,9 +142,8 @@ class FakeDecoder:
             await self.full.wait()
         finally:
             self.waiting -= 1
-        sequence = FakeSequence(
-            self, self.answer_to(tuple(prompt_ids), params.seed)[len(decided) :], on_step, logits_processing
-        )
+        answer = self.answer_to(tuple(prompt_ids), params.seed)[len(decided) :]
+        sequence = FakeSequence(self, answer, on_step, logits_processing, on_working)
         self.sequences.append(sequence)
         return sequence
 

@@ -366,6 +366,9 @@ class World:
         engine = node.engine
         if engine is None or engine.ordered is None or engine.aborted:
             return False
+        if self.rng.random() < 0.1:
+            node.connection.working(0)
+            self._gateway_outputs(node)
         for output in engine.step():
             session = node.connection.session(0)
             assert session is not None

@@ -10,6 +10,7 @@ from typing import Any, Final
 from pipesd_agent.answer import Answer
 from pipesd_agent.control.controller import Controller
 from pipesd_agent.control.figures import ControlFigures
+from pipesd_agent.drafting.status import DraftingOff, DraftingStatus
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.link import Link
 from pipesd_agent.link.model_list import ModelList
@@ -50,6 +51,7 @@ class Agent:
         local_only: never ask a gateway for anything.
         traces: where finished requests are recorded.
         controller: steers the link's sessions.
+        drafting: whether anything is drafted, which others tell it as well.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Agent:
         local_only: bool = False,
         traces: TraceFiles | None = None,
         controller: Controller | None = None,
+        drafting: DraftingStatus | None = None,
     ) -> None:
         if local is None and (local_only or fallback == "edge"):
             raise ValueError("there is no local model to fall back to")
@@ -74,6 +77,7 @@ class Agent:
         self.worker = worker
         self.local = local
         self.local_only = local_only
+        self.drafting = drafting or DraftingStatus("", "")
         self.records = Records()
         self._controller = controller
         self._fallback: FallbackPolicy = fallback
@@ -176,9 +180,13 @@ class Agent:
         except BaseException as error:
             self._finish(stream)
             mismatch = isinstance(error, RemoteError) and error.message == VocabularyMismatch.code
+            if mismatch:
+                self.drafting.set_off(DraftingOff.VOCABULARY)
             if not (mismatch and collaborative and self._cloud_on_mismatch):
                 raise
         else:
+            if collaborative:
+                self.drafting.set_on(DraftingOff.VOCABULARY)
             name = session_name(opened.session)
             log.info("request %s is session %s", request_id, name, extra={"session": name})
             return stream, opened

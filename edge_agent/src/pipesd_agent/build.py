@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.mode import ModeSelector, Switch
+from pipesd_agent.control.mode import ModeSelector, Strategy, Switch
 from pipesd_agent.control.triggers import DualSettings
 from pipesd_agent.drafting.drafter import Drafter
 from pipesd_agent.drafting.settings import Resources
+from pipesd_agent.drafting.status import DraftingOff, DraftingStatus
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
@@ -43,10 +45,6 @@ UPLOAD_STRATEGIES: Final[dict[str, UploadStrategy]] = {
 """How each batcher uploads drafts, as far as the tuner has to know."""
 
 
-def _log_switch(switch: Switch) -> None:
-    log.info("mode: switched to %s (%s)", switch.strategy.label, switch.reason)
-
-
 def _log_probe(switch: Switch) -> None:
     log.info("mode: probing %s (%s)", switch.strategy.label, switch.reason)
 
@@ -58,10 +56,12 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
     """
     traces = TraceFiles(config.trace) if config.trace else None
     network = config.network(os.environ)
-    gateways = Gateways(config.addresses)
+    drafting = _drafting_status(config)
+    gateways = Gateways(config.addresses, partial(_note_link, drafting))
     worker = None
     if config.mode not in ("cloud", "edge"):
-        worker = DraftWorker(drafter or config.drafter.make(_resources(config)))
+        made = drafter or config.drafter.make(_resources(config))
+        worker = DraftWorker(made, partial(drafting.set_off, DraftingOff.DRAFTER_BROKEN))
     # After the model: an HTTP client is a tenth of all that the agent imports, and nobody waits for it there.
     from pipesd_agent.agent import Agent
     from pipesd_agent.link.model_list import ModelList
@@ -69,7 +69,7 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
 
     if config.mode != "auto" and config.objective != "latency":
         log.warning("mode: objective %s applies to mode auto only, but mode is %s", config.objective, config.mode)
-    controller = _make_controller(config, gateways, worker)
+    controller = _make_controller(config, gateways, worker, partial(_note_switch, drafting))
     settings = LinkSettings(config.gateway_api_key, controller.policies, config.sessions, controller.planner.room_at)
     local_only, local = config.mode == "edge", None
     if config.draft_model is not None:
@@ -90,10 +90,44 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
         local_only=local_only,
         traces=traces,
         controller=controller,
+        drafting=drafting,
     )
 
 
-def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorker | None) -> Controller:
+def _drafting_status(config: AgentConfig) -> DraftingStatus:
+    """The status that a new agent's drafting has, which is also logged."""
+    drafter, model, off = config.drafter_name, config.draft_model, [DraftingOff.NO_GATEWAY]
+    if config.drafts_by_model:
+        why = f"the draft model {drafter} drafts"
+    elif model is None:
+        why = f"no draft model is given: {drafter} drafts from the text itself"
+    else:
+        why = f"drafter.kind is {drafter}: it drafts from the text itself, not the draft model {model.name}"
+    if config.mode in ("cloud", "edge"):
+        off.append(DraftingOff.MODE_CLOUD if config.mode == "cloud" else DraftingOff.MODE_EDGE)
+        why = f"nothing is drafted: mode is {config.mode}"
+    log.info("drafting: %s", why)
+    return DraftingStatus(drafter, why, *off)
+
+
+def _note_link(drafting: DraftingStatus, connected: bool) -> None:
+    if connected:
+        drafting.set_on(DraftingOff.NO_GATEWAY)
+    else:
+        drafting.set_off(DraftingOff.NO_GATEWAY)
+
+
+def _note_switch(drafting: DraftingStatus, switch: Switch) -> None:
+    log.info("mode: switched to %s (%s)", switch.strategy.label, switch.reason)
+    if switch.strategy is Strategy.TARGET_ONLY:
+        drafting.set_off(DraftingOff.TARGET_ONLY, switch.reason)
+    else:
+        drafting.set_on(DraftingOff.TARGET_ONLY)
+
+
+def _make_controller(
+    config: AgentConfig, gateways: Gateways, worker: DraftWorker | None, on_switch: Callable[[Switch], None]
+) -> Controller:
     from pipesd_agent.control.controller import Controller  # numpy, which comes with the model
     from pipesd_agent.control.upload_planner import Planner
 
@@ -113,7 +147,7 @@ def _make_controller(config: AgentConfig, gateways: Gateways, worker: DraftWorke
 
     selector = None
     if config.mode == "auto":
-        selector = ModeSelector(config.objective, on_switch=_log_switch, on_probe=_log_probe)
+        selector = ModeSelector(config.objective, on_switch=on_switch, on_probe=_log_probe)
 
     def gateway() -> str:
         return "" if gateways.current is None else gateways.current.address.http
@@ -138,13 +172,15 @@ def _optimizer(config: AgentConfig) -> OptimizerName:
 
 
 def _load_local_engine(config: AgentConfig, model: Path) -> EmbeddedEngine:
+    from pipesd_core.llamacpp.loading import announced
     from pipesd_core.llamacpp.probe import check_model_runs
     from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
     from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 
-    if config.mode in ("cloud", "edge") or config.gpu_layers or not config.drafts_by_model:  # else it was tried
-        check_model_runs(model)
-    decoder = TargetDecoder(model, n_seq=config.capacity, n_ctx_seq=config.context, threads=config.threads)
+    with announced(model):
+        if config.mode in ("cloud", "edge") or config.gpu_layers or not config.drafts_by_model:  # else it was tried
+            check_model_runs(model)
+        decoder = TargetDecoder(model, n_seq=config.capacity, n_ctx_seq=config.context, threads=config.threads)
     return EmbeddedEngine(decoder, name=decoder.model.name)
 
 

@@ -11,7 +11,17 @@ from typing import Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from pipesd_core.engine.interface import Broken, Engine, EngineOutput, Finished, Generation, Opening, Payload, StepDone
+from pipesd_core.engine.interface import (
+    Broken,
+    Engine,
+    EngineOutput,
+    Finished,
+    Generation,
+    Opening,
+    Payload,
+    StepDone,
+    Working,
+)
 from pipesd_core.errors import ApiError, ContextLengthExceeded, EngineFailed
 from pipesd_core.protocol.messages import MAX_FRAME_BYTES, MAX_UNACKED, Open, Rejected, encode
 from pipesd_core.protocol.websocket import (
@@ -65,11 +75,15 @@ def _too_long(opening: Opening) -> ApiError | None:
 
 
 class HostedRequest:
-    """A request in the engine, and the socket and channel that its session is on now."""
+    """A request in the engine, and the socket and channel that its session is on now.
 
-    def __init__(self, socket: AgentSocket, channel: int) -> None:
+    wants_progress: its agent takes `Progress`.
+    """
+
+    def __init__(self, socket: AgentSocket, channel: int, *, wants_progress: bool) -> None:
         self.socket = socket
         self.channel = channel
+        self._wants_progress = wants_progress
         self.session_id = b""
         self.generation: Generation
 
@@ -80,7 +94,8 @@ class HostedRequest:
 
     def deliver(self, output: EngineOutput) -> None:
         """Pass an output of the engine on to the session. The engine calls this."""
-        self.socket.deliver(self.channel, output)
+        if self._wants_progress or not isinstance(output, Working):
+            self.socket.deliver(self.channel, output)
 
 
 class AgentSocket:
@@ -245,7 +260,7 @@ class AgentSocket:
         channel = request.channel
         request_id.set(request.request_id)
         answer: Generation | ApiError
-        hosted = HostedRequest(self, channel)
+        hosted = HostedRequest(self, channel, wants_progress=request.progress)
         try:
             self._admit(self._websocket)
             answer = await self._engine.open(request.endpoint, request.body, hosted.deliver)
@@ -291,6 +306,8 @@ class AgentSocket:
                 session.step_done(output, time.monotonic())
             case Payload():
                 session.payload(output)
+            case Working():
+                self._connection.working(channel)
             case Finished():
                 self._let_go(channel)
                 session.finished()

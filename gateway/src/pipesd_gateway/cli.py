@@ -129,18 +129,20 @@ async def _serve(config: GatewayConfig) -> None:
 
 def _load_engine(config: GatewayConfig) -> EmbeddedEngine:
     # Imported here: `--help` and configuration errors need no llama.cpp.
+    from pipesd_core.llamacpp.loading import announced
     from pipesd_core.llamacpp.probe import check_model_runs
     from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
     from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 
-    check_model_runs(config.model)
-    decoder = TargetDecoder(
-        config.model,
-        n_seq=config.n_seq,
-        n_ctx_seq=config.context,
-        threads=config.threads,
-        step_floor_s=config.step_floor_ms / 1000,
-        max_queue=config.max_queue,
-    )
+    with announced(config.model):
+        check_model_runs(config.model)
+        decoder = TargetDecoder(
+            config.model,
+            n_seq=config.n_seq,
+            n_ctx_seq=config.context,
+            threads=config.threads,
+            step_floor_s=config.step_floor_ms / 1000,
+            max_queue=config.max_queue,
+        )
     name = config.name or decoder.model.name
     return EmbeddedEngine(decoder, name=name, unknown_parameters=config.unknown_parameters)

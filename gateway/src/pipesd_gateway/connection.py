@@ -32,6 +32,7 @@ from pipesd_core.protocol.messages import (
     End,
     GatewayMessage,
     Open,
+    Progress,
     Rejected,
     Resume,
     Run,
@@ -294,6 +295,12 @@ class GatewayConnection:
             self._outputs.append(AdoptRequest(channel, session.session_id))
         session.resumed(channel, message.seq, now)
         self._move_outputs(session)
+
+    def working(self, channel: int) -> None:
+        """Tell the edge that the step of a session is still to come, and the engine at work; afterwards `collect`."""
+        session = self._sessions.get(channel)
+        if session is not None and session.suspended_since is None:
+            self._outputs.append(Progress(channel))
 
     def _full(self) -> Overloaded:
         return Overloaded(

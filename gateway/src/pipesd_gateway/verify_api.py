@@ -15,7 +15,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipesd_core.engine.interface import Broken, Engine, EngineOutput, Finished, ModelInfo, StepDone
+from pipesd_core.engine.interface import Broken, Engine, EngineOutput, Finished, ModelInfo, StepDone, Working
 from pipesd_core.errors import ApiError, ContextLengthExceeded, EngineFailed, InvalidRequest, Unavailable
 from pipesd_core.openai_body import NOT_JSON
 from pipesd_core.protocol.messages import Endpoint
@@ -25,7 +25,7 @@ from pipesd_core.service.http import ClientGone, json_response, read_body, while
 
 MAX_REQUESTS: Final = 64
 TIMEOUT_S: Final = 300.0
-"""Longest time for a whole batch, waiting in the admission queue included."""
+"""Longest time without any sign of life from the engine for any request of a batch, waiting in its queue included."""
 _MAX_OUTPUTS: Final = 64
 """Most outputs of one step; a step has three or four."""
 
@@ -111,21 +111,30 @@ async def verify(engine: Engine, batch: Sequence[VerificationRequest]) -> list[V
     """
     opening = asyncio.Lock()
     try:
-        async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_verify_one(engine, wanted, opening)) for wanted in batch]
+        async with asyncio.timeout(TIMEOUT_S) as patience, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_verify_one(engine, wanted, opening, patience)) for wanted in batch]
     except TimeoutError:
         raise Unavailable(
-            f"the batch of {len(batch)} was not verified within {TIMEOUT_S:g} s; try again, or send fewer at once"
+            f"the engine did nothing for the batch of {len(batch)} in {TIMEOUT_S:g} s; try again, or send fewer at once"
         ) from None
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
 
 
-async def _verify_one(engine: Engine, request: VerificationRequest, opening: asyncio.Lock) -> VerificationResult:
+async def _verify_one(
+    engine: Engine, request: VerificationRequest, opening: asyncio.Lock, patience: asyncio.Timeout
+) -> VerificationResult:
     outputs: asyncio.Queue[EngineOutput] = asyncio.Queue(_MAX_OUTPUTS)
+
+    def deliver(output: EngineOutput) -> None:
+        if not patience.expired():
+            patience.reschedule(asyncio.get_running_loop().time() + TIMEOUT_S)
+        if not isinstance(output, Working):
+            outputs.put_nowait(output)
+
     async with opening:  # one request at a time waits in the engine's bounded queue
-        generation = await engine.open(Endpoint.COMPLETIONS, request.body(), outputs.put_nowait)
+        generation = await engine.open(Endpoint.COMPLETIONS, request.body(), deliver)
     try:
         accepted = 0
         while True:

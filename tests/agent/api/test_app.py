@@ -191,7 +191,14 @@ async def test_models_health_and_unknown_routes() -> None:
         health = (await client.get("/health")).json()
         assert health.pop("load").keys() == {"sessions", "requests", "tasks"}
         assert [gateway["url"] for gateway in health.pop("gateways")] == ["http://127.0.0.1:1"]
-        assert health == {"status": "ok", "gateway": "connected", "drafter": None, "uptime_s": 0}
+        drafting = {"state": "on", "drafter": "", "reason": None, "detail": ""}
+        assert health == {
+            "status": "ok",
+            "gateway": "connected",
+            "drafter": None,
+            "drafting": drafting,
+            "uptime_s": 0,
+        }
         error_of(await client.post("/v1/embeddings", json={}), 404)
         error_of(await client.get("/v1/completions"), 405)
 

@@ -499,7 +499,8 @@ async def test_wherever_it_breaks_its_lanes_are_told_and_it_says_so(method: str,
     drafter = Breaking(method, error)
     if method == "stop":
         drafter.gate = threading.Semaphore(0)  # a forward that a contradiction aborts
-    worker = DraftWorker(drafter)
+    told: list[str] = []
+    worker = DraftWorker(drafter, told.append)
     failures: list[Exception] = []
     lane = worker.open([1, 2], PARAMS, frozenset(), lambda *_: None, failures.append)
     assert lane is not None
@@ -518,6 +519,8 @@ async def test_wherever_it_breaks_its_lanes_are_told_and_it_says_so(method: str,
     assert worker.broken == ("MemoryError" if isinstance(error, MemoryError) else "RuntimeError: llama.cpp failed")
     assert worker.open([1], PARAMS, frozenset(), lambda *_: None, unexpected) is None
     await until(lambda: drafter.released == 1)
+    await until(lambda: told != [])
+    assert told == [worker.broken]
     await worker.aclose()
 
 

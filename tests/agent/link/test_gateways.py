@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 from fake_gateway import gateways
 from hypothesis import given
 
+from pipesd_agent.link.address import Address
 from pipesd_agent.link.gateways import Gateway, Gateways
 from pipesd_core.errors import Unauthorized, Unavailable
 
@@ -113,3 +114,12 @@ def test_every_gateway_has_its_turn_and_nobody_waits_needlessly(failures: list[i
         assert order[0] is next((gateway for gateway in ready if not gateway.draining(NOW)), ready[0])
         later = of.in_attempt_order(NOW + 10)
         assert [gateway.circuit.failures > 0 for gateway in later] == sorted(times > 0 for times in failures)
+
+
+def test_whoever_asks_is_told_whether_there_is_a_link() -> None:
+    told: list[bool] = []
+    gateways = Gateways([Address.parse("http://127.0.0.1:1")], told.append)
+    (gateway,) = gateways.in_attempt_order(0.0)
+    gateways.set_current(gateway)
+    gateways.set_current(None)
+    assert told == [True, False]

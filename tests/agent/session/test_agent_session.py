@@ -11,6 +11,7 @@ import pytest
 from bench.fixed_policies import fixed
 from pipesd_agent.control.triggers import DualSettings, FixedSettings, SequenceSettings, TriggerSettings
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.session.actions import Action, Commit, Complete, Deliver, Fail, StartDrafting, StopDrafting
 from pipesd_agent.session.counts import Counts
 from pipesd_agent.session.records import RequestRecord
@@ -35,6 +36,7 @@ from pipesd_core.protocol.messages import (
     Failed,
     Open,
     Opened,
+    Progress,
     Reason,
     Resume,
     Run,
@@ -155,10 +157,10 @@ def test_where_nothing_can_be_drafted_the_free_run_just_goes_on(bench: Bench) ->
 
 def test_no_lane_means_cloud_only() -> None:
     bench = Bench()
-    bench.session.drafting_ended()
+    bench.session.drafting_ended(DraftingOff.CAPACITY)
     assert bench.take() == [StopDrafting()]
     assert bench.sent() == [Run(3, FOREVER)]
-    bench.session.drafting_ended()
+    bench.session.drafting_ended(DraftingOff.CAPACITY)
     assert bench.take() == []
     assert bench.sent() == []
 
@@ -328,7 +330,7 @@ def test_without_a_drafter_the_free_start_has_no_end() -> None:
     assert alone.request.free_start == FOREVER
     assert alone.sent() == []
     bench = Bench(free_start=1)
-    bench.session.drafting_ended()
+    bench.session.drafting_ended(DraftingOff.CAPACITY)
     assert bench.sent() == [Run(3, FOREVER)]
 
 
@@ -817,7 +819,7 @@ def test_a_session_is_suspended_and_resumed() -> None:
 
 def test_a_run_that_may_be_lost_is_said_again() -> None:
     bench = Bench()
-    bench.session.drafting_ended()
+    bench.session.drafting_ended(DraftingOff.CAPACITY)
     assert bench.sent() == [Run(3, FOREVER)]
     bench.session.suspended(LOST, bench.now)
     bench.session.resumed()
@@ -1005,3 +1007,61 @@ def test_large_payloads_are_acknowledged_sooner() -> None:
     assert bench.sent() == []
     bench.session.taken(2, bench.now)
     assert bench.sent() == [Ack(3, 2)]
+
+
+def test_signs_of_life_keep_a_session_waiting_for_a_long_prompt() -> None:
+    """Neither the silence (30 s) nor the wish without a verdict (4 s) is measured over a whole prompt."""
+    bench = Bench()
+    bench.drafted(BASE, 1, 2, 3)
+    bench.session.drafted(bench.commits, None, bench.now)  # asks for a verification
+    bench.sent()
+    for _ in range(100):
+        assert bench.tick(1.0) == []
+        assert bench.receive(Progress(3)) == []
+    assert not bench.session.ended
+    assert bench.sent() == []
+    bench.tick(4.0)
+    assert bench.sent() == [Run(3, FOREVER)]
+    (fail,) = (action for action in bench.tick(30.0) if isinstance(action, Fail))
+    assert "silent for 30 s" in str(fail.error)
+
+
+# Why nothing is drafted.
+
+
+def test_a_session_that_drafts_to_its_end_has_no_reason() -> None:
+    for bench in (Bench(), Bench(max_tokens=1), Bench(max_tokens=3)):
+        assert bench.session.drafting_off is None
+        bench.verdict(*range(10, 10 + bench.opened.max_tokens), reason=Reason.RUN)
+        bench.event(b'{"choices": [], "usage": {}}', usage=True)
+        assert bench.session.drafting_off is None
+
+
+def test_every_end_of_drafting_in_a_session_has_its_reason() -> None:
+    too_long, filled, unanswered, ended = Bench(max_context=BASE), Bench(max_context=BASE + 2), Bench(), Bench()
+    filled.verdict(10, 11, reason=Reason.RUN)
+    unanswered.session.drafted(0, None, 50.0)
+    unanswered.drafted(BASE, 1)
+    unanswered.session.drafted(unanswered.commits, None, 50.0)
+    assert unanswered.sent()
+    unanswered.tick(4.0)
+    ended.session.drafting_ended(DraftingOff.CAPACITY)
+    found = [bench.session.drafting_off for bench in (too_long, filled, unanswered, ended)]
+    assert found == [DraftingOff.CONTEXT, DraftingOff.CONTEXT, DraftingOff.NO_VERDICT, DraftingOff.CAPACITY]
+
+
+def test_a_mode_that_has_the_target_write_alone_is_a_reason_until_it_drafts_again_and_stays_one_at_the_end() -> None:
+    bench = Bench()
+    drafting = bench.session._drafting
+    found = []
+    drafting._start_rest(BASE, 3)  # a short run of the target is a part of drafting
+    found.append(bench.session.drafting_off)
+    drafting._start_rest(BASE, FOREVER)
+    found.append(bench.session.drafting_off)
+    drafting.run.end_rest()
+    drafting._wake()
+    found.append(bench.session.drafting_off)
+    drafting._start_rest(BASE, FOREVER)
+    bench.event(b'{"choices": [], "usage": {}}', usage=True)
+    found.append(bench.session.drafting_off)
+    assert found == [None, DraftingOff.TARGET_ONLY, None, DraftingOff.TARGET_ONLY]

@@ -14,6 +14,7 @@ from fake_gateway import opened, verdict
 from bench.fixed_policies import fixed
 from pipesd_agent.control.triggers import FixedSettings
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.session import stream as stream_module
 from pipesd_agent.session.observer import Observers, SessionObserver
@@ -50,6 +51,10 @@ class FakeWorker:
     max_context = 64
     broken: str | None = None
 
+    @property
+    def lanes_free(self) -> int:
+        return self.room - len(self.lanes)
+
     def __init__(self, room: int = 1) -> None:
         self.room = room
         self.lanes: list[FakeLane] = []
@@ -82,6 +87,18 @@ def sent(stream: RequestStream) -> list[object]:
 
 def event(seq: int, payload: bytes = b"{}", *, usage: bool = False) -> Event:
     return Event(3, seq, 3, payload, usage)
+
+
+async def reason_of(stream: RequestStream, seq: int) -> str | None:
+    """Why nothing is drafted for the answer, by the usage in its last payload."""
+    usage = {"usage": {"prompt_tokens": 2, "completion_tokens": 3}, "choices": []}
+    stream.receive(event(seq, json.dumps(usage).encode(), usage=True))
+    payload = await stream.next()
+    assert payload is not None
+    figures = json.loads(payload)["usage"]["pipesd"]
+    assert figures.get("drafting") == (None if "reason" not in figures else "off")
+    reason: str | None = figures.get("reason")
+    return reason
 
 
 async def test_payloads_come_in_order_and_then_the_end() -> None:
@@ -195,7 +212,8 @@ async def test_without_room_in_the_drafter_the_target_runs_alone(caplog: pytest.
     stream = make(FakeWorker(room=0))
     stream.receive(opened(3))
     assert sent(stream) == [Run(3, FOREVER)]
-    assert "no room" in caplog.text
+    assert "served cloud-only: drafter_capacity" in caplog.text
+    assert await reason_of(stream, 1) == "drafter_capacity"
 
 
 async def test_with_a_broken_drafter_the_target_runs_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -204,7 +222,8 @@ async def test_with_a_broken_drafter_the_target_runs_alone(caplog: pytest.LogCap
     stream = make(worker)
     stream.receive(opened(3))
     assert sent(stream) == [Run(3, FOREVER)]
-    assert "the drafter is broken" in caplog.text
+    assert "served cloud-only: drafter_broken" in caplog.text
+    assert await reason_of(stream, 1) == "drafter_broken"
 
 
 async def test_a_token_that_the_drafter_does_not_have_ends_the_drafting(caplog: pytest.LogCaptureFixture) -> None:
@@ -220,7 +239,8 @@ async def test_a_token_that_the_drafter_does_not_have_ends_the_drafting(caplog: 
     assert sent(stream) == [Run(3, FOREVER)]
     assert "goes on cloud-only" in caplog.text
     stream.receive(verdict(3, 2, 4, 5))
-    stream.receive(End(3, 3))
+    assert await reason_of(stream, 3) == "token_unknown_to_drafter"
+    stream.receive(End(3, 4))
     assert await stream.next() is None
 
 
@@ -233,6 +253,34 @@ async def test_a_drafter_that_breaks_leaves_the_answer_to_the_target(caplog: pyt
     assert "out of memory" in caplog.text
     stream.receive(event(1, b"a"))
     assert await stream.next() == b"a"
+    assert await reason_of(stream, 2) == "drafter_broken"
+
+
+async def test_a_prompt_that_the_drafter_cannot_hold_is_told_from_one_that_it_cannot_read() -> None:
+    class Choosy(FakeWorker):
+        def open(self, *_: Any) -> None:
+            """Has a lane, but not for this."""
+
+    for room, reason in ((2, "drafter_context"), (64, "token_unknown_to_drafter")):
+        worker = Choosy()
+        worker.max_context = room
+        stream = make(worker)
+        stream.receive(opened(3))
+        assert await reason_of(stream, 1) == reason
+
+
+async def test_a_request_that_was_never_to_be_drafted_for_says_why() -> None:
+    session = make().session
+    stream = RequestStream("id", session, None, lambda: None, DraftingOff.VOCABULARY)
+    stream.receive(opened(3))
+    assert await reason_of(stream, 1) == "vocabulary_mismatch"
+
+
+async def test_an_answer_that_is_drafted_for_to_its_end_gives_no_reason() -> None:
+    stream = make(FakeWorker())
+    stream.receive(opened(3))
+    stream.receive(verdict(3, 1, 2, 7))
+    assert await reason_of(stream, 2) is None
 
 
 @pytest.mark.parametrize("when", ["waiting", "drafting", "done"])

@@ -10,6 +10,7 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.session.counts import Counts
 from pipesd_agent.session.usage import TokenTimes, drafts, timings, usage_payload
 from pipesd_core.llamacpp.openai.responses import Usage, Writer
@@ -73,6 +74,12 @@ def test_without_a_token_there_are_no_timings() -> None:
     assert "timings" not in decoded(usage_payload(payload, Counts(), TokenTimes(1.0)))
 
 
+def test_an_answer_that_was_not_drafted_for_says_why() -> None:
+    payload = msgspec.json.encode({"usage": {"prompt_tokens": 4, "completion_tokens": 8}})
+    said = decoded(usage_payload(payload, COUNTS, off=DraftingOff.VOCABULARY))["usage"]["pipesd"]
+    assert said == drafts(COUNTS) | {"drafting": "off", "reason": "vocabulary_mismatch"}
+
+
 @pytest.mark.parametrize("counts", [COUNTS, Counts()])
 def test_answers_are_those_of_openais_types_and_of_the_description(counts: Counts) -> None:
     chat, text = Writer.start(Endpoint.CHAT_COMPLETIONS, "m"), Writer.start(Endpoint.COMPLETIONS, "m")
@@ -98,5 +105,6 @@ def test_answers_are_those_of_openais_types_and_of_the_description(counts: Count
 
 def test_every_figure_is_described() -> None:
     schemas = describe("pipesd_agent")["components"]["schemas"]
-    assert set(schemas["Drafts"]["properties"]) == set(drafts(COUNTS))
+    assert set(schemas["Drafts"]["properties"]) == set(drafts(COUNTS, DraftingOff.CAPACITY))
+    assert schemas["DraftingOff"]["enum"] == list(DraftingOff)
     assert set(schemas["Timings"]["properties"]) == set(timings(4, 8, COUNTS, half_a_second_then_two()))

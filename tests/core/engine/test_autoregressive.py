@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 import pytest
-from fake_decoder import FakeDecoder
+from fake_decoder import FakeDecoder, FakeSequence
 
 from pipesd_core.engine import autoregressive
 from pipesd_core.engine.autoregressive import TargetOnlyGeneration
@@ -64,8 +64,28 @@ async def test_a_step_that_never_ends(engine: EmbeddedEngine, monkeypatch: pytes
     monkeypatch.setattr("fake_decoder.FakeSequence.step", lambda *_: None)
     answer = TargetOnlyGeneration(engine)
     await answer.open(Endpoint.COMPLETIONS, BODY)
-    with pytest.raises(EngineFailed, match="did not take a step"):
+    with pytest.raises(EngineFailed, match="did not finish a forward pass"):
         await answer.next()
+    answer.abort()
+
+
+async def test_a_long_prompt_may_take_long_as_long_as_forward_passes_end(
+    engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five times as long as one forward pass may take."""
+    monkeypatch.setattr(autoregressive, "STEP_TIMEOUT_S", 0.2)
+    take = FakeSequence.step
+
+    def step(sequence: FakeSequence, drafts: Sequence[int]) -> None:
+        loop = asyncio.get_running_loop()
+        for number in range(1, 11):
+            loop.call_later(0.1 * number, sequence.on_working)
+        loop.call_later(1.0, take, sequence, drafts)
+
+    monkeypatch.setattr(FakeSequence, "step", step)
+    answer = TargetOnlyGeneration(engine)
+    await answer.open(Endpoint.COMPLETIONS, BODY)
+    assert await answer.next() is not None
     answer.abort()
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from repository import BUILD
 
 from pipesd_core.errors import DecodeError, ModelLoadError
-from pipesd_core.llamacpp import binding
+from pipesd_core.llamacpp import binding, memory
 from pipesd_core.llamacpp.binding import Context, Model
 
 pytestmark = pytest.mark.e2e
@@ -258,3 +259,28 @@ def test_closing_waits_for_a_running_decode(model: Model) -> None:
     context.close()
     running.join(10)
     assert not running.is_alive()
+
+
+def test_a_context_that_does_not_fit_is_refused_before_it_is_made(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 64 * 2**20)
+    made: list[object] = []
+    monkeypatch.setattr(lib, "llama_init_from_model", lambda *_: made.append(None))
+    with pytest.raises(ModelLoadError, match="the largest that fits is a context of"):
+        Context(model, n_ctx=4_000_000, n_seq=4, n_batch=64)
+    assert not made
+
+
+def test_the_estimate_of_a_context_is_what_llama_cpp_takes(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG), Context(model, n_ctx=4096, n_seq=4, n_batch=252):
+        taken = re.findall(r"(?:KV|compute) buffer size = +([\d.]+) MiB", caplog.text)
+    estimate = model.shape.context_bytes(1024, 4, 252) / 2**20
+    assert len(taken) == 2
+    assert sum(map(float, taken)) <= estimate <= 2 * sum(map(float, taken))
+
+
+def test_no_more_threads_than_cores(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_cores", lambda: 2)
+    with Context(model, n_ctx=256, n_seq=1, n_batch=2, threads=256) as context:
+        assert lib.llama_n_threads(context._handle) == 2

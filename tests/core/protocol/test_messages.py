@@ -30,6 +30,7 @@ from pipesd_core.protocol.messages import (
     GatewayMessage,
     Open,
     Opened,
+    Progress,
     Reason,
     Rejected,
     Resume,
@@ -67,6 +68,7 @@ GATEWAY: list[GatewayMessage] = [
     Desync(0, 2, 9, "a hole"),
     Rejected("malformed_message", "what to do"),
     Draining(30),
+    Progress(5),
 ]
 Decode = Callable[[bytes], Any]
 BOTH: list[tuple[Decode, Any]] = [*((decode_edge, m) for m in EDGE), *((decode_gateway, m) for m in GATEWAY)]
@@ -102,7 +104,7 @@ def test_numbers_of_the_messages_are_fixed() -> None:
     assert tags == {
         "Open": 1, "Draft": 2, "Run": 3, "Ack": 4, "Close": 5, "Resume": 6,
         "Opened": 32, "Verdict": 33, "Event": 34, "End": 35, "Failed": 36, "Desync": 37, "Rejected": 38,
-        "Draining": 39,
+        "Draining": 39, "Progress": 40,
     }  # fmt: skip
 
 

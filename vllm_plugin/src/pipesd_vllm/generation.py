@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from pipesd_core.engine.interface import Broken, Deliver, Finished, Opening, Payload, StepDone
+from pipesd_core.engine.interface import Broken, Deliver, Finished, Opening, Payload, StepDone, Working
 from pipesd_core.engine.rounds import Decided, Round, fault
 from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest
 from pipesd_core.protocol.messages import Endpoint
@@ -51,6 +51,7 @@ class VllmGeneration:
         self._ordered: asyncio.Future[tuple[tuple[int, ...], int]] | None = None
         self._task: asyncio.Task[None] | None = None
         self._shown = 0
+        self._stepping = False
         self._accepted = False
         """`open` has returned; until then nothing may be delivered."""
         self._failure: ApiError | None = None
@@ -72,6 +73,7 @@ class VllmGeneration:
         if (wrong := fault(drafts, info.max_drafts, info.n_vocab)) is not None:
             raise ValueError(wrong)
         self._ordered.set_result((drafts, ahead))
+        self._stepping = True
 
     def abort(self) -> None:
         self._silent = True
@@ -100,6 +102,11 @@ class VllmGeneration:
         """End the session with an error."""
         self._broke(error)
         self.abort()
+
+    def working(self) -> None:
+        """Tell whoever waits for a step that the engine is at work."""
+        if self._stepping and not self._silent:
+            self._deliver(Working())
 
     # Private.
 
@@ -165,6 +172,8 @@ class VllmGeneration:
                             steps += round_.cut()
                             break
                     ends = held[-1].finished
+                    if round_.over or ends:
+                        self._stepping = False
                     if round_.over and not ends:
                         # Delivering may order the next round at once.
                         self._ordered = asyncio.get_running_loop().create_future()

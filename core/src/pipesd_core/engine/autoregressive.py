@@ -5,12 +5,22 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
-from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, Generation, Opening, Payload, StepDone
+from pipesd_core.engine.interface import (
+    Broken,
+    Deliver,
+    EngineOutput,
+    Finished,
+    Generation,
+    Opening,
+    Payload,
+    StepDone,
+    Working,
+)
 from pipesd_core.errors import EngineFailed
 from pipesd_core.protocol.messages import Endpoint
 
 STEP_TIMEOUT_S: Final = 120.0
-"""Longest wait for one engine step, the prefill of the prompt included."""
+"""Longest wait for one forward pass of the engine while a step is awaited; a prompt takes as many as it is long."""
 _MAX_OUTPUTS: Final = 64
 """Most outputs of one step; a step has three or four."""
 
@@ -34,10 +44,12 @@ class TargetOnlyGeneration:
         self._generation: Generation | None = None
         self._stepping = False
         self._finished = False
+        self._patience: asyncio.Timeout | None = None
+        """That of whoever waits for an output now."""
 
     async def open(self, endpoint: Endpoint, body: bytes) -> Opening:
         """Open the request; see `Engine.open`. Raises ApiError."""
-        self._generation = await self._engine.open(endpoint, body, self._outputs.put_nowait)
+        self._generation = await self._engine.open(endpoint, body, self._take)
         return self._generation.opening
 
     async def next(self) -> Payload | None:
@@ -66,9 +78,17 @@ class TargetOnlyGeneration:
         if self._generation is not None:
             self._generation.abort()
 
+    def _take(self, output: EngineOutput) -> None:
+        if not isinstance(output, Working):
+            self._outputs.put_nowait(output)
+        elif self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time() + STEP_TIMEOUT_S)
+
     async def _output(self) -> EngineOutput:
         try:
-            async with asyncio.timeout(STEP_TIMEOUT_S):
+            async with asyncio.timeout(STEP_TIMEOUT_S) as self._patience:
                 return await self._outputs.get()
         except TimeoutError:
-            raise EngineFailed(f"the engine did not take a step within {STEP_TIMEOUT_S:.0f} s") from None
+            raise EngineFailed(f"the engine did not finish a forward pass within {STEP_TIMEOUT_S:.0f} s") from None
+        finally:
+            self._patience = None

@@ -69,6 +69,13 @@ class StepDone(Struct, frozen=True):
     ends: bool = False
 
 
+class Working(Struct, frozen=True):
+    """A sign of life: a forward pass has ended, on a part of the prompt or for others, and the step is still to come.
+
+    Whoever waits for a step measures his patience by it: a long prompt takes many forward passes.
+    """
+
+
 class Payload(Struct, frozen=True):
     """One payload of the OpenAI answer (JSON), covering the text of the first `upto` output tokens.
 
@@ -91,11 +98,11 @@ class Broken(Struct, frozen=True):
     error: ApiError
 
 
-EngineOutput = StepDone | Payload | Finished | Broken
+EngineOutput = StepDone | Working | Payload | Finished | Broken
 """The outputs of a generation, in this order for each step: StepDone, then the payloads that show its tokens, then -
 after the last step - Finished. Tokens past the end of the answer (EOS, max_tokens, a stop string) are never in a
 StepDone. Broken may come at any time after `open`. There is no output before the first step, or after Finished or
-Broken."""
+Broken. Working may come between a call of `step` and its last StepDone, about once a second."""
 
 Deliver = Callable[[EngineOutput], None]
 """Receives the outputs of a generation. It may call `step`, once the last StepDone of the step before is there (its

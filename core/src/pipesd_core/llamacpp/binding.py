@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesd_core.errors import DecodeError, InvalidRequest, ModelLoadError
+from pipesd_core.llamacpp.memory import ContextShape, check_fits, fitted_threads
 from pipesd_core.llamacpp.utf8 import Writable
 from pipesd_core.protocol.fingerprint import fingerprint
 
@@ -134,6 +135,7 @@ class Model:
                 "an architecture that this llama.cpp does not know: fetch or convert it again"
             )
         self._uses_gpu: Final = gpu_layers != 0
+        self._gpu_layers: Final = self._used_gpu_layers(gpu_layers)
         self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
         self._vocab: Any = lib.llama_model_get_vocab(self._handle)
         self.n_vocab: Final = lib.llama_vocab_n_tokens(self._vocab)
@@ -174,10 +176,30 @@ class Model:
         lib.llama_model_free(self._handle)
         self._handle = self._vocab = None
 
+    def _used_gpu_layers(self, asked: int) -> int:
+        if not asked or not lib.llama_supports_gpu_offload():
+            return 0
+        layers = int(lib.llama_model_n_layer(self._handle)) + 1  # with the output
+        if asked > layers:
+            log.warning("gpu_layers is %d, but %s has %d: %d are used", asked, self.path.name, layers, layers)
+        return layers if asked < 0 else min(asked, layers)
+
     def _open_vocab(self) -> Any:
         if not self._handle:
             raise DecodeError(f"the model {self.path.name} has been closed")
         return self._vocab
+
+    @property
+    def shape(self) -> ContextShape:
+        """What the memory of a context depends on."""
+        handle = self._handle
+        architecture = self._metadata("general.architecture")
+        head = lib.llama_model_n_embd(handle) // max(1, lib.llama_model_n_head(handle))
+        key, value = (
+            int(self._metadata(f"{architecture}.attention.{name}_length") or head) for name in ("key", "value")
+        )
+        layers = max(0, lib.llama_model_n_layer(handle) - self._gpu_layers)
+        return ContextShape(layers, lib.llama_model_n_head_kv(handle), key, value, self.n_vocab)
 
     def _metadata(self, key: str) -> str | None:
         size = 256
@@ -289,11 +311,15 @@ class Context:
     Args:
         n_ctx: positions of all sequences together; read `n_ctx_seq` back, llama.cpp rounds.
         n_batch: most rows of one `decode`; also the size of llama.cpp's ubatch, so one decode is not cut by size.
-        threads: fewer than the free cores: with two threads on busy cores a token took 228 ms instead of 0.8.
+        threads: fewer than the free cores: with two threads on busy cores a token took 228 ms instead of 0.8. No more
+            than there are cores are used.
+
+    Raises ModelLoadError where there is no memory for it, before it takes any.
     """
 
     def __init__(self, model: Model, *, n_ctx: int, n_seq: int, n_batch: int, threads: int = 1) -> None:
         model._open_vocab()
+        check_fits(model.path.name, model.shape, n_ctx // n_seq, n_seq, n_batch, lib.llama_model_size(model._handle))
         self._handle: Any = None
         self._lock = threading.Lock()
         self._stop = np.zeros(2, dtype=np.uint8)
@@ -301,7 +327,7 @@ class Context:
         params.n_ctx = n_ctx
         params.n_seq_max = n_seq
         params.n_batch = params.n_ubatch = n_batch
-        params.n_threads = params.n_threads_batch = threads
+        params.n_threads = params.n_threads_batch = fitted_threads(threads)
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = False
         params.swa_full = True

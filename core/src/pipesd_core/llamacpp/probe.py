@@ -23,18 +23,24 @@ _REBUILD: Final = (
     "rebuild llama.cpp for any CPU: CMAKE_ARGS='-DGGML_NATIVE=OFF' pip install --force-reinstall --no-cache-dir "
     "--no-binary llama-cpp-python llama-cpp-python"
 )
+LOAD_TIMEOUT_S: Final = 120.0
+"""Longest time for a test process to load a model and decode two rows, besides that of reading its file."""
+SLOWEST_DISK: Final = 20e6
+"""Bytes of a model's file that are read in a second, at the least: a large model on a slow disk is no fault of it."""
 _ADVICE: Final = {
     signal.SIGILL: f"the compiled llama.cpp uses instructions that this CPU refuses: {_REBUILD}",
     signal.SIGKILL: "most likely there is not enough memory: use a smaller model or a stronger quantisation",
 }
 
 
-def check_model_runs(path: str | Path, *, gpu_layers: int = 0, timeout_s: float = 120.0) -> None:
+def check_model_runs(path: str | Path, *, gpu_layers: int = 0, timeout_s: float | None = None) -> None:
     """Load the model in a child process and decode two rows. Blocks for about the time that importing and loading take.
 
-    gpu_layers: as for `Model`.
+    gpu_layers: as for `Model`. timeout_s: None: LOAD_TIMEOUT_S, and the time to read the file at SLOWEST_DISK.
     Raises ModelLoadError that says what happened and what to do: unusable file, killed by a signal, no end in time.
     """
+    if timeout_s is None:
+        timeout_s = LOAD_TIMEOUT_S + _size(Path(path)) / SLOWEST_DISK
     try:
         child = subprocess.run(
             _command(Path(path), gpu_layers),
@@ -46,7 +52,7 @@ def check_model_runs(path: str | Path, *, gpu_layers: int = 0, timeout_s: float 
         )
     except subprocess.TimeoutExpired:
         raise ModelLoadError(
-            f"{path}: loading the model and decoding two tokens took more than {timeout_s:g} s in a test process: "
+            f"{path}: loading the model and decoding two tokens took more than {timeout_s:.4g} s in a test process: "
             "the machine is too slow or too busy for this model; use a smaller one"
         ) from None
     if child.returncode == 0:
@@ -63,6 +69,13 @@ def check_model_runs(path: str | Path, *, gpu_layers: int = 0, timeout_s: float 
     raise ModelLoadError(
         f"{path}: the test process ended with status {child.returncode}: {' '.join(last_words) or 'it said nothing'}"
     )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # the test process says why
+        return 0
 
 
 def _signal(number: int) -> tuple[str, str]:

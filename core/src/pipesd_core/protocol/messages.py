@@ -68,7 +68,8 @@ class Reason(IntEnum):
 class Open(Struct, frozen=True, array_like=True, tag=1):
     """Start a session. `fingerprint`: of the drafter's vocabulary; empty: the drafter has none of its own (prompt
     lookup proposes ids that it has seen); None: cloud-only, no drafts will come. `free_start`: tokens that the target
-    writes by itself, unless a draft or a `Run` comes before; the first one is the prompt's own step."""
+    writes by itself, unless a draft or a `Run` comes before; the first one is the prompt's own step. `progress`: the
+    edge takes `Progress`."""
 
     channel: Channel
     version: int
@@ -77,6 +78,7 @@ class Open(Struct, frozen=True, array_like=True, tag=1):
     fingerprint: bytes | None
     request_id: Annotated[str, Meta(max_length=128)] = ""
     free_start: Annotated[int, Meta(ge=1, le=FOREVER)] = FOREVER
+    progress: bool = False
 
 
 class Draft(Struct, frozen=True, array_like=True, tag=2):
@@ -233,8 +235,15 @@ class Draining(Struct, frozen=True, array_like=True, tag=39):
     deadline_s: Count
 
 
+class Progress(Struct, frozen=True, array_like=True, tag=40):
+    """The engine is at work, and the step that was ordered for the session is still to come: it reads a long prompt, or
+    others are before it. Comes about once a second, to an edge whose `Open` asks for it; not kept for a resume."""
+
+    channel: Channel
+
+
 EdgeMessage = Open | Draft | Run | Ack | Close | Resume
-SessionMessage = Opened | Verdict | Event | End | Failed | Desync
+SessionMessage = Opened | Verdict | Event | End | Failed | Desync | Progress
 """What a gateway sends for one session; `Failed` and `End` are last."""
 GatewayMessage = SessionMessage | Rejected | Draining
 

@@ -110,7 +110,14 @@ def create_app(
                 drafter["broken"] = worker.broken
         uptime = int(time.time()) - started
         load = {"sessions": agent.link.requests, "requests": lifecycle.requests, "tasks": len(asyncio.all_tasks())}
-        state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime, "load": load}
+        state = {
+            "status": "ok",
+            "gateway": agent.link.state,
+            "drafter": drafter,
+            "drafting": agent.drafting.report(),
+            "uptime_s": uptime,
+            "load": load,
+        }
         if agent.local_only:
             return json_response(state | {"mode": "edge", "gateway": None, "gateways": []})
         figures = agent.figures()

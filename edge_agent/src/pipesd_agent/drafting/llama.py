@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from pipesd_agent.drafting.confidence import SAMPLED, Logistic
 from pipesd_agent.drafting.draft_sampler import DraftSampler
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
+from pipesd_core.errors import ModelLoadError
 from pipesd_core.llamacpp.binding import Context, Model
+from pipesd_core.llamacpp.memory import fitted_context
 from pipesd_core.protocol.fingerprint import fingerprint
 from pipesd_core.sampling.params import SamplingParams
 
@@ -66,7 +68,14 @@ class LlamaDrafter:
         self.n_vocab: int | None = self._model.n_vocab
         # Padding ids behind the last real one are in no fingerprint: the target may not have them, so never draft one.
         self._n_draftable = pieces[-1][0] + 1
-        self._context = Context(self._model, n_ctx=capacity * n_ctx_seq, n_seq=capacity, n_batch=ROWS, threads=threads)
+        n_ctx_seq = fitted_context(self._model.path.name, n_ctx_seq, self._model.n_ctx_train)
+        try:
+            self._context = Context(
+                self._model, n_ctx=capacity * n_ctx_seq, n_seq=capacity, n_batch=ROWS, threads=threads
+            )
+        except ModelLoadError:
+            self._model.close()
+            raise
         self._sampler = DraftSampler(self._n_draftable, calibration)
         self.capacity = capacity
         self.max_context = min(self._context.n_ctx_seq, self._model.n_ctx_train or self._context.n_ctx_seq)

@@ -67,16 +67,18 @@ class AutoSettings(_Settings, frozen=True, tag="auto"):
         if resources.draft_model is None:
             return LookupSettings().make(resources)
         from pipesd_agent.drafting.llama import LlamaDrafter
+        from pipesd_core.llamacpp.loading import announced
         from pipesd_core.llamacpp.probe import check_model_runs
 
-        check_model_runs(resources.draft_model, gpu_layers=resources.gpu_layers)
-        return LlamaDrafter(
-            resources.draft_model,
-            capacity=resources.capacity,
-            n_ctx_seq=resources.context,
-            threads=resources.threads,
-            gpu_layers=resources.gpu_layers,
-        )
+        with announced(resources.draft_model):
+            check_model_runs(resources.draft_model, gpu_layers=resources.gpu_layers)
+            return LlamaDrafter(
+                resources.draft_model,
+                capacity=resources.capacity,
+                n_ctx_seq=resources.context,
+                threads=resources.threads,
+                gpu_layers=resources.gpu_layers,
+            )
 
 
 DrafterSettings = AutoSettings | LookupSettings

@@ -81,17 +81,21 @@ Report = tuple[DraftLane, int, DraftToken | None]
 class DraftWorker:
     """Runs a drafter on a thread of its own. One per agent; all methods belong to the event loop's thread.
 
+    Args:
+        on_broken: called with `broken` when the drafter broke.
+
     Attributes:
         broken: the error that ended the drafter; None: it drafts.
     """
 
-    def __init__(self, drafter: Drafter) -> None:
+    def __init__(self, drafter: Drafter, on_broken: Callable[[str], None] = lambda _: None) -> None:
         self.capacity = drafter.capacity
         self.max_context = drafter.max_context
         self.fingerprint = drafter.fingerprint
         self.broken: str | None = None
         self._n_vocab = drafter.n_vocab
         self._drafter = drafter
+        self._on_broken = on_broken
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = threading.Condition(threading.Lock())
         # Under the lock:
@@ -244,6 +248,10 @@ class DraftWorker:
                 self._drafter.release()
             except Exception:
                 log.exception("the drafter could not be released; its memory is lost until the agent ends")
+            if self.broken is not None and self._loop is not None:
+                self._post(self._on_broken, self.broken)
+            elif self.broken is not None:
+                self._on_broken(self.broken)
 
     def _turn(self) -> bool:
         """Sleep until there may be work, then do one forward. False: the end."""

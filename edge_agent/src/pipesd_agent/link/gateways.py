@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pipesd_agent.link.address import Address
@@ -45,15 +45,19 @@ class Gateway:
 class Gateways:
     """All gateways, in the order of preference. Only the link changes their state.
 
+    Args:
+        on_current: called with whether the link is connected to one, each time that this may have changed.
+
     Attributes:
         current: the one that the link is connected to; None: it is to none.
         current_changed: set when that is another one; the one task that waits for it (`ModelList.run`) clears it.
     """
 
-    def __init__(self, addresses: Sequence[Address]) -> None:
+    def __init__(self, addresses: Sequence[Address], on_current: Callable[[bool], None] = lambda _: None) -> None:
         self._all = [Gateway(address) for address in addresses]
         self.current: Gateway | None = None
         self.current_changed = asyncio.Event()
+        self._on_current = on_current
 
     def __len__(self) -> int:
         return len(self._all)
@@ -105,6 +109,7 @@ class Gateways:
         if gateway is not None and gateway is not self.current:
             self.current_changed.set()
         self.current = gateway
+        self._on_current(gateway is not None)
 
     def report(self, now: float) -> list[dict[str, Any]]:
         """The state of each for `/health`."""

@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.session.observer import Observers, SessionObserver
 from pipesd_agent.session.policies import MakePolicies
@@ -81,7 +82,10 @@ class RequestTable:
         collaborative: bool,
         observers: Sequence[SessionObserver],
     ) -> RequestStream:
-        """Open a new request. observers: see `Link.request`. Raises ApiError."""
+        """Open a new request. observers: see `Link.request`. Raises ApiError.
+
+        collaborative: False where the drafter's vocabulary is not the target's.
+        """
         if self._lost is not None:
             raise self._lost
         channel = next((c for c in range(MAX_OPEN_REQUESTS) if c not in self._requests), None)
@@ -89,16 +93,19 @@ class RequestTable:
             limit = f"{MAX_OPEN_REQUESTS} requests are open at this agent, its limit; try again"
             raise Overloaded(limit, retry_after_s=self._channels.wait_s())
         worker = self._worker if collaborative else None
+        off = None
+        if worker is None:
+            off = DraftingOff.MODE_CLOUD if self._worker is None else DraftingOff.VOCABULARY
         fingerprint = None if worker is None else worker.fingerprint or b""
         policies = self._settings.policies()
         session = EdgeSession(
-            Open(channel, VERSION, endpoint, body, fingerprint, request_id),
+            Open(channel, VERSION, endpoint, body, fingerprint, request_id, progress=True),
             replace(policies, observer=Observers(policies.observer, *observers)),
             self._settings.session,
             max_context=worker.max_context if worker else 0,
             now=time.monotonic(),
         )
-        self._requests[channel] = RequestStream(request_id, session, worker, self.changed)
+        self._requests[channel] = RequestStream(request_id, session, worker, self.changed, off)
         self._channels.take()
         self.changed()
         return self._requests[channel]

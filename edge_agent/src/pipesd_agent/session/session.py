@@ -25,6 +25,7 @@ from enum import Enum, Flag, auto
 import msgspec
 
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.session.actions import Action, Complete, Deliver, Fail
 from pipesd_agent.session.counts import Counts
 from pipesd_agent.session.policies import Policies
@@ -158,6 +159,11 @@ class EdgeSession:
         return self._drafting.window.epoch
 
     @property
+    def drafting_off(self) -> DraftingOff | None:
+        """The reason why nothing is drafted any more; None: it is, or was never to be."""
+        return self._drafting.off
+
+    @property
     def suspended_since(self) -> float | None:
         """When the link was lost, in seconds; None: there is one."""
         return self._suspended_since
@@ -186,7 +192,8 @@ class EdgeSession:
             return None
         if (replay := self._next_replay(now)) is not None:
             return replay
-        return self._drafting.next_message(self.channel, now) or self._next_ack()
+        drafts = self._drafting.next_message(self.channel, now)
+        return drafts or (None if (seq := self._acks.next_ack()) is None else Ack(self.channel, seq))
 
     def deadline(self) -> float | None:
         """When `tick` has to be called at the latest; None: never."""
@@ -244,12 +251,12 @@ class EdgeSession:
         """
         self._drafting.drafted(commit, token, now)
 
-    def drafting_ended(self) -> None:
+    def drafting_ended(self, reason: DraftingOff) -> None:
         """Go on without a drafter: there is none (any more), and the target writes the rest by itself.
 
         After calling this method: `take_actions`, `next_message`, `deadline`.
         """
-        self._drafting.end()
+        self._drafting.end(reason)
 
     # What comes in: from the client.
 
@@ -379,7 +386,7 @@ class EdgeSession:
             self.fail(Unavailable(f"the gateway has been silent for {silence:g} s; try again"))
         else:
             self._drafting.window.pending = None
-            self._drafting.end()
+            self._drafting.end(DraftingOff.NO_VERDICT)
             if self._handoff.position < len(self._committed):
                 self._drafting.run.pending = FOREVER
 
@@ -475,10 +482,6 @@ class EdgeSession:
         self._drafting.run.drafts_sent()
         window.pending, window.pending_since = through, now
         return Draft.wishing(self.channel, window.epoch, start, ids, through)
-
-    def _next_ack(self) -> Ack | None:
-        seq = self._acks.next_ack()
-        return None if seq is None else Ack(self.channel, seq)
 
     def _last_word(self, last: Complete | Fail) -> None:
         """The client gets it, unless it has one, and the gateway's is to come."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.drafting.worker import DraftLane, DraftWorker
 from pipesd_agent.session.actions import Commit, Complete, Deliver, Fail, StartDrafting, StopDrafting
 from pipesd_agent.session.remote_error import RemoteError
@@ -31,12 +32,17 @@ class RequestStream:
     """Owns the lane; carries out the session's actions. All on the event loop's thread.
 
     Args:
-        worker: None when this request is served cloud-only.
+        worker: None when this request is served cloud-only; off: why it is, then.
         changed: called whenever the session may have something to send, or its deadline moved.
     """
 
     def __init__(
-        self, request_id: str, session: EdgeSession, worker: DraftWorker | None, changed: Callable[[], None]
+        self,
+        request_id: str,
+        session: EdgeSession,
+        worker: DraftWorker | None,
+        changed: Callable[[], None],
+        off: DraftingOff | None = None,
     ) -> None:
         self.request_id = request_id
         self.session = session
@@ -44,6 +50,7 @@ class RequestStream:
         """The connection that it stays on while the link goes to another gateway; None: it goes with the link."""
         self._times = TokenTimes(time.monotonic())
         self._worker = worker
+        self._off = off
         self._lane: DraftLane | None = None
         self._changed = changed
         self._answers: deque[Deliver | Complete | Fail] = deque()
@@ -71,7 +78,7 @@ class RequestStream:
             case Deliver(_, payload, usage):
                 self._answers.popleft()
                 self._untaken_bytes -= len(payload)
-                return usage_payload(payload, self.session.counts, self._times) if usage else payload
+                return self._with_figures(payload) if usage else payload
             case Fail(error):
                 raise error
         return None
@@ -143,6 +150,10 @@ class RequestStream:
 
     # Inside.
 
+    def _with_figures(self, payload: bytes) -> bytes:
+        session = self.session
+        return usage_payload(payload, session.counts, self._times, self._off or session.drafting_off)
+
     def _check_untaken(self) -> None:
         count = len(self._answers)
         if (count > MAX_UNTAKEN or self._untaken_bytes > MAX_UNTAKEN_BYTES) and isinstance(self._answers[-1], Deliver):
@@ -176,20 +187,24 @@ class RequestStream:
                 start.prompt_ids, start.params, start.eos_ids, self._drafted, self._drafter_failed
             )
         if self._lane is None:
-            if self._worker is not None and self._worker.broken is not None:
-                log.warning("request %s is served cloud-only: the drafter is broken", self.request_id)
-            else:
-                log.info(
-                    "request %s: the drafter has no room, served cloud-only (too many, too long, an id that it lacks)",
-                    self.request_id,
-                )
-            self.session.drafting_ended()
+            reason = self._why_no_lane(start)
+            level = logging.WARNING if reason is DraftingOff.DRAFTER_BROKEN else logging.INFO
+            log.log(level, "request %s is served cloud-only: %s", self.request_id, reason)
+            self.session.drafting_ended(reason)
+
+    def _why_no_lane(self, start: StartDrafting) -> DraftingOff:
+        if self._worker is None or self._worker.broken is not None:
+            return DraftingOff.DRAFTER_BROKEN
+        if not self._worker.lanes_free:
+            return DraftingOff.CAPACITY
+        too_long = len(start.prompt_ids) >= self._worker.max_context
+        return DraftingOff.CONTEXT if too_long else DraftingOff.UNKNOWN_TOKEN
 
     def _commit(self, tokens: Sequence[int], limit: int) -> None:
         if self._lane is not None and self._lane.commit(tokens, limit) is None:
             log.info("request %s goes on cloud-only: the drafter does not have a token id of it", self.request_id)
             self._lane = None
-            self.session.drafting_ended()
+            self.session.drafting_ended(DraftingOff.UNKNOWN_TOKEN)
 
     def _drafted(self, commit: int, token: DraftToken | None) -> None:
         self.session.drafted(commit, token, time.monotonic())
@@ -197,5 +212,5 @@ class RequestStream:
 
     def _drafter_failed(self, error: Exception) -> None:
         log.error("request %s goes on cloud-only: the drafter failed: %s", self.request_id, error)
-        self.session.drafting_ended()
+        self.session.drafting_ended(DraftingOff.DRAFTER_BROKEN)
         self._act()

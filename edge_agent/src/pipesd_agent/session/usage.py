@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.session.counts import Counts
 
 _MIN_MS: Final = 1e-3
@@ -53,29 +54,35 @@ def completes(payload: bytes) -> bool:
     return all(choice.finish_reason is not None for choice in answer.choices)
 
 
-def usage_payload(payload: bytes, counts: Counts, times: TokenTimes | None = None) -> bytes:
-    """The payload with the session's drafts in its usage object and, where `times` has a token, with `timings`."""
+def usage_payload(
+    payload: bytes, counts: Counts, times: TokenTimes | None = None, off: DraftingOff | None = None
+) -> bytes:
+    """The payload with the session's drafts in its usage object and, where `times` has a token, with `timings`.
+
+    off: why the answer was not drafted for, or not to its end.
+    """
     answer = msgspec.json.decode(payload)
     usage = answer["usage"]
-    usage["pipesd"] = drafts(counts)
+    usage["pipesd"] = drafts(counts, off)
     if times is not None and (figures := timings(usage["prompt_tokens"], usage["completion_tokens"], counts, times)):
         answer["timings"] = figures
     return msgspec.json.encode(answer)
 
 
-def drafts(counts: Counts) -> dict[str, int]:
+def drafts(counts: Counts, off: DraftingOff | None = None) -> dict[str, Any]:
     """`usage.pipesd`, in tokens and forward passes.
 
     drafted: tokens that the device drafted. accepted: drafts sent to the target that are the token it decided at their
     position. rejected: all other drafts sent; what was drafted and never sent is in neither. target_forwards: the
-    target's forward passes for this answer, the prompt's included.
+    target's forward passes for this answer, the prompt's included. drafting, reason: only where there is an `off`.
     """
-    return {
+    figures: dict[str, Any] = {
         "drafted": counts.drafted,
         "accepted": counts.accepted,
         "rejected": counts.rejected,
         "target_forwards": counts.forwards,
     }
+    return figures if off is None else figures | {"drafting": "off", "reason": off}
 
 
 def timings(prompt_tokens: int, completion_tokens: int, counts: Counts, times: TokenTimes) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -330,6 +331,34 @@ async def test_a_long_prefill_lets_others_step(decoder: TargetDecoder) -> None:
     await asyncio.wait_for(ended, WAIT_S)
     assert len(stepping.steps) - before >= 1900 // 62 - 2
     await asyncio.wait_for(stepping.over, WAIT_S)
+
+
+async def test_who_waits_for_a_long_prefill_is_told_of_every_forward_pass(
+    decoder: TargetDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So are those that wait behind another one's; and nobody who has not asked for a step."""
+    monkeypatch.setattr(decoder_module, "WORKING_EVERY_S", 0.0)
+    told: list[str] = []
+    ended = [asyncio.get_running_loop().create_future() for _ in range(3)]
+    sequences = [
+        await decoder.reserve(
+            [number + i % 900 for i in range(1000)],
+            GREEDY,
+            1001,
+            NO_EOS,
+            ended[number].set_result,
+            on_working=partial(told.append, name),
+        )
+        for number, name in enumerate(("first", "second", "parked"))
+    ]
+    for sequence in sequences[:2]:
+        sequence.step([])
+    await asyncio.wait_for(asyncio.gather(*ended[:2]), WAIT_S)
+    passes = 1000 // 62
+    assert told.count("first") >= passes - 2  # what ended before the loop had a turn is told at once
+    assert told.count("second") >= 2 * (passes - 2)
+    assert told[-1] == "second"
+    assert "parked" not in told
 
 
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from fake_decoder import BOS, EOS, FakeDecoder, FakeModel
 from repository import BUILD
 
-from pipesd_core.engine.interface import Broken, EngineOutput, Finished, Opening, Payload, StepDone
+from pipesd_core.engine.interface import Broken, EngineOutput, Finished, Opening, Payload, StepDone, Working
 from pipesd_core.errors import (
     ContextLengthExceeded,
     EngineFailed,
@@ -52,8 +52,9 @@ class Client:
         self.delivered = asyncio.Event()
 
     def deliver(self, output: EngineOutput) -> None:
-        self.outputs.append(output)
-        self.delivered.set()
+        if not isinstance(output, Working):
+            self.outputs.append(output)
+            self.delivered.set()
 
     async def open(self, endpoint: Endpoint = Endpoint.COMPLETIONS, **body: Any) -> EmbeddedGeneration:
         body = ({"prompt": "hello"} if endpoint is Endpoint.COMPLETIONS else {}) | body

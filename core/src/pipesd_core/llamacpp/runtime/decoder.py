@@ -17,6 +17,7 @@ from typing import Final
 
 from pipesd_core.errors import ApiError, EngineFailed, PipeSDError, ShuttingDown
 from pipesd_core.llamacpp.binding import Context, Model
+from pipesd_core.llamacpp.memory import fitted_context
 from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
 from pipesd_core.llamacpp.runtime.admission_queue import AdmissionQueue
 from pipesd_core.llamacpp.runtime.batch_scheduler import Batch, BatchEntry, BatchScheduler, Job
@@ -29,9 +30,12 @@ from pipesd_core.sampling.sampler import Sampler
 log = logging.getLogger(__name__)
 
 OnStep = Callable[[Decoded | ApiError], None]
+OnWorking = Callable[[], None]
 
 NO_LOGITS_PROCESSING: Final = LogitsProcessing()
 JOIN_TIMEOUT_S: Final = 10.0
+WORKING_EVERY_S: Final = 1.0
+"""How often those that wait for a step are told, at most, that a forward pass has ended."""
 _IDLE_CHECK_S: Final = 5.0
 _ANSWER_S: Final = 0.002
 """Longest wait of the thread for the event loop to take the results of a decode, before it goes on with others."""
@@ -64,11 +68,12 @@ class DecoderSequence:
     committed: length of prompt + tokens that the target has decided.
     """
 
-    def __init__(self, decoder: TargetDecoder, job: Job, on_step: OnStep) -> None:
+    def __init__(self, decoder: TargetDecoder, job: Job, on_step: OnStep, on_working: OnWorking) -> None:
         self.committed = len(job.ids)
         self._decoder = decoder
         self._job = job
         self._on_step = on_step
+        self._on_working = on_working
         self._limit = job.limit
         self._stepping = False
 
@@ -109,13 +114,18 @@ class DecoderSequence:
             self.release()
         self._on_step(result)
 
+    def working(self) -> None:
+        """Tell whoever waits for a step that a forward pass has ended. Called by the decoder."""
+        if self._stepping:
+            self._on_working()
+
 
 class TargetDecoder:
     """The target model, its slots and the queue for them.
 
     Args:
         n_seq: sequences that run at once.
-        n_ctx_seq: prompt + output of each, positions; no more than the model was trained for.
+        n_ctx_seq: prompt + output of each, positions; no more are used than the model was trained for.
         threads: of llama.cpp.
         step_floor_s: EMULATION for demos: a decode that verifies takes at least this long, as a bigger target would.
         max_queue: calls of `reserve` that wait for a slot at most.
@@ -136,7 +146,7 @@ class TargetDecoder:
         max_queue: int = 16,
     ) -> None:
         self.model: Final = Model(model_path)  # on the CPU, whatever the build: exactness is proven there only
-        self.n_ctx_seq: Final = min(n_ctx_seq, self.model.n_ctx_train)
+        self.n_ctx_seq: Final = fitted_context(model_path.name, n_ctx_seq, self.model.n_ctx_train)
         self.forwards = 0
         """llama_decode calls that had a step in them."""
         size = n_seq * self.n_ctx_seq
@@ -159,6 +169,7 @@ class TargetDecoder:
         self._unanswered = False
         self._wake = threading.Condition()
         self._stop = threading.Event()
+        self._working_told = time.monotonic()
         # Thread side.
         self._scheduler = BatchScheduler(n_seq)
         self._thread = threading.Thread(target=self._run, name="pipesd-decoder", daemon=True)
@@ -185,6 +196,7 @@ class TargetDecoder:
         logits_processing: LogitsProcessing = NO_LOGITS_PROCESSING,
         grammar: Grammar | None = None,
         decided: Sequence[int] = (),
+        on_working: OnWorking = lambda: None,
     ) -> DecoderSequence:
         """A slot for a prompt; waits for one, first come first served. Prefill begins at once.
 
@@ -196,6 +208,7 @@ class TargetDecoder:
             logits_processing: checked against the vocabulary.
             grammar: that of the logits_processing, at the end of `decided`.
             decided: tokens of the answer that another model chose; the first step is for the position after them.
+            on_working: called while a step is under way, about once a second, as long as forward passes end.
 
         Raises Overloaded when `max_queue` others wait, ShuttingDown when closed, ValueError for a prompt or limit that
         does not fit. Cancelling the call gives the slot back.
@@ -207,7 +220,7 @@ class TargetDecoder:
         self._numbers += 1
         target_sampler = TargetSampler(self._sampler, params, logits_processing, prompt_ids, grammar, decided)
         job = Job(self._numbers, ids, target_sampler, limit, eos_ids)
-        sequence = self._live[job.number] = DecoderSequence(self, job, on_step)
+        sequence = self._live[job.number] = DecoderSequence(self, job, on_step, on_working)
         self.send(_Start(job))
         return sequence
 
@@ -256,6 +269,10 @@ class TargetDecoder:
         if self._loop is not None:
             self._loop.call_soon(self._answered)
 
+    def _tell_working(self, sequences: dict[int, DecoderSequence]) -> None:
+        for sequence in list(sequences.values()):
+            sequence.working()
+
     def _answered(self) -> None:
         """Let the thread go on, now that every sequence has seen the results of a decode and ordered its next step."""
         self._unanswered = False
@@ -300,6 +317,9 @@ class TargetDecoder:
             if batch is not None and (results := self._turn(batch)):
                 self._unanswered = True  # before the call: the answer may be there before this thread goes on
                 self._call(self._deliver, results)
+            if batch is not None and time.monotonic() - self._working_told >= WORKING_EVERY_S:
+                self._working_told = time.monotonic()
+                self._call(self._tell_working, self._live)
 
     def _commands(self, *, wait: bool) -> list[_Command]:
         with self._wake:

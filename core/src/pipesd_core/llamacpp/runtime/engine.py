@@ -60,6 +60,7 @@ class Decoder(Protocol):
         logits_processing: LogitsProcessing,
         grammar: Grammar | None,
         decided: Sequence[int],
+        on_working: Callable[[], None],
     ) -> SequenceHandle: ...
 
     async def aclose(self) -> None: ...
@@ -158,6 +159,7 @@ class EmbeddedEngine:
                     request.logits_processing,
                     grammar,
                     decided,
+                    generation.on_working,
                 )
         except TimeoutError:
             raise Overloaded(

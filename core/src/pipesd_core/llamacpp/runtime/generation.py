@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, Opening, Payload, StepDone
+from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, Opening, Payload, StepDone, Working
 from pipesd_core.errors import ApiError
 from pipesd_core.llamacpp.openai.prompt import Model
 from pipesd_core.llamacpp.openai.request import Request
@@ -117,6 +117,10 @@ class EmbeddedGeneration:
             self._emit_chunk(reason)
         if reason is not None:
             self._end(reason)
+
+    def on_working(self) -> None:
+        """Pass on that the step under way is still to come: the decoder's callback."""
+        self._emit(Working())
 
     def _push(self, done: Decoded) -> tuple[int, FinishReason | None]:
         """Count the step's tokens that belong to the answer; also the finish reason if the answer ends with them."""

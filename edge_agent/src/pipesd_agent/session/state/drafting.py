@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.session.actions import Action
 from pipesd_agent.session.counts import Counts
 from pipesd_agent.session.observer import Decision
@@ -51,12 +52,23 @@ class Drafting:
         self._opened: Opened | None = None
         self._limit = 0
         """First position that is not drafted, whatever the window."""
+        self._beyond_limit: DraftingOff | None = None
+        """Why nothing is drafted from there on; None: the answer ends there."""
+        self._off: DraftingOff | None = None
         self._last_decided: float | None = None
 
     @property
     def active(self) -> bool:
         """Whether there is a drafter for the session, or may be."""
         return self._lane.drafting
+
+    @property
+    def off(self) -> DraftingOff | None:
+        """The reason why nothing is drafted now; None: it is drafted, or there never was a drafter."""
+        rest = self.run.rest
+        if self._off is None and self.run.resting and rest is not None and rest.until >= FOREVER:
+            return DraftingOff.TARGET_ONLY
+        return self._off
 
     def opened(self, opened: Opened, free_start: int, *, limit: int, first_rest: int) -> None:
         """Begin after the prompt.
@@ -66,6 +78,8 @@ class Drafting:
         """
         prompt_length = len(opened.prompt_ids)
         self._opened, self._limit = opened, limit
+        if 0 < limit < prompt_length + opened.max_tokens - 1:
+            self._beyond_limit = DraftingOff.CONTEXT
         self.window.opened(prompt_length)
         self.run.begin(prompt_length, free_start)
         if prompt_length < limit:
@@ -75,7 +89,9 @@ class Drafting:
             if self.run.rest is None or self.run.rest.until < FOREVER:
                 self._lane.open(opened, self._committed)
                 self._tell_lane()
-        elif free_start < FOREVER:
+            return
+        self._off = self._beyond_limit
+        if free_start < FOREVER:
             self.run.pending = FOREVER
 
     def drafted(self, commit: int, token: DraftToken | None, now: float) -> None:
@@ -116,7 +132,7 @@ class Drafting:
         lane.untold += tokens
         if base >= self._limit:
             self._tell_lane()
-            self.end()
+            self.end(self._beyond_limit)
             return
         rest = self._policies.mode.decided(decision, now)
         begins = not run.resting
@@ -169,14 +185,16 @@ class Drafting:
     def stop(self) -> None:
         """Draft nothing more."""
         if self.active:
+            self._off = self.off
             self.run.drafting_ended()
             self.window.stop()
             self._lane.close()
 
-    def end(self) -> None:
-        """Draft nothing more, and let the target write the rest."""
+    def end(self, reason: DraftingOff | None) -> None:
+        """Draft nothing more, and let the target write the rest. reason: None where there is no rest."""
         if self.active:
             self.stop()
+            self._off = reason
             self.run.pending = FOREVER
 
     def next_message(self, channel: int, now: float) -> Draft | Run | None:
