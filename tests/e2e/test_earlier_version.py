@@ -19,6 +19,8 @@ import httpx
 import pytest
 from harness import DRAFT, MODEL, ROOT, TARGET, Process, complete, prompts
 
+pytestmark = pytest.mark.e2e
+
 ARCHIVE = ROOT / "tests" / "helpers" / "kept" / "programs-a352dc0.tar.xz"
 DISTRIBUTIONS = ("core", "gateway", "edge_agent")
 
