@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -24,10 +25,10 @@ class Sent:
 
 
 class Relay:
-    """Forwards connections to `port` on this machine. Closed by `close`."""
+    """Forwards connections to ports of this machine, in turn, as a load balancer does. Closed by `close`."""
 
-    def __init__(self, port: int) -> None:
-        self._to = port
+    def __init__(self, *ports: int) -> None:
+        self._to = deque(ports)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = []
         self._uploads: list[bytearray] = []
@@ -56,9 +57,8 @@ class Relay:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            try:
-                server = socket.create_connection(("127.0.0.1", self._to))
-            except OSError:
+            server = self._connect()
+            if server is None:
                 client.close()
                 continue
             upload = bytearray()
@@ -66,6 +66,13 @@ class Relay:
             self._sockets += [client, server]
             threading.Thread(target=self._copy, args=(client, server, upload), daemon=True).start()
             threading.Thread(target=self._copy, args=(server, client, bytearray()), daemon=True).start()
+
+    def _connect(self) -> socket.socket | None:
+        for _ in range(len(self._to)):
+            self._to.rotate(-1)
+            with contextlib.suppress(OSError):
+                return socket.create_connection(("127.0.0.1", self._to[-1]))
+        return None
 
     @staticmethod
     def _copy(source: socket.socket, sink: socket.socket, kept: bytearray) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from harness import (
     slow_agent,
     wait_until,
 )
+from relay import Relay
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -37,6 +39,15 @@ GREEDY, SAMPLED = parameters(TOKENS)
 def gateways(agent: Process) -> list[dict[str, Any]]:
     listed: list[dict[str, Any]] = httpx.get(f"{agent.root}/health").json()["gateways"]
     return listed
+
+
+def sessions(target: Process) -> int:
+    """Number of sessions that run at a gateway."""
+    found = re.search(
+        r"^pipesd_gateway_sessions_resumable (\d+)", httpx.get(f"{target.root}/metrics").text, re.MULTILINE
+    )
+    assert found is not None
+    return int(found[1])
 
 
 def connected_to(agent: Process) -> list[bool]:
@@ -101,6 +112,29 @@ def test_a_gateway_that_drains_has_its_answers_moved(mode: str, tmp_path: Path) 
             logs = agent.log.read_text() + first.log.read_text()
             assert "is draining" in logs
             assert "Traceback" not in logs
+
+
+@pytest.mark.parametrize("end", ["drains", pytest.param("is killed", marks=pytest.mark.full)])
+def test_a_load_balancer_s_address_is_many_gateways(end: str, tmp_path: Path) -> None:
+    """What one of them began goes on at another, and no client is told that the first one ends."""
+    with pair(tmp_path) as (first, second, _):
+        relay = Relay(*(int(each.root.rpartition(":")[2]) for each in (first, second)))
+        expected = truth(second, TOKENS)
+        with slow_agent(tmp_path, relay.url, grace_s=30) as agent:
+            askings = asked(agent.url, TOKENS)
+            (has_it,) = [each for each in (first, second) if sessions(each) == len(askings)]
+            if end == "drains":
+                has_it.send(signal.SIGTERM)
+            else:
+                has_it.kill()
+            assert complete(agent.url, "x", max_tokens=4)[1]
+            both = httpx.post(f"{agent.url}/completions", json={"prompt": "x", "n": 2, "max_tokens": 4}, timeout=30)
+            assert len(both.json()["choices"]) == 2
+            assert_right(askings, expected)
+            assert "Traceback" not in agent.log.read_text() + has_it.log.read_text()
+            if end == "drains":
+                assert has_it.stop() == 0
+        relay.close()
 
 
 def test_requests_never_stop_while_one_gateway_after_the_other_is_restarted(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ class PipesdEndpoint:
             while not self._lifecycle.idle and time.monotonic() < until:  # noqa: ASYNC110  as the embedded gateway does
                 await asyncio.sleep(0.1)
         await self._lifecycle.aclose()
+        await self._engine.aclose()
 
     def _engine_gone(self) -> None:
         self._lifecycle.draining = True
