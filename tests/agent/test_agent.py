@@ -17,9 +17,11 @@ from test_stream import make, sent
 from pipesd_agent.agent import Agent
 from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig
-from pipesd_agent.control.mode import Strategy
+from pipesd_agent.control.mode import Strategy, Switch
+from pipesd_agent.control.triggers import FixedSettings
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.lookup import LookupDrafter
+from pipesd_agent.drafting.settings import LookupSettings
 from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.link import Link
@@ -255,3 +257,46 @@ def test_a_model_to_fall_back_to_must_be_there(tmp_path: Path) -> None:
     missing = tmp_path / "draft.gguf"
     with pytest.raises(ModelLoadError, match=r"draft\.gguf does not exist"):
         make_agent(AgentConfig(mode="cloud", fallback="edge", draft_model=missing))
+
+
+@pytest.mark.parametrize(
+    ("settings", "line", "reason"),
+    [
+        ({}, "no draft model is given: lookup drafts from the text itself", "no_gateway"),
+        (
+            {"draft_model": Path("d.gguf"), "drafter": LookupSettings()},
+            "drafter.kind is lookup: it drafts from the text itself, not the draft model d.gguf",
+            "no_gateway",
+        ),
+        ({"mode": "cloud"}, "nothing is drafted: mode is cloud", "mode_cloud"),
+    ],
+)
+async def test_a_start_says_what_drafts_and_why(
+    settings: dict[str, Any], line: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    agent = make_agent(AgentConfig(**settings))
+    assert f"drafting: {line}" in caplog.text
+    assert agent.drafting.report()["reason"] == reason
+    await agent.aclose()
+
+
+async def test_drafting_goes_off_and_on_with_the_link_and_with_mode_auto() -> None:
+    agent = make_agent(AgentConfig())
+    gateways = agent.link.gateways
+    gateways.set_current(gateways.in_attempt_order(0.0)[0])
+    found = [agent.drafting.off]
+    selector = agent._controller.auto if agent._controller is not None else None
+    assert selector is not None
+    for strategy in (Strategy.TARGET_ONLY, Strategy.SPECULATIVE_RUN_AFTER_REJECTION):
+        selector._on_switch(Switch(strategy, "measured"))
+        found.append(agent.drafting.off)
+    gateways.set_current(None)
+    found.append(agent.drafting.off)
+    assert found == [None, DraftingOff.TARGET_ONLY, None, DraftingOff.NO_GATEWAY]
+    await agent.aclose()
+
+
+async def test_a_window_that_cuts_the_drafts_of_a_trigger_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    await make_agent(AgentConfig(trigger=FixedSettings(length=64))).aclose()
+    assert "trigger.length is 64, but session.window is 16, which is used" in caplog.text

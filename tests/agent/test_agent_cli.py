@@ -46,7 +46,7 @@ def test_flags_that_are_wrong_are_one_line_and_code_2(
             "[trigger]\nkind = 'fixed'\nlenght = 8",
             "unknown key 'trigger.lenght'; the nearest known one is 'trigger.length'",
         ),
-        ("[session]\nwindow = 0", "window must lie between 1 and 1024 tokens, but is 0"),
+        ("[session]\nwindow = 0", "window must lie between 1 and 1024, but is 0"),
         ("gateway_api_keys = ['x']", "unknown key 'gateway_api_keys'"),
         ("port = ", "Invalid value"),
     ],

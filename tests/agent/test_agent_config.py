@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
+from types import UnionType
+from typing import get_args
 
 import msgspec
 import pytest
@@ -128,6 +131,27 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None
     with pytest.raises(ConfigError) as error:
         load({}, {}, write(tmp_path / "a.toml", text))
     assert re.search(message, str(error.value))
+
+
+def _numbers(kind: type[msgspec.Struct], table: str = "") -> Iterator[tuple[str, str, bool]]:
+    """(head of its table in the file, name, whether it is whole) of every number that a user can name."""
+    for field in msgspec.structs.fields(kind):
+        kinds = get_args(field.type) if isinstance(field.type, UnionType) else (field.type,)
+        for one in kinds:
+            if isinstance(one, type) and issubclass(one, msgspec.Struct):
+                tag = one.__struct_config__.tag
+                yield from _numbers(one, f"[{field.name}]\n" + ("" if tag is None else f'kind = "{tag}"\n'))
+            elif one in (int, float):
+                yield table, field.name, one is int
+
+
+@pytest.mark.parametrize(("table", "name", "whole"), [*_numbers(AgentConfig)])
+def test_every_number_has_bounds(tmp_path: Path, table: str, name: str, *, whole: bool) -> None:
+    for value in ("1" + 17 * "0", "-" + 18 * "1") if whole else ("1e300", "-1e300", "nan", "inf"):
+        with pytest.raises(ConfigError) as error:
+            load({}, {}, write(tmp_path / "a.toml", f"{table}{name} = {value}\n"))
+        assert name in str(error.value)
+        assert re.search(value[:3].replace("1e3", r"1e\+3"), str(error.value))
 
 
 def test_keys_that_no_header_can_carry_or_too_many(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from repository import ROOT
 
@@ -28,6 +29,16 @@ def test_flags_beat_the_file(tmp_path: Path) -> None:
     file = write(tmp_path / "g.toml", 'model = "f.gguf"\nport = 1\ncontext = 99\npark_timeout = 2\n')
     config = load({"model": "m.gguf", "port": 2}, {}, file)
     assert (config.model, config.port, config.context, config.park_timeout) == (Path("m.gguf"), 2, 99, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [(f.name, f.type is int) for f in msgspec.structs.fields(GatewayConfig) if f.type in (int, float)],
+)
+def test_every_number_has_bounds(tmp_path: Path, name: str, *, whole: bool) -> None:
+    for value in ("1" + 17 * "0", "-" + 18 * "1") if whole else ("1e300", "-1e300", "nan", "inf"):
+        with pytest.raises(ConfigError, match=f"{name} must lie between"):
+            load({}, {}, write(tmp_path / "g.toml", f'model = "m"\n{name} = {value}\n'))
 
 
 def test_the_nearest_source_of_keys_wins(tmp_path: Path) -> None:

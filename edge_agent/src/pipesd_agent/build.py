@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.mode import ModeSelector, Strategy, Switch
-from pipesd_agent.control.triggers import DualSettings
+from pipesd_agent.control.triggers import DualSettings, FixedSettings
 from pipesd_agent.drafting.drafter import Drafter
 from pipesd_agent.drafting.settings import Resources
 from pipesd_agent.drafting.status import DraftingOff, DraftingStatus
@@ -69,6 +69,9 @@ def make_agent(config: AgentConfig, drafter: Drafter | None = None) -> Agent:
 
     if config.mode != "auto" and config.objective != "latency":
         log.warning("mode: objective %s applies to mode auto only, but mode is %s", config.objective, config.mode)
+    if isinstance(config.trigger, FixedSettings) and config.trigger.length > (window := config.session.window):
+        length = config.trigger.length
+        log.warning("trigger.length is %d, but session.window is %d, which is used", length, window)
     controller = _make_controller(config, gateways, worker, partial(_note_switch, drafting))
     settings = LinkSettings(config.gateway_api_key, controller.policies, config.sessions, controller.planner.room_at)
     local_only, local = config.mode == "edge", None

@@ -219,6 +219,29 @@ def test_gpu_layers_reach_llama_cpp(
         other.release()
 
 
+def test_a_context_beyond_the_model_s_takes_no_memory_and_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """It took that of 4,000,768 tokens."""
+    from pipesd_agent.drafting.llama import LlamaDrafter
+
+    drafter = LlamaDrafter(MODEL, capacity=4, n_ctx_seq=1_000_000)
+    try:
+        assert (drafter.max_context, drafter._context.n_ctx_seq) == (2048, 2048)
+    finally:
+        drafter.release()
+    assert (
+        "context is 1000000, but demo-draft-F32.gguf was trained for at most 2048 tokens: 2048 are used" in caplog.text
+    )
+
+
+def test_a_model_without_memory_for_its_context_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipesd_agent.drafting.llama import LlamaDrafter
+    from pipesd_core.llamacpp import memory
+
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**20)
+    with pytest.raises(ModelLoadError, match="choose a smaller context, or fewer sequences"):
+        LlamaDrafter(MODEL, capacity=4)
+
+
 def test_missing_file() -> None:
     from pipesd_agent.drafting.llama import LlamaDrafter
 

@@ -595,12 +595,13 @@ def test_a_gateway_that_stays_silent_fails_the_request(opened: bool) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "match"),
     [
-        ("window", 0, "window must lie between 1 and 1024 tokens, but is 0"),
+        ("window", 0, r"session\.window must lie between 1 and 1024, but is 0"),
         ("window", 1025, "1025"),
-        ("verification_timeout_s", 0, "positive"),
-        ("silence_timeout_s", -1, "positive"),
-        ("silence_timeout_s", float("nan"), "positive"),
-        ("verification_timeout_s", float("inf"), "positive"),
+        ("verification_timeout_s", 0, r"must lie between 0\.001 and 3600, but is 0"),
+        ("silence_timeout_s", -1, "but is -1"),
+        ("silence_timeout_s", float("nan"), "but is nan"),
+        ("verification_timeout_s", float("inf"), "but is inf"),
+        ("grace_s", 1e300, r"session\.grace_s must lie between 0 and 3600, but is 1e\+300"),
     ],
 )
 def test_settings_check_themselves(field: str, value: float, match: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -50,6 +51,23 @@ def test_a_child_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -
     instead(monkeypatch, "import time; time.sleep(60)")
     with pytest.raises(ModelLoadError, match=r"took more than 0\.2 s"):
         probe.check_model_runs(MODEL, timeout_s=0.2)
+
+
+def test_a_large_file_has_more_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """40 GB at 20 MB/s take 2000 s."""
+    file = tmp_path / "large.gguf"
+    with file.open("wb") as large:
+        large.truncate(40 * 10**9)
+    given: list[float] = []
+
+    def run(*_: object, timeout: float, **__: object) -> subprocess.CompletedProcess[bytes]:
+        given.append(timeout)
+        return subprocess.CompletedProcess([], 0, b"")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    probe.check_model_runs(file)
+    probe.check_model_runs(MODEL)  # which is not there: the test process says so
+    assert given == [probe.LOAD_TIMEOUT_S + 2000, probe.LOAD_TIMEOUT_S]
 
 
 def test_another_failure_shows_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from msgspec import Struct
 
-from pipesd_core.errors import ConfigError
 from pipesd_core.protocol.messages import FOREVER
+from pipesd_core.service.settings import within
 
 
 class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,14 +27,9 @@ class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     free_start: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.window <= 1024:
-            raise ConfigError(f"window must lie between 1 and 1024 tokens, but is {self.window}")
-        if not (0 < self.verification_timeout_s < math.inf and 0 < self.silence_timeout_s < math.inf):
-            raise ConfigError(
-                "verification_timeout_s and silence_timeout_s must be positive numbers of seconds, "
-                f"but are {self.verification_timeout_s} and {self.silence_timeout_s}"
-            )
-        if not 0 <= self.grace_s < math.inf:
-            raise ConfigError(f"grace_s must be a number of seconds, 0 or more, but is {self.grace_s}")
-        if self.free_start is not None and not 1 <= self.free_start <= FOREVER:
-            raise ConfigError(f"free_start must be a number of tokens, 1 or more, but is {self.free_start}")
+        within("session.window", self.window, 1, 1024)
+        within("session.verification_timeout_s", self.verification_timeout_s, 0.001, 3600)
+        within("session.silence_timeout_s", self.silence_timeout_s, 0.001, 86_400)
+        within("session.grace_s", self.grace_s, 0, 3600)
+        if self.free_start is not None:
+            within("session.free_start", self.free_start, 1, FOREVER)

@@ -361,6 +361,13 @@ async def test_who_waits_for_a_long_prefill_is_told_of_every_forward_pass(
     assert "parked" not in told
 
 
+def test_a_context_beyond_the_model_s_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    decoder = TargetDecoder(TARGET, n_seq=1, n_ctx_seq=1_000_000)
+    assert decoder.n_ctx_seq == 2048
+    assert "context is 1000000, but demo-target-F32.gguf was trained for at most 2048 tokens" in caplog.text
+    decoder.model.close()
+
+
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="there is no model file"):
         TargetDecoder(tmp_path / "none.gguf")
