@@ -109,13 +109,13 @@ class Unavailable(ApiError):
     status = 503
     type = "server_error"
     code = "unavailable"
-    retry_after_s = 1
+    retry_after_s: float = 1
 
 
 class ShuttingDown(Unavailable):
     """This server ends and begins nothing new."""
 
-    retry_after_s = 5
+    retry_after_s: float = 5
     """Time after which another instance has replaced this one, or this one is back."""
 
 

@@ -267,7 +267,7 @@ async def test_idle_connections_make_room_for_new_ones(server: Server, monkeypat
         for _ in range(3):
             async with contextlib.AsyncExitStack() as burst:
                 pairs = [await burst.enter_async_context(peer(server)) for _ in range(2)]
-                for reader, writer in pairs:
+                for _, writer in pairs:
                     writer.write(GET)
                 assert (await pairs[0][0].readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
 

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol
 
-from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, Generation, Opening, Payload, StepDone
+from pipesd_core.engine.interface import (
+    Broken,
+    Deliver,
+    EngineOutput,
+    Finished,
+    Generation,
+    Opening,
+    Payload,
+    Queued,
+    StepDone,
+)
 from pipesd_core.errors import EngineFailed
 from pipesd_core.protocol.messages import Endpoint
 
@@ -26,10 +37,14 @@ class TargetOnlyGeneration:
 
     A call of `next` asks for a step only when nothing is left to return, so a client
     that does not read stops the generation.
+
+    Args:
+        on_queued: called with the opening when the request is checked and waits for a slot, if the engine says so.
     """
 
-    def __init__(self, engine: Opener) -> None:
+    def __init__(self, engine: Opener, on_queued: Callable[[Opening], None] = lambda _: None) -> None:
         self._engine = engine
+        self._on_queued = on_queued
         self._outputs: asyncio.Queue[EngineOutput] = asyncio.Queue(_MAX_OUTPUTS)
         self._generation: Generation | None = None
         self._stepping = False
@@ -37,7 +52,7 @@ class TargetOnlyGeneration:
 
     async def open(self, endpoint: Endpoint, body: bytes) -> Opening:
         """Open the request; see `Engine.open`. Raises ApiError."""
-        self._generation = await self._engine.open(endpoint, body, self._outputs.put_nowait)
+        self._generation = await self._engine.open(endpoint, body, self._deliver)
         return self._generation.opening
 
     async def next(self) -> Payload | None:
@@ -65,6 +80,12 @@ class TargetOnlyGeneration:
         self._finished = True
         if self._generation is not None:
             self._generation.abort()
+
+    def _deliver(self, output: EngineOutput) -> None:
+        if isinstance(output, Queued):
+            self._on_queued(output.opening)
+        else:
+            self._outputs.put_nowait(output)
 
     async def _output(self) -> EngineOutput:
         try:

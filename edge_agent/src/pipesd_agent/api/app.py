@@ -22,9 +22,13 @@ from pipesd_agent.agent import Agent
 from pipesd_agent.answer import Answer
 from pipesd_agent.api.eligibility import why_ineligible
 from pipesd_agent.api.metrics import AgentRequests, Route, families_of, mode_of
+from pipesd_agent.link.passthrough import PassthroughAnswer
+from pipesd_agent.local.answer import MODE_HEADER
 from pipesd_agent.local.fallback import FALLBACK_HEADER
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
+from pipesd_core.openai_body import may_stream, with_seed
 from pipesd_core.protocol.messages import Endpoint
+from pipesd_core.sampling.sampler import draw_seed
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.exposition import CONTENT_TYPE, render
 from pipesd_core.service.http import (
@@ -39,6 +43,7 @@ from pipesd_core.service.http import (
 )
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.openapi import add_description
+from pipesd_core.service.queued_stream import QUEUED, Beginning
 from pipesd_core.service.request_metrics import RequestTimer
 
 log = logging.getLogger(__name__)
@@ -138,22 +143,34 @@ async def _answer(request: Request, agent: Agent, requests: AgentRequests, endpo
     request_id = request_id_of(request)
     fallback = agent.fallback_for(request.headers.get(FALLBACK_HEADER))
     route: Route = "edge" if agent.local_only else "session"
+    queued = asyncio.Event()
+    headers: dict[str, str] = {}
     if not agent.local_only and (reason := why_ineligible(endpoint, body)) is not None:
         log.info("request %s is served cloud-only: %s", request_id, reason)
         work = agent.pass_through(endpoint, body, request_id, fallback)
-        route = "passthrough"
+        route = "passthrough"  # the gateway has its own way with streams that wait
+    elif may_stream(body):
+        body, seed = with_seed(body, draw_seed)
+        headers = {} if seed is None else {"x-pipesd-seed": str(seed)}
+        work = agent.answer(endpoint, body, request_id, fallback)
+        queued.set()
     else:
         work = agent.answer(endpoint, body, request_id, fallback)
     timer = requests.of(route).arrived(time.monotonic())
+    beginning = Beginning(work)
     handed_over = False
     with _timed(timer):
-        answer = await while_connected(request, work)
         try:
-            if answer.streams or route != "passthrough":  # what is not streamed from there is complete already
+            await beginning.reached(request, queued)
+            if not beginning.done:
+                handed_over = True
+                return AnswerStream(beginning, timer, headers | (MODE_HEADER if agent.local_only else {}))
+            answer = await beginning.result()
+            if route != "passthrough":  # what comes from there is complete already, or may still be queued there
                 timer.accepted(time.monotonic())
             if answer.streams:
                 handed_over = True
-                return AnswerStream(answer, timer)
+                return AnswerStream(beginning, timer, answer.headers)
             payload = await while_connected(request, answer.next())
             if payload is None:
                 raise Unavailable("the gateway ended the request without an answer; try again")
@@ -162,7 +179,7 @@ async def _answer(request: Request, agent: Agent, requests: AgentRequests, endpo
             return Response(payload, answer.status, answer.headers, media_type="application/json")
         finally:
             if not handed_over:
-                await answer.aclose()
+                await _release(beginning)
 
 
 @contextmanager
@@ -181,21 +198,33 @@ def _timed(timer: RequestTimer) -> Iterator[None]:
 class AnswerStream(EventStream):
     """An answer's events; closes the answer however the response ends."""
 
-    def __init__(self, answer: Answer, timer: RequestTimer) -> None:
+    def __init__(self, beginning: Beginning[Answer], timer: RequestTimer, headers: dict[str, str]) -> None:
         super().__init__(
-            _events(answer, timer), lambda: timer.finish("aborted", time.monotonic()), answer.headers
+            _events(beginning, timer), lambda: timer.finish("aborted", time.monotonic()), headers
         )  # unless it has finished before
-        self._answer = answer
+        self._beginning = beginning
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self._answer.aclose()
+            await _release(self._beginning)
 
 
-async def _events(answer: Answer, timer: RequestTimer) -> AsyncIterator[bytes]:
+async def _release(beginning: Beginning[Answer]) -> None:
+    """Take a request back that still waits, and close an answer that has begun."""
+    answer = await beginning.unwanted()
+    if answer is not None:
+        await answer.aclose()
+
+
+async def _events(beginning: Beginning[Answer], timer: RequestTimer) -> AsyncIterator[bytes]:
     try:
+        if not beginning.done:
+            yield QUEUED
+        answer = await beginning.result()
+        if not isinstance(answer, PassthroughAnswer):
+            timer.accepted(time.monotonic())
         while (events := await answer.next()) is not None:
             _note(events, answer, timer)
             yield events
@@ -209,6 +238,7 @@ async def _events(answer: Answer, timer: RequestTimer) -> AsyncIterator[bytes]:
 
 def _note(events: bytes, answer: Answer, timer: RequestTimer) -> None:
     if _HAS_CHOICE.search(events):
+        timer.accepted(time.monotonic())
         timer.output(answer.output_tokens, time.monotonic())
     if _HAS_ERROR in events:
         timer.finish("failed", time.monotonic())
