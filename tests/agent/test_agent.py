@@ -39,7 +39,7 @@ Script = Callable[[RequestStream, bool], None]
 
 
 class FakeLink:
-    """asked: whether each request was to be collaborative."""
+    """asked: whether each request was to be collaborative; bodies: what was asked. up: cleared, requests wait for it."""
 
     state = "connected"
     connected = True
@@ -49,6 +49,9 @@ class FakeLink:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.asked: list[bool] = []
+        self.bodies: list[bytes] = []
+        self.up = asyncio.Event()
+        self.up.set()
         self.streams: list[RequestStream] = []
         self.failure: Exception | None = None
 
@@ -63,6 +66,8 @@ class FakeLink:
     ) -> RequestStream:
         assert endpoint in Endpoint
         assert body
+        self.bodies.append(body)
+        await self.up.wait()
         if isinstance(self.failure, Unavailable):
             raise self.failure
         self.asked.append(collaborative)

@@ -15,11 +15,13 @@ from pipesd_core.openai_body import (
     is_list_of_prompts,
     is_more_than_one,
     may_be_true,
+    may_stream,
     names_served_model,
     read_outline,
     split_prompts,
     unwrap_prompt,
     wants_stream,
+    with_seed,
 )
 from pipesd_core.protocol.messages import Endpoint
 
@@ -132,3 +134,43 @@ def test_decoded_prompts() -> None:
     assert [is_list_of_prompts(value) for value in (["a", "b"], ["a", [1]], [1], "a", [])] == [
         True, True, False, False, False,
     ]  # fmt: skip
+
+
+def test_a_seed_is_drawn_where_there_is_none() -> None:
+    for body in (b'{"prompt": "x\\u2028"}', b'{"prompt": "x\\u2028", "seed": null}'):
+        seeded, seed = with_seed(body, lambda: 41)
+        assert seed == 41
+        assert seeded == b'{"prompt":"x\\u2028","seed":41}'
+
+
+@pytest.mark.parametrize(
+    ("body", "seed"),
+    [
+        (b'{"seed": 7}', 7),
+        (b'{"seed": -3}', -3),
+        (b'{"seed": -1}', None),
+        (b'{"seed": true}', None),
+        (b'{"seed": "7"}', None),
+        (b'{"seed": 7.0}', 7),
+        (b'{"seed": 7.5}', None),
+        (b"[]", None),
+        (b"{", None),
+        (b"\xff", None),
+    ],
+)
+def test_a_seed_that_is_given_stays(body: bytes, seed: int | None) -> None:
+    assert with_seed(body, lambda: 41) == (body, seed)
+
+
+@pytest.mark.parametrize(
+    ("body", "streams"),
+    [
+        (b'{"stream": true}', True),
+        (b'{"stream": false}', False),
+        (b"{}", False),
+        (b'{"stream": 1}', False),
+        (b"{", False),
+    ],
+)
+def test_a_body_that_may_be_wrong_streams_where_it_says_so(body: bytes, streams: bool) -> None:
+    assert may_stream(body) is streams

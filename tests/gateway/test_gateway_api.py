@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,9 +15,9 @@ import openai
 import pytest
 from fake_decoder import FakeDecoder
 
-from pipesd_core.errors import EngineFailed
+from pipesd_core.errors import EngineFailed, Overloaded
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
-from pipesd_core.service import http
+from pipesd_core.service import http, queued_stream
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.server import Server
 from pipesd_gateway.api import create_app
@@ -94,6 +95,164 @@ async def test_a_stream_ends_with_done(client: httpx.AsyncClient) -> None:
     assert [json.loads(line[6:])["choices"][0]["text"] for line in lines[:-1]] == ["a", "b"]
     assert all(line.startswith("data: {") for line in lines[:-1])
     assert lines[-1] == "data: [DONE]"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queued_stream, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(http, "COMMENT_EVERY_S", 0.05)
+
+
+STREAMED = PROMPT | {"stream": True, "max_tokens": 2}
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("asked", "texts"), [({}, ["a", "b"]), ({"seed": -3}, ["a", "b"]), ({"n": 2}, ["a", "a", "b", "b"])]
+)
+async def test_a_stream_that_waits_for_a_place_has_its_headers_and_comments(
+    engine: EmbeddedEngine, decoder: FakeDecoder, asked: dict[str, Any], texts: list[str]
+) -> None:
+    decoder.full.clear()
+    async with (
+        running(engine) as (_, url),
+        httpx.AsyncClient(base_url=url) as client,
+        client.stream("POST", "/v1/completions", json=STREAMED | asked, headers={"x-request-id": "mine"}) as response,
+    ):
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["x-request-id"] == "mine"
+        seed = int(response.headers["x-pipesd-seed"])
+        assert seed == asked.get("seed", seed)
+        events = response.aiter_text()
+        assert (await anext(events)).startswith(": queued\n\n")
+        assert (await anext(events)).startswith(": keep-alive\n\n")
+        assert decoder.waiting == 1
+        decoder.full.set()
+        rest = [event for event in "".join([part async for part in events]).split("\n\n") if event]
+    said = [event.removeprefix("data: ") for event in rest if not event.startswith(": ")]
+    assert said.pop() == "[DONE]"
+    assert sorted(json.loads(event)["choices"][0]["text"] for event in said) == texts
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_the_seed_that_was_told_is_the_one_that_is_drawn_with(
+    engine: EmbeddedEngine, decoder: FakeDecoder
+) -> None:
+    seeds: list[int] = []
+
+    def answer_to(_prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
+        seeds.append(seed)
+        return decoder.answer
+
+    decoder.answer_to = answer_to  # type: ignore[method-assign]
+    decoder.full.clear()
+    async with (
+        running(engine) as (_, url),
+        httpx.AsyncClient(base_url=url) as client,
+        client.stream("POST", "/v1/completions", json=STREAMED) as response,
+    ):
+        decoder.full.set()
+        await response.aread()
+    assert seeds == [int(response.headers["x-pipesd-seed"])]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_fails_after_the_headers_is_an_error_event(engine: EmbeddedEngine, decoder: FakeDecoder) -> None:
+    decoder.full.clear()
+    async with (
+        running(engine) as (_, url),
+        httpx.AsyncClient(base_url=url) as client,
+        client.stream("POST", "/v1/completions", json=STREAMED) as response,
+    ):
+        assert response.status_code == 200
+        await engine.aclose()
+        decoder.full.set()
+        text = (await response.aread()).decode()
+    events = [event for event in text.split("\n\n") if event]
+    assert events[0] == ": queued"
+    (last,) = [event.removeprefix("data: ") for event in events if not event.startswith(": ")]
+    assert json.loads(last)["error"]["code"] == "unavailable"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_official_clients_raise_what_fails_after_the_headers(
+    engine: EmbeddedEngine, decoder: FakeDecoder
+) -> None:
+    decoder.full.clear()
+    async with running(engine) as (_, url), openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as sdk:
+        stream = await sdk.completions.create(model="fake", prompt="hi", stream=True)
+        await engine.aclose()
+        decoder.full.set()
+        with pytest.raises(openai.APIError, match="shutting down") as failed:
+            async for _ in stream:
+                pass
+        assert failed.value.code == "unavailable"
+
+
+async def test_what_fails_before_them_is_a_status(engine: EmbeddedEngine, decoder: FakeDecoder) -> None:
+    decoder.full.clear()
+    decoder.refusals = [Overloaded("full", retry_after_s=30)]
+    async with running(engine) as (_, url), httpx.AsyncClient(base_url=url) as client:
+        refused = await client.post("/v1/completions", json=STREAMED)
+        assert assert_openai_error(refused, 429)["message"] == "full"
+        assert int(refused.headers["retry-after"]) >= 30
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_wrong_request_is_a_status_however_long_it_waits_to_be_read(
+    engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = engine._prepared
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(0.3)
+        return prepared(*given)
+
+    monkeypatch.setattr(engine, "_prepared", slowly)
+    async with running(engine) as (_, url), httpx.AsyncClient(base_url=url) as client:
+        error = assert_openai_error(await client.post("/v1/completions", json=STREAMED | {"nonsense": 1}), 400)
+        assert error["param"] == "nonsense"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("with_headers", [True, False])
+async def test_a_client_that_leaves_the_queue_is_not_in_it_any_more(
+    engine: EmbeddedEngine, decoder: FakeDecoder, monkeypatch: pytest.MonkeyPatch, with_headers: bool
+) -> None:
+    if not with_headers:
+        monkeypatch.setattr(queued_stream, "PATIENCE_S", 60.0)
+    decoder.full.clear()
+    async with running(engine) as (_, url), asyncio.timeout(10), httpx.AsyncClient(base_url=url) as client:
+
+        async def ask() -> None:
+            async with client.stream("POST", "/v1/completions", json=STREAMED) as response:
+                async for _ in response.aiter_raw():
+                    break
+                seen.set()
+                await asyncio.Event().wait()
+
+        seen = asyncio.Event()
+        asked = asyncio.create_task(ask())
+        while not decoder.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        if with_headers:
+            await seen.wait()
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        while decoder.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        decoder.full.set()
+        assert decoder.sequences == []
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_official_clients_do_not_see_the_comments(engine: EmbeddedEngine, decoder: FakeDecoder) -> None:
+    decoder.full.clear()
+    async with running(engine) as (_, url), openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as sdk:
+        stream = await sdk.chat.completions.create(model="fake", messages=HELLO, stream=True, max_tokens=3)
+        asyncio.get_running_loop().call_later(0.3, decoder.full.set)
+        assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "abc"
 
 
 async def test_models_health_and_info(engine: EmbeddedEngine) -> None:

@@ -7,6 +7,7 @@ the engine, in the engine's words, so nothing here checks more than it needs.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -69,6 +70,33 @@ def wants_stream(body: bytes) -> bool:
 def names_served_model(model: str | None, served: str) -> bool:
     """Whether a request's `model` names the one that is served; None: the request does not name any."""
     return model in (None, "", DEFAULT_MODEL, served)
+
+
+def may_stream(body: bytes) -> bool:
+    """Whether a body that nobody has accepted yet asks for a stream, so that its answer will be one."""
+    try:
+        return wants_stream(body)
+    except InvalidRequest:
+        return False
+
+
+def with_seed(body: bytes, draw: Callable[[], int]) -> tuple[bytes, int | None]:
+    """A body with a seed, and the seed: drawn where the body has none.
+
+    None where it cannot be known what the engine makes of it: -1 is none at all for some, and what is no number is for
+    the engine to refuse.
+    """
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, Raw])
+        seed = msgspec.json.decode(fields.get("seed", b"null"))
+    except NOT_JSON:
+        return body, None
+    if seed is None:
+        seed = draw()
+        return msgspec.json.encode(fields | {"seed": Raw(b"%d" % seed)}), seed
+    if isinstance(seed, float) and seed.is_integer():
+        seed = int(seed)
+    return body, seed if type(seed) is int and seed != -1 else None
 
 
 def is_more_than_one(value: Any) -> bool:

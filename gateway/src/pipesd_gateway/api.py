@@ -15,9 +15,9 @@ from starlette.responses import Response
 
 from pipesd_core.engine.autoregressive import TargetOnlyGeneration
 from pipesd_core.engine.choices import MultiChoiceGeneration
-from pipesd_core.engine.interface import Engine
+from pipesd_core.engine.interface import Engine, Opening
 from pipesd_core.errors import ApiError, EngineFailed
-from pipesd_core.openai_body import has_multiple_choices, wants_stream
+from pipesd_core.openai_body import has_multiple_choices, may_stream
 from pipesd_core.openai_parameters import ignored_header
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service.api_keys import Keys
@@ -32,6 +32,7 @@ from pipesd_core.service.http import (
 )
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.openapi import add_description
+from pipesd_core.service.queued_stream import QUEUED, Beginning
 from pipesd_gateway import verify_api
 from pipesd_gateway.info_api import info_body
 from pipesd_gateway.metrics import GatewayMetrics
@@ -106,25 +107,46 @@ def create_app(
 async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoint) -> Response:
     keys.authorize(request)
     body = await read_body(request)
-    answer = MultiChoiceGeneration(engine) if has_multiple_choices(endpoint, body) else TargetOnlyGeneration(engine)
+    make = MultiChoiceGeneration if has_multiple_choices(endpoint, body) else TargetOnlyGeneration
+    openings: list[Opening] = []
+    queued, streams = asyncio.Event(), may_stream(body)
+
+    def on_queued(opening: Opening) -> None:
+        openings.append(opening)
+        if streams:
+            queued.set()
+
+    answer = make(engine, on_queued)
+    beginning = Beginning(answer.open(endpoint, body))
     handed_over = False
+
+    def abort() -> None:
+        beginning.cancel()
+        answer.abort()
+
     try:
-        opening = await while_connected(request, answer.open(endpoint, body))
+        await beginning.reached(request, queued)
+        opening = await beginning.result() if beginning.done else openings[0]
         headers = {"x-pipesd-seed": str(opening.params.seed)} | ignored_header(opening.ignored)
-        if wants_stream(body):
+        if streams:
             handed_over = True
-            return EventStream(_events(answer), answer.abort, headers)
+            return EventStream(_events(answer, beginning), abort, headers)
         payload = await while_connected(request, answer.next())
         if payload is None:
             raise EngineFailed("the engine ended without an answer")
         return Response(payload.data, media_type="application/json", headers=headers)
     finally:
         if not handed_over:
-            answer.abort()
+            abort()
 
 
-async def _events(answer: TargetOnlyGeneration | MultiChoiceGeneration) -> AsyncIterator[bytes]:
+async def _events(
+    answer: TargetOnlyGeneration | MultiChoiceGeneration, beginning: Beginning[Opening]
+) -> AsyncIterator[bytes]:
     try:
+        if not beginning.done:
+            yield QUEUED
+        await beginning.result()
         while (payload := await answer.next()) is not None:
             yield b"data: " + payload.data + b"\n\n"
     except ApiError as error:

@@ -26,8 +26,8 @@ GIVEN: dict[str, str] = {
     "model": "m.gguf", "draft_model": "d.gguf", "host": "::1", "port": "81", "name": "n", "n_seq": "3",
     "context": "300", "threads": "2", "max_queue": "5", "park_timeout": "2.5", "step_floor_ms": "7",
     "max_sessions_per_key": "9", "tls_cert": "c.pem", "tls_key": "k.pem", "cors_origin": "https://a.example",
-    "drain_timeout": "4", "keep_alive": "9", "log_level": "warning", "log_format": "json",
-    "gateway": "https://h", "mode": "cloud",
+    "drain_timeout": "4", "keep_alive": "9", "log_level": "warning", "log_format": "json", "gateway": "https://h",
+    "mode": "cloud",
     "ca_file": "ca.pem", "trace": "t", "fallback": "edge", "capacity": "2", "gpu_layers": "-1", "grace": "7",
     "objective": "offload", "unknown_parameters": "ignore",
 }  # fmt: skip

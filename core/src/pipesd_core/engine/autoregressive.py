@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from pipesd_core.engine.interface import (
@@ -13,6 +14,7 @@ from pipesd_core.engine.interface import (
     Generation,
     Opening,
     Payload,
+    Queued,
     StepDone,
     Working,
 )
@@ -36,10 +38,14 @@ class TargetOnlyGeneration:
 
     A call of `next` asks for a step only when nothing is left to return, so a client
     that does not read stops the generation.
+
+    Args:
+        on_queued: called with the opening when the request is checked and waits for a slot, if the engine says so.
     """
 
-    def __init__(self, engine: Opener) -> None:
+    def __init__(self, engine: Opener, on_queued: Callable[[Opening], None] = lambda _: None) -> None:
         self._engine = engine
+        self._on_queued = on_queued
         self._outputs: asyncio.Queue[EngineOutput] = asyncio.Queue(_MAX_OUTPUTS)
         self._generation: Generation | None = None
         self._stepping = False
@@ -79,10 +85,14 @@ class TargetOnlyGeneration:
             self._generation.abort()
 
     def _take(self, output: EngineOutput) -> None:
-        if not isinstance(output, Working):
-            self._outputs.put_nowait(output)
-        elif self._patience is not None and not self._patience.expired():
-            self._patience.reschedule(asyncio.get_running_loop().time() + STEP_TIMEOUT_S)
+        match output:
+            case Queued(opening=opening):
+                self._on_queued(opening)
+            case Working():
+                if self._patience is not None and not self._patience.expired():
+                    self._patience.reschedule(asyncio.get_running_loop().time() + STEP_TIMEOUT_S)
+            case _:
+                self._outputs.put_nowait(output)
 
     async def _output(self) -> EngineOutput:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -91,10 +91,15 @@ def split(endpoint: Endpoint, body: bytes) -> list[ChoiceRequest]:
 
 
 class MultiChoiceGeneration:
-    """One request with several choices. As for `TargetOnlyGeneration`, its creator calls `abort` in the end."""
+    """One request with several choices. As for `TargetOnlyGeneration`, its creator calls `abort` in the end.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        on_queued: of the first choice, as there.
+    """
+
+    def __init__(self, engine: Engine, on_queued: Callable[[Opening], None] = lambda _: None) -> None:
         self._engine = engine
+        self._on_queued = on_queued
         self._answers: set[TargetOnlyGeneration] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._waiting: asyncio.Queue[tuple[int, Payload]] = asyncio.Queue(_MAX_WAITING)
@@ -111,7 +116,7 @@ class MultiChoiceGeneration:
         """
         requests = split(endpoint, body)
         self._merged = _MergedAnswer(requests)
-        first = TargetOnlyGeneration(self._engine)
+        first = TargetOnlyGeneration(self._engine, self._on_queued)
         self._answers.add(first)
         try:
             opening = await first.open(endpoint, requests[0].body())

@@ -31,6 +31,7 @@ from pipesd_core.engine.interface import (
     ModelInfo,
     Opening,
     Payload,
+    Queued,
     StepDone,
 )
 from pipesd_core.engine.rounds import fault
@@ -348,6 +349,7 @@ class FakeEngine:
         opening = self.understand(endpoint, request)
         if self._free.locked() and self.queued >= self._max_queue:
             raise Overloaded(f"{self.queued} requests wait already, which is the limit; try again")
+        deliver(Queued(opening))
         self.queued += 1
         self.most_queued = max(self.most_queued, self.queued)
         try:

@@ -49,6 +49,12 @@ class Opening(Struct, frozen=True):
     ignored: str = ""
 
 
+class Queued(Struct, frozen=True):
+    """The request has been checked, and `open` waits for a slot. Engines that do not know when that is leave it out."""
+
+    opening: Opening
+
+
 class StepDone(Struct, frozen=True):
     """One engine step. `tokens`: what the target decided, accepted drafts first, at least one.
 
@@ -98,11 +104,12 @@ class Broken(Struct, frozen=True):
     error: ApiError
 
 
-EngineOutput = StepDone | Working | Payload | Finished | Broken
+EngineOutput = Queued | StepDone | Working | Payload | Finished | Broken
 """The outputs of a generation, in this order for each step: StepDone, then the payloads that show its tokens, then -
 after the last step - Finished. Tokens past the end of the answer (EOS, max_tokens, a stop string) are never in a
-StepDone. Broken may come at any time after `open`. There is no output before the first step, or after Finished or
-Broken. Working may come between a call of `step` and its last StepDone, about once a second."""
+StepDone. Broken may come at any time after `open`. There is no other output before the first step than one Queued,
+which comes before `open` returns; and none after Finished or Broken. Working may come between a call of `step` and its
+last StepDone, about once a second."""
 
 Deliver = Callable[[EngineOutput], None]
 """Receives the outputs of a generation. It may call `step`, once the last StepDone of the step before is there (its

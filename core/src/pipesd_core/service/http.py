@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import msgspec
-from sse_starlette import EventSourceResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -42,6 +42,9 @@ HANG_UP: Final = "pipesd_hang_up"
 """Key in a scope's `state`: a function that ends the connection at once, from a server that has one (`limits`)."""
 FAREWELL_S: Final = 2.0
 """At shutdown: time for a stream to send its last event."""
+COMMENT_EVERY_S: Final = 5.0
+"""Time between two comments of a stream: clients and proxies do not wait long for the next byte."""
+_KEEP_ALIVE: Final = ServerSentEvent(comment="keep-alive", sep="\n")
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +114,13 @@ class EventStream(EventSourceResponse):
 
     def __init__(self, events: AsyncIterator[bytes], done: Callable[[], None], headers: dict[str, str]) -> None:
         super().__init__(
-            events, headers=headers, sep="\n", send_timeout=SEND_TIMEOUT_S, shutdown_grace_period=FAREWELL_S
+            events,
+            headers=headers,
+            sep="\n",
+            ping=COMMENT_EVERY_S,
+            ping_message_factory=lambda: _KEEP_ALIVE,
+            send_timeout=SEND_TIMEOUT_S,
+            shutdown_grace_period=FAREWELL_S,
         )
         self._done = done
 
@@ -155,7 +164,7 @@ async def read_body(request: Request) -> bytes:
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled when the client goes away. The body has been read before."""
-    task, watch = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    task, watch = asyncio.create_task(work), asyncio.create_task(disconnected(request))
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -167,7 +176,8 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, watch, return_exceptions=True)
 
 
-async def _disconnected(request: Request) -> None:
+async def disconnected(request: Request) -> None:
+    """Wait until the client is gone. The body has been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

@@ -25,7 +25,7 @@ MAX_CLIENTS: Final = 64
 
 
 class Loading(Unavailable):
-    retry_after_s = 5
+    retry_after_s: float = 5
 
 
 @asynccontextmanager

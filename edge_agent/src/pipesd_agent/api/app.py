@@ -22,8 +22,11 @@ from pipesd_agent.agent import Agent
 from pipesd_agent.answer import Answer
 from pipesd_agent.api.eligibility import why_ineligible
 from pipesd_agent.api.metrics import AgentRequests, Route, families_of, mode_of
+from pipesd_agent.link.passthrough import PassthroughAnswer
+from pipesd_agent.local.answer import MODE_HEADER
 from pipesd_agent.local.fallback import FALLBACK_HEADER
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
+from pipesd_core.openai_body import may_stream, with_seed
 from pipesd_core.openai_parameters import (
     IGNORED_HEADER,
     UnknownParameters,
@@ -32,6 +35,7 @@ from pipesd_core.openai_parameters import (
     ignored_list,
 )
 from pipesd_core.protocol.messages import Endpoint
+from pipesd_core.sampling.sampler import draw_seed
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.exposition import CONTENT_TYPE, render
 from pipesd_core.service.http import (
@@ -46,6 +50,7 @@ from pipesd_core.service.http import (
 )
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.openapi import add_description
+from pipesd_core.service.queued_stream import QUEUED, Beginning
 from pipesd_core.service.request_metrics import RequestTimer
 
 log = logging.getLogger(__name__)
@@ -169,32 +174,44 @@ async def _answer(
     request_id = request_id_of(request)
     fallback = agent.fallback_for(request.headers.get(FALLBACK_HEADER))
     route: Route = "edge" if agent.local_only else "session"
+    queued = asyncio.Event()
+    headers: dict[str, str] = {}
     if not agent.local_only and (reason := why_ineligible(endpoint, body)) is not None:
         log.info("request %s is served cloud-only: %s", request_id, reason)
         work = agent.pass_through(endpoint, body, request_id, fallback)
-        route = "passthrough"
+        route = "passthrough"  # the gateway has its own way with streams that wait
+    elif may_stream(body):
+        body, seed = with_seed(body, draw_seed)
+        headers = {} if seed is None else {"x-pipesd-seed": str(seed)}
+        work = agent.answer(endpoint, body, request_id, fallback)
+        queued.set()
     else:
         work = agent.answer(endpoint, body, request_id, fallback)
     timer = requests.of(route).arrived(time.monotonic())
+    beginning = Beginning(work)
     handed_over = False
     with _timed(timer):
-        answer = await while_connected(request, work)
         try:
-            if answer.streams or route != "passthrough":  # what is not streamed from there is complete already
+            await beginning.reached(request, queued)
+            if not beginning.done:
+                handed_over = True
+                headers |= (MODE_HEADER if agent.local_only else {}) | ignored_header(ignored)
+                return AnswerStream(beginning, timer, headers)
+            answer = await beginning.result()
+            if route != "passthrough":  # what comes from there is complete already, or may still be queued there
                 timer.accepted(time.monotonic())
             if answer.streams:
                 handed_over = True
-                return AnswerStream(answer, timer, ignored)
+                return AnswerStream(beginning, timer, _headers(answer, ignored))
             payload = await while_connected(request, answer.next())
             if payload is None:
                 raise Unavailable("the gateway ended the request without an answer; try again")
             timer.finish("completed" if answer.status == 200 else "failed", time.monotonic())
             # The rest of the session (its end) is on its way; a client that has its answer need not wait for it.
-            headers = _headers(answer, ignored)
-            return Response(payload, answer.status, headers, media_type="application/json")
+            return Response(payload, answer.status, _headers(answer, ignored), media_type="application/json")
         finally:
             if not handed_over:
-                await answer.aclose()
+                await _release(beginning)
 
 
 def _headers(answer: Answer, ignored: str) -> dict[str, str]:
@@ -216,25 +233,41 @@ def _timed(timer: RequestTimer) -> Iterator[None]:
 
 
 class AnswerStream(EventStream):
-    """An answer's events; closes the answer however the response ends. ignored: as in `_headers`."""
+    """An answer's events; closes the answer however the response ends."""
 
-    def __init__(self, answer: Answer, timer: RequestTimer, ignored: str = "") -> None:
+    def __init__(self, beginning: Beginning[Answer], timer: RequestTimer, headers: dict[str, str]) -> None:
         super().__init__(
-            _events(answer, timer),
+            _events(beginning, timer),
             lambda: timer.finish("aborted", time.monotonic()),  # unless it has finished before
-            _headers(answer, ignored),
+            headers,
         )
-        self._answer = answer
+        self._beginning = beginning
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self._answer.aclose()
+            await _release(self._beginning)
 
 
-async def _events(answer: Answer, timer: RequestTimer) -> AsyncIterator[bytes]:
+async def _release(beginning: Beginning[Answer]) -> None:
+    """Take a request back that still waits, and close an answer that has begun."""
+    answer = await beginning.unwanted()
+    if answer is not None:
+        await answer.aclose()
+
+
+async def _events(beginning: Beginning[Answer], timer: RequestTimer) -> AsyncIterator[bytes]:
     try:
+        if beginning.done:
+            answer = await beginning.result()
+        else:
+            yield QUEUED
+            answer = await beginning.result()
+            if (late := answer.headers.get(IGNORED_HEADER)) is not None:  # the headers have left without the gateway's
+                yield f": {IGNORED_HEADER}: {late}\n\n".encode("latin-1")
+        if not isinstance(answer, PassthroughAnswer):
+            timer.accepted(time.monotonic())
         while (events := await answer.next()) is not None:
             _note(events, answer, timer)
             yield events
@@ -248,6 +281,7 @@ async def _events(answer: Answer, timer: RequestTimer) -> AsyncIterator[bytes]:
 
 def _note(events: bytes, answer: Answer, timer: RequestTimer) -> None:
     if _HAS_CHOICE.search(events):
+        timer.accepted(time.monotonic())
         timer.output(answer.output_tokens, time.monotonic())
     if _HAS_ERROR in events:
         timer.finish("failed", time.monotonic())

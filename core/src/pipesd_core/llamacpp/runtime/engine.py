@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
-from pipesd_core.engine.interface import Deliver, ModelInfo, Opening
+from pipesd_core.engine.interface import Deliver, ModelInfo, Opening, Queued
 from pipesd_core.errors import ApiError, ModelNotFound, Overloaded, ShuttingDown, Unavailable
 from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
 from pipesd_core.llamacpp.openai.prompt import Model, Prompter
@@ -148,6 +148,7 @@ class EmbeddedEngine:
             generation.begin_with(decided)
             if generation.over:
                 return generation
+        deliver(Queued(opening))
         try:
             async with asyncio.timeout(QUEUE_WAIT_S):
                 sequence = await self._decoder.reserve(
