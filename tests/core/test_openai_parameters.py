@@ -43,6 +43,9 @@ def test_no_parameter_stands_there_twice_or_is_served() -> None:
         names = [each.name for each in TABLE if each.endpoint in (None, endpoint)]
         assert len(set(names)) == len(names)
         assert not set(names) & SERVED[endpoint]
+        for name in {each.name for each in TABLE}.union(*SERVED.values()) - SERVED[endpoint]:
+            error = refusal(endpoint, name, [{}])
+            assert name == "dry_sequence_breakers" if error is None else error.param == name
 
 
 @pytest.mark.parametrize("endpoint", Endpoint)

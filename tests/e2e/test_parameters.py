@@ -44,6 +44,7 @@ SCHEMA: dict[str, Any] = {
 PARAMETERS: dict[str, dict[str, Any]] = {
     NONE: {},
     "neutral": NEUTRAL | {"model": "default", "priority": 3, "mirostat_tau": 5.0, "keep_alive": "5m", "top_k": 0.0},
+    "unknown": {"no_such_parameter": 1},
     "presence": {"presence_penalty": 1.5},
     "frequency": {"frequency_penalty": 0.8},
     "negative": {"presence_penalty": -0.6, "frequency_penalty": -0.1},
@@ -77,7 +78,8 @@ CELLS = list(itertools.product(TEMPERATURES, PARAMETERS, PROMPTS))
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with gateway(tmp_path_factory.mktemp("gateway"), "--log-level", "warning") as process:
+    flags = ("--log-level", "warning", "--unknown-parameters", "ignore")
+    with gateway(tmp_path_factory.mktemp("gateway"), *flags) as process:
         yield process
 
 
@@ -115,7 +117,10 @@ def test_every_parameter_changes_some_answer(target_only: list[Answer]) -> None:
     texts = {cell: answer.text for cell, answer in zip(CELLS, target_only, strict=True)}
     for temperature, parameters in itertools.product(TEMPERATURES, PARAMETERS):
         same = all(texts[temperature, parameters, p] == texts[temperature, NONE, p] for p in PROMPTS)
-        changes = parameters not in {NONE, "neutral", "logprobs"} and (temperature, parameters) != ("T=0", "min_p")
+        changes = parameters not in {NONE, "neutral", "unknown", "logprobs"} and (temperature, parameters) != (
+            "T=0",
+            "min_p",
+        )
         assert same != changes, (temperature, parameters)
 
 

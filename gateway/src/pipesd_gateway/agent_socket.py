@@ -66,11 +66,12 @@ _ID_BYTES: Final = 5
 
 def _too_long(opening: Opening) -> ApiError | None:
     size = _ID_BYTES * len(opening.prompt_ids) + sum(len(stop.encode()) for stop in opening.stop)
+    size += len(opening.ignored)
     if size <= MAX_OPENED_BYTES:
         return None
     return ContextLengthExceeded(
         f"the prompt has {len(opening.prompt_ids)} tokens and, with its stop strings, may take {size} bytes in a "
-        f"message to the agent; the limit is {MAX_OPENED_BYTES}: send it to the server's own /v1 API instead",
+        f"message to the agent; the limit is {MAX_OPENED_BYTES}: shorten the prompt, or ask the gateway's own /v1 API",
     )
 
 
