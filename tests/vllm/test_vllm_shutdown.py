@@ -7,6 +7,7 @@ import contextlib
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +28,6 @@ from pipesd_agent.session.settings import SessionSettings
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
 GRACE_S = 30.0
-TOLD_WITHIN_S = 20.0
 TOKENS = 240
 TOOL = {
     "type": "function",
@@ -201,19 +201,33 @@ def check(answers: list[Answer], truth: dict[str, dict[int, str]]) -> int:
     return told
 
 
-END: dict[str, Callable[[VllmServer], None]] = {
-    "SIGTERM": VllmServer.terminate,
-    "kill -9 of the engine core": VllmServer.kill_engine_core,
-    "kill -9 of the API server": VllmServer.kill,
-}
+@dataclass(frozen=True)
+class End:
+    """How a server ends. flags: of its start. drains: what cannot move ends there."""
+
+    how: Callable[[VllmServer], None]
+    flags: tuple[str, ...] = ()
+    drains: bool = False
 
 
-def ends(how: str, victim: VllmServer, survivor: VllmServer, truth: dict[str, dict[int, str]], directory: Path) -> None:
-    """One server ends while 8 answers run through each of two agents, and some more."""
+SIGTERM = End(VllmServer.terminate)
+ENDS = (SIGTERM, End(VllmServer.kill_engine_core), End(VllmServer.kill))
+DRAIN = End(VllmServer.terminate, ("--shutdown-timeout", str(int(START_S))), drains=True)
+
+
+def ends(
+    end: End,
+    victim: VllmServer,
+    survivor: VllmServer,
+    truth: dict[str, dict[int, str]],
+    directory: Path,
+    over: Callable[[], None],
+) -> None:
+    """One server ends while 8 answers run through each of two agents, and some more. over: called as it ends."""
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(balancer(directory, victim.root, survivor.root))
         agents = [stack.enter_context(agent(*urls)) for urls in ((root,), (victim.root, survivor.root))]
-        alone = stack.enter_context(agent(victim.root, grace_s=3.0)) if how == "SIGTERM" else None
+        alone = stack.enter_context(agent(victim.root, grace_s=3.0)) if end is SIGTERM else None
         wait_until(lambda: all(linked_to(one) for one in [*agents, *([alone] if alone else [])]))
         assert linked_to(agents[1]) == victim.root
         asked = [Asked(one.url, question) for one in agents for question in (*QUESTIONS, *BY_HTTP)]
@@ -222,8 +236,8 @@ def ends(how: str, victim: VllmServer, survivor: VllmServer, truth: dict[str, di
             if asking.answer.question.stream:
                 assert asking.answer.begun.wait(START_S)
         ran = sum(one.running for one in asked)
-        began = time.monotonic()
-        END[how](victim)
+        end.how(victim)
+        over()
         # Those that come while it ends: they have not begun anywhere, and are nobody's loss.
         late: list[Asked] = []
         for _ in range(3):
@@ -232,10 +246,9 @@ def ends(how: str, victim: VllmServer, survivor: VllmServer, truth: dict[str, di
         told = check([one.wait() for one in asked], truth)
         assert not check([one.wait() for one in late], truth)
         assert ran > len(asked) / 2, "this proves little"
-        assert told, "none of them had to be told: this proves little"
+        assert bool(told) is not end.drains, "else this proves little"
         assert linked_to(agents[1]) == survivor.root
         assert all(one.agent is not None and one.agent.link.connected for one in agents)
-        assert time.monotonic() - began < GRACE_S + TOLD_WITHIN_S
         for asking in lonely:
             answer = asking.wait()
             assert answer.error is not None, answer
@@ -244,23 +257,26 @@ def ends(how: str, victim: VllmServer, survivor: VllmServer, truth: dict[str, di
         victim.wait_gone()
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.full)])
+@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=[pytest.mark.full, pytest.mark.timeout(7200)])])
 def test_answers_survive_the_end_of_a_server(
     rounds: int, server: VllmServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     needs_haproxy()
-    plan = list(END) * rounds
-    truth: dict[str, dict[int, str]] = {}
+    plan = list(ENDS) if rounds == 1 else [*ENDS, DRAIN] * rounds
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as pool:
 
-        def start() -> VllmServer:
-            return stack.enter_context(VllmServer(tmp_path_factory.mktemp("vllm")))
+        def start(end: End) -> VllmServer:
+            return stack.enter_context(VllmServer(tmp_path_factory.mktemp("vllm"), *end.flags))
 
         # The next one starts while the answers of the last one are looked at.
-        coming: Future[VllmServer] = pool.submit(start)
+        coming: deque[Future[VllmServer]] = deque()
+        left = iter(plan)
+
+        def start_next() -> None:
+            if (end := next(left, None)) is not None:
+                coming.append(pool.submit(start, end))
+
+        start_next()
         truth = {repr(question): run_to(server.url, question) for question in (*QUESTIONS, *BY_HTTP)}
-        for number, how in enumerate(plan):
-            victim = coming.result()
-            ends(how, victim, server, truth, tmp_path_factory.mktemp("end"))
-            if number + 1 < len(plan):
-                coming = pool.submit(start)
+        for end in plan:
+            ends(end, coming.popleft().result(), server, truth, tmp_path_factory.mktemp("end"), start_next)

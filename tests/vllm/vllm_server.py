@@ -115,7 +115,7 @@ class VllmServer:
     def wait_gone(self) -> None:
         """Raises AssertionError if a process of the server has not ended by itself soon."""
         self._process.wait(STOP_S)
-        deadline = time.monotonic() + STOP_S
+        deadline = time.monotonic() + START_S  # a worker takes CPU seconds to end
         while left := [pid for pid in in_session(self._process.pid) if "VLLM" in command(pid)]:
             assert time.monotonic() < deadline, f"left behind: {[command(pid) for pid in left]}"
             time.sleep(0.1)
