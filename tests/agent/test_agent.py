@@ -39,7 +39,7 @@ Script = Callable[[RequestStream, bool], None]
 
 
 class FakeLink:
-    """asked: whether each request was to be collaborative; bodies: what was asked. up: cleared, requests wait for it."""
+    """asked: whether each request was to be collaborative; bodies: what was asked. up: if cleared, requests wait."""
 
     state = "connected"
     connected = True
