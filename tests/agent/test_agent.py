@@ -298,7 +298,11 @@ async def test_drafting_goes_off_and_on_with_the_link_and_with_mode_auto() -> No
         found.append(agent.drafting.off)
     gateways.set_current(None)
     found.append(agent.drafting.off)
-    assert found == [None, DraftingOff.TARGET_ONLY, None, DraftingOff.NO_GATEWAY]
+    assert agent.worker is not None
+    agent.worker._on_broken("MemoryError")
+    found.append(agent.drafting.off)
+    assert found == [None, DraftingOff.TARGET_ONLY, None, DraftingOff.NO_GATEWAY, DraftingOff.DRAFTER_BROKEN]
+    assert agent.drafting.report()["detail"] == "the drafter broke: MemoryError"
     await agent.aclose()
 
 
