@@ -137,7 +137,13 @@ def test_a_seed_that_is_given_stays(body: bytes, seed: int | None) -> None:
 
 @pytest.mark.parametrize(
     ("body", "streams"),
-    [(b'{"stream": true}', True), (b'{"stream": false}', False), (b"{}", False), (b'{"stream": 1}', False), (b"{", False)],
+    [
+        (b'{"stream": true}', True),
+        (b'{"stream": false}', False),
+        (b"{}", False),
+        (b'{"stream": 1}', False),
+        (b"", False),
+    ],
 )
 def test_a_body_that_may_be_wrong_streams_where_it_says_so(body: bytes, streams: bool) -> None:
     assert may_stream(body) is streams
