@@ -39,7 +39,7 @@ Script = Callable[[RequestStream, bool], None]
 
 
 class FakeLink:
-    """asked: whether each request was to be collaborative; bodies: what was asked. up: if cleared, requests wait."""
+    """asked: whether each request was to be collaborative. bodies: of the requests, which wait until it is `up`."""
 
     state = "connected"
     connected = True

@@ -170,6 +170,7 @@ def test_a_seed_that_is_given_stays(body: bytes, seed: int | None) -> None:
         (b"{}", False),
         (b'{"stream": 1}', False),
         (b"{", False),
+        (b"", False),
     ],
 )
 def test_a_body_that_may_be_wrong_streams_where_it_says_so(body: bytes, streams: bool) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,3 +122,58 @@ def test_beyond_the_queue_a_429_says_when_to_try_again(tmp_path: Path, stream: b
         for asking in (long, waiting):
             outcome: Outcome = asking.wait(10)
             assert outcome.error or outcome.complete
+
+
+HOLD = """
+import sys, httpx
+url, model, prompt = sys.argv[1:]
+body = {"model": model, "prompt": prompt, "max_tokens": 1500, "temperature": 0, "ignore_eos": True, "stream": True}
+with httpx.stream("POST", url, json=body, timeout=120) as response:
+    for line in response.iter_lines():
+        print(line, flush=True)
+"""
+"""A client that holds the only place, until it is killed."""
+
+
+def test_who_waits_in_the_queue_sees_that_the_server_lives(tmp_path: Path) -> None:
+    """A stream of the gateway, of the agent and one that the agent forwards, a chat at the terminal and the SDK."""
+    with (
+        gateway(tmp_path, "--n-seq", "1", "--step-floor-ms", "50") as target,
+        slow_agent(tmp_path, target.root) as agent,
+        contextlib.ExitStack() as stack,
+    ):
+        holding = [sys.executable, "-c", HOLD, f"{agent.url}/completions", MODEL, LONG]
+        long = stack.enter_context(subprocess.Popen(holding, stdout=subprocess.PIPE))
+        stack.callback(long.kill)
+        assert long.stdout is not None
+        assert long.stdout.readline()
+        typing = [sys.executable, "-m", "pipesd_agent", "chat", "--url", agent.url, "--max-tokens", "4"]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        chat = stack.enter_context(subprocess.Popen(typing, text=True, **pipes))
+        assert chat.stdin is not None
+        chat.stdin.write("hello\n")
+        chat.stdin.flush()
+        body = {"model": MODEL, "prompt": "x", "max_tokens": 8, "stream": True}
+        streams = [
+            stack.enter_context(httpx.stream("POST", f"{url}/completions", json=body | more, timeout=60))
+            for url, more in ((target.url, {}), (agent.url, {}), (agent.url, {"n": 2}))
+        ]
+        assert [stream.status_code for stream in streams] == [200] * 3
+        texts = [stream.iter_text() for stream in streams]
+        assert [next(text).partition("\n\n")[0] for text in texts] == [": queued"] * 3
+        sdk = stack.enter_context(openai.OpenAI(base_url=agent.url, api_key="none", max_retries=0))
+        chunks = sdk.completions.create(model=MODEL, prompt="x", max_tokens=8, stream=True, seed=5)
+        assert long.poll() is None, "the answer in front was too short for this test"
+        long.kill()  # a client that goes away
+        rest = ["".join(text) for text in texts]
+        assert [text.endswith("data: [DONE]\n\n") for text in rest] == [True] * 3
+        told = "".join(chunk.choices[0].text for chunk in chunks)
+        assert told == complete(target.url, "x", max_tokens=8, seed=5)[0]
+        again = body | {"stream": False, "seed": int(streams[1].headers["x-pipesd-seed"])}
+        same = httpx.post(f"{target.url}/completions", json=again, timeout=60).json()["choices"][0]["text"]
+        events = [event for event in rest[1].split("\n\n") if event.startswith("data: {")]
+        assert "".join(json.loads(event[6:])["choices"][0]["text"] for event in events) == same
+        said, _ = chat.communicate(timeout=60)
+        assert chat.returncode == 0, said
+        assert "queued" not in said
+        assert "keep-alive" not in said

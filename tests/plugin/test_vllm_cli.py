@@ -9,6 +9,7 @@ from pipesd_core.errors import ConfigError
 from pipesd_vllm import cli
 from pipesd_vllm.cli import main, plugins, server_arguments
 from pipesd_vllm.limits import GRACE, SESSIONS
+from pipesd_vllm.park_keys import SECRET_VARIABLE
 
 
 def speculation(arguments: list[str]) -> dict[str, object]:
@@ -112,3 +113,17 @@ def test_wrong_commands_end_with_one_line(arguments: list[str], capsys: pytest.C
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "pipesd-vllm serve MODEL" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "75"), ("9", "9")])
+def test_idle_connections_stay_open_as_at_our_own_gateway(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, kept: str
+) -> None:
+    monkeypatch.setattr(cli.runpy, "run_module", lambda *_, **__: None)
+    monkeypatch.setattr("sys.argv", [])
+    for name in ("VLLM_PLUGINS", SECRET_VARIABLE, cli.KEEP_ALIVE_VARIABLE):
+        monkeypatch.setenv(name, given or "x")
+    if given is None:
+        monkeypatch.delenv(cli.KEEP_ALIVE_VARIABLE)
+    cli._serve(["--model", "m"])
+    assert os.environ[cli.KEEP_ALIVE_VARIABLE] == kept

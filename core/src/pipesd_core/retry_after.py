@@ -24,10 +24,10 @@ def headers(seconds: float) -> dict[str, str]:
     spread otherwise.
     """
     least = min(max(seconds, LEAST_S), LONGEST_S)
-    told = least * random.uniform(1, 1 + SPREAD)
-    return {"retry-after": str(round(told)), "retry-after-ms": str(math.ceil(told * 1000))}
+    after_s = least * random.uniform(1, 1 + SPREAD)
+    return {"retry-after": str(round(after_s)), "retry-after-ms": str(math.ceil(after_s * 1000))}
 
 
 def whole(seconds: float) -> int:
-    """The same time for the agent, which spreads it among its clients: whole seconds; 0 for 0, which is none."""
+    """Whole seconds for a message to an agent, which spreads them among its clients; 0 for 0, which is no time."""
     return math.ceil(min(seconds, LONGEST_S))

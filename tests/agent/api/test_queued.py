@@ -1,4 +1,4 @@
-"""Streams that wait for the link, the gateway's queue or the draft model: headers, comments, then the answer."""
+"""Streams that wait, for the link or in the gateway's queue: headers, comments, then the answer."""
 
 from __future__ import annotations
 

