@@ -3,7 +3,8 @@
     make demo            (or: .venv/bin/python examples/demo.py)
     make demo KEEP=1     leaves both running, for the OpenAI SDK to be pointed at
 
-Exit codes: 0; 1 when a program did not start or a text is not the target's own; 130 after Ctrl-C.
+Exit codes: 0; 1 when a program did not start, a text is not the target's own or the output is full; 130 after Ctrl-C;
+141 when nobody reads the output.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ import httpx
 from openai import OpenAI
 
 from pipesd_core.llamacpp.binding import Model
+from pipesd_core.service.program import run
+from pipesd_core.service.standard_streams import write
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / ".build" / "demo-target-F32.gguf"
@@ -40,7 +43,12 @@ REQUEST_TIMEOUT_S = 30.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WIDTH = 96
 PLAIN, BOLD, DIM, DRAFTED, OWN, BAD = "", "1", "2", "32", "1;35", "1;31"
-COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+COLOUR = (
+    sys.stdout is not None
+    and sys.stdout.isatty()
+    and "NO_COLOR" not in os.environ
+    and os.environ.get("TERM") not in (None, "", "dumb")
+)
 
 LARGEST = '''def max_element(l: list):
     """ Return maximum element in the list.
@@ -120,7 +128,7 @@ def wait_until_ready(name: str, process: subprocess.Popen[bytes], log: Path) -> 
             break
         time.sleep(0.05)
     why = f"is not ready after {READY_TIMEOUT_S:g} s" if process.poll() is None else f"ended with {process.returncode}"
-    lines = log.read_text(errors="replace").splitlines()[-30:]
+    lines = log.read_text("utf-8", errors="replace").rstrip("\n").split("\n")[-30:]
     raise SystemExit("\n".join([f"{name} {why}. The end of its log:", *lines]))
 
 
@@ -195,7 +203,7 @@ class Sheet:
         if code == OWN and not COLOUR and (core := text.strip()):
             text = text.replace(core, f"«{core}»")
         shown = "".join(map(self._place, text.replace("\t", "    ")))
-        print(style(shown, code), end="", flush=True)
+        write(style(shown, code), end="")
 
     def _place(self, character: str) -> str:
         if character == "\n":
@@ -206,7 +214,7 @@ class Sheet:
         return margin + (character if character.isprintable() else "\N{REPLACEMENT CHARACTER}")
 
     def end(self) -> None:
-        print("\n" if self._column else "")
+        write("\n" if self._column else "")
         self._column = 0
 
 
@@ -215,11 +223,11 @@ def style(text: str, code: str) -> str:
 
 
 def heading(text: str) -> None:
-    print(style(f"── {text} ".ljust(WIDTH, "─"), BOLD))
+    write(style(f"── {text} ".ljust(WIDTH, "─"), BOLD))
 
 
 def row(label: str, cells: Iterable[str], code: str = PLAIN) -> None:
-    print(style(f"{label:38}" + "".join(f"{cell:>20}" for cell in cells), code))
+    write(style(f"{label:38}" + "".join(f"{cell:>20}" for cell in cells), code))
 
 
 def print_figures(records: list[dict[str, Any]], shared: list[Answer], alone: list[Answer]) -> bool:
@@ -244,7 +252,7 @@ def print_figures(records: list[dict[str, Any]], shared: list[Answer], alone: li
     row("  the target alone, the same step", [f"{answer.ms_per_token:.1f} ms" for answer in alone])
     same = [together.text == own.text for together, own in zip(shared, alone, strict=True)]
     row("text equals the target's own", ["yes" if equal else "NO" for equal in same], PLAIN if all(same) else BAD)
-    print(
+    write(
         "\nWall time: from the request to the last chunk, as the client sees it, over output tokens; prompt,"
         "\nHTTP and link (this machine, no delay added) are in it. Wishes for verification coalesce: several"
         "\nmay be met by one forward pass. Bytes: WebSocket frames with drafts, header and mask included, acks"
@@ -277,7 +285,7 @@ def demo(agent_url: str, gateway_url: str) -> bool:
             sheet.end()
             records.append(record_of(agent_url, request_id))
             plain, own = ("green", "the target's own magenta") if COLOUR else ("plain", "the target's own «marked»")
-            print(f"The same: {style(f'drafted and accepted tokens {plain}', DRAFTED)}, {style(own, OWN)}\n")
+            write(f"The same: {style(f'drafted and accepted tokens {plain}', DRAFTED)}, {style(own, OWN)}\n")
             for accepted, run in groupby(pieces(vocabulary, records[-1]["tokens"]), itemgetter(1)):
                 sheet.write("".join(text for text, _ in run), DRAFTED if accepted else OWN)
             sheet.end()
@@ -287,7 +295,7 @@ def demo(agent_url: str, gateway_url: str) -> bool:
 
 def wait_for_ctrl_c(agent_url: str, gateway_url: str, model: str) -> None:
     heading("both are running; Ctrl-C ends them")
-    print(
+    write(
         f"from openai import OpenAI\n"
         f'client = OpenAI(base_url="{agent_url}", api_key="unused")\n'
         f'answer = client.completions.create(model="{model}", prompt="def add(a, b):", max_tokens=40)\n'
@@ -298,20 +306,19 @@ def wait_for_ctrl_c(agent_url: str, gateway_url: str, model: str) -> None:
     try:
         signal.pause()
     except KeyboardInterrupt:
-        print()
+        write("")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", action="store_true", help="leave both running until Ctrl-C")
     keep = parser.parse_args().keep
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pipesd-demo-"))
-            print(f"starting gateway (target) and agent (drafter); target step EMULATED: at least {STEP_MS} ms\n")
+            write(f"starting gateway (target) and agent (drafter); target step EMULATED: at least {STEP_MS} ms\n")
             arguments = ("serve", "--model", str(TARGET), "--step-floor-ms", str(STEP_MS))
             gateway_url, _ = stack.enter_context(
                 running("pipesd_gateway", folder, *arguments, "--port", port(8100) if keep else "0")
@@ -323,14 +330,14 @@ def main() -> int:
             )
             same = demo(agent_url, gateway_url)
             if keep:
-                print()
+                write("")
                 name = httpx.get(f"{agent_url}/models", timeout=REQUEST_TIMEOUT_S).json()["data"][0]["id"]
                 wait_for_ctrl_c(agent_url, gateway_url, name)
     except KeyboardInterrupt:
-        print("\nstopped")
+        write("\nstopped")
         return 130
     return 0 if same else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("demo", main))

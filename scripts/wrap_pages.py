@@ -28,7 +28,7 @@ def blocks(text: str) -> Iterator[tuple[list[str], bool]]:
     """The lines of a page in groups: a paragraph or list item (True), or one line that stays as it is (False)."""
     paragraph: list[str] = []
     code = generated = False
-    for line in text.splitlines():
+    for line in text.removesuffix("\n").split("\n"):
         fence = line.lstrip().startswith("```")
         generated = (generated or line.startswith("<!-- begin")) and not line.startswith("<!-- end")
         other = fence or code or generated or not line.strip() or line.startswith(VERBATIM)

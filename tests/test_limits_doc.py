@@ -32,6 +32,7 @@ UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20}
 NO_LIMITS: Final = {
     "link.connection.CLOSE_TIMEOUT_S": "the end of a link that is lost already",
     "chat.TIMEOUT_S": "a person's patience",
+    "chat.CONNECT_TIMEOUT_S": "the same",
     "llamacpp.runtime.decoder.JOIN_TIMEOUT_S": "the end of the program",
     "drafting.worker.IDLE_WAIT_S": "how often an idle thread looks whether it has an owner",
 }

@@ -54,7 +54,6 @@ ELSEWHERE: Final = {
     # Programs, and what runs with the real llama.cpp or vLLM only.
     "core/src/pipesd_core/engine/fake.py": "tests/conformance/test_fake_engine.py",
     "core/src/pipesd_core/sampling/torch_noise.py": "tests/vllm/test_vllm_draw.py",
-    "core/src/pipesd_core/service/program.py": "tests/e2e/test_cli.py",
     "edge_agent/src/pipesd_agent/drafting/llama.py": "tests/agent/drafting/test_llama_drafter.py",
     "vllm_plugin/src/pipesd_vllm/endpoint.py": "tests/vllm/test_vllm_serving.py",
     "vllm_plugin/src/pipesd_vllm/engine.py": "tests/vllm/test_vllm_conformance.py",

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from event_stream import data_as_it_comes, data_of
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
@@ -80,7 +81,7 @@ async def answer(client: httpx.AsyncClient, name: str, **body: Any) -> dict[str,
     if not asked.get("stream"):
         payloads = [response.json()]
     else:
-        lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+        lines = list(data_of(response))
         assert lines.pop() == "[DONE]"
         payloads = [json.loads(line) for line in lines]
     text = "".join(choice["text"] for payload in payloads for choice in payload["choices"])
@@ -105,9 +106,8 @@ async def leaves_early(client: httpx.AsyncClient, name: str) -> None:
     """A client that takes the beginning of a stream and goes."""
     body = {"prompt": PROMPT, "max_tokens": 140, "stream": True}
     async with client.stream("POST", "/v1/completions", json=body, headers={"x-request-id": name}) as response:
-        async for line in response.aiter_lines():
-            if line:
-                return
+        async for _ in data_as_it_comes(response):
+            return
 
 
 async def test_after_a_mixed_run_usage_records_and_metrics_agree() -> None:

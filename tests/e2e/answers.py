@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from event_stream import data_of
 from harness import MODEL
 
 
@@ -73,9 +74,9 @@ def ask(
     if not stream:
         answer.add(response.json())
     else:
-        lines = [line for line in response.text.splitlines() if line.startswith("data: ")]
-        assert lines.pop() == "data: [DONE]"
-        for line in lines:
-            answer.add(json.loads(line.removeprefix("data: ")))
+        *events, last = data_of(response)
+        assert last == "[DONE]"
+        for event in events:
+            answer.add(json.loads(event))
     assert all(choice.reason is not None for choice in answer.choices.values())
     return answer

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import httpx
 import openai
+from event_stream import data_as_it_comes
 from harness import LONG, MODEL, prompts, shaped
 from openai import AsyncOpenAI
 
@@ -245,9 +246,8 @@ def _body_of(error: openai.APIError) -> dict[str, Any]:
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[str]:
-    async for line in response.aiter_lines():
-        if line.startswith("data: "):
-            yield line.removeprefix("data: ")
+    async for data in data_as_it_comes(response):
+        yield data
 
 
 class Crowd:

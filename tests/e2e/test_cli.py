@@ -63,6 +63,41 @@ def test_an_answer_that_fails_is_said_and_the_conversation_goes_on(agent: Proces
     assert done.stderr.count(f"[the model 'nonesuch' does not exist; this server has '{MODEL}']") == 2
 
 
+@pytest.mark.parametrize(
+    ("ends", "code", "said"),
+    [
+        ("| head -c 30 >/dev/null", 141, ""),
+        (">/dev/full", 1, "cannot write to standard output: No space left on device"),
+        ("<&-", 1, "cannot read standard input: Bad file descriptor"),
+    ],
+)
+def test_a_conversation_whose_ends_are_no_terminal(agent: Process, ends: str, code: int, said: str) -> None:
+    command = f"printf 'hi\\n' | \"$0\" -m pipesd_agent chat --url {agent.url} --max-tokens 12 {ends}"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[1]}}", sys.executable],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith(f"pipesd-agent chat: {said}") if said else done.stderr == ""
+    assert done.stderr.count("\n") == bool(said)
+
+
+def test_the_demo_begins_as_the_programs_do() -> None:
+    done = subprocess.run(
+        ["bash", "-c", '"$0" examples/demo.py --help >/dev/full', sys.executable],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "demo: cannot write to standard output: No space left on device; send it elsewhere\n"
+
+
 def test_without_an_agent_it_says_how_to_start_one() -> None:
     for url in (f"http://127.0.0.1:{free_port()}/v1", "http://localhost:99999", "nonsense"):
         done = chat(url, typed="hello\n")

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from event_stream import data_of
 from four_answers import FLOOR, asked, assert_right, modes, parameters, truth
 from harness import (
     DRAFT,
@@ -184,10 +185,10 @@ def test_a_tool_call_s_stream_is_finished_where_it_began(tmp_path: Path) -> None
             text, told = "", False
             with httpx.stream("POST", f"{agent.url}/completions", json=body, timeout=60) as response:
                 assert response.status_code == 200
-                for line in response.iter_lines():
-                    if not line.startswith("data: {"):
+                for data in data_of(response):
+                    if data == "[DONE]":
                         continue
-                    event = json.loads(line.removeprefix("data: "))
+                    event = json.loads(data)
                     assert "error" not in event
                     text += "".join(choice["text"] for choice in event["choices"])
                     if text and not told:

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from event_stream import data_of
 from harness import (
     DRAFT,
     LONG,
@@ -71,9 +72,9 @@ class Answered:
                 assert response.status_code == 200, response.text
                 self._take(response.json())
                 return
-            for line in response.iter_lines():
-                if line.startswith("data: {"):
-                    self._take(json.loads(line.removeprefix("data: ")))
+            for data in data_of(response):
+                if data != "[DONE]":
+                    self._take(json.loads(data))
 
     def _take(self, said: dict[str, Any]) -> None:
         if "error" in said:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from answers import ask
+from event_stream import data_by_unicode_s_lines, has_the_format_s_lines_only
 from harness import MODEL, AgentThread, Process, agent_thread, gateway, openai_error
 
 from pipesd_agent.config import AgentConfig
@@ -106,3 +108,27 @@ def test_the_noise_that_agents_ask_for_is_the_engines(target: Process, agent: Ag
         for more in ({}, noise)
     }
     assert len(texts) == 1
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_real_answer_with_line_ends_of_unicode_s(target: Process, agent: AgentThread, n: int, stream: bool) -> None:
+    """Drafted for (n = 1), or forwarded, or of the gateway itself: no client finds another line in it, or another text.
+
+    The body comes as PowerShell saves it, with a byte order mark.
+    """
+    text = "a\u2028b\u0085c\u2029d\u2014"
+    schema = {"name": "x", "schema": {"const": text}}
+    body = {"model": MODEL, "messages": CHAT, "max_tokens": 64, "n": n, "stream": stream, "seed": 1}
+    content = json.dumps(body | {"response_format": {"type": "json_schema", "json_schema": schema}}).encode()
+    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    for url in (target.url, agent.url):
+        response = httpx.post(f"{url}/chat/completions", content=b"\xef\xbb\xbf" + content, headers=headers, timeout=60)
+        assert response.status_code == 200, response.text
+        assert has_the_format_s_lines_only(response.text)
+        assert (response.headers.get("x-pipesd-mode") == "cloud") == (n > 1 and url == agent.url)
+        events = [data for data in data_by_unicode_s_lines(response) if data != "[DONE]"]
+        texts = [""] * n
+        for choice in (choice for event in events for choice in json.loads(event)["choices"]):
+            texts[choice["index"]] += (choice.get("delta") or choice.get("message") or {}).get("content") or ""
+        assert [json.loads(one) for one in texts] == [text] * n

@@ -19,7 +19,7 @@ SECRET = "Qwertz"
 
 
 def lines(process: Process) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in process.log.read_text().splitlines()]
+    return [json.loads(line) for line in process.log.read_text("utf-8").split("\n") if line]
 
 
 def test_no_keys_and_no_prompts_at_any_level(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from event_stream import data_of
 from four_answers import FLOOR, asked, assert_right, modes, truth
 from harness import MODEL, free_port, gateway, slow_agent, wait_until
 from relay import Relay
@@ -80,11 +81,10 @@ def test_the_client_sees_one_answer(tmp_path: Path) -> None:
     ):
         with httpx.stream("POST", f"{agent.url}/chat/completions", json=body, timeout=60) as response:
             seed = int(response.headers["x-pipesd-seed"])
-            lines = (line.removeprefix("data: ") for line in response.iter_lines() if line)
-            for line in lines:
-                if line == "[DONE]":
+            for data in data_of(response):
+                if data == "[DONE]":
                     break
-                chunks.append(json.loads(line))
+                chunks.append(json.loads(data))
                 assert "error" not in chunks[-1]
                 if len(chunks) == 10:
                     target.kill()

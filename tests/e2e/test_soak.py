@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from answers import Answer, ask
+from event_stream import data_of
 from footprint import WORKER_FDS, footprint, watch
 from harness import LONG, MODEL, Process, agent_process, gateway, openai_client, openai_error, prompts, wait_until
 
@@ -180,12 +181,12 @@ def reading_slowly(soak: Soak, url: str) -> Callable[[], None]:
         ended = False
         with http.stream("POST", f"{url}/completions", json=request) as response:
             assert response.status_code == 200, response.read()
-            for line in response.iter_lines():
-                time.sleep(0.04)
-                if line == "data: [DONE]":
+            for data in data_of(response):
+                time.sleep(0.08)
+                if data == "[DONE]":
                     ended = True
-                elif line:
-                    answer.add(json.loads(line.removeprefix("data: ")))
+                else:
+                    answer.add(json.loads(data))
         assert ended, "cut"
         soak.judge(body, answer)
 
@@ -205,9 +206,9 @@ def vanishing(soak: Soak, url: str, number: int) -> Callable[[], None]:
         try:
             with http.stream("POST", f"{url}/completions", json=body, timeout=patience) as response:
                 assert response.status_code == 200, response.read()
-                lines = response.iter_lines()
-                for _ in range(chance.randrange(30)):
-                    next(lines, None)
+                events = data_of(response)
+                for _ in range(chance.randrange(15)):
+                    next(events, None)
         except httpx.ReadTimeout:
             pass
         soak.count(vanished=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from event_stream import data_of
 from harness import DRAFT, LONG, MODEL, AgentThread, Process, agent_thread, gateway
 
 from pipesd_agent.config import AgentConfig
@@ -38,7 +39,7 @@ def ask(url: str, **body: Any) -> tuple[list[dict[str, Any]], str]:
     assert response.status_code == 200, response.text
     lines = [response.text]
     if body.get("stream"):
-        lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+        lines = list(data_of(response))
         assert lines.pop() == "[DONE]"
     payloads = [json.loads(line) for line in lines]
     for payload in payloads:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from event_stream import data_of
 from harness import DRAFT, AgentThread, agent_thread, complete, in_parallel, prompts, wait_until
 from vllm_server import HEADERS, KEY, VllmServer, post, target_only
 
@@ -81,7 +82,7 @@ def test_a_vanished_client_frees_everything(server: VllmServer, agent: AgentThre
     body = {"model": "pipesd-demo-target", "prompt": "0, " * 40, "max_tokens": 800, "stream": True, "ignore_eos": True}
     for _ in range(4):
         with httpx.Client(timeout=60) as client, client.stream("POST", f"{agent.url}/completions", json=body) as answer:
-            next(answer.iter_lines())
+            next(data_of(answer))
     idle(server, lambda: server.engine()["sessions"] == 0)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from event_stream import data_of
 from harness import DRAFT, MODEL, AgentThread, agent_thread, wait_until
 from vllm_server import KEY, NOISE, VllmServer, post
 
@@ -85,9 +86,9 @@ def same(answer: Any) -> Any:
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
-    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
-    assert lines.pop() == "[DONE]"
-    return [json.loads(line) for line in lines]
+    *data, last = data_of(response)
+    assert last == "[DONE]"
+    return [json.loads(event) for event in data]
 
 
 def close(a: Any, b: Any) -> None:
@@ -212,9 +213,9 @@ def test_a_client_that_leaves_ends_what_was_not_drafted_for(server: VllmServer, 
     asked = {"model": MODEL, "prompt": PROMPT, "n": 16, "max_tokens": 900, "ignore_eos": True, "stream": True}
     before = written(server)
     with httpx.stream("POST", f"{agent.url}/completions", json=asked, timeout=60) as response:
-        lines = response.iter_lines()
-        for _ in range(40):
-            assert "error" not in next(lines)
+        events = data_of(response)
+        for _ in range(20):
+            assert "error" not in next(events)
     wait_until(lambda: _rests(server))
     assert 10 <= written(server) - before < 16 * 900, "it was written to its end"
 
@@ -227,7 +228,7 @@ def _rests(server: VllmServer) -> bool:
 
 def written(server: VllmServer) -> float:
     """Tokens, of all requests so far."""
-    lines = httpx.get(f"{server.root}/metrics", timeout=30).text.splitlines()
+    lines = httpx.get(f"{server.root}/metrics", timeout=30).text.split("\n")
     return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:generation_tokens_total"))
 
 

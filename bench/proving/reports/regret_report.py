@@ -18,7 +18,7 @@ import numpy as np
 from bench.markdown import markdown
 from bench.page import between
 from bench.proving.methods.regret import BUDGET, CHECKS, LONG
-from bench.proving.reports.report import FOLDER, PAGE, rounded
+from bench.proving.reports.report import FOLDER, PAGE, rounded, rows_in
 
 Row = dict[str, Any]
 Cell = tuple[str, str, float]
@@ -37,7 +37,7 @@ def read(folder: Path) -> list[Row]:
     """Rows of a run, or those that are kept."""
     raw, kept = folder / FILE, folder / f"{FILE}.gz"
     text = raw.read_bytes() if raw.exists() else gzip.decompress(kept.read_bytes())
-    rows = rounded(map(json.loads, text.splitlines()))
+    rows = rounded(rows_in(text))
     for row in rows:
         for key in ("simple", "cumulative", "best", "pair"):
             if key in row:

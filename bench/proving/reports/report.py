@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,11 +37,16 @@ def rounded(rows: Iterable[Row]) -> list[Row]:
     return [{key: short(value) for key, value in row.items()} for row in rows]
 
 
+def rows_in(text: bytes) -> Iterator[Row]:
+    """The rows of a run's rows.jsonl, one a line."""
+    return (json.loads(line) for line in text.split(b"\n") if line)
+
+
 def read(folder: Path) -> tuple[list[Row], dict[str, Any]]:
     """Rows and manifest of a run, or of the one that is kept."""
     raw, kept = folder / "rows.jsonl", folder / "rows.jsonl.gz"
     text = raw.read_bytes() if raw.exists() else gzip.decompress(kept.read_bytes())
-    return rounded(map(json.loads, text.splitlines())), json.loads((folder / "manifest.json").read_text("utf-8"))
+    return rounded(rows_in(text)), json.loads((folder / "manifest.json").read_text("utf-8"))
 
 
 def keep(rows: list[Row], run: dict[str, Any], folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.proving.methods.contenders import PUBLISHED
+from bench.proving.reports.report import rows_in
 
 COLUMNS = {
     "NAV/tok": "navs_per_token",
@@ -42,7 +42,7 @@ def tables(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 def main() -> None:
     for path in sys.argv[1:]:
-        for line in tables(map(json.loads, Path(path).read_text().splitlines())):
+        for line in tables(rows_in(Path(path).read_bytes())):
             print(line)
 
 

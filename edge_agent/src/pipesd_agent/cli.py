@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipesd_agent.config import KEYS, PROGRAM, AgentConfig, load
-from pipesd_core.errors import ConfigError
 from pipesd_core.service.api_keys import Keys
+from pipesd_core.service.flags import strict
 from pipesd_core.service.lifecycle import Lifecycle
-from pipesd_core.service.program import fail, listen, run_program
-from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format, read_keys
+from pipesd_core.service.program import listen, load_in_thread, run, run_program
+from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format, parse_keys, read_keys
 from pipesd_core.service.startup import answering_while_starting
 
 if TYPE_CHECKING:
@@ -29,33 +29,35 @@ WEB_MODULES: Final = ("pipesd_agent.api.app", "pipesd_core.service.server", "pip
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code."""
+    return run("pipesd-agent", lambda: _command(argv))
+
+
+def _command(argv: Sequence[str] | None) -> int:
     flags = vars(_parser().parse_args(argv))
     command = flags.pop("command")
-    if command == "chat":
-        from pipesd_agent.chat import chat
-
-        try:
-            key = _client_key(flags.pop("api_key_file"), os.environ)
-        except ConfigError as error:
-            return fail("pipesd-agent chat", error)
-        return chat(**flags, api_key=key)
-    return _start(flags)
+    return run("pipesd-agent chat", lambda: _chat(flags)) if command == "chat" else _start(flags)
 
 
 def _start(flags: dict[str, Any]) -> int:
     file = flags.pop("config", None)
-    try:
-        config = load(flags, os.environ, file)
-    except ConfigError as error:
-        return fail("pipesd-agent", error)
+    config = load(flags, os.environ, file)
     return run_program("pipesd-agent", config.log_level, _serve(config), config.log_format)
 
 
+def _chat(flags: dict[str, Any]) -> int:
+    from pipesd_agent.chat import chat
+
+    key = _client_key(flags.pop("api_key_file"), os.environ)
+    return chat(**flags, api_key=key)
+
+
 def _client_key(file: Path | None, environ: Mapping[str, str]) -> str | None:
-    """The API key for `chat`: the first of the file, or else of the environment."""
+    """The API key for `chat`: one of the file, or else of the environment; None: none is sent. Raises ConfigError."""
     if file is not None:
         return min(read_keys(file))
-    return next(iter(environ.get(KEYS.variable, "").split()), None)
+    if (text := environ.get(KEYS.variable)) is None:
+        return None
+    return min(parse_keys(text, f"the environment variable {KEYS.variable}"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,14 +76,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog=HELP.format(prefix=PROGRAM.prefix),
         formatter_class=help_format,
     )
-    add = start.add_argument
+    add = strict(start).add_argument
     add(
         "--gateway",
         action="append",
         metavar="URL",
         help="gateway; repeated: failover, in order (http://127.0.0.1:8100)",
     )
-    add("--draft-model", metavar="FILE", help="GGUF draft model; none: prompt lookup drafts")
+    add("--draft-model", type=Path, metavar="FILE", help="GGUF draft model; none: prompt lookup drafts")
     add("--config", metavar="FILE", type=Path, help="TOML configuration file")
     add(
         "--mode",
@@ -101,9 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WHAT",
         help="when the cloud is gone: error, or edge: the draft model answers (error)",
     )
-    add("--gateway-api-key-file", metavar="FILE", help="file with the API key to send to the gateway")
-    add("--ca-file", metavar="FILE", help="certificate authority of wss:// gateways")
-    add("--api-key-file", metavar="FILE", help="file with one API key per line; reloaded on change")
+    add("--gateway-api-key-file", type=Path, metavar="FILE", help="file with the API key to send to the gateway")
+    add("--ca-file", type=Path, metavar="FILE", help="certificate authority of wss:// gateways")
+    add("--api-key-file", type=Path, metavar="FILE", help="file with one API key per line; reloaded on change")
     add("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
     add("--port", type=int, metavar="N", help="port to listen on; 0: a free one (8101)")
     add("--capacity", type=int, metavar="N", help="clients drafted for at once (4)")
@@ -119,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cors-origin", action="append", metavar="URL", help="web origin allowed to call the API (none)")
     add("--drain-timeout", type=float, metavar="S", help="seconds for running requests after SIGTERM (30)")
     add("--keep-alive", type=int, metavar="S", help="seconds until an idle connection is closed (75)")
-    add("--trace", metavar="DIR", help="folder for traces, token ids included (off)")
+    add("--trace", type=Path, metavar="DIR", help="folder for traces, token ids included (off)")
     add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
     add(
         "--log-format",
@@ -127,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FORMAT",
         help="text, or json: one JSON object per line (text)",
     )
-    talk = commands.add_parser("chat", help="talk to a running agent")
+    talk = strict(commands.add_parser("chat", help="talk to a running agent"))
     talk.add_argument("--url", default="http://127.0.0.1:8101/v1", help="the agent's API (%(default)s)")
     talk.add_argument(
         "--api-key-file", metavar="FILE", type=Path, help=f"file with the agent's API key (or {KEYS.variable})"
@@ -149,12 +151,10 @@ def _make_agent(config: AgentConfig) -> Agent:
 
 
 async def _serve(config: AgentConfig) -> None:
-    import asyncio
-
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
     try:
         async with answering_while_starting(listener):
-            agent = await asyncio.to_thread(_make_agent, config)
+            agent = await load_in_thread(lambda: _make_agent(config))
     except BaseException:
         listener.close()
         raise

@@ -1,7 +1,15 @@
-"""`python -m pipesd_gateway`."""
+"""`python -m pipesd_gateway`, and the program `pipesd-gateway`.
 
+Ctrl-C while the modules load, and at the very end, ends the process as any other one; `program.run` is in between.
+"""
+
+import signal
 import sys
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from pipesd_gateway.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

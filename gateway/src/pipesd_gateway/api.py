@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
+from pipesd_core import sse
 from pipesd_core.engine.autoregressive import TargetOnlyGeneration
 from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Engine, Opening
@@ -134,7 +135,7 @@ async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoi
         payload = await while_connected(request, answer.next())
         if payload is None:
             raise EngineFailed("the engine ended without an answer")
-        return Response(payload.data, media_type="application/json", headers=headers)
+        return Response(sse.escaped(payload.data), media_type="application/json", headers=headers)
     finally:
         if not handed_over:
             abort()
@@ -148,7 +149,7 @@ async def _events(
             yield QUEUED
         await beginning.result()
         while (payload := await answer.next()) is not None:
-            yield b"data: " + payload.data + b"\n\n"
+            yield sse.event(payload.data)
     except ApiError as error:
         yield error_event(error)
         return

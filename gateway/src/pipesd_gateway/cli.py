@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipesd_core.errors import ConfigError
 from pipesd_core.service.api_keys import Keys
+from pipesd_core.service.flags import strict
 from pipesd_core.service.lifecycle import Lifecycle
-from pipesd_core.service.program import fail, listen, run_program
+from pipesd_core.service.program import listen, load_in_thread, run, run_program
 from pipesd_core.service.server import Server
 from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format
 from pipesd_core.service.startup import answering_while_starting
@@ -32,13 +32,14 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    return run("pipesd-gateway", lambda: _command(argv))
+
+
+def _command(argv: Sequence[str] | None) -> int:
     flags = vars(_parser().parse_args(argv))
     del flags["command"]
     file = flags.pop("config", None)
-    try:
-        config = load(flags, os.environ, file)
-    except ConfigError as error:
-        return fail("pipesd-gateway", error)
+    config = load(flags, os.environ, file)
     return run_program("pipesd-gateway", config.log_level, _serve(config), config.log_format)
 
 
@@ -56,12 +57,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog=HELP.format(prefix=PROGRAM.prefix),
         formatter_class=help_format,
     )
-    add = serve.add_argument
-    add("--model", metavar="FILE", help="target model, a GGUF file")
+    add = strict(serve).add_argument
+    add("--model", type=Path, metavar="FILE", help="target model, a GGUF file")
     add("--config", metavar="FILE", type=Path, help="TOML configuration file")
     add("--host", metavar="HOST", help="address to listen on (127.0.0.1)")
     add("--port", type=int, metavar="N", help="port to listen on; 0 takes a free one (8100)")
-    add("--api-key-file", metavar="FILE", help="API keys, one per line; reloaded on change")
+    add("--api-key-file", type=Path, metavar="FILE", help="API keys, one per line; reloaded on change")
     add("--name", help="model name in the API (that of the model file)")
     add("--n-seq", type=int, metavar="N", help="sequences that run at once (4)")
     add("--context", type=int, metavar="N", help="tokens of a sequence, prompt + answer (2048)")
@@ -77,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WHAT",
         help="what is done with unknown parameters: refuse, or ignore and say so (refuse)",
     )
-    add("--tls-cert", metavar="FILE", help="PEM certificate chain; enables TLS (none)")
-    add("--tls-key", metavar="FILE", help="PEM private key (in the file of --tls-cert)")
+    add("--tls-cert", type=Path, metavar="FILE", help="PEM certificate chain; enables TLS (none)")
+    add("--tls-key", type=Path, metavar="FILE", help="PEM private key (in the file of --tls-cert)")
     add("--cors-origin", action="append", metavar="URL", help="web origin allowed to call the API (none)")
     add("--drain-timeout", type=float, metavar="S", help="seconds to finish requests after SIGTERM (30)")
     add("--keep-alive", type=int, metavar="S", help="seconds until an idle connection is closed (75)")
@@ -92,7 +93,7 @@ async def _serve(config: GatewayConfig) -> None:
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
     try:
         async with answering_while_starting(listener, tls):
-            engine = await asyncio.to_thread(_load_engine, config)
+            engine = await load_in_thread(lambda: _load_engine(config))
     except BaseException:
         listener.close()
         raise

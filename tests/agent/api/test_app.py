@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from event_stream import data_as_it_comes
 from fake_gateway import opened, verdict
 from test_agent import FakeLink, Script, accepts, agent_over, completes, waits
 from test_stream import sent
@@ -63,8 +64,7 @@ async def test_metrics_are_shown_without_a_key() -> None:
 async def test_a_stream_and_its_record() -> None:
     async with client_of(completes) as (client, agent, _):
         async with client.stream("POST", "/v1/chat/completions", json={"stream": True}) as response:
-            lines = [line async for line in response.aiter_lines() if line]
-        assert lines == ["data: {}", "data: [DONE]"]
+            assert [data async for data in data_as_it_comes(response)] == ["{}", "[DONE]"]
         assert response.headers["content-type"].startswith("text/event-stream")
         assert agent.records.get(response.headers["x-request-id"]) is not None
 

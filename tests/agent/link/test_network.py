@@ -16,9 +16,10 @@ from http_proxy import HttpProxy, http_proxy
 
 from pipesd_agent import cli
 from pipesd_agent.build import make_agent
-from pipesd_agent.chat import chat
+from pipesd_agent.chat import TRUST, chat
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.link.dialing import dial
+from pipesd_agent.link.failures import tls_trouble
 from pipesd_agent.link.model_list import ModelList
 from pipesd_agent.link.network import DIRECT, Network
 from pipesd_agent.link.passthrough import PassthroughClient
@@ -175,7 +176,7 @@ async def test_nothing_is_read_from_the_environment_afterwards(
         await (await dial(one.address, None)).close()
         async with DIRECT.http_client() as client:
             assert (await client.get(one.address.http)).status_code == 426, "it serves WebSockets only"
-        with Network({}, [gateway.url]).blocking_http_client("x", "y") as blocking:
+        with Network({}, [gateway.url]).blocking_http_client() as blocking:
             assert not blocking._mounts
             assert not blocking.trust_env
 
@@ -211,11 +212,11 @@ async def refused_by_all(url: str, network: Network) -> list[str]:
     await asking.aclose()
 
     def talk() -> str:
-        with network.blocking_http_client("the agent", "--url", base_url=one.address.http, timeout=5) as client:
+        with network.blocking_http_client(base_url=one.address.http, timeout=5) as client:
             try:
                 answer = client.get("/models")
             except httpx.HTTPError as error:
-                return str(error)
+                return str(tls_trouble(error, one.address.http, "the agent", "--url", TRUST))
             return answer.text
 
     said.append(await asyncio.to_thread(talk))

@@ -25,6 +25,11 @@ def test_what_was_put_is_there_again(tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == 1 != before
 
 
+def test_a_file_that_an_editor_has_saved(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_bytes(b'\xef\xbb\xbf{"version": 1,\r\n "pairs": {"a": {"r1": 0.5, "r2": 0.6}}}\r\n')
+    assert ThresholdStore(tmp_path / "t.json").get("a") == Pair(0.5, 0.6)
+
+
 def test_only_the_latest_are_kept(tmp_path: Path) -> None:
     kept = ThresholdStore(tmp_path / "t.json")
     for number in range(STORED_PAIRS + 5):
@@ -39,6 +44,7 @@ def test_only_the_latest_are_kept(tmp_path: Path) -> None:
     [
         "",
         "{",
+        "\ufeff{",
         "[]",
         '{"version":2,"pairs":{}}',
         '{"version":1,"pairs":{"a":{"r1":"x","r2":0}}}',

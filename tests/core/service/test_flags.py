@@ -14,6 +14,7 @@ from repository import ROOT
 
 from pipesd_agent import cli as agent_cli
 from pipesd_agent import config as agent_config
+from pipesd_core.service.flags import integer, strict
 from pipesd_core.service.settings import Program, variables
 from pipesd_gateway import cli as gateway_cli
 from pipesd_gateway import config as gateway_config
@@ -131,3 +132,42 @@ def test_the_ready_configuration_names_every_setting(name: str) -> None:
     text = (ROOT / "configs" / f"{name}.toml").read_text("utf-8")
     for dest in flags_of(command, module):
         assert f"\n{dest} = " in text or f"\n# {dest} = " in text, dest
+
+
+WRONG: dict[type | None, tuple[str, ...]] = {
+    int: ("x", "", "1.0", "1_000", " 7", "7 ", "٣", "0x10", "9" * 19, "--7"),
+    float: ("x", "", "nan", "inf", "-inf", "1e999", "1_0.5", "٣.٥", " 1", "1e", "."),
+    Path: ("",),
+    None: ("\udcff", "a\ud800"),
+}
+RIGHT: dict[type | None, dict[str, Any]] = {
+    int: {"7": 7, "-7": -7, "+07": 7, "9" * 18: 10**18 - 1},
+    float: {"7": 7.0, "-.5": -0.5, "1.": 1.0, "1e3": 1000.0},
+    Path: {"a": Path("a"), "\udcff": Path("\udcff")},
+    None: {"": "", "schön": "schön"},
+}
+
+
+def parsed(kind: type | None, value: str) -> Any:
+    parser = strict(argparse.ArgumentParser(prog="prog"))
+    parser.add_argument("--flag", **({} if kind is None else {"type": kind}))  # type: ignore[arg-type]
+    return parser.parse_args([f"--flag={value}"]).flag
+
+
+@pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, values in WRONG.items() for value in values])
+def test_values_that_are_none(kind: type | None, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parsed(kind, value)
+    assert stop.value.code == 2
+    assert "argument --flag: must be " in capsys.readouterr().err.rstrip("\n").split("\n")[-1]
+
+
+@pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, values in RIGHT.items() for value in values])
+def test_values(kind: type | None, value: str) -> None:
+    assert parsed(kind, value) == RIGHT[kind][value]
+
+
+@pytest.mark.parametrize(("command", "module"), [row[:2] for row in PROGRAMS.values()] + [("chat", agent_cli)])
+def test_every_command_reads_its_flags_so(command: str, module: ModuleType) -> None:
+    (subparsers,) = (a for a in module._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    assert subparsers.choices[command]._registries["type"][int] is integer

@@ -9,7 +9,7 @@ import pytest
 from msgspec import Struct
 
 from pipesd_core.errors import ConfigError
-from pipesd_core.service.settings import KeySource, Program, check_log_level, load, variables, within
+from pipesd_core.service.settings import KeySource, Program, check_log_level, load, read_keys, variables, within
 
 PROGRAM = Program("PIPESD_TEST_", (KeySource("keys", "key_file", "PIPESD_TEST_KEYS"),))
 
@@ -120,6 +120,50 @@ def test_log_levels() -> None:
 def test_a_key_file_that_is_a_directory_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"cannot read the API key file {tmp_path}"):
         load(Config, PROGRAM, {"key_file": str(tmp_path)}, {}, None)
-    (tmp_path / "k").write_bytes(b"\xff\xfe")
+    (tmp_path / "k").write_bytes(b"\xff\xff")
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
         load(Config, PROGRAM, {"key_file": str(tmp_path / "k")}, {}, None)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_files_of_other_editors(mark: str, end: str, tmp_path: Path) -> None:
+    """A mark in front of the first key made it another one, which no client could send."""
+    (tmp_path / "keys").write_bytes(f"{mark}first{end}# a comment{end}{end} second \t{end}".encode())
+    assert read_keys(tmp_path / "keys") == {"first", "second"}
+    (tmp_path / "c.toml").write_bytes(f"{mark}count = 2{end}words = ['a',{end}'b']{end}[inner]{end}a = 3".encode())
+    assert load(Config, PROGRAM, {}, {}, tmp_path / "c.toml") == Config(2, words=("a", "b"), inner=Inner(3))
+
+
+@pytest.mark.parametrize(
+    ("saved", "why"),
+    [("é = 1".encode("utf-16"), "UTF-16 text"), ("é = 1".encode("latin-1"), "not UTF-8 text: its byte 1 is 0xe9")],
+)
+def test_files_of_another_encoding(saved: bytes, why: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(saved)
+    for source in ({"key_file": str(tmp_path / "f")}, {"file": None}):
+        config = None if "key_file" in source else tmp_path / "f"
+        with pytest.raises(ConfigError, match=f" is {why}; save it as UTF-8"):
+            load(Config, PROGRAM, source, {}, config)
+
+
+@pytest.mark.parametrize("odd", ["\u200b", "\u00a0", "\ufeff", "\u2028", "\x85", "\x1c", "\x00", "\x7f", "é"])
+def test_keys_that_no_client_could_send(odd: str, tmp_path: Path) -> None:
+    """Most of them do not even show in an editor; the message shows nothing of the key."""
+    (tmp_path / "keys").write_bytes(f"good\nsecret{odd}\n".encode())
+    with pytest.raises(ConfigError) as error:
+        read_keys(tmp_path / "keys")
+    why = (
+        "NUL bytes"
+        if odd == "\x00"
+        else f"/keys, line 2: a key must be printable ASCII, but this one has U+{ord(odd):04X}"
+    )
+    assert why in str(error.value)
+    with pytest.raises(ConfigError, match="the environment variable PIPESD_TEST_KEYS, line 1: a key must be") as error:
+        load(Config, PROGRAM, {}, {"PIPESD_TEST_KEYS": f"secret{odd}"}, None)
+    assert "secret" not in str(error.value)
+
+
+def test_a_file_of_tables_without_end(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"c\.toml: "):
+        load(Config, PROGRAM, {}, {}, toml(tmp_path / "c.toml", f"words = {'[' * 5000}"))

@@ -13,9 +13,11 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from pipesd_core.errors import ConfigError, PipeSDError
+from pipesd_core.errors import ConfigError
 from pipesd_core.service import environment
+from pipesd_core.service.program import run
 from pipesd_core.service.settings import KEEP_ALIVE_S, installed_version
+from pipesd_core.service.standard_streams import write
 from pipesd_vllm import limits
 from pipesd_vllm.limits import GRACE, SESSIONS
 
@@ -40,31 +42,29 @@ check  check that the installed vLLM is one that this plugin was tested with"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 2 wrong flags or a wrong vLLM."""
+    """Run the command line; returns the exit code: 0 done, 2 wrong flags or a wrong vLLM; else see `program`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] in ([], ["-h"], ["--help"]):
-        print(USAGE)
-        return 0
-    if arguments == ["--version"]:
-        print(installed_version("pipesd-vllm"))
-        return 0
-    try:
-        match arguments:
-            case ["serve", model, *flags] if not model.startswith("-"):
-                environment.check(os.environ)
-                command = server_arguments(model, _set_limits(flags))
-                _check()
-                _serve(command)
-            case ["serve", *_]:
-                raise ConfigError("serve needs the model first: pipesd-vllm serve MODEL [flags]")
-            case ["check"]:
-                _check()
-                print("ok: the installed vLLM is one that this plugin was tested with")
-            case _:
-                raise ConfigError(f"no such command: {arguments[0]!r}; see pipesd-vllm --help")
-    except PipeSDError as error:
-        print(f"pipesd-vllm: {error}", file=sys.stderr)
-        return 2
+    return run("pipesd-vllm", lambda: _command(arguments))
+
+
+def _command(arguments: list[str]) -> int:
+    match arguments:
+        case [] | ["-h" | "--help", *_]:
+            write(USAGE)
+        case ["--version"]:
+            write(installed_version("pipesd-vllm"))
+        case ["serve", model, *flags] if model and not model.startswith("-"):
+            environment.check(os.environ)
+            command = server_arguments(model, _set_limits(flags))
+            _check()
+            _serve(command)
+        case ["serve", *_]:
+            raise ConfigError("serve needs the model first: pipesd-vllm serve MODEL [flags]")
+        case ["check"]:
+            _check()
+            write("ok: the installed vLLM is one that this plugin was tested with")
+        case _:
+            raise ConfigError(f"no such command: {arguments[0]!r}; see pipesd-vllm --help")
     return 0
 
 

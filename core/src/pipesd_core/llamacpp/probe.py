@@ -65,9 +65,9 @@ def check_model_runs(path: str | Path, *, gpu_layers: int = 0, timeout_s: float 
         if gpu_layers:
             advice = f"gpu_layers = 0 shows whether the GPU is the cause; if it is not, {advice}"
         raise ModelLoadError(f"{path}: decoding two tokens in a test process killed it with {name}; {advice}")
-    last_words = child.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+    last_words = child.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
     raise ModelLoadError(
-        f"{path}: the test process ended with status {child.returncode}: {' '.join(last_words) or 'it said nothing'}"
+        f"{path}: the test process ended with status {child.returncode}: {last_words or 'it said nothing'}"
     )
 
 

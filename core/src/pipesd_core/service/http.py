@@ -24,11 +24,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from pipesd_core import sse
 from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest, Overloaded
 from pipesd_core.occupancy import Occupancy
 from pipesd_core.openai_parameters import IGNORED_HEADER
 from pipesd_core.service import logs
 from pipesd_core.service.lifecycle import Lifecycle
+from pipesd_core.text_encoding import NotUtf8, without_mark
 
 MAX_BODY_BYTES: Final = 4 * 2**20 - 1024
 """Largest body: the `open` message that carries it stays below the protocol's MAX_FRAME_BYTES."""
@@ -57,6 +59,10 @@ class BodyTooLarge(InvalidRequest):
 
 class BodyTooSlow(InvalidRequest):
     status = 408
+
+
+class NotUtf8Body(InvalidRequest):
+    """The body begins with the mark of UTF-16 or UTF-32."""
 
 
 class NoSuchRoute(InvalidRequest):
@@ -106,7 +112,7 @@ def install(app: Starlette, lifecycle: Lifecycle, cors_origins: tuple[str, ...] 
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
+    return Response(sse.escaped(msgspec.json.encode(value)), status, headers, media_type="application/json")
 
 
 class EventStream(EventSourceResponse):
@@ -141,11 +147,11 @@ class EventStream(EventSourceResponse):
 
 def error_event(error: ApiError) -> bytes:
     """The last event of a stream that cannot be completed."""
-    return b"data: " + msgspec.json.encode(error.body()) + b"\n\n"
+    return sse.event(msgspec.json.encode(error.body()))
 
 
 async def read_body(request: Request) -> bytes:
-    """The body of a request. Raises BodyTooLarge, BodyTooSlow, ClientGone."""
+    """The body of a request, without a byte order mark. Raises BodyTooLarge, BodyTooSlow, NotUtf8Body, ClientGone."""
     parts: list[bytes] = []
     size = 0
     try:
@@ -159,7 +165,10 @@ async def read_body(request: Request) -> bytes:
         raise BodyTooSlow(f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
     except ClientDisconnect:
         raise ClientGone from None
-    return b"".join(parts)
+    try:
+        return without_mark(b"".join(parts))
+    except NotUtf8 as error:
+        raise NotUtf8Body(f"the body is {error}; send JSON in UTF-8") from None
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

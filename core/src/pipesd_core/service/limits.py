@@ -24,6 +24,7 @@ from websockets.frames import Frame
 
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
 from pipesd_core.service.http import BODY_TIMEOUT_S, HANG_UP, SEND_TIMEOUT_S, json_response
+from pipesd_core.sse import escaped
 
 MAX_CONNECTIONS: Final = 512
 """Most connections at a time, WebSockets included. For one more the one that has been idle for longest is closed;
@@ -190,7 +191,7 @@ class BoundedHttp(H11Protocol):
     def _refuse(self, error: ApiError) -> None:
         """Answer with an error, if nothing has been answered yet, and close."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
-            body = msgspec.json.encode(error.body())
+            body = escaped(msgspec.json.encode(error.body()))
             headers = [
                 ("content-type", "application/json"),
                 ("content-length", str(len(body))),

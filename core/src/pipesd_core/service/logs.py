@@ -14,6 +14,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from pipesd_core.sse import escaped
+
 LogFormat = Literal["text", "json"]
 OURS: Final = ("pipesd_core", "pipesd_gateway", "pipesd_agent", "pipesd_vllm")
 """Packages, whose modules have loggers of their own names."""
@@ -65,21 +67,21 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """Formats one JSON object a line, tracebacks included."""
+    """Formats one JSON object a line, tracebacks included; a line for those too who split by Unicode's rules."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": record.getMessage().encode("utf-8", "backslashreplace").decode(),
         }
         for name in ("request_id", "session"):
             if value := getattr(record, name, ""):
                 fields[name] = value
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(fields).decode()
+        return escaped(msgspec.json.encode(fields)).decode()
 
 
 def _add_request_id(record: logging.LogRecord) -> bool:

@@ -19,6 +19,7 @@ from pipesd_core.service import uvicorn_compat
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.logs import library_level
 from pipesd_core.service.settings import KEEP_ALIVE_S
+from pipesd_core.service.standard_streams import OutputLost, write
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,10 @@ class Server(uvicorn.Server):
         scheme = "https" if self.config.ssl else "http"
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
-            print(f"listening on {scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
+            try:
+                write(f"listening on {scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1")
+            except OutputLost as error:  # no reason to serve nobody
+                log.warning("nobody is told where this listens, %s:%d: %s", host, port, error)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal: SIGTERM drains; SIGINT, and a second SIGTERM, stop at once."""

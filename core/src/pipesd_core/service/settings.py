@@ -20,6 +20,8 @@ from msgspec import Struct
 
 from pipesd_core.errors import ConfigError
 from pipesd_core.service import environment
+from pipesd_core.service.standard_streams import write
+from pipesd_core.text_encoding import read_text
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 KEEP_ALIVE_S: Final = 75
@@ -52,7 +54,7 @@ class ShowVersion(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **settings)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
-        print(installed_version(parser.prog))
+        write(installed_version(parser.prog))
         parser.exit()
 
 
@@ -139,12 +141,26 @@ def check_origins(values: tuple[str, ...]) -> None:
 
 def read_keys(file: Path) -> frozenset[str]:
     """The API keys in a file, at least one. Raises ConfigError, which shows none."""
-    try:
-        return _keys(file.read_text("utf-8"), str(file))
-    except OSError as error:
-        raise ConfigError(f"cannot read the API key file {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the API key file {file} is not UTF-8 text") from error
+    return parse_keys(read_text(file, "API key file"), str(file))
+
+
+def parse_keys(text: str, source: str) -> frozenset[str]:
+    """Parse keys, one a line; empty lines and those that begin with # do not count. Raises ConfigError."""
+    keys: set[str] = set()
+    for number, line in enumerate(text.split("\n"), start=1):
+        key = line.strip(" \t\r")
+        if not key or key.startswith("#"):
+            continue
+        # An HTTP header brings no other one, so it would be refused for ever; it may not even look odd in an editor.
+        if (odd := next((char for char in key if not " " <= char <= "~"), None)) is not None:
+            raise ConfigError(
+                f"{source}, line {number}: a key must be printable ASCII, but this one has U+{ord(odd):04X} in it"
+            )
+        keys.add(key)
+    if not keys:
+        # A server that was meant to be closed must not start open.
+        raise ConfigError(f"{source} holds no API key; leave it out to run without keys")
+    return frozenset(keys)
 
 
 def variables(kind: type[Struct], program: Program) -> dict[str, str]:
@@ -193,7 +209,7 @@ def _add_keys(
         raise ConfigError(f"{source.variable} and the variable for {source.file_setting} are both set; leave out one")
     if source.variable in environ and source.file_setting not in flags:
         values[source.file_setting] = None
-        values[source.field] = _keys(environ[source.variable], f"the environment variable {source.variable}")
+        values[source.field] = parse_keys(environ[source.variable], f"the environment variable {source.variable}")
         return
     file = values.get(source.file_setting)
     if file is None:
@@ -255,22 +271,12 @@ def _path(kind: type, value: Any) -> Any:
         return value
     if kind is Path and isinstance(value, str) and value:
         return Path(value)
-    raise ValueError("Expected a path in quotes")  # msgspec adds where
+    raise ValueError("Expected a path" if value == "" else "Expected a path in quotes")  # msgspec adds where
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
+    text = read_text(file, "configuration file")
     try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration file {file}: {error.strerror}") from error
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are both
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; arrays in arrays in arrays
         raise ConfigError(f"{file}: {error}") from error
-
-
-def _keys(text: str, source: str) -> frozenset[str]:
-    """Parse keys, one a line; empty lines and those that begin with # do not count."""
-    keys = frozenset(line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#"))
-    if not keys:
-        # A server that was meant to be closed must not start open.
-        raise ConfigError(f"{source} holds no API key; leave it out to run without keys")
-    return keys

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from pipesd_agent.link.failures import tls_trouble
 from pipesd_core.service.proxies import Proxies, Proxy
 from pipesd_core.service.trust import client_context, without_authorities
 
@@ -78,11 +77,8 @@ class Network:
         }
         return httpx.AsyncClient(verify=self._server_tls, trust_env=False, mounts=mounts, **options)
 
-    def blocking_http_client(self, server: str, setting: str, **options: Any) -> httpx.Client:
-        """An HTTP client that blocks, and says what to set where its server turns out to speak TLS, or not to.
-
-        server, setting: see `tls_trouble`; options: of `httpx.Client`.
-        """
+    def blocking_http_client(self, **options: Any) -> httpx.Client:
+        """An HTTP client that blocks. options: of `httpx.Client`."""
         import httpx
 
         made: dict[str, Any] = {"verify": self._server_tls, "trust_env": False}
@@ -90,20 +86,7 @@ class Network:
             origin: httpx.HTTPTransport(proxy=self._of_httpx(proxy), **made)
             for origin, proxy in self._http_proxies.items()
         }
-        client = httpx.Client(mounts=mounts, **made, **options)
-        send = client.send
-
-        def explained(request: httpx.Request, **options: Any) -> httpx.Response:
-            try:
-                return send(request, **options)
-            except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-                trust = "name that by the environment variable SSL_CERT_FILE"
-                if (trouble := tls_trouble(error, str(client.base_url), server, setting, trust)) is None:
-                    raise
-                raise httpx.ConnectError(trouble, request=request) from error
-
-        client.send = explained  # type: ignore[method-assign]
-        return client
+        return httpx.Client(mounts=mounts, **made, **options)
 
     @property
     def _server_tls(self) -> ssl.SSLContext:

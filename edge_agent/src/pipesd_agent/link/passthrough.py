@@ -36,6 +36,7 @@ from pipesd_core.openai_body import NOT_JSON
 from pipesd_core.openai_parameters import IGNORED_HEADER
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
+from pipesd_core.sse import MAX_EVENT_BYTES, escaped
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,6 @@ SILENCE_S: Final = 600.0
 """Longest wait for the next bytes of an answer, as in OpenAI's SDK: a whole one comes at once, at its end. A gateway
 that is dead, or behind a dead link, is noticed sooner (`sockets`)."""
 MAX_ANSWER_BYTES: Final = 64 * 2**20
-MAX_EVENT_BYTES: Final = 8 * 2**20
 
 _PATHS: Final = {Endpoint.CHAT_COMPLETIONS: "/v1/chat/completions", Endpoint.COMPLETIONS: "/v1/completions"}
 _PASSED_ON: Final = ("content-type", "retry-after", "retry-after-ms", "x-pipesd-seed", IGNORED_HEADER)
@@ -53,7 +53,7 @@ _END: Final = b"\n\n"
 
 
 class PassthroughAnswer:
-    """An `Answer` of a gateway's own OpenAI API, passed on byte for byte.
+    """An `Answer` of a gateway's own OpenAI API, passed on byte for byte, but for the escapes of `sse` in its events.
 
     Attributes:
         body: the whole body, after `read`; the connection is free then. None for a stream of events.
@@ -110,7 +110,7 @@ class PassthroughAnswer:
                     raise Unavailable(f"an event of the gateway is larger than {MAX_EVENT_BYTES} bytes; ask for less")
                 if end:
                     self._ended = self._ended or any(map(_is_last, events.split(_END)))
-                    return events + end
+                    return escaped(events + end)
         except httpx.HTTPError as error:
             if not self._ended:
                 raise self._client.failure(error, self._url) from error

@@ -13,6 +13,7 @@ import msgspec
 from pipesd_agent.session.counts import Counts
 from pipesd_agent.session.splice import CannotSplice, Splice
 from pipesd_agent.session.usage import usage_payload
+from pipesd_core import sse
 from pipesd_core.engine.autoregressive import TargetOnlyGeneration
 from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Opening, Payload
@@ -48,10 +49,10 @@ class PayloadAnswer(ABC):
         if self._finished:
             return None
         payload = await self.next_payload()
-        if not self.streams:
-            return payload
         if payload is not None:
-            return b"data: " + payload + b"\n\n"
+            return sse.event(payload) if self.streams else sse.escaped(payload)
+        if not self.streams:
+            return None
         self.finish()  # before the last event: whoever has seen that may ask for the record
         return _DONE
 

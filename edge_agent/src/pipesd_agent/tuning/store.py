@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from pipesd_agent.tuning.replay import Pair
+from pipesd_core.text_encoding import without_mark
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class ThresholdStore:
                 data = file.read(LARGEST_FILE_BYTES + 1)
             if len(data) > LARGEST_FILE_BYTES:
                 raise ValueError(f"it has more than {LARGEST_FILE_BYTES} bytes")
-            found = msgspec.json.decode(data, type=_File)
+            found = msgspec.json.decode(without_mark(data), type=_File)
             if found.version != 1:
                 raise ValueError(f"it is of version {found.version}")
         except FileNotFoundError:
