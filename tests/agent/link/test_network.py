@@ -16,7 +16,7 @@ from http_proxy import HttpProxy, http_proxy
 
 from pipesd_agent import cli
 from pipesd_agent.build import make_agent
-from pipesd_agent.chat import TRUST, chat
+from pipesd_agent.chat import TRUST, ChatError, chat
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.link.dialing import dial
 from pipesd_agent.link.failures import tls_trouble
@@ -80,14 +80,12 @@ def test_no_credentials_are_shown(environment: Callable[..., None], capsys: pyte
     assert "secret" not in one_line(capsys)
 
 
-async def test_what_is_not_needed_stops_nothing(
-    environment: Callable[..., None], capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_what_is_not_needed_stops_nothing(environment: Callable[..., None]) -> None:
     """A gateway on loopback, without TLS: neither proxies nor authorities matter."""
     environment(**BROKEN, NO_PROXY="127.0.0.1,fd00::/8", no_proxy="127.0.0.1,fd00::/8")
     await make_agent(AgentConfig()).aclose()
-    assert chat("http://127.0.0.1:9/v1", None, None, None) == 1
-    assert "no agent at http://127.0.0.1:9/v1" in one_line(capsys)
+    with pytest.raises(ChatError, match="no agent at http://127.0.0.1:9/v1"):
+        chat("http://127.0.0.1:9/v1", None, None, None)
 
 
 def port_of(server: asyncio.Server) -> int:
