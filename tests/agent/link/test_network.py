@@ -84,7 +84,7 @@ async def test_what_is_not_needed_stops_nothing(environment: Callable[..., None]
     """A gateway on loopback, without TLS: neither proxies nor authorities matter."""
     environment(**BROKEN, NO_PROXY="127.0.0.1,fd00::/8", no_proxy="127.0.0.1,fd00::/8")
     await make_agent(AgentConfig()).aclose()
-    with pytest.raises(ChatError, match="no agent at http://127.0.0.1:9/v1"):
+    with pytest.raises(ChatError, match=r"no agent at http://127\.0\.0\.1:9/v1"):
         chat("http://127.0.0.1:9/v1", None, None, None)
 
 
