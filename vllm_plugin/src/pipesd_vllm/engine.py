@@ -102,6 +102,8 @@ class VllmEngine:
                 self._busy.clear()  # update the figures once more below: all are 0 now
             try:
                 self._metrics.scheduler = await core.stats()
+            except EngineGone:
+                return
             except Unavailable as error:
                 log.warning("scheduler figures not updated: %s", error)
             await asyncio.sleep(STATS_PERIOD_S)
