@@ -120,13 +120,13 @@ async def fake_gateway(
     instances: tuple[str, ...] = (),
 ) -> AsyncIterator[FakeGateway]:
     """instances: the names of the servers that the connections come out at, one after the other, the last one again and
-    again; none are told where there are none."""
+    again; an empty one is not told, nor any where there are none."""
     gateway = FakeGateway(script)
 
     def named(_: ServerConnection, __: Request, response: Response) -> None:
         gateway.handshakes += 1
-        if instances:
-            response.headers[INSTANCE_HEADER] = instances[min(gateway.handshakes, len(instances)) - 1]
+        if instances and (name := instances[min(gateway.handshakes, len(instances)) - 1]):
+            response.headers[INSTANCE_HEADER] = name
 
     offered = [Subprotocol(SUBPROTOCOL)] if subprotocols is None else subprotocols or None
     async with serve(

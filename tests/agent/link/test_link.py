@@ -781,14 +781,16 @@ async def test_an_address_that_declines_is_tried_again_before_a_client_is_told()
     assert not refusals
 
 
-async def test_sessions_are_moved_to_another_server_at_the_same_address() -> None:
-    """The first attempt to get there comes out at the server that ends."""
+@pytest.mark.parametrize("other", ["b", ""])
+async def test_sessions_are_moved_to_another_server_at_the_same_address(other: str) -> None:
+    """The first attempt to get there comes out at the server that ends. The other one may be of an older version, that
+    tells no name."""
 
     async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
         await (drains if len(gateway.connections) == 1 else answers)(gateway, connection)
 
     async with (
-        fake_gateway(script, instances=("a", "a", "b")) as gateway,
+        fake_gateway(script, instances=("a", "a", other)) as gateway,
         running_link(gateway.url) as link,  # without a grace time: nothing is lost
     ):
         assert await payloads(await ask(link)) == [b"{}"]

@@ -104,6 +104,8 @@ class VllmEngine:
                 self._metrics.scheduler = await core.stats()
                 for generation in list(self._live):  # the engine core answers between two forward passes
                     generation.working()
+            except EngineGone:
+                return
             except Unavailable as error:
                 log.warning("scheduler figures not updated: %s", error)
             await asyncio.sleep(STATS_PERIOD_S)

@@ -225,7 +225,7 @@ class Link:
         except Exception:
             log.exception("link: the attempt to connect failed")
             return None
-        if instance_of(websocket) in (None, instance):
+        if instance_of(websocket) == instance:
             await close_websocket(websocket, CLOSE_LEAVING)
             return None
         return websocket
