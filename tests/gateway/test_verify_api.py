@@ -165,17 +165,23 @@ async def test_no_batch_lasts_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_batch_may_last_as_long_as_the_engine_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five times as long as it may be without a sign of life."""
     monkeypatch.setattr(verify_api, "TIMEOUT_S", 0.2)
     engine = MadeUpEngine()
     engine.running = False
     call = asyncio.create_task(verify_api.verify(engine, [wanted([i], []) for i in range(5)]))
-    engine.step_output = Working()
-    for _ in range(10):
-        await asyncio.sleep(0.1)
-        engine.generations[0].go()
-    engine.step_output = None
-    for generation in engine.generations:
-        generation.go()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert engine.steps == 5
+    loop = asyncio.get_running_loop()
+    for number in range(1, 11):  # timers, so that they are in order with that of the limit however late they all are
+        loop.call_later(0.1 * number, engine.generations[0].deliver, Working())
+
+    def take_all() -> None:
+        for generation in engine.generations:
+            generation.go()
+
+    loop.call_later(1.0, take_all)
     assert [result.token for result in await call] == [next_token([i]) for i in range(5)]
 
 
