@@ -24,6 +24,7 @@ from pipesd_core.engine.interface import (
     Generation,
     Opening,
     Payload,
+    Queued,
     StepDone,
     Working,
 )
@@ -104,6 +105,7 @@ class Driven:
         self.tokens: list[int] = list(decided)
         self.steps: list[StepDone] = []
         self.payloads: list[Payload] = []
+        self.queued: Queued | None = None
         self.ending: Finished | Broken | None = None
         self.faults: list[str] = []
         self.on_step: Callable[[StepDone], None] | None = None
@@ -118,6 +120,7 @@ class Driven:
     async def open(self, engine: Engine, body: bytes, endpoint: Endpoint = Endpoint.COMPLETIONS) -> Driven:
         async with asyncio.timeout(WAIT_S):
             self.generation = await engine.open(endpoint, body, self.deliver)
+        assert self.queued in (None, Queued(self.generation.opening))
         return self
 
     def order(self, drafts: Sequence[int] = (), ahead: int = 0) -> None:
@@ -189,6 +192,10 @@ class Driven:
         if self.ending is not None:
             self.faults.append(f"{output} after {self.ending}")
         match output:
+            case Queued():
+                if hasattr(self, "generation") or self.queued is not None:
+                    self.faults.append(f"{output} after {self.queued or 'it was opened'}")
+                self.queued = output
             case StepDone():
                 self._take(output)
             case Working():
@@ -278,7 +285,7 @@ async def refusal(engine: Engine, body: bytes, endpoint: Endpoint = Endpoint.COM
         async with asyncio.timeout(WAIT_S):
             generation = await engine.open(endpoint, body, outputs.append)
     except ApiError as error:
-        assert not outputs, outputs
+        assert all(isinstance(output, Queued) for output in outputs), outputs
         return error
     generation.abort()
     raise AssertionError(f"not refused: {body!r}")

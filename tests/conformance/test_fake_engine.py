@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from pipesd_core.engine import fake
 from pipesd_core.engine.autoregressive import TargetOnlyGeneration
 from pipesd_core.engine.fake import EOS, INFO, FakeEngine, FakeGeneration, by_logits, script
-from pipesd_core.engine.interface import Broken, EngineOutput, Payload, StepDone
+from pipesd_core.engine.interface import Broken, EngineOutput, Payload, Queued, StepDone
 from pipesd_core.errors import EngineFailed, InvalidRequest, Overloaded, Unavailable
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.sampler import Logits
@@ -137,13 +137,13 @@ async def test_it_refuses_and_breaks_and_is_slow_as_it_is_told() -> None:
     engine.delay_s = 0.05
     began = time.monotonic()
     generation.step(())
-    await _until(lambda: len(outputs) == 1)
+    await _until(lambda: len(outputs) == 2)
     assert time.monotonic() - began >= 0.05
-    assert [type(output) for output in outputs] == [StepDone]
+    assert [type(output) for output in outputs] == [Queued, StepDone]
     engine.step_output = Broken(EngineFailed("boom"))
     generation.step(())
-    await _until(lambda: len(outputs) == 2)
-    assert outputs[1:] == [engine.step_output]
+    await _until(lambda: len(outputs) == 3)
+    assert outputs[2:] == [engine.step_output]
     assert generation.over
     assert not generation.aborted
 

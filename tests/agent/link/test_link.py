@@ -172,14 +172,19 @@ async def test_a_server_that_accepts_and_says_nothing(monkeypatch: pytest.Monkey
                 await ask(link)
 
 
-async def test_a_request_that_waits_for_a_connection_is_told_that_the_agent_ends() -> None:
-    async with await serve_tcp(None) as server:
-        async with running_link(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/") as link:
-            asked = asyncio.create_task(ask(link))
-            await asyncio.sleep(0)
-        for request in (asked, ask(link)):
-            with pytest.raises(ShuttingDown):
-                await request
+async def test_a_request_that_waits_for_a_connection_is_told_that_the_agent_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def dial(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("pipesd_agent.link.link.dial", dial)
+    async with running_link("ws://127.0.0.1:1/") as link:
+        asked = asyncio.create_task(ask(link))
+        await asyncio.sleep(0)
+    for request in (asked, ask(link)):
+        with pytest.raises(ShuttingDown):
+            await request
 
 
 async def test_a_message_waits_until_the_link_has_room() -> None:

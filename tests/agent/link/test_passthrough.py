@@ -17,6 +17,7 @@ from fake_gateway import gateways
 from test_agent import FakeLink, completes
 
 from pipesd_agent.agent import Agent
+from pipesd_agent.answer import Answer
 from pipesd_agent.api.app import AnswerStream, create_app
 from pipesd_agent.link import passthrough
 from pipesd_agent.link.link import Link
@@ -26,6 +27,7 @@ from pipesd_core.errors import Unavailable
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
 from pipesd_core.service.program import listen
+from pipesd_core.service.queued_stream import Beginning
 from pipesd_core.service.request_metrics import RequestMetrics
 from pipesd_core.service.server import Server
 
@@ -346,7 +348,8 @@ async def test_a_stream_that_never_began_is_let_go_of() -> None:
     async with gateway() as fake, asyncio.timeout(60):
         fake.script, fake.holds = begins, True
         asking = PassthroughClient(gateways(fake.url), None, None)
-        answer = await asking.request(Endpoint.COMPLETIONS, b"{}", "id")
+        beginning: Beginning[Answer] = Beginning(asking.request(Endpoint.COMPLETIONS, b"{}", "id"))
+        await beginning.result()
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.disconnect"}
@@ -354,7 +357,9 @@ async def test_a_stream_that_never_began_is_let_go_of() -> None:
         async def send(_: Any) -> None:
             await asyncio.Event().wait()
 
-        await AnswerStream(answer, RequestMetrics().arrived(0.0))({"type": "http", "method": "POST"}, receive, send)
+        await AnswerStream(beginning, RequestMetrics().arrived(0.0), {})(
+            {"type": "http", "method": "POST"}, receive, send
+        )
         await fake.left.wait()
         await asking.aclose()
 

@@ -13,7 +13,16 @@ import pytest
 from fake_decoder import BOS, EOS, FakeDecoder, FakeModel
 from repository import BUILD
 
-from pipesd_core.engine.interface import Broken, EngineOutput, Finished, Opening, Payload, StepDone, Working
+from pipesd_core.engine.interface import (
+    Broken,
+    EngineOutput,
+    Finished,
+    Opening,
+    Payload,
+    Queued,
+    StepDone,
+    Working,
+)
 from pipesd_core.errors import (
     ContextLengthExceeded,
     EngineFailed,
@@ -48,13 +57,19 @@ class Client:
 
     def __init__(self, engine: EmbeddedEngine) -> None:
         self.engine = engine
+        self.queued: list[Opening] = []
         self.outputs: list[EngineOutput] = []
         self.delivered = asyncio.Event()
 
     def deliver(self, output: EngineOutput) -> None:
-        if not isinstance(output, Working):
-            self.outputs.append(output)
-            self.delivered.set()
+        match output:
+            case Queued():
+                self.queued.append(output.opening)
+            case Working():
+                pass
+            case _:
+                self.outputs.append(output)
+                self.delivered.set()
 
     async def open(self, endpoint: Endpoint = Endpoint.COMPLETIONS, **body: Any) -> EmbeddedGeneration:
         body = ({"prompt": "hello"} if endpoint is Endpoint.COMPLETIONS else {}) | body
@@ -256,6 +271,22 @@ async def test_an_error_of_the_decoder_breaks_the_request() -> None:
             generation.step(())
 
 
+async def test_a_checked_request_is_told_that_it_waits() -> None:
+    async with serve(b"abc") as (engine, decoder):
+        client = Client(engine)
+        with pytest.raises(InvalidRequest):
+            await client.open(nonsense=1)
+        assert client.queued == []
+        decoder.full.clear()
+        waiting = asyncio.create_task(client.open())
+        async with asyncio.timeout(10):
+            while not decoder.waiting:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        (opening,) = client.queued
+        decoder.full.set()
+        assert (await waiting).opening == opening
+
+
 async def test_nothing_is_delivered_after_abort() -> None:
     async with serve(b"abc") as (engine, decoder):
         client = Client(engine)
@@ -273,8 +304,9 @@ async def test_abort_while_being_told_a_verdict() -> None:
         outputs: list[EngineOutput] = []
 
         def deliver(output: EngineOutput) -> None:
-            outputs.append(output)
-            generation.abort()
+            if not isinstance(output, Queued):
+                outputs.append(output)
+                generation.abort()
 
         generation = await engine.open(Endpoint.COMPLETIONS, b'{"prompt": "x", "max_tokens": 1}', deliver)
         generation.step(())
