@@ -9,6 +9,8 @@ from typing import Final
 from pipesd_core.engine.interface import Deliver, ModelInfo
 from pipesd_core.errors import Unavailable
 from pipesd_core.protocol.messages import Endpoint
+from pipesd_core.service.logs import Changes
+from pipesd_core.service.tasks import Tasks
 from pipesd_vllm.compat.core import Core
 from pipesd_vllm.compat.serving import Serving
 from pipesd_vllm.generation import VllmGeneration
@@ -35,7 +37,7 @@ class VllmEngine:
         self._metrics = metrics
         self._live: set[VllmGeneration] = set()
         self._busy = asyncio.Event()
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
         self._closed = False
 
     def start(self, serving: Serving, core: Core) -> None:
@@ -43,7 +45,7 @@ class VllmEngine:
         self._serving = serving
         self._core = core
         self._coalescer = RpcCoalescer(core.verify)
-        self._watch = asyncio.create_task(self._watch_scheduler(core))
+        self._tasks.start("scheduler figures", lambda: self._watch_scheduler(core))
 
     @property
     def info(self) -> ModelInfo:
@@ -70,20 +72,22 @@ class VllmEngine:
     async def aclose(self) -> None:
         """Close the engine; see `Engine.aclose`."""
         self._closed = True
-        if self._watch is not None:
-            self._watch.cancel()
+        await self._tasks.aclose()
         for generation in list(self._live):
             generation.fail(_shutting_down())
 
     async def _watch_scheduler(self, core: Core) -> None:
+        failures = Changes()
         while True:
             await self._busy.wait()
             if not self._live:
                 self._busy.clear()  # update the figures once more below: all are 0 now
             try:
                 self._metrics.scheduler = await core.stats()
+                failures.new("")
             except Unavailable as error:
-                log.warning("scheduler figures not updated: %s", error)
+                if failures.new(str(error)):
+                    log.warning("scheduler figures not updated: %s", error)
             await asyncio.sleep(STATS_PERIOD_S)
 
     def _started(self) -> Serving:

@@ -96,6 +96,8 @@ def create_app(
         uptime = int(time.time()) - started
         load = {"sessions": agent.link.requests, "requests": lifecycle.requests, "tasks": len(asyncio.all_tasks())}
         state = {"status": "ok", "gateway": agent.link.state, "drafter": drafter, "uptime_s": uptime, "load": load}
+        if faults := agent.tasks.faults:
+            state["down"] = faults
         if agent.local_only:
             return json_response(state | {"mode": "edge", "gateway": None, "gateways": []})
         figures = agent.figures()
@@ -105,6 +107,7 @@ def create_app(
 
     async def ready(_: Request) -> Response:
         lifecycle.admit()
+        agent.tasks.check()
         if not (agent.link.connected or agent.local_only):
             raise Unavailable(f"no link to the gateway: {agent.link.state}")
         return json_response({"status": "ready"})

@@ -44,6 +44,8 @@ class Decoder(Protocol):
     def max_drafts(self) -> int: ...
     @property
     def load(self) -> dict[str, int]: ...
+    @property
+    def fault(self) -> str | None: ...
 
     async def reserve(
         self,
@@ -96,6 +98,11 @@ class EmbeddedEngine:
     def load(self) -> dict[str, int]:
         """Figures for `/health`: free slots, and requests in the admission queue."""
         return self._decoder.load
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing is decoded any more, though nobody closed the engine; None: it works."""
+        return self._decoder.fault
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
         """Open a request; see `Engine.open`."""
