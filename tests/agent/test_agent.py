@@ -6,15 +6,18 @@ import asyncio
 import json
 import logging
 import os
+import pydoc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import httpx
 import pytest
-from fake_gateway import answer, gateways, opened
+from fake_gateway import answer, answers, fake_gateway, gateways, opened
 from test_stream import make, sent
 
 from pipesd_agent.agent import Agent
+from pipesd_agent.api.app import create_app
 from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.control.mode import Strategy, Switch
@@ -34,6 +37,7 @@ from pipesd_agent.session.stream import RequestStream
 from pipesd_agent.telemetry.tracing import TraceFiles
 from pipesd_core.errors import ModelLoadError, Unavailable, VocabularyMismatch
 from pipesd_core.protocol.messages import Close, Endpoint, Failed
+from pipesd_core.sampling.params import SamplingParams
 
 Script = Callable[[RequestStream, bool], None]
 
@@ -191,15 +195,110 @@ async def test_a_finished_request_is_recorded_once() -> None:
     assert sent(link.streams[0]) == []
 
 
-async def test_a_task_that_dies_is_heard_of(caplog: pytest.LogCaptureFixture) -> None:
-    agent, link = agent_over(accepts)
-    link.failure = ZeroDivisionError("a bug")
+def kill_once(monkeypatch: pytest.MonkeyPatch, what: str) -> list[int]:
+    """Have a function raise at its next call, and work from then on. Returns how often it was called."""
+    owner, _, name = what.rpartition(".")
+    real, calls = pydoc.locate(what), [0]
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 1:
+            raise ZeroDivisionError("a bug")
+        return real(*args, **kwargs)  # type: ignore[operator]
+
+    monkeypatch.setattr(pydoc.locate(owner), name, dying)
+    return calls
+
+
+KILLS = {
+    "link": "pipesd_agent.link.link.Link._try_gateways",
+    "model list": "pipesd_agent.link.model_list.ModelList._refresh",
+    "threshold store": "pipesd_agent.tuning.per_sampling.Tuners.save",
+}
+"""A function in each task of the agent."""
+
+
+@pytest.mark.parametrize("name", KILLS)
+async def test_a_task_that_dies_is_named_and_started_again(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pipesd_core.service.tasks.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("pipesd_core.service.tasks.STEADY_S", 600.0)
+    monkeypatch.setattr("pipesd_agent.agent.STORE_EVERY_S", 0.001)
+    calls = kill_once(monkeypatch, KILLS[name])
+    agent = make_agent(AgentConfig(mode="collaborative", gateway="http://127.0.0.1:9"))
     agent.start()
-    await asyncio.sleep(0.01)
-    assert [record.levelno for record in caplog.records] == [logging.CRITICAL]
-    assert "a task of the agent died" in caplog.text
-    for _ in range(2):
+    try:
+        assert set(agent.tasks._tasks) == set(KILLS), "a new task needs a row in KILLS"
+        transport = httpx.ASGITransport(create_app(agent))
+        async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client, asyncio.timeout(20):
+            while calls[0] < 2:  # noqa: ASYNC110 - of another task
+                await asyncio.sleep(0.005)
+            why = "ZeroDivisionError: a bug"
+            assert (await client.get("/health")).json()["down"] == {name: why}
+            answer = await client.get("/ready")
+            assert answer.status_code == 503
+            assert answer.json()["error"]["message"] == f"down in this program: {name} ({why}); see its log"
+        (record,) = (record for record in caplog.records if record.levelno == logging.CRITICAL)
+        assert record.getMessage() == f"the task {name!r} died ({why}); it is started again"
+        assert record.exc_info is not None
+    finally:
         await agent.aclose()
+    await agent.aclose()
+
+
+async def test_what_was_dead_and_runs_is_named_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pipesd_core.service.tasks.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("pipesd_core.service.tasks.STEADY_S", 0.05)
+    kill_once(monkeypatch, KILLS["link"])
+    async with fake_gateway(answers) as gateway:
+        agent = make_agent(AgentConfig(mode="collaborative", gateway=gateway.url))
+        agent.start()
+        try:
+            async with asyncio.timeout(20):
+                stream = await agent.link.request(Endpoint.COMPLETIONS, b"{}", "id")
+                assert await stream.next() == b"{}", "it works again"
+                while "the task 'link' runs again" not in caplog.messages:  # noqa: ASYNC110 - of another task
+                    await asyncio.sleep(0.005)
+            assert any(message.startswith("the task 'link' died") for message in caplog.messages)
+            agent.tasks.check()
+        finally:
+            await agent.aclose()
+
+
+async def test_the_drafting_thread_is_watched() -> None:
+    class Broken(LookupDrafter):
+        def draft(self, *_: Any) -> Any:
+            raise ZeroDivisionError("a bug")
+
+    agent = make_agent(AgentConfig(mode="collaborative"), Broken())
+    assert agent.worker is not None
+    agent.tasks.check()
+    lane = agent.worker.open([1, 2], SamplingParams(), frozenset(), lambda *_: None, lambda _: None)
+    assert lane is not None
+    lane.commit([3], 10)
+    async with asyncio.timeout(10):
+        while agent.worker._thread.is_alive():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert agent.tasks.faults == {"drafter": "ZeroDivisionError: a bug"}
+    agent.worker.broken = None
+    agent.worker._stopping = False  # as if it had died of something that nobody catches
+    assert agent.tasks.faults == {"drafter": "its thread ended"}
+    agent.worker._stopping = True
+    agent.tasks.check()
+    await agent.aclose()
+
+
+async def test_thresholds_are_kept_at_the_end_whatever_happens_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = make_agent(AgentConfig(mode="collaborative"))
+    assert agent._tuners is not None
+    saved: list[int] = []
+    monkeypatch.setattr(agent._tuners, "save", lambda: saved.append(1))
+    await agent.aclose()
+    assert saved == [1]
+    assert {proposer.closed for proposer in agent._tuners._proposers.values()} == {True}  # type: ignore[attr-defined]
 
 
 async def test_modes_and_drafters() -> None:

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -48,13 +49,14 @@ from pipesd_core.protocol.messages import (
     decode_gateway,
     encode,
 )
-from pipesd_core.protocol.websocket import CLOSE_SUPERSEDED, GOODBYES, INSTANCE_HEADER
+from pipesd_core.protocol.websocket import CLOSE_INTERNAL_ERROR, CLOSE_SUPERSEDED, GOODBYES, INSTANCE_HEADER
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_gateway import agent_socket, agents, quota
 from pipesd_gateway.connection import GatewayConnection
 from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
+from pipesd_gateway.session import GatewaySession
 
 INFO = ModelInfo("toy", n_vocab=100, fingerprint=b"f" * 16, max_context=64, max_drafts=5)
 PROMPT = (1, 2, 3)
@@ -241,6 +243,29 @@ async def test_without_the_subprotocol_the_handshake_is_a_400_that_says_so(url: 
     )
 
 
+async def test_an_agent_that_is_refused_again_and_again_is_logged_once(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def refused(times: int, **options: Any) -> None:
+        for _ in range(times):
+            with pytest.raises(InvalidStatus):
+                await agent(url, **options)
+
+    await refused(3, key="wrong")
+    await refused(2, subprotocols=("pipesd.v2",))
+    async with agent(url):
+        pass
+    await refused(2, key="wrong")
+    told = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    wrong = "an agent at 127.0.0.1 is refused: the API key is not one of this server's"
+    assert [told[0], told[2]] == [wrong] * 2
+    assert "pipesd.v2" in told[1]
+    assert len(told) == 3
+    assert not any("401" in message or "without completing" in message for message in caplog.messages)
+
+
 @pytest.mark.parametrize("offered", [(), (SUBPROTOCOL,)])
 async def test_a_wrong_key_is_a_401_whatever_else_is_wrong(url: str, offered: tuple[str, ...]) -> None:
     with pytest.raises(InvalidStatus) as caught:
@@ -371,6 +396,51 @@ async def test_a_refusal_of_the_engine_reaches_the_edge(url: str) -> None:
         assert (fault.channel, fault.status, fault.retry_after_s) == (0, 429, 3)
         await send(socket, request(0, b"1"))
         assert isinstance(await next_message(socket), Opened), "the channel is free again"
+
+
+@pytest.mark.parametrize("where", ["tick", "deliver"])
+async def test_a_bug_in_a_callback_ends_the_link_and_no_session_hangs(
+    where: str, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody awaits a timer, or what the engine calls: without care the session would wait for ever."""
+    engine.running = False
+    async with serving(engine, park_timeout_s=0.05) as url, agent(url) as socket:
+        await send(socket, request(0, b"3"))
+        assert isinstance(await next_message(socket), Opened)
+        await send(socket, Run(0, 0))
+        await arrived(socket)
+        if where == "tick":
+            monkeypatch.setattr(GatewayConnection, "tick", lambda *_: 1 / 0)
+        else:
+            monkeypatch.setattr(GatewaySession, "step_done", lambda *_: 1 / 0)
+        engine.running = True
+        engine.generations[0].go()
+        _, code = await messages_to_the_end(socket)
+        assert code == CLOSE_INTERNAL_ERROR
+        await until(lambda: engine.generations[0].aborted)
+    assert "agent connection failed in" in caplog.text
+
+
+async def test_a_bug_in_a_timer_of_a_lost_agent_ends_its_sessions(
+    engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.running = False
+    async with serving(engine, park_timeout_s=600, grace_s=600) as url, agent(url) as socket:
+        await send(socket, request(0, b"3"))
+        assert isinstance(await next_message(socket), Opened)
+        real, failing = GatewayConnection.disconnected, [False]
+
+        def once_lost(self: GatewayConnection, now: float, *, for_good: bool) -> None:
+            real(self, now, for_good=for_good)
+            if not failing[0]:
+                failing[0] = True
+                due = [now]
+                monkeypatch.setattr(GatewayConnection, "deadline", lambda _: due.pop() if due else None)
+                monkeypatch.setattr(GatewayConnection, "tick", lambda *_: 1 / 0)
+
+        monkeypatch.setattr(GatewayConnection, "disconnected", once_lost)
+        socket.transport.abort()
+        await until(lambda: engine.generations[0].aborted)
 
 
 async def test_a_bug_of_the_engine_fails_its_request_and_no_other(url: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,9 +17,11 @@ from fake_decoder import FakeDecoder
 
 from pipesd_core.errors import EngineFailed, Overloaded
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
+from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration
 from pipesd_core.service import http, queued_stream
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.server import Server
+from pipesd_core.service.tasks import Tasks
 from pipesd_gateway.api import create_app
 
 HELLO: Any = [{"role": "user", "content": "hi"}]
@@ -436,3 +438,29 @@ async def test_stopping_the_server_tells_the_clients(engine: EmbeddedEngine, mon
         uvicorn.should_exit = True
         with pytest.raises(openai.APIError, match="shutting down"):
             [chunk async for chunk in stream]
+
+
+async def test_a_decode_thread_that_died_is_named(engine: EmbeddedEngine, decoder: FakeDecoder) -> None:
+    tasks = Tasks()
+    tasks.watch("decode thread", lambda: engine.fault)
+    transport = httpx.ASGITransport(create_app(engine, tasks=tasks))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        assert (await client.get("/ready")).json() == {"status": "ready"}
+        assert "down" not in (await client.get("/health")).json()
+        decoder.fault = "MemoryError"
+        answer = await client.get("/ready")
+        assert answer.status_code == 503
+        assert answer.json()["error"]["message"] == "down in this program: decode thread (MemoryError); see its log"
+        assert (await client.get("/health")).json()["down"] == {"decode thread": "MemoryError"}
+
+
+async def test_a_step_that_cannot_be_used_ends_its_request(
+    engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with client_of(engine) as client:
+        monkeypatch.setattr(EmbeddedGeneration, "_push", lambda *_: 1 / 0)
+        async with asyncio.timeout(10):
+            answer = await client.post("/v1/completions", json=PROMPT)
+        assert answer.status_code == 500
+        assert answer.json()["error"]["message"] == "internal error; see the server's log"
+    assert "the result of a step could not be used" in caplog.text

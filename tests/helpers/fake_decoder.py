@@ -105,6 +105,7 @@ class FakeDecoder:
         self.model = model or FakeModel()
         self.answer = (*answer, EOS)
         self.failure: ApiError | None = None
+        self.fault: str | None = None
         self.sequences: list[FakeSequence] = []
         self.prompts: list[tuple[int, ...]] = []
         self.full = asyncio.Event()

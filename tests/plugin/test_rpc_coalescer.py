@@ -32,3 +32,15 @@ async def test_everybody_hears_that_the_engine_is_dead() -> None:
     left.cancel()  # a client that is gone
     with pytest.raises(RuntimeError, match="dead"):
         await stays
+
+
+async def test_nobody_waits_for_ever_where_results_are_missing() -> None:
+    async def verify(_: list[Order]) -> list[str]:
+        return ["ok"]
+
+    coalescer = RpcCoalescer(verify)
+    answers = coalescer.submit("a", ()), coalescer.submit("b", ())
+    async with asyncio.timeout(10):
+        for answer in answers:
+            with pytest.raises(ValueError, match="1 results for 2 orders"):
+                await answer

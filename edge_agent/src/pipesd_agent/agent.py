@@ -32,6 +32,7 @@ from pipesd_agent.tuning.per_sampling import Tuners
 from pipesd_core.errors import ApiError, Unavailable, VocabularyMismatch, error_message_from_body
 from pipesd_core.protocol.messages import Endpoint, Opened
 from pipesd_core.service.logs import session_name
+from pipesd_core.service.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,9 @@ class Agent:
         self._cloud_on_mismatch = cloud_on_mismatch
         self._traces = traces
         self._running: dict[RequestStream, tuple[RequestRecord, Tracer | None]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks = Tasks()
+        if worker is not None:
+            self.tasks.watch("drafter", lambda: worker.fault)
 
     @property
     def models(self) -> list[dict[str, Any]]:
@@ -95,19 +98,21 @@ class Agent:
         """Start the tasks, which run until `aclose`."""
         if self.local_only:
             return
-        self._tasks = [asyncio.create_task(self.link.run()), asyncio.create_task(self.model_list.run())]
-        if self._controller is not None and self._controller.tuners is not None:
-            self._tasks.append(asyncio.create_task(_store_thresholds(self._controller.tuners)))
-        for task in self._tasks:
-            task.add_done_callback(_log_death)
+        self.tasks.start("link", self.link.run)
+        self.tasks.start("model list", self.model_list.run)
+        if (tuners := self._tuners) is not None:
+            self.tasks.start("threshold store", lambda: _store_thresholds(tuners))
 
     async def aclose(self) -> None:
         """End every running request with an error, then the drafter. Harmless when repeated."""
         if self.local is not None:
             self.local.closed = True  # an agent that stops is no lost cloud
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.tasks.aclose()
+        if self._tuners is not None:
+            try:
+                await asyncio.to_thread(self._tuners.save)
+            finally:
+                self._tuners.close()
         await self.passthrough.aclose()
         if self.worker is not None:
             await self.worker.aclose()
@@ -115,6 +120,10 @@ class Agent:
             await self.local.aclose()
         if self._traces is not None:
             await self._traces.aclose()
+
+    @property
+    def _tuners(self) -> Tuners | None:
+        return None if self._controller is None else self._controller.tuners
 
     def figures(self) -> ControlFigures:
         """The figures for `/metrics`."""
@@ -205,18 +214,8 @@ class Agent:
             self._traces.add(tracer.trace(stream.request_id, session.opened, session.committed))
 
 
-def _log_death(task: asyncio.Task[None]) -> None:
-    """Log why a task of the agent ended, unless it was cancelled: anything else is a bug that must not go unnoticed."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("a task of the agent died", exc_info=error)
-
-
 async def _store_thresholds(tuners: Tuners) -> None:
-    """Write accepted thresholds to the disk now and then, and when cancelled; then end the tuners."""
-    try:
-        while True:
-            await asyncio.sleep(STORE_EVERY_S)
-            await asyncio.to_thread(tuners.save)
-    finally:
-        tuners.save()
-        tuners.close()
+    """Write accepted thresholds to the disk now and then."""
+    while True:
+        await asyncio.sleep(STORE_EVERY_S)
+        await asyncio.to_thread(tuners.save)

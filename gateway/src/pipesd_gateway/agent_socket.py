@@ -136,6 +136,7 @@ class AgentSocket:
         self._outbox_filled = asyncio.Event()
         self._hangup: int | None = None
         self._left = False
+        self._gone = False
         self._timer: asyncio.TimerHandle | None = None
 
     async def serve(self) -> None:
@@ -145,9 +146,8 @@ class AgentSocket:
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for_good = self._left or self._hangup not in (None, CLOSE_SUPERSEDED)
-            self._connection.disconnected(time.monotonic(), for_good=for_good)
-            self._pump()
+            self._gone = True
+            self._end_sessions()
             if self._hangup is not None:
                 await asyncio.wait((writer,), timeout=FAREWELL_S)
             tasks = [reader, writer, *self._opening_tasks]
@@ -254,8 +254,11 @@ class AgentSocket:
         self._timer = None if delay is None else self._loop.call_later(delay, self._tick)
 
     def _tick(self) -> None:
-        self._connection.tick(time.monotonic())
-        self._pump()
+        try:
+            self._connection.tick(time.monotonic())
+            self._pump()
+        except Exception:
+            self._failed("a timer")
 
     async def _open(self, request: Open) -> None:
         channel = request.channel
@@ -297,23 +300,41 @@ class AgentSocket:
             log.error("agent connection failed", exc_info=error)
             self._hang_up(CLOSE_INTERNAL_ERROR)
 
+    def _failed(self, what: str) -> None:
+        """A bug, while an exception is handled: its sessions would hang, so the link ends, and they with it."""
+        log.exception("agent connection failed in %s", what)
+        self._hang_up(CLOSE_INTERNAL_ERROR)
+        if self._gone:
+            self._end_sessions()
+
+    def _end_sessions(self) -> None:
+        for_good = self._left or self._hangup not in (None, CLOSE_SUPERSEDED)
+        try:
+            self._connection.disconnected(time.monotonic(), for_good=for_good)
+            self._pump()
+        except Exception:
+            log.exception("the sessions of an agent could not be ended")
+
     def deliver(self, channel: int, output: EngineOutput) -> None:
         """Take an output of the engine for a session."""
         session = self._connection.session(channel)
         if session is None:
             return
-        match output:
-            case StepDone():
-                session.step_done(output, time.monotonic())
-            case Payload():
-                session.payload(output)
-            case Working():
-                self._connection.working(channel)
-            case Finished():
-                self._let_go(channel)
-                session.finished()
-            case Broken(error):
-                self._let_go(channel)
-                session.broken(error)
-        self._connection.collect(channel)
-        self._pump()
+        try:
+            match output:
+                case StepDone():
+                    session.step_done(output, time.monotonic())
+                case Payload():
+                    session.payload(output)
+                case Working():
+                    self._connection.working(channel)
+                case Finished():
+                    self._let_go(channel)
+                    session.finished()
+                case Broken(error):
+                    self._let_go(channel)
+                    session.broken(error)
+            self._connection.collect(channel)
+            self._pump()
+        except Exception:
+            self._failed("an output of the engine")

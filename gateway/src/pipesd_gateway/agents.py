@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import secrets
 import time
@@ -18,11 +19,14 @@ from pipesd_core.engine.interface import Engine
 from pipesd_core.errors import ApiError, InvalidRequest
 from pipesd_core.protocol.messages import SUBPROTOCOL
 from pipesd_core.protocol.websocket import INSTANCE_HEADER
+from pipesd_core.service import logs
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_gateway.agent_socket import AgentSocket, HostedRequest
 from pipesd_gateway.limits import SessionLimits
 from pipesd_gateway.quota import Quota
 from pipesd_gateway.registry import Registry
+
+log = logging.getLogger(__name__)
 
 RETURN_S: Final = 15.0
 """Longest time that a drain waits for a session whose link is lost: the agent notices the loss within 9 s."""
@@ -47,6 +51,7 @@ def attach(
     """
     agents = Agents(engine, limits, authorize, quota, lifecycle or Lifecycle())
 
+    logs.drop_refusals()
     app.router.add_websocket_route("/v1/pipesd/ws", agents.serve)
     return agents.registry
 
@@ -65,6 +70,8 @@ class Agents:
         self.registry = Registry()
         self._hosted: dict[bytes, HostedRequest] = {}
         self._sockets: dict[AgentSocket, asyncio.Task[None]] = {}
+        self._refusals = logs.Changes()
+        """By the hosts of agents: those that are refused try again."""
         self._drain_began = math.inf
         self._drain_until = math.inf
         self._instance = (INSTANCE_HEADER.encode(), secrets.token_hex(8).encode())
@@ -72,6 +79,7 @@ class Agents:
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one agent, from its handshake to its end."""
+        host = websocket.client.host if websocket.client is not None else "?"
         with ExitStack() as stack:
             try:
                 share = self._quota.share(self._authorize(websocket))
@@ -80,8 +88,11 @@ class Agents:
                     self._lifecycle.admit()
                 stack.enter_context(share.connection())
             except ApiError as error:
+                if self._refusals.new(str(error), host):
+                    log.warning("an agent at %s is refused: %s", host, error)
                 await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
                 return
+            self._refusals.new("", host)
             await websocket.accept(subprotocol=SUBPROTOCOL, headers=[self._instance])
             socket = AgentSocket(websocket, self._engine, self._limits, share, self._admit, self.registry, self._hosted)
             task = asyncio.current_task()

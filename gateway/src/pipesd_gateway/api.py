@@ -34,6 +34,7 @@ from pipesd_core.service.http import (
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.openapi import add_description
 from pipesd_core.service.queued_stream import QUEUED, Beginning
+from pipesd_core.service.tasks import Tasks
 from pipesd_gateway import verify_api
 from pipesd_gateway.info_api import info_body
 from pipesd_gateway.metrics import GatewayMetrics
@@ -47,14 +48,17 @@ def create_app(
     cors_origins: tuple[str, ...] = (),
     load: Callable[[], Mapping[str, int]] = dict,
     metrics: GatewayMetrics | None = None,
+    tasks: Tasks | None = None,
 ) -> Starlette:
     """Make the app over `engine`, which stays the caller's to close. No `keys`: open to everybody.
 
     load: figures for `/health` and `/metrics`: the sessions, requests and tasks of the moment. metrics: of the server,
-    whose agents are measured by it too; None: of this API alone.
+    whose agents are measured by it too; None: of this API alone. tasks: what `/ready` names when
+    it is down.
     """
     keys = keys or Keys()
     metrics = metrics or GatewayMetrics()
+    tasks = tasks or Tasks()
     answering, verifying = metrics.measure(engine, "api"), metrics.measure(engine, "verify")
     app = Starlette()
     app.router.redirect_slashes = False
@@ -83,10 +87,12 @@ def create_app(
         return await verify_api.respond(request, verifying)
 
     async def health(_: Request) -> Response:
-        return json_response({"status": "ok", "load": load()})
+        down = {"down": faults} if (faults := tasks.faults) else {}
+        return json_response({"status": "ok", "load": load()} | down)
 
     async def ready(_: Request) -> Response:
         lifecycle.admit()
+        tasks.check()
         return json_response({"status": "ready"})
 
     async def scrape(_: Request) -> Response:

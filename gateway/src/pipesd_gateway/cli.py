@@ -17,6 +17,7 @@ from pipesd_core.service.program import listen, load_in_thread, run, run_program
 from pipesd_core.service.server import Server
 from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format
 from pipesd_core.service.startup import answering_while_starting
+from pipesd_core.service.tasks import Tasks
 from pipesd_gateway import agents
 from pipesd_gateway.api import create_app
 from pipesd_gateway.config import PROGRAM, GatewayConfig, load
@@ -102,13 +103,21 @@ async def _serve(config: GatewayConfig) -> None:
         quota = Quota(config.max_sessions_per_key)
         lifecycle = Lifecycle()
         metrics = GatewayMetrics()
+        tasks = Tasks()
+        tasks.watch("decode thread", lambda: engine.fault)
 
         def held() -> dict[str, int]:
             counts = {"sessions": quota.taken, "resumable": len(registry), "requests": lifecycle.requests}
             return counts | engine.load | {"tasks": len(asyncio.all_tasks())}
 
         app = create_app(
-            engine, keys=keys, lifecycle=lifecycle, cors_origins=config.cors_origin, load=held, metrics=metrics
+            engine,
+            keys=keys,
+            lifecycle=lifecycle,
+            cors_origins=config.cors_origin,
+            load=held,
+            metrics=metrics,
+            tasks=tasks,
         )
         limits = SessionLimits(park_timeout_s=config.park_timeout, grace_s=config.grace)
         registry = agents.attach(app, metrics.measure(engine, "agent"), limits, keys.authorize, quota, lifecycle)

@@ -435,7 +435,7 @@ async def test_a_lost_connection_is_said_and_replaced(caplog: pytest.LogCaptureF
                 await payloads(await ask(link))
         assert await payloads(await ask(link)) == [b"{}"]
     lost = [record for record in caplog.records if "was lost" in record.getMessage()]
-    assert len([record for record in lost if record.levelno == logging.WARNING]) >= 2, "each loss is logged"
+    assert len([record for record in lost if record.levelno == logging.WARNING]) == 1, "the same again is no news"
 
 
 async def test_a_link_that_is_stopped_tells_its_clients() -> None:
@@ -879,3 +879,119 @@ async def test_silence_about_one_request_leaves_the_others_alone() -> None:
             await silent.opened()
         assert await payloads(other) == [b"{}"]
         assert len(gateway.connections) == 1
+
+
+# What is tried again and again is logged once.
+
+
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (circuit_breaker, link_module):
+        monkeypatch.setattr(module, "BACKOFF_FIRST_S", 0.001)
+    monkeypatch.setattr(link_module, "BACKOFF_LIMIT_S", 0.002)
+
+
+async def test_a_refused_key_is_logged_once_and_again_when_it_is_another_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, unused_tcp_port: int
+) -> None:
+    quick(monkeypatch)
+    caplog.set_level(logging.INFO)
+    asked = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with running_link(f"ws://127.0.0.1:{unused_tcp_port}/") as link:
+        await eventually(lambda: link.gateways.in_attempt_order(0.0)[0].circuit.failures > 5)
+        async with await asyncio.start_server(refuse, "127.0.0.1", unused_tcp_port):
+            await eventually(lambda: asked > 5)
+            told = [record.getMessage() for record in caplog.records if record.name.startswith("pipesd_agent")]
+    assert len(told) == 2, told
+    assert "cannot reach the gateway" in told[0]
+    assert "refuses this agent's key" in told[1]
+
+
+async def test_a_gateway_that_takes_the_link_and_drops_it_at_once_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    quick(monkeypatch)
+    caplog.set_level(logging.INFO)
+
+    async def drops(_: FakeGateway, connection: ServerConnection) -> None:
+        if len(gateway.connections) > 5:
+            await gateway.read_all(connection)
+        await say(connection, Rejected("unknown_version", "install matching versions"))
+
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name.startswith("pipesd_agent")]
+
+    monkeypatch.setattr(link_module, "STABLE_S", 600.0)
+    async with fake_gateway(drops) as gateway, running_link(gateway.url) as link:
+        await eventually(lambda: len(gateway.connections) > 5 and link.connected)
+        connected = f"link: connected to {gateway.url}"
+        first, second = told()
+        assert first == connected
+        assert second.endswith("install matching versions")
+        (one,) = link.gateways.in_attempt_order(0.0)
+        assert link._connection is not None
+        link._say_connected(one, link._connection)  # as its timer does when it has lasted
+        assert told()[2:] == [connected]
+
+
+async def test_a_bug_in_connecting_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    quick(monkeypatch)
+    calls = 0
+
+    def broken(*_: Any, **__: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("pipesd_agent.link.dialing.connect", broken)
+    async with running_link("ws://127.0.0.1:9/"):
+        await eventually(lambda: calls > 5)
+    assert caplog.text.count("the attempt to connect failed") == 1
+
+
+async def test_a_bug_of_one_request_ends_that_one_and_the_others_keep_their_clocks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The timer of all requests: nobody awaits it, so an exception in it would be the end of all their deadlines."""
+    async with fake_gateway(is_silent) as gateway, running_link(gateway.url, silence_timeout_s=0.3) as link:
+        bad, good = await ask(link), await ask(link)
+        monkeypatch.setattr(bad, "tick", lambda _: 1 / 0)
+        with pytest.raises(Unavailable, match="failed inside this agent"):
+            await payloads(bad)
+        with pytest.raises(Unavailable):
+            await payloads(good)
+        await eventually(lambda: Close(bad.session.channel) in gateway.received)
+    assert "request id failed inside the agent" in caplog.text
+
+
+def test_a_request_that_cannot_even_be_ended_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        table = requests.RequestTable(settings(), None)
+        made = [
+            table.open(Endpoint.COMPLETIONS, BODY, name, collaborative=False, observers=()) for name in ("a", "b", "c")
+        ]
+
+        def breaks(*_: Any) -> None:
+            raise ZeroDivisionError
+
+        made[0].resumed = made[0].session.fail = breaks  # type: ignore[method-assign]
+        made[1].resumed = breaks  # type: ignore[method-assign]
+        table.link_restored()
+        assert table.all() == made[1:], "it could not be ended"
+        table.link_restored()
+        assert table.all() == made[2:], "nor did it end when it was told to"
+        with pytest.raises(Unavailable, match="failed inside this agent"):
+            await made[1].next()
+        table.close(Unavailable("the end"))
+
+    asyncio.run(run())
+    assert "request a could not be ended" in caplog.text

@@ -10,6 +10,7 @@ from fake_gateway import gateways
 
 from pipesd_agent.link import model_list as model_list_module
 from pipesd_agent.link.model_list import ModelList
+from pipesd_agent.link.network import Network
 
 MODELS = [{"id": "m", "object": "model"}]
 
@@ -121,3 +122,38 @@ async def test_the_gateway_that_the_link_is_up_to_is_asked_first(monkeypatch: py
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert asked == ["a", "b", "c"]
+
+
+async def test_pauses_grow_while_nobody_answers_and_the_reason_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paused: list[float | None] = []
+    real = asyncio.timeout
+
+    def noted(seconds: float | None) -> Any:
+        paused.append(seconds)
+        return real(0.0)
+
+    def refused(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(401, json={})
+
+    class Asking(Network):
+        def http_client(self, **_: Any) -> httpx.AsyncClient:
+            return httpx.AsyncClient(transport=httpx.MockTransport(refused))
+
+    listed = gateways("http://gateway")
+    model_list = ModelList(listed, "wrong", Asking({}))
+    with monkeypatch.context() as patched:
+        patched.setattr("pipesd_agent.link.model_list.asyncio.timeout", noted)
+        task = asyncio.create_task(model_list.run())
+        while len(paused) < 7:  # noqa: ASYNC110 - of another task
+            await asyncio.sleep(0)
+        assert not caplog.records, "the link says it"
+        listed.current = listed.in_attempt_order(0.0)[0]
+        while len(paused) < 12:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert paused[:7] == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0, 60.0]
+    (record,) = (record for record in caplog.records if record.name.startswith("pipesd_agent"))
+    assert "model list: none from http://gateway/v1/models: HTTPStatusError" in record.getMessage()

@@ -221,6 +221,16 @@ async def test_a_model_that_does_not_load_is_an_error_each_time(failure: Excepti
         assert len(maker.decoders) == 1
 
 
+async def test_a_model_that_broke_is_loaded_again_by_the_next_request(caplog: pytest.LogCaptureFixture) -> None:
+    async with edge(idle_s=None) as (alone, maker):
+        body = b'{"prompt": "x"}'
+        (await alone.start(Endpoint.COMPLETIONS, body, "x")).finish()
+        maker.decoders[0].fault = "MemoryError"
+        (await alone.start(Endpoint.COMPLETIONS, body, "x")).finish()
+        assert [decoder.closed for decoder in maker.decoders] == [True, False]
+    assert "local model: loaded again, since it broke: MemoryError" in caplog.text
+
+
 async def test_memory_is_freed_when_idle_and_not_before() -> None:
     async with edge(idle_s=0.3) as (alone, maker):
         body = b'{"prompt": "x"}'

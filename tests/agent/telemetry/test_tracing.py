@@ -145,6 +145,19 @@ async def test_a_disk_that_fails(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "the trace of request id could not be written" in caplog.text
 
 
+async def test_a_trace_that_cannot_be_encoded_is_heard_of_and_the_same_trouble_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    traces = TraceFiles(tmp_path)
+    monkeypatch.setattr("pipesd_agent.telemetry.tracing.msgspec.json.encode", lambda _: 1 / 0)
+    for _ in range(3):
+        traces.add(traced(traces.begin()))
+    await traces.aclose()
+    assert caplog.text.count("could not be written") == 1
+    assert "division by zero" in caplog.text
+    assert not files(tmp_path)
+
+
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="trace must be a folder to write to"):

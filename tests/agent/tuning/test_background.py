@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from msgspec.structs import replace
@@ -154,4 +156,54 @@ def test_inline() -> None:
     assert done is not None
     assert done.cpu_s > 0
     proposer.close()
+    assert not proposer.submit(TASK)
+
+
+def test_a_search_that_failed_is_tried_again_later_and_a_dead_thread_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Waiting):
+        def release(self) -> None:
+            super().release()
+            raise OSError("cannot be killed")
+
+    worker = Failing()
+    worker.error = RuntimeError("killed")
+    worker.go.set()
+    background = Background(worker)
+    proposer = background.proposer()
+    clock = [1000.0]
+    monkeypatch.setattr(
+        "pipesd_agent.tuning.background.time", SimpleNamespace(monotonic=lambda: clock[0], thread_time=time.thread_time)
+    )
+
+    def eventually(true: Callable[[], object]) -> None:
+        due = time.monotonic() + 60
+        while not true() and time.monotonic() < due:
+            time.sleep(0.01)
+        assert true()
+
+    for pause in (60.0, 120.0, 240.0):
+        assert proposer.submit(TASK)
+        eventually(lambda: proposer.failed == "RuntimeError: killed")
+        clock[0] += pause - 1.0
+        assert not proposer.submit(TASK)
+        clock[0] += 1.0
+    assert caplog.text.count("a search failed") == 1
+
+    first, carry_out = background._thread, background._carry_out
+    assert first is not None
+    monkeypatch.setattr(background, "_carry_out", lambda *_: 1 / 0)
+    assert proposer.submit(TASK)
+    first.join(60)
+    assert proposer.failed.startswith("ZeroDivisionError")
+    monkeypatch.setattr(background, "_carry_out", carry_out)
+    worker.error = None
+    clock[0] += 3600.0
+    assert proposer.submit(TASK)
+    assert proposer.failed == ""
+    assert background._thread is not first
+    assert until(proposer).replayed
+    proposer.close()
+    assert proposer.failed == "closed"
     assert not proposer.submit(TASK)

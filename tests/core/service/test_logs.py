@@ -11,7 +11,7 @@ import pytest
 from repository import ROOT
 
 from pipesd_core.service import logs
-from pipesd_core.service.logs import JsonLines, LogFormat, TextLines, printable, session_name
+from pipesd_core.service.logs import Changes, JsonLines, LogFormat, TextLines, printable, session_name
 
 SetUp = Callable[[str, LogFormat], None]
 
@@ -20,7 +20,7 @@ SetUp = Callable[[str, LogFormat], None]
 def set_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[SetUp]:
     """`logs.set_up` as at the start of a program; pytest has handlers of its own."""
     root = logging.getLogger()
-    levels = {name: logging.getLogger(name).level for name in ("", *logs.OURS)}
+    levels = {name: logging.getLogger(name).level for name in ("", *logs.OURS, *logs.EACH_REQUEST)}
 
     def start(level: str, style: LogFormat) -> None:
         monkeypatch.setattr(root, "handlers", [])
@@ -108,3 +108,44 @@ def test_every_logger_has_the_name_of_its_module_and_hears_of_the_level() -> Non
         if path.name != "logs.py":
             found[path.name] = re.findall(r"getLogger\((.*?)\)", path.read_text("utf-8"))
     assert {name for names in found.values() for name in names} == {"__name__"}
+
+
+def test_libraries_do_not_log_each_request_that_is_made_again_and_again(set_up: SetUp) -> None:
+    set_up("debug", "text")
+    for name in ("httpx", "httpcore.http11"):
+        assert logging.getLogger(name).getEffectiveLevel() == logging.WARNING
+
+
+def test_a_state_is_new_when_it_is_another() -> None:
+    changes = Changes()
+    assert [changes.new(state) for state in ("", "a", "a", "b", "a", "", "", "a")] == [
+        False, True, False, True, True, True, False, True
+    ]  # fmt: skip
+    assert changes.new("a", "elsewhere")
+    assert not changes.new("a")
+
+
+def test_the_peers_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MAX_PEERS", 2)
+    changes = Changes()
+    assert [changes.new("x", peer) for peer in "abca"] == [True] * 4
+    assert not changes.new("x", "c")
+
+
+def test_lines_about_refused_handshakes_are_dropped_and_no_others(
+    set_up: SetUp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_up("info", "text")
+    logs.drop_refusals()
+    logs.drop_refusals()
+    server = logging.getLogger("uvicorn.error")
+    try:
+        server.info('%s - "WebSocket %s" %d', "me", "/", 401)
+        server.info("connection rejected (%d %s)", 401, "Unauthorized")
+        server.error("ASGI callable returned without completing handshake.")
+        server.info('%s - "WebSocket %s" [accepted]', "me", "/")
+    finally:
+        server.filters.clear()
+    assert [line.partition("uvicorn.error: ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        'me - "WebSocket /" [accepted]'
+    ]

@@ -10,6 +10,8 @@ from typing import Final
 from pipesd_core.engine.interface import Deliver, ModelInfo
 from pipesd_core.errors import ShuttingDown, Unavailable
 from pipesd_core.protocol.messages import Endpoint
+from pipesd_core.service.logs import Changes
+from pipesd_core.service.tasks import Tasks
 from pipesd_vllm.compat.core import Core
 from pipesd_vllm.compat.ending import EngineGone
 from pipesd_vllm.compat.serving import Serving
@@ -42,7 +44,7 @@ class VllmEngine:
         self._on_gone = on_gone
         self._live: set[VllmGeneration] = set()
         self._busy = asyncio.Event()
-        self._watches: list[asyncio.Task[None]] = []
+        self._tasks = Tasks()
         self._closed = False
 
     def start(self, serving: Serving, core: Core) -> None:
@@ -50,10 +52,8 @@ class VllmEngine:
         self._serving = serving
         self._core = core
         self._coalescer = RpcCoalescer(core.verify)
-        self._watches = [
-            asyncio.create_task(self._watch_scheduler(core)),
-            asyncio.create_task(self._watch_engine(core)),
-        ]
+        self._tasks.start("scheduler figures", lambda: self._watch_scheduler(core))
+        self._tasks.start("engine watch", lambda: self._watch_engine(core))
 
     @property
     def info(self) -> ModelInfo:
@@ -80,8 +80,7 @@ class VllmEngine:
     async def aclose(self) -> None:
         """Close the engine; see `Engine.aclose`."""
         self._closed = True
-        for watch in self._watches:
-            watch.cancel()
+        await self._tasks.aclose()
         for generation in list(self._live):
             generation.fail(_shutting_down())
 
@@ -96,6 +95,7 @@ class VllmEngine:
             generation.fail(EngineGone())
 
     async def _watch_scheduler(self, core: Core) -> None:
+        failures = Changes()
         while True:
             await self._busy.wait()
             if not self._live:
@@ -104,16 +104,19 @@ class VllmEngine:
                 self._metrics.scheduler = await core.stats()
                 for generation in list(self._live):  # the engine core answers between two forward passes
                     generation.working()
+                failures.new("")
             except EngineGone:
-                return
+                pass  # said by `gone`
             except Unavailable as error:
-                log.warning("scheduler figures not updated: %s", error)
+                if failures.new(str(error)):
+                    log.warning("scheduler figures not updated: %s", error)
             await asyncio.sleep(STATS_PERIOD_S)
 
     async def _watch_engine(self, core: Core) -> None:
-        while not core.gone:  # noqa: ASYNC110  vLLM has no event for it
+        while True:  # vLLM has no event for it
+            if core.gone:
+                self.gone()
             await asyncio.sleep(LOOK_S)
-        self.gone()
 
     def _started(self) -> Serving:
         if self._serving is None:

@@ -41,6 +41,8 @@ class RpcCoalescer:
     async def _send(self, batch: list[tuple[Order, asyncio.Future[str]]]) -> None:
         try:
             results = await self._verify([order for order, _ in batch])
+            if len(results) != len(batch):
+                raise ValueError(f"{len(results)} results for {len(batch)} orders")
         except Exception as error:  # every waiter gets it, whatever it is
             for _, answer in batch:
                 if not answer.done():

@@ -20,6 +20,17 @@ LogFormat = Literal["text", "json"]
 OURS: Final = ("pipesd_core", "pipesd_gateway", "pipesd_agent", "pipesd_vllm")
 """Packages, whose modules have loggers of their own names."""
 
+EACH_REQUEST: Final = ("httpx", "httpcore")
+"""Loggers of libraries with a line for each request that we make, as often as we try again."""
+MAX_PEERS: Final = 256
+"""Most peers of which it is remembered what the log was told last."""
+_OF_REFUSALS: Final = (
+    '%s - "WebSocket %s" %d',
+    "connection rejected (%d %s)",
+    "ASGI callable returned without completing handshake.",
+)
+"""What uvicorn and websockets log of each handshake that is refused."""
+
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Id of the request that the running task works for; "" for none."""
 
@@ -34,8 +45,39 @@ def set_up(level: str, style: LogFormat) -> None:
     handler.setFormatter(JsonLines() if style == "json" else TextLines())
     root.addHandler(handler)
     root.setLevel(library_level(level).upper())
+    for name in EACH_REQUEST:
+        logging.getLogger(name).setLevel(logging.WARNING)
     for name in OURS:
         logging.getLogger(name).setLevel(level.upper())
+
+
+class Changes:
+    """What the log was told last of each of some things, so that it is told again only what is another.
+
+    What is tried again and again would otherwise fill the log with one line. The things are few, or peers: of the ones
+    seen last `MAX_PEERS` are remembered.
+    """
+
+    def __init__(self) -> None:
+        self._logged: dict[str, str] = {}
+
+    def new(self, state: str, of: str = "") -> bool:
+        """Whether the log is to be told this state, because it is another than before. "": as it should be."""
+        before = self._logged.pop(of, "")
+        if state:
+            self._logged[of] = state
+            while len(self._logged) > MAX_PEERS:
+                del self._logged[next(iter(self._logged))]
+        return state != before
+
+
+def drop_refusals() -> None:
+    """Keep the lines of uvicorn about refused handshakes out of the log: whoever refuses them logs why, and once."""
+    logging.getLogger("uvicorn.error").addFilter(_is_no_refusal)
+
+
+def _is_no_refusal(record: logging.LogRecord) -> bool:
+    return record.msg not in _OF_REFUSALS
 
 
 def library_level(level: str) -> str:

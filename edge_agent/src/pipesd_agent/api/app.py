@@ -123,6 +123,8 @@ def create_app(
             "uptime_s": uptime,
             "load": load,
         }
+        if faults := agent.tasks.faults:
+            state["down"] = faults
         if agent.local_only:
             return json_response(state | {"mode": "edge", "gateway": None, "gateways": []})
         figures = agent.figures()
@@ -132,6 +134,7 @@ def create_app(
 
     async def ready(_: Request) -> Response:
         lifecycle.admit()
+        agent.tasks.check()
         if not (agent.link.connected or agent.local_only):
             raise Unavailable(f"no link to the gateway: {agent.link.state}")
         return json_response({"status": "ready"})

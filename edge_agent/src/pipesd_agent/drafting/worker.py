@@ -115,6 +115,13 @@ class DraftWorker:
         self._thread.start()
 
     @property
+    def fault(self) -> str | None:
+        """Why nothing is drafted any more, though nobody closed the worker; None: it drafts."""
+        if self.broken is None and not self._thread.is_alive() and not self._stopping:
+            return "its thread ended"
+        return self.broken
+
+    @property
     def lanes_free(self) -> int:
         """Sessions that could be drafted for now, besides those that are."""
         with self._changed:

@@ -43,7 +43,7 @@ class CircuitBreaker:
         self._up_since: float | None = None
 
     def state(self, now: float) -> CircuitState:
-        if not self.failures or self._stable(now):
+        if not self.failures or self.stable(now):
             return CircuitState.CLOSED
         return CircuitState.HALF_OPEN if self._up_since is not None or now >= self._until else CircuitState.OPEN
 
@@ -73,16 +73,17 @@ class CircuitBreaker:
 
     def ended(self, now: float, most: float) -> None:
         """Take note that the connection was lost. most: see `failed`."""
-        if self._stable(now):
+        if self.stable(now):
             self.left(now)
         else:
             self.failed(now, most)
 
     def left(self, now: float) -> None:
         """Take note that the connection was given up, through no fault of the gateway."""
-        if self._stable(now):
+        if self.stable(now):
             self.failures, self._bound = 0, 0.0
         self._up_since = None
 
-    def _stable(self, now: float) -> bool:
+    def stable(self, now: float) -> bool:
+        """Whether there is a connection that has lasted."""
         return self._up_since is not None and now - self._up_since >= STABLE_S

@@ -10,6 +10,7 @@ from typing import Any, Final
 from pipesd_agent.link.address import Address
 from pipesd_agent.link.circuit_breaker import CircuitBreaker, CircuitState
 from pipesd_core.errors import ApiError, Unauthorized, Unavailable
+from pipesd_core.service.logs import Changes
 
 AGAIN_S: Final = 3.0
 """How long an address that answers, but takes nothing, is tried again before a client is told: a load balancer has
@@ -26,12 +27,16 @@ class Gateway:
 
     Attributes:
         error: why there is no link to it.
+        logged: what the log has of the link to it.
+        lost_early: its last connection ended as soon as it was made.
     """
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self.circuit = CircuitBreaker()
         self.error: ApiError = Unavailable("not connected to the gateway yet; try again")
+        self.logged = Changes()
+        self.lost_early = False
         self._draining_until = 0.0
 
     def set_draining(self, now: float, seconds: float) -> None:

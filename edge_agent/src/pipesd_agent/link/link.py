@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 from websockets.asyncio.client import ClientConnection
 
 from pipesd_agent.drafting.worker import DraftWorker
-from pipesd_agent.link.circuit_breaker import BACKOFF_FIRST_S
+from pipesd_agent.link.circuit_breaker import BACKOFF_FIRST_S, STABLE_S
 from pipesd_agent.link.connection import (
     DRAINING_ASSUMED_S,
     Connection,
@@ -116,15 +116,20 @@ class Link:
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
+        why: Unavailable = ShuttingDown("the agent is shutting down; try again later")
         try:
             await self._stay_connected()
+        except Exception as error:  # a bug; whoever runs this logs it, and runs it again
+            why = Unavailable(f"the link failed inside this agent ({type(error).__name__}): see its log, and try again")
+            raise
         finally:
             self._connection = None
+            self.gateways.set_current(None)
             for task in self._running:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
-            self._requests.close(ShuttingDown("the agent is shutting down; try again later"))
-            self._closed = True
+            self._requests.close(why)
+            self._closed = isinstance(why, ShuttingDown)
             self._settled.set()  # for requests that wait for a connection
 
     async def _stay_connected(self) -> None:
@@ -243,14 +248,24 @@ class Link:
         gateway.set_draining(time.monotonic(), 0.0)
         self.gateways.set_current(gateway)
         self._settled.set()
-        log.info("link: connected to %s", gateway.address.socket)
+        if gateway.lost_early:  # as the next one may be: said when it is not
+            asyncio.get_running_loop().call_later(STABLE_S, self._say_connected, gateway, connection)
+        else:
+            self._say_connected(gateway, connection)
         return connection
+
+    def _say_connected(self, gateway: Gateway, connection: Connection) -> None:
+        if not connection.ended.done():
+            gateway.logged.new("")
+            log.info("link: connected to %s", gateway.address.socket)
 
     def _note_end(self, gateway: Gateway, error: ApiError) -> None:
         self._connection = None
         self.gateways.set_current(None)
         gateway.error = error
-        log.warning("link: %s", error)
+        gateway.lost_early = isinstance(error, ProtocolMismatch) or not gateway.circuit.stable(time.monotonic())
+        if gateway.logged.new(str(error)):
+            log.warning("link: %s", error)
         if isinstance(error, ProtocolMismatch):
             gateway.circuit.failed(time.monotonic(), self._backoff_limit_s)
         else:
@@ -277,12 +292,14 @@ class Link:
         try:
             return await dial(gateway.address, self._settings.api_key, self._network)
         except ApiError as error:
-            if str(error) != str(gateway.error):
+            gateway.lost_early = False
+            if gateway.logged.new(str(error)):
                 log.warning("link: %s", error)
             gateway.error = error
         except Exception as error:
             # A bug, or a setting that nobody thought of. Requests fail with it; without this task they would only wait.
-            log.exception("link: the attempt to connect failed")
+            if gateway.logged.new(repr(error)):
+                log.exception("link: the attempt to connect failed")
             gateway.error = Unavailable(f"cannot connect to the gateway: {error!r}; see the agent's log")
         gateway.circuit.failed(time.monotonic(), self._backoff_limit_s)
         return None

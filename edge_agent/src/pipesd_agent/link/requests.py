@@ -6,6 +6,7 @@ A lost link suspends them, the next one resumes them; their timeouts count all t
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,9 +21,11 @@ from pipesd_agent.session.policies import MakePolicies
 from pipesd_agent.session.session import EdgeSession
 from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.session.stream import RequestStream
-from pipesd_core.errors import ApiError, Overloaded
+from pipesd_core.errors import ApiError, Overloaded, Unavailable
 from pipesd_core.occupancy import Occupancy
 from pipesd_core.protocol.messages import VERSION, Endpoint, Open
+
+log = logging.getLogger(__name__)
 
 MAX_OPEN_REQUESTS: Final = 64
 """Open requests of one agent; a gateway takes as many on one connection."""
@@ -57,6 +60,8 @@ class RequestTable:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._lost: ApiError | None = None
+        self._given_up: set[RequestStream] = set()
+        """Requests that failed inside the agent, and have not ended yet."""
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -173,6 +178,7 @@ class RequestTable:
         for channel, stream in list(self._requests.items()):
             if stream.session.ended:
                 stream.session.observer.ended(time.monotonic())
+                self._given_up.discard(stream)
                 del self._requests[channel]
                 self._channels.free()
 
@@ -197,5 +203,24 @@ class RequestTable:
 
     def _each(self, do: Callable[[RequestStream], None], streams: list[RequestStream]) -> None:
         for stream in streams:
-            do(stream)
+            try:
+                do(stream)
+            except Exception:  # a bug, and of one request: the others have their clocks, and their link, as well
+                log.exception("request %s failed inside the agent", stream.request_id)
+                self._give_up(stream)
         self.remove_ended()
+
+    def _give_up(self, stream: RequestStream) -> None:
+        """End a request by an error, and drop it where even that fails, or has not helped."""
+        error = Unavailable("the request failed inside this agent: see its log, and try again")
+        try:
+            if stream in self._given_up:
+                stream.link_lost(error)
+            else:
+                stream.failed(error)
+                self._given_up.add(stream)
+                return
+        except Exception:
+            log.exception("request %s could not be ended", stream.request_id)
+        self._requests = {channel: other for channel, other in self._requests.items() if other is not stream}
+        self._given_up.discard(stream)

@@ -142,9 +142,12 @@ class LocalModel:
             self._timer = None
         self._users += 1
         try:
-            while self._engine is None:
+            while self._engine is None or self._engine.fault is not None:
                 if self.closed:
                     raise ShuttingDown("the agent is shutting down; try again later")
+                if self._work is None and self._engine is not None:
+                    log.error("local model: loaded again, since it broke: %s", self._engine.fault)
+                    self._unload()
                 if self._work is None:
                     self._work = asyncio.create_task(self._load())
                     self._work.add_done_callback(self._work_done)
@@ -169,12 +172,15 @@ class LocalModel:
     def _release(self) -> None:
         self._users -= 1
         if not self._users and self._idle_s is not None and not self.closed:
-            self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._unload)
+            self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._free_idle)
+
+    def _free_idle(self) -> None:
+        log.info("local model: freed, unused for %g s", self._idle_s)
+        self._unload()
 
     def _unload(self) -> None:
         engine, self._engine, self._timer = self._engine, None, None
         if engine is not None:
-            log.info("local model: freed, unused for %g s", self._idle_s)
             self._work = asyncio.create_task(engine.aclose())
             self._work.add_done_callback(self._work_done)
 

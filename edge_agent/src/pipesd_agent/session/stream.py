@@ -107,8 +107,7 @@ class RequestStream:
             self._check_untaken()
         except ProtocolError as error:
             log.error("request %s: the gateway broke the protocol: %s", self.request_id, error)
-            self.session.fail(Unavailable(f"the gateway broke the session protocol: {error}"))
-            self._act()
+            self.failed(Unavailable(f"the gateway broke the session protocol: {error}"))
 
     def sent(self, message: EdgeMessage, size: int, began: float) -> None:
         """Tell that a message went out as `size` bytes, the first of them given to the socket at `began`."""
@@ -141,6 +140,11 @@ class RequestStream:
     def refused(self) -> None:
         """There is no other one."""
         self.session.refused()
+        self._act()
+
+    def failed(self, error: ApiError) -> None:
+        """It cannot go on; the gateway is told."""
+        self.session.fail(error)
         self._act()
 
     def link_lost(self, error: ApiError) -> None:

@@ -25,6 +25,7 @@ from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.observer import Decision, NullObserver
 from pipesd_core.errors import ConfigError
 from pipesd_core.protocol.messages import Draft, EdgeMessage, Opened, Reason
+from pipesd_core.service.logs import Changes
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,7 @@ class TraceFiles:
         self._waiting = threading.Semaphore(MAX_WAITING)
         self._thread = ThreadPoolExecutor(1, "traces")
         self._closed = False
+        self._failures = Changes()
 
     def begin(self) -> Tracer | None:
         """For a new request; None: the folder is full."""
@@ -198,8 +200,10 @@ class TraceFiles:
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(msgspec.json.encode(trace))
             part.rename(path)
-        except OSError as error:
-            log.error("the trace of request %s could not be written to %s: %s", trace.request, path, error)
+            self._failures.new("")
+        except Exception as error:  # whatever it is: nobody asks for the result of this
+            if self._failures.new(f"{type(error).__name__} {getattr(error, 'errno', '')}"):
+                log.error("the trace of request %s could not be written to %s: %s", trace.request, path, error)
             with contextlib.suppress(OSError):
                 part.unlink()
         finally:

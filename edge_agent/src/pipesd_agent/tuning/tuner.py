@@ -363,6 +363,8 @@ class Tuner:
     def _take_result(self) -> None:
         done = self._proposer.result() if self._searching else None
         if done is None:
+            if self._proposer.failed:
+                self._searching = False  # the proposer says when it takes another one
             return
         self._searching = False
         self._searches += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -286,11 +287,23 @@ async def test_a_failing_decode_ends_its_sequences_and_the_loop_lives_on(
 
 
 async def test_a_bug_in_the_thread_ends_every_sequence(decoder: TargetDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decoder.fault is None
     monkeypatch.setattr(decoder._scheduler, "next_batch", lambda: 1 / 0)
     with pytest.raises(EngineFailed, match="died"):
         await generate(decoder, [5, 6, 7], GREEDY, 8)
     with pytest.raises(EngineFailed, match="died"):
         await generate(decoder, [5, 6, 7], GREEDY, 8)
+    assert decoder.fault == "ZeroDivisionError: division by zero"
+
+
+async def test_a_thread_that_ends_without_a_word_is_a_fault_unless_it_was_closed(decoder: TargetDecoder) -> None:
+    decoder._run = lambda: None  # type: ignore[method-assign]
+    decoder._thread = threading.Thread(target=decoder._run)
+    decoder._start()
+    decoder._thread.join()
+    assert decoder.fault == "its thread ended"
+    await decoder.aclose()
+    assert decoder.fault is None
 
 
 async def test_closing_ends_those_who_run_and_those_who_wait() -> None:

@@ -164,6 +164,7 @@ class TargetDecoder:
         self._numbers = 0
         self._outbox: list[_Command] = []
         self._closing = False
+        self._died: str | None = None
         # Between the two. At most one start, step and release per sequence are in it: that is its bound.
         self._inbox: list[_Command] = []
         self._unanswered = False
@@ -185,6 +186,13 @@ class TargetDecoder:
     def wait_s(self) -> float:
         """Expected wait of a new request for a slot, in seconds."""
         return self._admission_queue.wait_s
+
+    @property
+    def fault(self) -> str | None:
+        """Why there is no decode thread any more, though nobody closed it; None: there is, or it has not begun."""
+        if self._stop.is_set() or self._loop is None or self._thread.is_alive():
+            return self._died
+        return self._died or "its thread ended"
 
     async def reserve(
         self,
@@ -304,7 +312,8 @@ class TargetDecoder:
     def _run(self) -> None:
         try:
             self._serve()
-        except Exception:  # a bug: without the thread no request would ever end
+        except Exception as error:  # a bug: without the thread no request would ever end
+            self._died = f"{type(error).__name__}: {error}"
             log.exception("the decode thread died")
             self._call(self._fail_all, EngineFailed("the target's decode thread died; see the gateway's log"))
 

@@ -49,6 +49,8 @@ class Decoder(Protocol):
     def load(self) -> dict[str, int]: ...
     @property
     def wait_s(self) -> float: ...
+    @property
+    def fault(self) -> str | None: ...
 
     async def reserve(
         self,
@@ -104,6 +106,11 @@ class EmbeddedEngine:
     def load(self) -> dict[str, int]:
         """Figures for `/health`: free slots, and requests in the admission queue."""
         return self._decoder.load
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing is decoded any more, though nobody closed the engine; None: it works."""
+        return self._decoder.fault
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
         """Open a request; see `Engine.open`."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished, Opening, Payload, StepDone, Working
-from pipesd_core.errors import ApiError
+from pipesd_core.errors import ApiError, EngineFailed
 from pipesd_core.llamacpp.openai.prompt import Model
 from pipesd_core.llamacpp.openai.request import Request
 from pipesd_core.llamacpp.openai.responses import FinishReason, Usage, Writer
 from pipesd_core.llamacpp.runtime.detokenizer import Detokenizer
 from pipesd_core.llamacpp.runtime.logprobs import Decoded, Logprobs
+
+log = logging.getLogger(__name__)
 
 
 class SequenceHandle(Protocol):
@@ -97,6 +100,13 @@ class EmbeddedGeneration:
         if isinstance(done, ApiError):
             self.fail(done)
             return
+        try:
+            self._take(done)
+        except Exception:  # a bug: nobody would order another step, and the request would hang
+            log.exception("the result of a step could not be used")
+            self.fail(EngineFailed("internal error; see the server's log"))
+
+    def _take(self, done: Decoded) -> None:
         kept, reason = self._push(done)
         self._tokens += kept
         self._ended = reason is not None
