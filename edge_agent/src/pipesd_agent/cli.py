@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 from pipesd_agent.config import KEYS, PROGRAM, AgentConfig, load
 from pipesd_core.errors import ConfigError
 from pipesd_core.service.api_keys import Keys
+from pipesd_core.service.hosts import names_of
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.program import fail, listen, run_program
-from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format, read_keys
+from pipesd_core.service.settings import HELP, LOG_LEVELS, ShowVersion, help_format, read_keys
+from pipesd_core.service.sockets import is_loopback
 from pipesd_core.service.startup import answering_while_starting
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
     add("--gpu-layers", type=int, metavar="N", help="layers of the draft model on a GPU; -1: all (0)")
     add("--cors-origin", action="append", metavar="URL", help="web origin allowed to call the API (none)")
+    add("--allowed-host", action="append", metavar="NAME", help="host name to answer to (see docs/operation.md)")
     add("--drain-timeout", type=float, metavar="S", help="seconds for running requests after SIGTERM (30)")
     add("--trace", metavar="DIR", help="folder for traces, token ids included (off)")
     add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"{', '.join(LOG_LEVELS)} (info)")
@@ -145,8 +148,9 @@ async def _serve(config: AgentConfig) -> None:
     import asyncio
 
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
+    hosts = names_of(config.allowed_host, loopback=is_loopback(listener))
     try:
-        async with answering_while_starting(listener):
+        async with answering_while_starting(listener, hosts=hosts):
             agent = await asyncio.to_thread(_make_agent, config)
     except BaseException:
         listener.close()
@@ -155,11 +159,11 @@ async def _serve(config: AgentConfig) -> None:
     from pipesd_core.service.server import Server
 
     keys = Keys(config.api_keys, config.api_key_file)
-    if not keys.required and config.host not in LOOPBACK:
+    if not keys.required and not is_loopback(listener):
         logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
     lifecycle = Lifecycle()
     server = Server(
-        create_app(agent, keys=keys, lifecycle=lifecycle, cors_origins=config.cors_origin),
+        create_app(agent, keys=keys, lifecycle=lifecycle, cors_origins=config.cors_origin, hosts=hosts),
         agent.aclose,
         log_level=config.log_level,
         lifecycle=lifecycle,

@@ -20,6 +20,7 @@ from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.tuning.settings import OFFLOAD_VERIFICATION_COST_MS, TunerSettings
 from pipesd_core.errors import ConfigError
 from pipesd_core.service import settings
+from pipesd_core.service.hosts import check_allowed_hosts
 from pipesd_core.service.logs import LogFormat
 from pipesd_core.service.settings import KeySource, Program, check_log_level, check_origins, within
 
@@ -45,6 +46,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     within. threads: of llama.cpp. gpu_layers: layers of the draft model on a GPU; -1: all.
     ca_file: certificate authority of wss:// gateways. api_keys: keys that the agent's own API accepts, empty: anybody
     may use it; api_key_file: where they come from, None: the environment. cors_origin: web origins that may use it.
+    allowed_host: host names that it answers to beside those of loopback, see `service.hosts`.
     drain_timeout: seconds that running requests have after SIGTERM. trace: folder for traces of finished requests.
     batcher: when drafts leave before a verification takes them (`batchers.BATCHERS`). drafter, trigger, tuner, session:
     tables.
@@ -72,6 +74,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     tuner: TunerSettings = TunerSettings()
     session: SessionSettings = SessionSettings()
     cors_origin: tuple[str, ...] = ()
+    allowed_host: tuple[str, ...] = ()
     drain_timeout: float = 30.0
     trace: Path | None = None
     log_level: str = "info"
@@ -106,6 +109,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             )
         within("drain_timeout", self.drain_timeout, 0, 86_400)
         check_origins(self.cors_origin)
+        check_allowed_hosts(self.allowed_host)
         check_log_level(self.log_level)
         for name in ("mode", "fallback"):
             if getattr(self, name) == "edge" and self.draft_model is None:

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from pipesd_core.errors import ConfigError
 from pipesd_core.service import settings
+from pipesd_core.service.hosts import check_allowed_hosts
 from pipesd_core.service.logs import LogFormat
 from pipesd_core.service.settings import KeySource, Program, check_log_level, check_origins, within
 from pipesd_gateway.quota import MAX_SESSIONS_PER_KEY
@@ -27,8 +28,9 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     queue. park_timeout: seconds that a session waits for a silent edge. grace: seconds that a session waits for a lost
     agent to resume it; 0: it ends with its link. step_floor_ms: least time of an engine step, to emulate a bigger
     target. max_sessions_per_key: agents' sessions, over all their connections (`quota`). tls_cert, tls_key: PEM files;
-    without them no TLS. cors_origin: web origins allowed to call the API. drain_timeout: seconds to finish requests
-    after SIGTERM. api_keys: empty means open. api_key_file: file of the keys; None: they come from the environment.
+    without them no TLS. cors_origin: web origins allowed to call the API. allowed_host: host names to answer to beside
+    those of loopback, see `service.hosts`. drain_timeout: seconds to finish requests after SIGTERM. api_keys: empty
+    means open. api_key_file: file of the keys; None: they come from the environment.
     """
 
     model: Path
@@ -46,6 +48,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     cors_origin: tuple[str, ...] = ()
+    allowed_host: tuple[str, ...] = ()
     drain_timeout: float = 30.0
     log_level: str = "info"
     log_format: LogFormat = "text"
@@ -64,6 +67,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
         within("max_sessions_per_key", self.max_sessions_per_key, 1, 2**20)
         within("drain_timeout", self.drain_timeout, 0, 86_400)
         check_origins(self.cors_origin)
+        check_allowed_hosts(self.allowed_host)
         check_log_level(self.log_level)
         if self.tls_key is not None and self.tls_cert is None:
             raise ConfigError("tls_key is of use with tls_cert only: give both, or neither")

@@ -50,7 +50,6 @@ class Server(uvicorn.Server):
         # Imported here: `--help` and a person's chat need no web framework; and after the check.
         from pipesd_core.service.limits import (
             KEEP_ALIVE_S,
-            MAX_HEAD_BYTES,
             BoundedHttp,
             BoundedWebSocket,
             StalledWriters,
@@ -63,7 +62,6 @@ class Server(uvicorn.Server):
                 log_level=library_level(log_level),
                 access_log=False,  # `http` has its own, with the request's id
                 http=BoundedHttp,
-                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 ws=BoundedWebSocket,
                 ws_per_message_deflate=False,

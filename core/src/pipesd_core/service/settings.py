@@ -21,7 +21,6 @@ from msgspec import Struct
 from pipesd_core.errors import ConfigError
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 FAMILIES: Final = ("PIPESD_GATEWAY_", "PIPESD_AGENT_", "PIPESD_VLLM_", "PIPESD_MAX_SESSIONS_PER_KEY")
 """Prefixes of all our programs' variables: a program ignores those of the others."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -18,12 +18,14 @@ import msgspec
 from msgspec import Raw
 
 from pipesd_agent.link.dialing import CONNECT_TIMEOUT_S, untrusted_certificate
+from pipesd_agent.link.forwarded_figures import ForwardedFigures
 from pipesd_agent.link.gateways import Gateways
 from pipesd_agent.link.requests import MAX_OPEN_REQUESTS
-from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable
+from pipesd_core.errors import ApiError, Overloaded, Unauthorized, Unavailable, error_message_from_body
 from pipesd_core.openai_body import NOT_JSON
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
+from pipesd_core.service.hosts import Misdirected
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class PassthroughAnswer:
 
     Attributes:
         body: the whole body, after `read`; the connection is free then. None for a stream of events.
+        figures: of what the client has got.
     """
 
     def __init__(self, client: PassthroughClient, url: str, response: httpx.Response) -> None:
@@ -52,6 +55,8 @@ class PassthroughAnswer:
         kept = {name: value for name in _PASSED_ON if (value := response.headers.get(name)) is not None}
         self.headers = {"x-pipesd-mode": "cloud", **kept}
         self.body: bytes | None = None
+        self.figures = ForwardedFigures()
+        self._finish_callbacks: list[Callable[[], None]] = []
         self._client = client
         self._url = url
         self._response = response
@@ -68,6 +73,10 @@ class PassthroughAnswer:
     def output_tokens(self) -> int:
         """See `Answer.output_tokens`: not counted."""
         return 0
+
+    def add_finish_callback(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once, when the client has its answer or is gone."""
+        self._finish_callbacks.append(callback)
 
     async def read(self) -> None:
         """Read the whole body. Raises ApiError."""
@@ -86,6 +95,9 @@ class PassthroughAnswer:
         """See `Answer.next`. A stream that breaks off before its last event is an error."""
         if not self.streams:
             ended, self._ended = self._ended, True
+            if not ended:
+                self.figures.take_payload(self.body or b"")
+                self._finish()
             return None if ended else self.body
         if self._chunks is None:
             self._chunks = self._response.aiter_bytes()
@@ -95,7 +107,10 @@ class PassthroughAnswer:
                 if len(self._incomplete) > MAX_EVENT_BYTES:
                     raise Unavailable(f"an event of the gateway is larger than {MAX_EVENT_BYTES} bytes; ask for less")
                 if end:
+                    self.figures.take_events(events)
                     self._ended = self._ended or any(map(_is_last, events.split(_END)))
+                    if self._ended:
+                        self._finish()  # before the last event: whoever has seen that may ask for the record
                     return events + end
         except httpx.HTTPError as error:
             if not self._ended:
@@ -109,7 +124,13 @@ class PassthroughAnswer:
 
     async def aclose(self) -> None:
         """See `Answer.aclose`. A gateway that still writes stops."""
+        self._finish()
         await self._response.aclose()
+
+    def _finish(self) -> None:
+        callbacks, self._finish_callbacks = self._finish_callbacks, []
+        for callback in callbacks:
+            callback()
 
 
 class PassthroughClient:
@@ -179,6 +200,8 @@ class PassthroughClient:
                     "and any proxy in between"
                 )
             await answer.read()
+            if answer.status == Misdirected.status:  # of the address that this agent was given, not of the request
+                raise Unavailable(f"the gateway {url} answered 421: {error_message_from_body(answer.body)}")
         finally:
             await answer.aclose()
         return answer
