@@ -21,6 +21,7 @@ from schemathesis import Case, CheckContext, HookContext, Response
 TOKENS = 4
 """Longest answer: many requests rather than long ones."""
 CHOICES = 3
+MODEL = "pipesd-demo-target"
 SCHEMAS = [
     {"type": "boolean"},
     {"enum": ["a", 1]},
@@ -36,7 +37,7 @@ def before_load_schema(_: HookContext, raw_schema: dict[str, Any]) -> None:
     """Say what no description can know: the model's name and vocabulary, and that this server has keys."""
     schemas = raw_schema["components"]["schemas"]
     parameters = schemas["Parameters"]["properties"]
-    parameters["model"] = {"enum": ["pipesd-demo-target", "default", "", None]}
+    parameters["model"] = {"enum": [MODEL, "default", "", None]}
     parameters["logit_bias"]["propertyNames"] = {"pattern": "^(0|[1-9][0-9]{0,2})$"}
     parameters["response_format"]["anyOf"][2]["properties"]["json_schema"]["properties"]["schema"] = {"enum": SCHEMAS}
     schemas["TokenId"]["maximum"] = 4095
@@ -45,11 +46,12 @@ def before_load_schema(_: HookContext, raw_schema: dict[str, Any]) -> None:
     schemas["Message"]["additionalProperties"] = {"type": ["array", "null"], "maxItems": 0}
     if "VerifyRequest" in schemas:
         schemas["VerifyRequest"]["properties"]["requests"]["items"]["properties"]["drafts"]["maxItems"] = 61
+    examples = {"request_id": os.environ["PIPESD_RECORD"], "model": MODEL}
     for methods in raw_schema["paths"].values():
         for operation in methods.values():
             operation["security"] = [way for way in operation["security"] if way]
             for parameter in operation.get("parameters", ()):
-                parameter["example"] = os.environ["PIPESD_RECORD"]
+                parameter["example"] = examples.get(parameter.get("name"))
     description.update(raw_schema)
 
 

@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 KEY = "the-key"
 HEADERS = {"authorization": f"Bearer {KEY}"}
+ALLOWED = "chat.example"
+"""A host name that both answer to."""
 KNOWN = "known"
 """The id of a request that the agent remembers."""
 ANSWER_S = 10.0
@@ -41,13 +43,14 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def target(keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with gateway(tmp_path_factory.mktemp("gateway"), "--api-key-file", str(keys)) as process:
+    flags = ("--api-key-file", str(keys), "--allowed-host", ALLOWED)
+    with gateway(tmp_path_factory.mktemp("gateway"), *flags) as process:
         yield process
 
 
 @pytest.fixture(scope="module")
 def agent(target: Process, keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    flags = ("--api-key-file", str(keys), "--gateway-api-key-file", str(keys))
+    flags = ("--api-key-file", str(keys), "--gateway-api-key-file", str(keys), "--allowed-host", ALLOWED)
     with agent_process(tmp_path_factory.mktemp("agent"), target.root, *flags) as process:
         yield process
 
@@ -131,3 +134,20 @@ def test_the_description_is_open_to_all(target: Process, agent: Process) -> None
     for server in (target, agent):
         assert httpx.get(f"{server.root}/openapi.json").json()["openapi"] == "3.1.0"
         assert httpx.get(f"{server.url}/models").status_code == 401
+
+
+def test_both_answer_to_this_machine_and_what_is_allowed(target: Process, agent: Process) -> None:
+    """By the flag of their command lines; each rule is in tests/protocol/test_http_semantics.py."""
+    for server in (target, agent):
+        for host, status in ((ALLOWED, 200), ("localhost:1", 200), ("evil.example", 421)):
+            answer = httpx.get(f"{server.root}/health", headers={"host": host})
+            assert answer.status_code == status, answer.text
+
+
+def test_an_answer_with_several_choices_leaves_a_record(agent: Process) -> None:
+    body = {"prompt": LONG, "n": 2, "max_tokens": 3, "temperature": 0}
+    with httpx.Client(base_url=agent.url, headers=HEADERS, timeout=20) as client:
+        answer = client.post("/completions", json=body)
+        record = client.get(f"/pipesd/requests/{answer.headers['x-request-id']}").json()
+    assert (record["choices"], record["output_tokens"]) == (2, answer.json()["usage"]["completion_tokens"])
+    assert record["prompt_tokens"] == answer.json()["usage"]["prompt_tokens"]

@@ -61,7 +61,7 @@ def at(description: dict[str, Any], reference: str) -> Any:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_route_is_described_and_nothing_else(package: str) -> None:
     routes = {
-        (route.path, method.lower())
+        (route.path_format, method.lower())
         for route in app_of(package).routes
         if isinstance(route, Route)
         for method in (route.methods or set()) - {"HEAD"}  # comes with every GET

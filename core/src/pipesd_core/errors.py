@@ -73,6 +73,9 @@ class Unauthorized(ApiError):
     type = "invalid_request_error"
     code = "invalid_api_key"
 
+    def headers(self) -> dict[str, str]:
+        return {"www-authenticate": "Bearer"}  # RFC 9110, 15.5.2: a 401 says how to authenticate
+
 
 class ModelNotFound(ApiError):
     status = 404

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from pipesd_agent.drafting.status import DraftingOff, DraftingStatus
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.link import Link
 from pipesd_agent.link.model_list import ModelList
-from pipesd_agent.link.passthrough import PassthroughClient, with_noise
+from pipesd_agent.link.passthrough import PassthroughAnswer, PassthroughClient, with_noise
 from pipesd_agent.local.answer import LocalAnswer
 from pipesd_agent.local.fallback import (
     CloudAnswer,
@@ -151,11 +152,17 @@ class Agent:
         return answer
 
     async def pass_through(
-        self, endpoint: Endpoint, body: bytes, request_id: str, fallback: LocalModel | None
+        self, endpoint: Endpoint, body: bytes, request_id: str, fallback: LocalModel | None, *, reason: str
     ) -> Answer:
-        """The answer to a request that cannot be drafted for: of the gateway's own OpenAI API. Else as `answer`."""
+        """The answer to a request that cannot be drafted for, for `reason`: of the gateway's own OpenAI API.
+
+        Else as `answer`.
+        """
+        began = time.monotonic()
         try:
             answer = await self.passthrough.request(endpoint, with_noise(body), request_id)
+            if answer.status == 200:
+                answer.add_finish_callback(lambda: self._record_forwarded(request_id, answer, began, reason))
             if fallback is None or answer.status != Unavailable.status:
                 return answer
             error: ApiError = Unavailable(error_message_from_body(answer.body) or "the gateway is not available")
@@ -171,8 +178,13 @@ class Agent:
             raise error
         return self._recorded(await start_local_answer(fallback, endpoint, body, request_id, error), request_id)
 
+    def _record_forwarded(self, request_id: str, answer: PassthroughAnswer, began: float, reason: str) -> None:
+        seconds = round(time.monotonic() - began, 4)
+        label = {"mode": "cloud", "reason": reason}
+        self.records.add_figures(request_id, answer.figures.record() | {"seconds": seconds, "pipesd": label})
+
     def _recorded(self, answer: LocalAnswer, request_id: str) -> LocalAnswer:
-        answer.add_finish_callback(lambda: self.records.add_local(request_id, answer.record()))
+        answer.add_finish_callback(lambda: self.records.add_figures(request_id, answer.record()))
         return answer
 
     async def _open(

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 from pipesd_agent.config import KEYS, PROGRAM, AgentConfig, load
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.flags import strict
+from pipesd_core.service.hosts import names_of
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.program import listen, load_in_thread, run, run_program
-from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format, parse_keys, read_keys
+from pipesd_core.service.settings import HELP, LOG_LEVELS, ShowVersion, help_format, parse_keys, read_keys
+from pipesd_core.service.sockets import is_loopback
 from pipesd_core.service.startup import answering_while_starting
 
 if TYPE_CHECKING:
@@ -119,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what is done with unknown parameters: refuse, or ignore and say so (refuse)",
     )
     add("--cors-origin", action="append", metavar="URL", help="web origin allowed to call the API (none)")
+    add("--allowed-host", action="append", metavar="NAME", help="host name to answer to (see docs/operation.md)")
     add("--drain-timeout", type=float, metavar="S", help="seconds for running requests after SIGTERM (30)")
     add("--keep-alive", type=int, metavar="S", help="seconds until an idle connection is closed (75)")
     add("--trace", type=Path, metavar="DIR", help="folder for traces, token ids included (off)")
@@ -152,8 +155,9 @@ def _make_agent(config: AgentConfig) -> Agent:
 
 async def _serve(config: AgentConfig) -> None:
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
+    hosts = names_of(config.allowed_host, loopback=is_loopback(listener))
     try:
-        async with answering_while_starting(listener):
+        async with answering_while_starting(listener, hosts=hosts):
             agent = await load_in_thread(lambda: _make_agent(config))
     except BaseException:
         listener.close()
@@ -162,7 +166,7 @@ async def _serve(config: AgentConfig) -> None:
     from pipesd_core.service.server import Server
 
     keys = Keys(config.api_keys, config.api_key_file)
-    if not keys.required and config.host not in LOOPBACK:
+    if not keys.required and not is_loopback(listener):
         logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
     lifecycle = Lifecycle()
     server = Server(
@@ -171,6 +175,7 @@ async def _serve(config: AgentConfig) -> None:
             keys=keys,
             lifecycle=lifecycle,
             cors_origins=config.cors_origin,
+            hosts=hosts,
             unknown_parameters=config.unknown_parameters,
         ),
         agent.aclose,

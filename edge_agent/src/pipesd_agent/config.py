@@ -21,6 +21,7 @@ from pipesd_agent.tuning.settings import OFFLOAD_VERIFICATION_COST_MS, TunerSett
 from pipesd_core.errors import ConfigError
 from pipesd_core.openai_parameters import UnknownParameters
 from pipesd_core.service import settings
+from pipesd_core.service.hosts import check_allowed_hosts
 from pipesd_core.service.logs import LogFormat
 from pipesd_core.service.settings import KEEP_ALIVE_S, KeySource, Program, check_log_level, check_origins, within
 
@@ -46,9 +47,9 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     within. threads: of llama.cpp. gpu_layers: layers of the draft model on a GPU; -1: all.
     ca_file: certificate authority of wss:// gateways. api_keys: keys that the agent's own API accepts, empty: anybody
     may use it; api_key_file: where they come from, None: the environment. cors_origin: web origins that may use it.
-    unknown_parameters: of requests, see `openai_parameters`. drain_timeout: seconds that running requests have after
-    SIGTERM. keep_alive: seconds until an idle connection to the agent's API is closed. trace: folder for traces of
-    finished requests.
+    allowed_host: host names that it answers to beside those of loopback, see `service.hosts`. unknown_parameters: of
+    requests, see `openai_parameters`. drain_timeout: seconds that running requests have after SIGTERM. keep_alive:
+    seconds until an idle connection to the agent's API is closed. trace: folder for traces of finished requests.
     batcher: when drafts leave before a verification takes them (`batchers.BATCHERS`). drafter, trigger, tuner, session:
     tables.
     """
@@ -76,6 +77,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     session: SessionSettings = SessionSettings()
     unknown_parameters: UnknownParameters = "refuse"
     cors_origin: tuple[str, ...] = ()
+    allowed_host: tuple[str, ...] = ()
     drain_timeout: float = 30.0
     keep_alive: int = KEEP_ALIVE_S
     trace: Path | None = None
@@ -112,6 +114,7 @@ class AgentConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         within("drain_timeout", self.drain_timeout, 0, 86_400)
         within("keep_alive", self.keep_alive, 1, 3600)
         check_origins(self.cors_origin)
+        check_allowed_hosts(self.allowed_host)
         check_log_level(self.log_level)
         for name in ("mode", "fallback"):
             if getattr(self, name) == "edge" and self.draft_model is None:

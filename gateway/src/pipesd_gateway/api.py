@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -23,6 +24,7 @@ from pipesd_core.openai_parameters import ignored_header
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.exposition import CONTENT_TYPE, render
+from pipesd_core.service.hosts import HostNames
 from pipesd_core.service.http import (
     EventStream,
     error_event,
@@ -32,6 +34,7 @@ from pipesd_core.service.http import (
     while_connected,
 )
 from pipesd_core.service.lifecycle import Lifecycle
+from pipesd_core.service.model_routes import add_model_routes
 from pipesd_core.service.openapi import add_description
 from pipesd_core.service.queued_stream import QUEUED, Beginning
 from pipesd_core.service.tasks import Tasks
@@ -46,11 +49,12 @@ def create_app(
     keys: Keys | None = None,
     lifecycle: Lifecycle | None = None,
     cors_origins: tuple[str, ...] = (),
+    hosts: HostNames | None = None,
     load: Callable[[], Mapping[str, int]] = dict,
     metrics: GatewayMetrics | None = None,
     tasks: Tasks | None = None,
 ) -> Starlette:
-    """Make the app over `engine`, which stays the caller's to close. No `keys`: open to everybody.
+    """Make the app over `engine`, which stays the caller's to close. No `keys`: open to all; no `hosts`: any name.
 
     load: figures for `/health` and `/metrics`: the sessions, requests and tasks of the moment. metrics: of the server,
     whose agents are measured by it too; None: of this API alone. tasks: what `/ready` names when
@@ -63,7 +67,7 @@ def create_app(
     app = Starlette()
     app.router.redirect_slashes = False
     lifecycle = lifecycle or Lifecycle()
-    install(app, lifecycle, cors_origins)
+    install(app, lifecycle, cors_origins, hosts)
     started = int(time.time())
 
     async def chat_completions(request: Request) -> Response:
@@ -72,11 +76,8 @@ def create_app(
     async def completions(request: Request) -> Response:
         return await _answer(request, answering, keys, Endpoint.COMPLETIONS)
 
-    async def models(request: Request) -> Response:
-        keys.authorize(request)
-        info = engine.info
-        model = {"id": info.name, "object": "model", "created": started, "owned_by": "pipesd"}
-        return json_response({"object": "list", "data": [model | {"max_model_len": info.max_context}]})
+    def models() -> list[dict[str, Any]]:
+        return [engine.info.entry(started)]
 
     async def info(request: Request) -> Response:
         keys.authorize(request)
@@ -101,7 +102,7 @@ def create_app(
 
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
     app.add_route("/v1/completions", completions, methods=["POST"])
-    app.add_route("/v1/models", models, methods=["GET"])
+    add_model_routes(app, keys, models)
     app.add_route("/v1/pipesd/info", info, methods=["GET"])
     app.add_route("/v1/pipesd/verify", verifications, methods=["POST"])
     app.add_route("/health", health, methods=["GET"])

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.flags import strict
+from pipesd_core.service.hosts import names_of
 from pipesd_core.service.lifecycle import Lifecycle
 from pipesd_core.service.program import listen, load_in_thread, run, run_program
 from pipesd_core.service.server import Server
-from pipesd_core.service.settings import HELP, LOG_LEVELS, LOOPBACK, ShowVersion, help_format
+from pipesd_core.service.settings import HELP, LOG_LEVELS, ShowVersion, help_format
+from pipesd_core.service.sockets import is_loopback
 from pipesd_core.service.startup import answering_while_starting
 from pipesd_core.service.tasks import Tasks
 from pipesd_gateway import agents
@@ -82,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-cert", type=Path, metavar="FILE", help="PEM certificate chain; enables TLS (none)")
     add("--tls-key", type=Path, metavar="FILE", help="PEM private key (in the file of --tls-cert)")
     add("--cors-origin", action="append", metavar="URL", help="web origin allowed to call the API (none)")
+    add("--allowed-host", action="append", metavar="NAME", help="host name to answer to (see docs/operation.md)")
     add("--drain-timeout", type=float, metavar="S", help="seconds to finish requests after SIGTERM (30)")
     add("--keep-alive", type=int, metavar="S", help="seconds until an idle connection is closed (75)")
     add("--log-level", choices=LOG_LEVELS, metavar="LEVEL", help=f"log level: {', '.join(LOG_LEVELS)} (info)")
@@ -92,8 +95,9 @@ def _parser() -> argparse.ArgumentParser:
 async def _serve(config: GatewayConfig) -> None:
     tls = config.tls()
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
+    hosts = names_of(config.allowed_host, loopback=is_loopback(listener))
     try:
-        async with answering_while_starting(listener, tls):
+        async with answering_while_starting(listener, tls, hosts):
             engine = await load_in_thread(lambda: _load_engine(config))
     except BaseException:
         listener.close()
@@ -115,13 +119,14 @@ async def _serve(config: GatewayConfig) -> None:
             keys=keys,
             lifecycle=lifecycle,
             cors_origins=config.cors_origin,
+            hosts=hosts,
             load=held,
             metrics=metrics,
             tasks=tasks,
         )
         limits = SessionLimits(park_timeout_s=config.park_timeout, grace_s=config.grace)
         registry = agents.attach(app, metrics.measure(engine, "agent"), limits, keys.authorize, quota, lifecycle)
-        if not keys.required and config.host not in LOOPBACK:
+        if not keys.required and not is_loopback(listener):
             logger.warning("listening on %s without an API key: everybody who reaches it may use it", config.host)
         server = Server(
             app,

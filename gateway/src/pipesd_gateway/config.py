@@ -13,6 +13,7 @@ from msgspec import Struct
 from pipesd_core.errors import ConfigError
 from pipesd_core.openai_parameters import UnknownParameters
 from pipesd_core.service import settings
+from pipesd_core.service.hosts import check_allowed_hosts
 from pipesd_core.service.logs import LogFormat
 from pipesd_core.service.settings import KEEP_ALIVE_S, KeySource, Program, check_log_level, check_origins, within
 from pipesd_core.service.trust import server_context
@@ -31,9 +32,9 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     agent to resume it; 0: it ends with its link. step_floor_ms: least time of an engine step, to emulate a bigger
     target. max_sessions_per_key: agents' sessions, over all their connections (`quota`). unknown_parameters: of
     requests, see `openai_parameters`. tls_cert, tls_key: PEM files; without them no TLS. cors_origin: web origins
-    allowed to call the API. drain_timeout: seconds to finish requests after SIGTERM. keep_alive: seconds until an idle
-    connection is closed. api_keys: empty means open. api_key_file: file of the keys; None: they come from the
-    environment.
+    allowed to call the API. allowed_host: host names to answer to beside those of loopback, see `service.hosts`.
+    drain_timeout: seconds to finish requests after SIGTERM. keep_alive: seconds until an idle connection is closed.
+    api_keys: empty means open. api_key_file: file of the keys; None: they come from the environment.
     """
 
     model: Path
@@ -52,6 +53,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     cors_origin: tuple[str, ...] = ()
+    allowed_host: tuple[str, ...] = ()
     drain_timeout: float = 30.0
     keep_alive: int = KEEP_ALIVE_S
     log_level: str = "info"
@@ -72,6 +74,7 @@ class GatewayConfig(Struct, frozen=True, kw_only=True):
         within("drain_timeout", self.drain_timeout, 0, 86_400)
         within("keep_alive", self.keep_alive, 1, 3600)
         check_origins(self.cors_origin)
+        check_allowed_hosts(self.allowed_host)
         check_log_level(self.log_level)
         if self.tls_key is not None and self.tls_cert is None:
             raise ConfigError("tls_key is of use with tls_cert only: give both, or neither")

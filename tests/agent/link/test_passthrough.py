@@ -207,6 +207,13 @@ async def test_a_refused_key_is_the_agents(body: dict[str, Any]) -> None:
         assert error["message"] == f"the gateway {fake.url} refuses this agent's key: set gateway_api_key_file"
 
 
+async def test_a_gateway_that_does_not_answer_to_its_address() -> None:
+    async with gateway() as fake, agent_before(fake.url) as (client, _, _link):
+        fake.script = whole(b'{"error": {"message": "allow it with --allowed-host"}}', "421 Misdirected Request")
+        error = error_of(await client.post("/completions", json=UNDRAFTABLE), 503)
+        assert error["message"] == f"the gateway {fake.url} answered 421: allow it with --allowed-host"
+
+
 async def test_what_is_no_api() -> None:
     async with gateway() as fake, agent_before(fake.url) as (client, _, _link):
         fake.script = whole(b"", "307 Temporary Redirect", "location: /elsewhere")
@@ -228,6 +235,54 @@ async def test_a_stream_as_it_is() -> None:
         assert answer.headers["x-pipesd-mode"] == "cloud"
         async with asyncio.timeout(60):
             await fake.left.wait()
+
+
+USAGE = b'{"prompt_tokens":3,"completion_tokens":8}'
+WHOLE = b'{"choices":[{"index":0},{"index":1}],"usage":' + USAGE + b"}"
+EVENTS = (FIRST, b'data: {"choices":[{"index":1}]}\n\n')
+
+
+@pytest.mark.parametrize(
+    ("body", "script", "tokens"),
+    [
+        (UNDRAFTABLE, whole(WHOLE), [3, 8]),
+        (STREAM, streamed(*EVENTS, b'data: {"choices":[],"usage":' + USAGE + b"}\n\n" + DONE), [3, 8]),
+        (STREAM, streamed(*EVENTS, DONE), [None, None]),
+    ],
+)
+async def test_an_answer_with_several_choices_leaves_a_record(
+    body: dict[str, Any], script: Script, tokens: list[int | None]
+) -> None:
+    async with gateway() as fake, agent_before(fake.url) as (client, _, _link):
+        fake.script = script
+        async with client.stream("POST", "/completions", json=body, headers={"x-request-id": "mine"}) as answer:
+            async for part in answer.aiter_raw():
+                if part.endswith(DONE):
+                    break  # whoever has seen the end may ask
+            record = (await client.get("/pipesd/requests/mine")).json()
+        assert record.pop("seconds") >= 0
+        assert record == {
+            "id": "mine",
+            "prompt_tokens": tokens[0],
+            "output_tokens": tokens[1],
+            "choices": 2,
+            "pipesd": {"mode": "cloud", "reason": "n = 2 cannot be drafted for"},
+        }
+
+
+async def test_a_record_of_a_client_that_left_and_none_of_a_refusal() -> None:
+    async with gateway() as fake, agent_before(fake.url) as (client, agent, _link):
+        fake.script, fake.holds = begins, True
+        async with client.stream("POST", "/completions", json=STREAM, headers={"x-request-id": "left"}) as answer:
+            await anext(answer.aiter_raw())
+            assert agent.records.get("left") is None, "it is not over"
+        async with asyncio.timeout(10):
+            while (record := agent.records.get("left")) is None:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.01)
+        assert record["choices"] == 1
+        fake.script, fake.holds = whole(b"{}", "400 Bad Request"), False
+        await client.post("/completions", json=UNDRAFTABLE, headers={"x-request-id": "refused"})
+        assert agent.records.get("refused") is None
 
 
 @pytest.mark.parametrize(

@@ -286,8 +286,9 @@ async def test_an_agent_that_stops_is_no_lost_cloud() -> None:
     await agent.aclose()
     with pytest.raises(Unavailable, match="cannot reach"):
         await agent.answer(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "id", agent.fallback_for(None))
+    local = agent.fallback_for(None)
     with pytest.raises(Unavailable, match="shutting down"):
-        await agent.pass_through(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "id", agent.fallback_for(None))
+        await agent.pass_through(Endpoint.COMPLETIONS, b'{"prompt": "x"}', "id", local, reason="n = 2")
     assert maker.decoders == []
 
 

@@ -30,7 +30,7 @@ GIVEN: dict[str, str] = {
     "drain_timeout": "4", "keep_alive": "9", "log_level": "warning", "log_format": "json", "gateway": "https://h",
     "mode": "cloud",
     "ca_file": "ca.pem", "trace": "t", "fallback": "edge", "capacity": "2", "gpu_layers": "-1", "grace": "7",
-    "objective": "offload", "unknown_parameters": "ignore",
+    "objective": "offload", "unknown_parameters": "ignore", "allowed_host": "a.example",
 }  # fmt: skip
 """A value of each flag that is not its default; those of keys name a file, which the test makes."""
 
@@ -66,7 +66,9 @@ def test_flag_variable_and_key_of_the_file_are_one(name: str, given: dict[str, s
     lines = []
     for dest, value in values.items():
         number = isinstance(parsed[dest], int | float)
-        lines.append(f"{dest} = {value if number else [value] if dest == 'cors_origin' else repr(value)}\n")
+        lines.append(
+            f"{dest} = {value if number else [value] if dest in ('cors_origin', 'allowed_host') else repr(value)}\n"
+        )
     file.write_text("".join(lines))
     by_flags, by_environment, by_file = load(parsed, {}, None), load({}, environ, None), load({}, {}, file)
     assert by_flags == by_environment == by_file
@@ -103,6 +105,7 @@ def test_help_tells_every_default_and_fits_a_screen(name: str, monkeypatch: pyte
         ("PIPESD_{}_THREADS", "x", "the environment variable PIPESD_{0}_THREADS: Expected `int`"),
         ("PIPESD_{}_LOG_FORMAT", "xml", "the environment variable PIPESD_{0}_LOG_FORMAT: Invalid"),
         ("PIPESD_{}_CORS_ORIGIN", "a.example", "cors_origin must be such as https://"),
+        ("PIPESD_{}_ALLOWED_HOST", "a.example:80", "allowed_host must be a name or an address without a port"),
         ("PIPESD_{}_CONFIG", "/nowhere/c.toml", "cannot read the configuration file /nowhere/c.toml"),
         ("PIPESD_API_KEY", "secret", "unknown environment variable PIPESD_API_KEY; the nearest known one is PIPESD_"),
     ],

@@ -100,6 +100,24 @@ async def test_a_page_that_is_allowed(allowed: str) -> None:
             assert "access-control-allow-credentials" not in answer.headers
 
 
+@pytest.mark.parametrize("allowed", [PAGE, "*"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+async def test_a_page_on_the_internet_that_is_allowed_reaches_localhost(allowed: str, method: str) -> None:
+    """Private Network Access: browsers ask so before they send a public page's request to this machine."""
+    asked = {"access-control-request-method": method, "access-control-request-private-network": "true"}
+    async with client_of(allowed) as client:
+        answer = await client.options("/v1/thing", headers={"origin": PAGE} | asked)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["access-control-allow-private-network"] == "true"
+        assert "Access-Control-Request-Private-Network" in answer.headers["vary"]
+        plain = await preflight(client, PAGE)
+        assert "access-control-allow-private-network" not in plain.headers
+    async with client_of(PAGE) as client:
+        refused = await client.options("/v1/thing", headers={"origin": STRANGER} | asked)
+        assert refused.status_code == 403
+        assert "access-control-allow-private-network" not in refused.headers
+
+
 async def test_web_sockets_of_pages() -> None:
     """Browsers ask nobody before they open one."""
     listener = listen("127.0.0.1", 0)

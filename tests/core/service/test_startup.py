@@ -11,6 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from pipesd_core.service import startup
+from pipesd_core.service.hosts import names_of
 from pipesd_core.service.program import listen
 from pipesd_core.service.startup import answering_while_starting
 
@@ -51,6 +52,33 @@ async def test_what_is_no_request(sent: bytes, monkeypatch: pytest.MonkeyPatch) 
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET http://localhost/health?x HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        (b"GET /health HTTP/1.0\r\n\r\n", 200),
+        (b"HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
+        (b"POST /health HTTP/1.1\r\nHost: localhost\r\n\r\n", 503),
+        (b"HEAD /ready HTTP/1.1\r\nHost: localhost\r\n\r\n", 503),
+        (b"GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n", 421),
+        (b"GET /health HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health HTTP/2.0\r\nHost: localhost\r\n\r\n", 505),
+    ],
+)
+async def test_the_rules_of_http_hold_from_the_start(sent: bytes, status: int) -> None:
+    with listen("127.0.0.1", 0) as listener:
+        async with answering_while_starting(listener, hosts=names_of((), loopback=True)), asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(sent)
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 %d " % status)
+            assert b"\r\ndate: " in head.lower()
+            assert bool(body) == (not sent.startswith(b"HEAD"))
+            assert (b"retry-after: 5" in head) == (status == 503)
+            writer.close()
+            await writer.wait_closed()
 
 
 async def test_more_clients_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

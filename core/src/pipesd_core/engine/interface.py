@@ -10,7 +10,7 @@ module.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -30,6 +30,11 @@ class ModelInfo(Struct, frozen=True):
     fingerprint: bytes
     max_context: int
     max_drafts: int
+
+    def entry(self, created: int = 0) -> dict[str, Any]:
+        """Its entry in OpenAI's list of models; the context under vLLM's name for it."""
+        listed = {"id": self.name, "object": "model", "created": created, "owned_by": "pipesd"}
+        return listed | {"max_model_len": self.max_context}
 
 
 class Opening(Struct, frozen=True):

@@ -29,7 +29,10 @@ from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest, Overloade
 from pipesd_core.occupancy import Occupancy
 from pipesd_core.openai_parameters import IGNORED_HEADER
 from pipesd_core.service import logs
+from pipesd_core.service.content_coding import decoder_of
+from pipesd_core.service.hosts import HostNames
 from pipesd_core.service.lifecycle import Lifecycle
+from pipesd_core.service.request_head import ALLOWED
 from pipesd_core.text_encoding import NotUtf8, without_mark
 
 MAX_BODY_BYTES: Final = 4 * 2**20 - 1024
@@ -81,10 +84,12 @@ class ClientGone(Exception):
     """The client has gone; nobody reads the answer."""
 
 
-def install(app: Starlette, lifecycle: Lifecycle, cors_origins: tuple[str, ...] = ()) -> None:
+def install(
+    app: Starlette, lifecycle: Lifecycle, cors_origins: tuple[str, ...] = (), hosts: HostNames | None = None
+) -> None:
     """Give an app its request ids and its OpenAI-shaped errors, and keep web pages out but those of `cors_origins`.
 
-    `lifecycle` counts its requests, and refuses new ones when it drains.
+    `lifecycle` counts its requests, and refuses new ones when it drains. hosts: the names it answers to; None: any.
     """
     app.add_middleware(_RequestCounter, lifecycle=lifecycle)
     # The last one added is the outermost.
@@ -92,7 +97,7 @@ def install(app: Starlette, lifecycle: Lifecycle, cors_origins: tuple[str, ...] 
         app.add_middleware(
             CORSMiddleware,
             allow_origins=cors_origins,
-            allow_methods=("GET", "POST"),
+            allow_methods=("GET", "HEAD", "POST"),
             allow_headers=("*",),  # OpenAI's client sends many of its own
             expose_headers=(
                 "x-request-id",
@@ -102,8 +107,9 @@ def install(app: Starlette, lifecycle: Lifecycle, cors_origins: tuple[str, ...] 
                 "retry-after",
                 "retry-after-ms",
             ),
+            allow_private_network=True,  # what browsers before Local Network Access ask of a server at localhost
         )
-    app.add_middleware(_Origins, allowed=frozenset(cors_origins))
+    app.add_middleware(_Callers, origins=frozenset(cors_origins), hosts=hosts or HostNames())
     app.add_middleware(_RequestIds)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -151,20 +157,26 @@ def error_event(error: ApiError) -> bytes:
 
 
 async def read_body(request: Request) -> bytes:
-    """The body of a request, without a byte order mark. Raises BodyTooLarge, BodyTooSlow, NotUtf8Body, ClientGone."""
+    """The body of a request, decoded, without a byte order mark.
+
+    Raises BodyTooLarge, BodyTooSlow, NotUtf8Body, ClientGone, or another InvalidRequest.
+    """
     parts: list[bytes] = []
-    size = 0
+    sent, size = 0, 0
+    decoder = decoder_of(request.headers.getlist("content-encoding"))
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for part in request.stream():
-                size += len(part)
-                if size > MAX_BODY_BYTES:
+                sent += len(part)
+                parts.append(decoder.decode(part, MAX_BODY_BYTES + 1 - size))
+                size += len(parts[-1])
+                if max(sent, size) > MAX_BODY_BYTES:
                     raise BodyTooLarge(f"the body is larger than the limit of {MAX_BODY_BYTES} bytes")
-                parts.append(part)
     except TimeoutError:
         raise BodyTooSlow(f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
     except ClientDisconnect:
         raise ClientGone from None
+    decoder.finish()
     try:
         return without_mark(b"".join(parts))
     except NotUtf8 as error:
@@ -266,32 +278,39 @@ class _RequestCounter:
             self._lifecycle.requests -= 1
 
 
-class _Origins:
-    """Refuses what a web page sends, WebSockets included, unless its origin is allowed.
+class _Callers:
+    """Refuses what a web page sends, WebSockets included, unless its origin is allowed, and other servers' names.
 
     That a page cannot read the answers (CORS) is not enough: on a user's own machine, where no key is asked for, any
     page could still spend the model's time; and for WebSockets, or where a page's host name is made to point here, a
     browser does not even hide the answers.
     """
 
-    def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, origins: frozenset[str], hosts: HostNames) -> None:
         self._app = app
-        self._allowed = allowed
+        self._origins = origins
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        origin = dict(scope["headers"]).get(b"origin", b"").decode("latin-1")
-        if not origin or origin in self._allowed or "*" in self._allowed:
-            await self._app(scope, receive, send)
+        headers = dict(scope["headers"])
+        try:
+            self._hosts.check(headers.get(b"host", b"").decode("latin-1"))
+            self._check_origin(headers.get(b"origin", b"").decode("latin-1"))
+        except InvalidRequest as error:
+            response = json_response(error.body(), error.status)
+            if scope["type"] == "http":
+                await response(scope, receive, send)
+            else:
+                await WebSocket(scope, receive, send).send_denial_response(response)
             return
-        error = ForeignOrigin(f"web pages of {origin[:128]!r} may not use this server: allow them with --cors-origin")
-        response = json_response(error.body(), error.status)
-        if scope["type"] == "http":
-            await response(scope, receive, send)
-        else:
-            await WebSocket(scope, receive, send).send_denial_response(response)
+        await self._app(scope, receive, send)
+
+    def _check_origin(self, origin: str) -> None:
+        if origin and origin not in self._origins and "*" not in self._origins:
+            raise ForeignOrigin(f"web pages of {origin[:128]!r} may not use this server: allow them with --cors-origin")
 
 
 async def _on_api_error(_: Request, error: Exception) -> Response:
@@ -301,7 +320,10 @@ async def _on_api_error(_: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    what = f"{request.method} {request.url.path[:128]}"
+    path: str = request.scope["path"]
+    if path == "*":  # of no resource, but of the server: RFC 9110, 9.3.7; only OPTIONS comes so far
+        return Response(status_code=204, headers={"allow": ALLOWED})
+    what = f"{request.method} {path[:128]}"
     wrong: ApiError
     if error.status_code == 404:
         wrong = NoSuchRoute(f"there is no {what}; the API is under /v1, such as POST /v1/chat/completions")

@@ -24,6 +24,7 @@ from websockets.frames import Frame
 
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
 from pipesd_core.service.http import BODY_TIMEOUT_S, HANG_UP, SEND_TIMEOUT_S, json_response
+from pipesd_core.service.request_head import RefusedHead, ServerConnection, UnknownCoding, status_of
 from pipesd_core.sse import escaped
 
 MAX_CONNECTIONS: Final = 512
@@ -68,6 +69,7 @@ class BoundedHttp(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state | {HANG_UP: self._hang_up}, _loop)
+        self.conn: ServerConnection = ServerConnection(MAX_HEAD_BYTES)
         self._served = self.app
         self.app = self._serve
         self._awaited: Callable[[], None] | None = None
@@ -79,6 +81,7 @@ class BoundedHttp(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.conn.secure = self.scheme == "https"
         if len(self.connections) > MAX_CONNECTIONS:
             held = sum(not connection.transport.is_closing() for connection in self.connections)
             if held > MAX_CONNECTIONS and not self._displace_idle():
@@ -112,8 +115,12 @@ class BoundedHttp(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer a malformed request. Called while the error is being handled."""
         error = sys.exception()
-        if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
+        if isinstance(error, RefusedHead):
+            self._refuse(error.error, error.method)
+        elif status_of(error) == HeadTooLarge.status:
             self._refuse(HeadTooLarge(f"the head of the request is larger than the limit of {MAX_HEAD_BYTES} bytes"))
+        elif status_of(error) == UnknownCoding.status:
+            self._refuse(UnknownCoding("the Transfer-Encoding is unknown: chunked is the only one (RFC 9112, 6.1)"))
         else:
             self._refuse(InvalidRequest(f"this is no HTTP request: {error or msg}"))
 
@@ -188,20 +195,21 @@ class BoundedHttp(H11Protocol):
     def _no_body(self) -> None:
         self.transport.close()  # the app has answered long ago
 
-    def _refuse(self, error: ApiError) -> None:
+    def _refuse(self, error: ApiError, method: bytes = b"") -> None:
         """Answer with an error, if nothing has been answered yet, and close."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
             body = escaped(msgspec.json.encode(error.body()))
             headers = [
-                ("content-type", "application/json"),
-                ("content-length", str(len(body))),
-                ("connection", "close"),
-                *error.headers().items(),
+                *self.server_state.default_headers,  # Date
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+                *((name.encode(), value.encode()) for name, value in error.headers().items()),
             ]
             reason = HTTPStatus(error.status).phrase.encode()
             for event in (
                 h11.Response(status_code=error.status, headers=headers, reason=reason),
-                h11.Data(data=body),
+                h11.Data(data=b"" if method == b"HEAD" else body),
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")

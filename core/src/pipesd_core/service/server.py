@@ -53,7 +53,6 @@ class Server(uvicorn.Server):
         uvicorn_compat.check()
         # Imported here: `--help` and a person's chat need no web framework; and after the check.
         from pipesd_core.service.limits import (
-            MAX_HEAD_BYTES,
             BoundedHttp,
             BoundedWebSocket,
             StalledWriters,
@@ -66,7 +65,6 @@ class Server(uvicorn.Server):
                 log_level=library_level(log_level),
                 access_log=False,  # `http` has its own, with the request's id
                 http=BoundedHttp,
-                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                 timeout_keep_alive=keep_alive_s,
                 ws=BoundedWebSocket,
                 ws_per_message_deflate=False,

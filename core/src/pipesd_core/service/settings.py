@@ -26,7 +26,6 @@ from pipesd_core.text_encoding import read_text
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 KEEP_ALIVE_S: Final = 75
 """Default of `keep_alive`: longer than clients keep a connection for their next request, so that none meets its end."""
-LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 FAMILIES: Final = ("PIPESD_GATEWAY_", "PIPESD_AGENT_", "PIPESD_VLLM_", "PIPESD_MAX_SESSIONS_PER_KEY")
 """Prefixes of all our programs' variables: a program ignores those of the others."""
 

@@ -7,6 +7,7 @@ alive and slow answers both. Options that a system does not have are left out.
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
 from typing import Final
 
 IDLE_S: Final = 5
@@ -29,6 +30,11 @@ def options(timeout_s: int) -> list[Option]:
         (socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in wanted.items() if hasattr(socket, name)
     ]
     return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *found]
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine reaches a listener by itself."""
+    return listener.family in (socket.AF_INET, socket.AF_INET6) and ip_address(listener.getsockname()[0]).is_loopback
 
 
 def notice_dead_peers(sock: socket.socket, timeout_s: int) -> None:

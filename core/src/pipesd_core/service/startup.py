@@ -9,13 +9,17 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from email.utils import formatdate
 from http import HTTPStatus
 from socket import socket
 from typing import Final
 
+import h11
 import msgspec
 
-from pipesd_core.errors import Unavailable
+from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
+from pipesd_core.service.hosts import HostNames
+from pipesd_core.service.request_head import RefusedHead, ServerConnection
 
 PATIENCE_S: Final = 5.0
 """Longest time for a client to send its request, and to take the answer."""
@@ -29,8 +33,13 @@ class Loading(Unavailable):
 
 
 @asynccontextmanager
-async def answering_while_starting(listener: socket, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
-    """Answer on `listener` as long as the context lasts; the listener stays open, for the next server."""
+async def answering_while_starting(
+    listener: socket, tls: ssl.SSLContext | None = None, hosts: HostNames | None = None
+) -> AsyncIterator[None]:
+    """Answer on `listener` as long as the context lasts; the listener stays open, for the next server.
+
+    hosts: the names that it answers to; None: any.
+    """
     clients: set[asyncio.Task[None]] = set()
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -40,7 +49,7 @@ async def answering_while_starting(listener: socket, tls: ssl.SSLContext | None 
         try:
             if len(clients) <= MAX_CLIENTS:
                 async with asyncio.timeout(PATIENCE_S):
-                    await _answer(reader, writer)
+                    await _answer(ServerConnection(MAX_HEAD_BYTES, secure=tls is not None), reader, writer, hosts)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # not logged: the client would only have got a 503
         except asyncio.CancelledError:
@@ -60,21 +69,30 @@ async def answering_while_starting(listener: socket, tls: ssl.SSLContext | None 
         await asyncio.gather(*clients, return_exceptions=True)
 
 
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    head = await reader.readuntil(b"\r\n\r\n")
-    path = head.split(b" ", 2)[1:2]
-    loading = Loading("the model is loading; try again later")
-    status, body = HTTPStatus.OK, b'{"status":"starting"}'
-    if path != [b"/health"]:
-        status, body = HTTPStatus.SERVICE_UNAVAILABLE, msgspec.json.encode(loading.body())
-    lines = [
-        f"HTTP/1.1 {status.value} {status.phrase}",
-        "content-type: application/json",
-        f"content-length: {len(body)}",
-        *(f"{name}: {value}" for name, value in loading.headers().items()),
-        "connection: close",
-    ]
-    writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+async def _answer(
+    connection: ServerConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hosts: HostNames | None
+) -> None:
+    method, status, body = b"", HTTPStatus.OK, b'{"status":"starting"}'
+    headers: dict[str, str] = {}
+    try:
+        request = await _head(connection, reader)
+        method = request.method
+        _admit(request, hosts or HostNames())
+    except (h11.RemoteProtocolError, ApiError) as error:
+        if isinstance(error, RefusedHead):
+            method = error.method
+        refusal = _refusal(error)
+        status, body, headers = HTTPStatus(refusal.status), msgspec.json.encode(refusal.body()), refusal.headers()
+    lines = {
+        "date": formatdate(usegmt=True),
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **headers,
+        "connection": "close",
+    }
+    response = h11.Response(status_code=status, reason=status.phrase.encode(), headers=list(lines.items()))
+    for event in (response, h11.Data(data=b"" if method == b"HEAD" else body), h11.EndOfMessage()):
+        writer.write(connection.send(event) or b"")
     await writer.drain()
     writer.write_eof() if writer.can_write_eof() else None
     # A body that is still on its way must not turn the answer into a reset connection.
@@ -82,3 +100,27 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         async with asyncio.timeout(0.2):
             while await reader.read(MAX_HEAD_BYTES):
                 pass
+
+
+async def _head(connection: ServerConnection, reader: asyncio.StreamReader) -> h11.Request:
+    """The head of the request. Raises RemoteProtocolError, of a client that leaves too."""
+    while not isinstance(event := connection.next_event(), h11.Request):
+        if event is not h11.NEED_DATA:
+            raise h11.RemoteProtocolError("no request")
+        connection.receive_data(await reader.read(MAX_HEAD_BYTES))
+    return event
+
+
+def _admit(request: h11.Request, hosts: HostNames) -> None:
+    """Raise what a request is refused with: all but one for /health are."""
+    host = next((value for name, value in request.headers if name == b"host"), b"")
+    hosts.check(host.decode("latin-1"))
+    if request.target.partition(b"?")[0] != b"/health" or request.method not in (b"GET", b"HEAD"):
+        raise Loading("the model is loading; try again later")
+
+
+def _refusal(error: h11.RemoteProtocolError | ApiError) -> ApiError:
+    """What the client is told."""
+    if isinstance(error, ApiError):
+        return error
+    return error.error if isinstance(error, RefusedHead) else InvalidRequest(f"this is no HTTP request: {error}")

@@ -1,8 +1,8 @@
-"""Every private part of uvicorn that `limits`, `server` and the vLLM plugin touch, and a check that each is there.
+"""Every private part of uvicorn, and of its h11, that this package and the vLLM plugin touch, and a check of each.
 
-uvicorn promises none of them: its protocol classes are extended, and its configuration changed, where it has no option
-for what we need. The check runs when a server starts, before the modules that touch them are imported; it looks names
-and signatures up and costs a few milliseconds.
+They promise none of them: uvicorn's protocol classes are extended, and its configuration changed, where it has no
+option for what we need. The check runs when a server starts, before the modules that touch them are imported; it looks
+names and signatures up and costs a few milliseconds.
 """
 
 from __future__ import annotations
@@ -65,12 +65,26 @@ CLASSES: Final = MappingProxyType(
                 "send_400_response": "self,msg",
             },
             attributes=(
-                *("app", "conn", "connections", "cycle", "loop", "timeout_keep_alive", "timeout_keep_alive_task"),
+                "app",
+                "conn",
+                "connections",
+                "cycle",
+                "loop",
+                "scheme",
+                "server_state",
+                "timeout_keep_alive",
+                "timeout_keep_alive_task",
                 "transport",
             ),
         ),
+        # Of h11, which comes with it.
+        "h11._connection:Connection": Part(
+            methods={"__init__": "self,our_role,max_incomplete_event_size", "next_event": "self"},
+            attributes=("_receive_buffer",),
+        ),
+        "h11._receivebuffer:ReceiveBuffer": Part(methods={"maybe_extract_at_most": "self,count"}),
         "uvicorn.protocols.http.h11_impl:RequestResponseCycle": Part(attributes=("keep_alive", "response_complete")),
-        "uvicorn.server:ServerState": Part(attributes=("connections",)),
+        "uvicorn.server:ServerState": Part(attributes=("connections", "default_headers")),
         "uvicorn.server:Server": Part(
             methods={
                 "__init__": "self,config",

@@ -38,6 +38,7 @@ from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.sampler import draw_seed
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.exposition import CONTENT_TYPE, render
+from pipesd_core.service.hosts import HostNames
 from pipesd_core.service.http import (
     ClientGone,
     EventStream,
@@ -49,6 +50,7 @@ from pipesd_core.service.http import (
     while_connected,
 )
 from pipesd_core.service.lifecycle import Lifecycle
+from pipesd_core.service.model_routes import add_model_routes
 from pipesd_core.service.openapi import add_description
 from pipesd_core.service.queued_stream import QUEUED, Beginning
 from pipesd_core.service.request_metrics import RequestTimer
@@ -71,11 +73,13 @@ def create_app(
     keys: Keys | None = None,
     lifecycle: Lifecycle | None = None,
     cors_origins: tuple[str, ...] = (),
+    hosts: HostNames | None = None,
     unknown_parameters: UnknownParameters = "refuse",
 ) -> Starlette:
-    """Make the app of an agent, whose tasks run as long as the app does. No `keys`: anybody may use it.
+    """Make the app of an agent, whose tasks run as long as the app does.
 
-    unknown_parameters: "refuse" leaves it to whoever answers to refuse them.
+    No `keys`: anybody may use it. No `hosts`: it answers to any name. unknown_parameters: "refuse" leaves it to whoever
+    answers to refuse them.
     """
     keys = keys or Keys()
 
@@ -90,7 +94,7 @@ def create_app(
     app = Starlette(lifespan=lifespan)
     app.router.redirect_slashes = False
     lifecycle = lifecycle or Lifecycle()
-    install(app, lifecycle, cors_origins)
+    install(app, lifecycle, cors_origins, hosts)
     started = int(time.time())
     requests = AgentRequests()
 
@@ -102,9 +106,8 @@ def create_app(
         keys.authorize(request)
         return await _answer(request, agent, requests, Endpoint.COMPLETIONS, unknown_parameters)
 
-    async def models(request: Request) -> Response:
-        keys.authorize(request)
-        return json_response({"object": "list", "data": agent.models})
+    def models() -> list[dict[str, Any]]:
+        return agent.models
 
     async def health(_: Request) -> Response:
         drafter: dict[str, Any] | None = None
@@ -154,7 +157,7 @@ def create_app(
 
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
     app.add_route("/v1/completions", completions, methods=["POST"])
-    app.add_route("/v1/models", models, methods=["GET"])
+    add_model_routes(app, keys, models)
     app.add_route("/v1/pipesd/requests/{request_id}", record, methods=["GET"])
     app.add_route("/health", health, methods=["GET"])
     app.add_route("/ready", ready, methods=["GET"])
@@ -181,7 +184,7 @@ async def _answer(
     headers: dict[str, str] = {}
     if not agent.local_only and (reason := why_ineligible(endpoint, body)) is not None:
         log.info("request %s is served cloud-only: %s", request_id, reason)
-        work = agent.pass_through(endpoint, body, request_id, fallback)
+        work = agent.pass_through(endpoint, body, request_id, fallback, reason=reason)
         route = "passthrough"  # the gateway has its own way with streams that wait
     elif may_stream(body):
         body, seed = with_seed(body, draw_seed)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import httpx
@@ -20,6 +20,7 @@ from msgspec import Raw
 from pipesd_agent.link.circuit_breaker import BACKOFF_FIRST_S
 from pipesd_agent.link.dialing import BUSY_STATUS, CONNECT_TIMEOUT_S
 from pipesd_agent.link.failures import moved, tls_trouble, wants_tls, why_unreachable
+from pipesd_agent.link.forwarded_figures import ForwardedFigures
 from pipesd_agent.link.gateways import AGAIN_S, Declined, Gateways
 from pipesd_agent.link.network import DIRECT, Network
 from pipesd_agent.link.requests import MAX_OPEN_REQUESTS
@@ -36,6 +37,7 @@ from pipesd_core.openai_body import NOT_JSON
 from pipesd_core.openai_parameters import IGNORED_HEADER
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
+from pipesd_core.service.hosts import Misdirected
 from pipesd_core.sse import MAX_EVENT_BYTES, escaped
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class PassthroughAnswer:
 
     Attributes:
         body: the whole body, after `read`; the connection is free then. None for a stream of events.
+        figures: of what the client has got.
     """
 
     def __init__(self, client: PassthroughClient, url: str, response: httpx.Response) -> None:
@@ -64,6 +67,8 @@ class PassthroughAnswer:
         kept = {name: value for name in _PASSED_ON if (value := response.headers.get(name)) is not None}
         self.headers = {"x-pipesd-mode": "cloud", **kept}
         self.body: bytes | None = None
+        self.figures = ForwardedFigures()
+        self._finish_callbacks: list[Callable[[], None]] = []
         self._client = client
         self._url = url
         self._response = response
@@ -83,6 +88,10 @@ class PassthroughAnswer:
         """See `Answer.output_tokens`: not counted."""
         return 0
 
+    def add_finish_callback(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once, when the client has its answer or is gone."""
+        self._finish_callbacks.append(callback)
+
     async def read(self) -> None:
         """Read the whole body. Raises ApiError."""
         parts, size = [], 0
@@ -100,6 +109,9 @@ class PassthroughAnswer:
         """See `Answer.next`. A stream that breaks off before its last event is an error."""
         if not self.streams:
             ended, self._ended = self._ended, True
+            if not ended:
+                self.figures.take_payload(self.body or b"")
+                self._finish()
             return None if ended else self.body
         if self._chunks is None:
             self._chunks = self._response.aiter_bytes()
@@ -109,7 +121,10 @@ class PassthroughAnswer:
                 if len(self._incomplete) > MAX_EVENT_BYTES:
                     raise Unavailable(f"an event of the gateway is larger than {MAX_EVENT_BYTES} bytes; ask for less")
                 if end:
+                    self.figures.take_events(events)
                     self._ended = self._ended or any(map(_is_last, events.split(_END)))
+                    if self._ended:
+                        self._finish()  # before the last event: whoever has seen that may ask for the record
                     return escaped(events + end)
         except httpx.HTTPError as error:
             if not self._ended:
@@ -123,10 +138,16 @@ class PassthroughAnswer:
 
     async def aclose(self) -> None:
         """See `Answer.aclose`. A gateway that still writes stops."""
+        self._finish()
         if not self._closed:
             self._closed = True
             self._client.open.free()
         await self._response.aclose()
+
+    def _finish(self) -> None:
+        callbacks, self._finish_callbacks = self._finish_callbacks, []
+        for callback in callbacks:
+            callback()
 
 
 class PassthroughClient:
@@ -217,6 +238,8 @@ class PassthroughClient:
                 raise Unavailable(
                     f"the gateway {url} serves with TLS: set gateway to {url.replace('http', 'https', 1)}"
                 )
+            if answer.status == Misdirected.status:  # of the address that this agent was given, not of the request
+                raise Unavailable(f"the gateway {url} answered 421: {error_message_from_body(answer.body)}")
         finally:
             await answer.aclose()
         if answer.status in BUSY_STATUS and not error_message_from_body(answer.body):

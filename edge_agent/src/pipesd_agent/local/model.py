@@ -63,11 +63,7 @@ class LocalModel:
     @property
     def listing(self) -> list[dict[str, Any]]:
         """The list for `/v1/models`; empty unless the model is loaded."""
-        if self._engine is None:
-            return []
-        info = self._engine.info
-        model = {"id": info.name, "object": "model", "created": 0, "owned_by": "pipesd"}
-        return [model | {"max_model_len": info.max_context}]
+        return [] if self._engine is None else [self._engine.info.entry()]
 
     def load(self) -> None:
         """Load the model before the event loop uses it; on any thread. Raises ModelLoadError."""

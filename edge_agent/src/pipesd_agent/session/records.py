@@ -104,8 +104,8 @@ class Records:
 
         self._note(request.request_id, record)
 
-    def add_local(self, request_id: str, record: Mapping[str, Any]) -> None:
-        """Note a request that the target had no part in, with the figures of the draft model's answer."""
+    def add_figures(self, request_id: str, record: Mapping[str, Any]) -> None:
+        """Note a request that had no session, with the figures of its answer."""
         self._note(request_id, lambda: dict(record))
 
     def get(self, request_id: str) -> dict[str, Any] | None:
