@@ -112,3 +112,11 @@ def test_wrong_commands_end_with_one_line(arguments: list[str], capsys: pytest.C
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "pipesd-vllm serve MODEL" in capsys.readouterr().out
+
+
+def test_a_variable_that_a_library_could_not_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WEBSOCKETS_MAX_FRAGMENTS", "4k")
+    assert main(["serve", "m"]) == 2
+    assert "the environment variable WEBSOCKETS_MAX_FRAGMENTS" in capsys.readouterr().err
