@@ -119,7 +119,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_idle_connections_stay_open_as_at_our_own_gateway(
     monkeypatch: pytest.MonkeyPatch, given: str | None, kept: str
 ) -> None:
-    monkeypatch.setattr(cli.runpy, "run_module", lambda *_, **__: None)
+    monkeypatch.setattr("runpy.run_module", lambda *_, **__: None)
     monkeypatch.setattr("sys.argv", [])
     for name in ("VLLM_PLUGINS", SECRET_VARIABLE, cli.KEEP_ALIVE_VARIABLE):
         monkeypatch.setenv(name, given or "x")
@@ -127,3 +127,11 @@ def test_idle_connections_stay_open_as_at_our_own_gateway(
         monkeypatch.delenv(cli.KEEP_ALIVE_VARIABLE)
     cli._serve(["--model", "m"])
     assert os.environ[cli.KEEP_ALIVE_VARIABLE] == kept
+
+
+def test_a_variable_that_a_library_could_not_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WEBSOCKETS_MAX_FRAGMENTS", "4k")
+    assert main(["serve", "m"]) == 2
+    assert "the environment variable WEBSOCKETS_MAX_FRAGMENTS" in capsys.readouterr().err

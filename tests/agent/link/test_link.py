@@ -973,25 +973,23 @@ async def test_a_bug_of_one_request_ends_that_one_and_the_others_keep_their_cloc
     assert "request id failed inside the agent" in caplog.text
 
 
-def test_a_request_that_cannot_even_be_ended_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    async def run() -> None:
-        table = requests.RequestTable(settings(), None)
-        made = [
-            table.open(Endpoint.COMPLETIONS, BODY, name, collaborative=False, observers=()) for name in ("a", "b", "c")
-        ]
+async def test_a_request_that_cannot_even_be_ended_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = requests.RequestTable(settings(), None)
+    made = [table.open(Endpoint.COMPLETIONS, BODY, name, collaborative=False, observers=()) for name in "abc"]
 
-        def breaks(*_: Any) -> None:
-            raise ZeroDivisionError
+    def breaks(*_: Any) -> None:
+        raise ZeroDivisionError
 
-        made[0].resumed = made[0].session.fail = breaks  # type: ignore[method-assign]
-        made[1].resumed = breaks  # type: ignore[method-assign]
-        table.link_restored()
-        assert table.all() == made[1:], "it could not be ended"
-        table.link_restored()
-        assert table.all() == made[2:], "nor did it end when it was told to"
-        with pytest.raises(Unavailable, match="failed inside this agent"):
-            await made[1].next()
-        table.close(Unavailable("the end"))
-
-    asyncio.run(run())
+    for stream in made[:2]:
+        monkeypatch.setattr(stream, "resumed", breaks)
+    monkeypatch.setattr(made[0].session, "fail", breaks)
+    table.link_restored()
+    assert table.all() == made[1:], "it could not be ended"
+    table.link_restored()
+    assert table.all() == made[2:], "nor did it end when it was told to"
+    with pytest.raises(Unavailable, match="failed inside this agent"):
+        await made[1].next()
+    table.close(Unavailable("the end"))
     assert "request a could not be ended" in caplog.text

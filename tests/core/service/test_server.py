@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 
 from pipesd_core.errors import ConfigError, ModelLoadError
 from pipesd_core.service.program import CannotServe, fail, listen, run_program
@@ -102,3 +103,13 @@ async def serve_and_stop(listener: socket.socket) -> list[Any]:
         server.should_exit = True
         await serving
     return order
+
+
+def test_a_server_takes_no_number_of_workers_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvicorn would, and raise where it is none."""
+    monkeypatch.setenv("WEB_CONCURRENCY", "auto")
+
+    async def stop() -> None:
+        pass
+
+    assert Server(Starlette(), stop).config.workers == 1
