@@ -1,4 +1,7 @@
-"""A gateway and an agent before it, whole and over sockets: the embedded engine over a decoder that writes a text."""
+"""A gateway and an agent before it, whole, sockets between them: the embedded engine over a decoder that writes a text.
+
+Clients call the apps themselves: a kept connection would end whenever this process has no time for five seconds.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 from fake_decoder import EOS, FakeDecoder
+from starlette.applications import Starlette
 from test_figures_agree import serving
 
 from pipesd_agent.api.app import create_app as agent_app
@@ -25,6 +29,10 @@ from pipesd_gateway.quota import Quota
 TEXT = "hi there"
 
 
+def client_of(app: Starlette) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://here")
+
+
 @asynccontextmanager
 async def both_ends(
     *, at_the_gateway: UnknownParameters = "refuse", at_the_agent: UnknownParameters = "refuse"
@@ -35,12 +43,16 @@ async def both_ends(
     engine = EmbeddedEngine(decoder, name="fake", unknown_parameters=at_the_gateway)
     gateway = gateway_app(engine)
     agents.attach(gateway, engine, SessionLimits(), Keys().authorize, Quota())
-    async with serving(gateway) as address, httpx.AsyncClient(base_url=address, timeout=None) as plain:
+    async with serving(gateway) as address:
         agent = make_agent(AgentConfig(gateway=address, mode="collaborative", tuner=TunerSettings(enabled=False)))
+        agent.start()
         app = agent_app(agent, unknown_parameters=at_the_agent)
-        async with serving(app) as own, httpx.AsyncClient(base_url=own, timeout=None) as drafted:
-            async with asyncio.timeout(300):
-                while (await drafted.get("/ready")).status_code != 200:  # noqa: ASYNC110  nobody tells when it is
-                    await asyncio.sleep(0.01)
-            yield plain, drafted
+        try:
+            async with client_of(gateway) as plain, client_of(app) as drafted:
+                async with asyncio.timeout(300):
+                    while (await drafted.get("/ready")).status_code != 200:  # noqa: ASYNC110  nobody tells when it is
+                        await asyncio.sleep(0.01)
+                yield plain, drafted
+        finally:
+            await agent.aclose()
     await engine.aclose()

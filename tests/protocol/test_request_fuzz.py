@@ -1,7 +1,7 @@
 """Random bodies, from the OpenAI SDK's types, at the gateway's own API and at an agent before it: both say the same.
 
-Both ends whole and over sockets: the embedded engine with its own request validation, over a decoder that writes a
-given answer. The long form is `make test-full`.
+Both ends are whole: the embedded engine with its own request validation, over a decoder that writes a given answer. The
+long form is `make test-full`.
 """
 
 from __future__ import annotations
