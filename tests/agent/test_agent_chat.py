@@ -144,7 +144,7 @@ def test_interrupting_an_answer_is_no_end(talk: Callable[..., int], capsys: pyte
 class Interrupted(io.StringIO):
     """A terminal at which Ctrl-C is pressed."""
 
-    def readline(self, size: int = -1, /) -> str:  # noqa: ARG002
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # noqa: ARG002
         raise KeyboardInterrupt
 
 

@@ -143,8 +143,8 @@ async def test_the_seed_that_was_told_is_the_one_that_is_drawn_with(
 ) -> None:
     seeds: list[int] = []
 
-    def answer_to(_prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
-        seeds.append(seed)
+    def answer_to(_prompt: tuple[int, ...], _seed: int) -> tuple[int, ...]:
+        seeds.append(_seed)
         return decoder.answer
 
     decoder.answer_to = answer_to  # type: ignore[method-assign]

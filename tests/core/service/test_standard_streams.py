@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -91,7 +92,7 @@ def test_every_state_of_the_streams(command: str, program: str, expected: tuple[
         ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, r"\U0001f600\xe4"),
     ],
 )
-def test_a_terminal_that_lacks_a_character(environ: dict[str, str], shown: str) -> None:
+def test_a_terminal_that_lacks_a_character(environ: dict[str, Any], shown: str) -> None:
     assert shell("PROGRAM", r"write('\U0001f600\xe4')", **environ) == (7, f"{shown}\n", "")
 
 
