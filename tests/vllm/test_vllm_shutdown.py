@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from balancer import balancer, needs_haproxy
+from event_stream import data_of
 from harness import DRAFT, LONG, MODEL, AgentThread, agent_thread, shaped, wait_until
 from vllm_server import HEADERS, KEY, NOISE, START_S, VllmServer
 
@@ -114,8 +115,8 @@ class Asked:
             ):
                 answer.status = response.status_code
                 if response.headers["content-type"].startswith("text/event-stream"):
-                    for line in response.iter_lines():
-                        self._line(line)
+                    for data in data_of(response):
+                        self._event(data)
                 else:
                     answer.raw = response.read().decode()
                     whole = json.loads(answer.raw)
@@ -127,13 +128,13 @@ class Asked:
         finally:
             answer.begun.set()
 
-    def _line(self, line: str) -> None:
+    def _event(self, data: str) -> None:
         answer = self.answer
-        answer.raw += line + "\n"
-        if line == "data: [DONE]":
+        answer.raw += data + "\n"
+        if data == "[DONE]":
             answer.complete = answer.error is None
-        elif line.startswith("data: "):
-            event = json.loads(line.removeprefix("data: "))
+        else:
+            event = json.loads(data)
             if "error" in event:
                 answer.error = shaped(event["error"])
             self._take(event)

@@ -64,7 +64,7 @@ async def begun(events: AsyncIterator[str]) -> None:
 
 
 async def metrics(client: httpx.AsyncClient) -> list[str]:
-    return (await client.get("/metrics")).text.splitlines()
+    return (await client.get("/metrics")).text.split("\n")
 
 
 @pytest.mark.parametrize("asked", [{}, {"seed": 12}, {"seed": None}])

@@ -76,7 +76,7 @@ async def test_the_rules_of_http_hold_from_the_start(sent: bytes, status: int) -
             assert head.startswith(b"HTTP/1.1 %d " % status)
             assert b"\r\ndate: " in head.lower()
             assert bool(body) == (not sent.startswith(b"HEAD"))
-            assert (b"retry-after: 5" in head) == (status == 503)
+            assert (b"retry-after: " in head) == (status == 503)
             writer.close()
             await writer.wait_closed()
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -23,6 +24,10 @@ from pipesd_vllm.compat.serving import Serving, as_api_error, go_ahead, new_toke
 from pipesd_vllm.rpc_coalescer import RpcCoalescer
 
 log = logging.getLogger(__name__)
+
+WORKING_S: Final = 600.0
+"""Longest time without an output of a request for which its edge is told that the engine is at work: the engine core
+may answer, and yet have lost the request."""
 
 
 class VllmGeneration:
@@ -52,6 +57,8 @@ class VllmGeneration:
         self._task: asyncio.Task[None] | None = None
         self._shown = 0
         self._stepping = False
+        self._last_output_at = 0.0
+        """Time (monotonic) of the last output, or of the order that it is to come by."""
         self._accepted = False
         """`open` has returned; until then nothing may be delivered."""
         self._failure: ApiError | None = None
@@ -74,6 +81,7 @@ class VllmGeneration:
             raise ValueError(wrong)
         self._ordered.set_result((drafts, ahead))
         self._stepping = True
+        self._last_output_at = time.monotonic()
 
     def abort(self) -> None:
         self._silent = True
@@ -104,8 +112,8 @@ class VllmGeneration:
         self.abort()
 
     def working(self) -> None:
-        """Tell whoever waits for a step that the engine is at work."""
-        if self._stepping and not self._silent:
+        """Tell whoever waits for a step that the engine is at work, but not after `WORKING_S` without an output."""
+        if self._stepping and not self._silent and time.monotonic() - self._last_output_at < WORKING_S:
             self._deliver(Working())
 
     # Private.
@@ -161,6 +169,7 @@ class VllmGeneration:
                     queue_us = forward_us = 0
                     while not steps:
                         output = await anext(outputs)
+                        self._last_output_at = time.monotonic()
                         new = new_tokens(output, params, decided)
                         decided += len(new)
                         queued, forward = take_time(output)

@@ -138,7 +138,7 @@ def size(count: int) -> str:
 
 
 def _of_machine() -> Iterator[int]:
-    for line in _read(_PROC / "meminfo").splitlines():
+    for line in _lines(_PROC / "meminfo"):
         name, _, value = line.partition(":")
         if name == "MemAvailable":
             yield int(value.split()[0]) * 1024
@@ -154,13 +154,13 @@ def _of_containers() -> Iterator[int]:
             most = _read(folder / limit).strip()
             now = _read(folder / used).strip()
             if most.isdecimal() and now.isdecimal():
-                stat = dict(line.split(maxsplit=1) for line in _read(folder / "memory.stat").splitlines())
+                stat = dict(line.split(maxsplit=1) for line in _lines(folder / "memory.stat"))
                 yield max(0, int(most) - int(now) + sum(int(stat.get(name, 0)) for name in files))
 
 
 def _cgroups() -> Iterator[Path]:
     """The folders of the control groups of this process and of those above them, as far as they can be seen."""
-    for line in _read(_PROC / "self" / "cgroup").splitlines():
+    for line in _lines(_PROC / "self" / "cgroup"):
         _, controllers, path = line.split(":", 2)
         names = controllers.split(",")
         if controllers and "memory" not in names and "cpu" not in names:
@@ -173,6 +173,10 @@ def _cgroups() -> Iterator[Path]:
 def _address_space() -> int:
     pages = _read(_PROC / "self" / "statm").split()[:1]
     return int(pages[0]) * resource.getpagesize() if pages else 0
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in _read(path).split("\n") if line]
 
 
 def _read(file: Path) -> str:
