@@ -26,6 +26,7 @@ from pipesd_agent.control.triggers import FixedSettings
 from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_agent.session.settings import SessionSettings
 
+pytest_plugins = ("vllm_fixture",)
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
 GRACE_S = 30.0
