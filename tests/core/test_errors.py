@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+from typing import Final
+
 import pytest
 
 from pipesd_core import errors
@@ -24,6 +29,7 @@ from pipesd_core.errors import (
     error_message_from_body,
 )
 
+ROOT: Final = Path(__file__).parents[2]
 EVERY = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
 
 
@@ -85,3 +91,28 @@ def test_the_message_of_an_error_body() -> None:
 )
 def test_what_is_no_error_body_has_no_message(body: bytes | dict[str, object] | None) -> None:
     assert error_message_from_body(body) == ""
+
+
+SOURCES = [
+    path for top in ("core", "gateway", "edge_agent", "vllm_plugin") for path in (ROOT / top).rglob("src/**/*.py")
+]
+
+
+def test_every_refusal_for_want_of_room_estimates_when_there_is_some() -> None:
+    """No number that is written down: that of the fake engine apart, which has no clock."""
+    refusals, constant = 0, []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Overloaded":
+                refusals += 1
+                (given,) = [each.value for each in node.keywords if each.arg == "retry_after_s"] or [ast.Constant(1)]
+                if isinstance(given, ast.Constant) and path.name != "fake.py":
+                    constant.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert refusals > 7
+    assert constant == []
+
+
+def test_one_module_says_when_to_come_back() -> None:
+    """The others only let it through: what a gateway answered, to web pages."""
+    writers = {path.name for path in SOURCES if re.search(r'"retry-after(-ms)?"\s*:', path.read_text("utf-8"))}
+    assert writers == {"retry_after.py"}

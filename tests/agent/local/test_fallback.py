@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -28,6 +29,7 @@ from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import EngineFailed, InvalidRequest, Overloaded, Unauthorized, Unavailable
 from pipesd_core.protocol.messages import End, Endpoint, Event, Failed, Reason, Verdict
+from pipesd_core.service import queued_stream
 
 GONE = Unavailable("cannot reach the gateway")
 
@@ -116,6 +118,21 @@ def assert_labelled(response: httpx.Response, from_token: int, *, header: bool =
     assert [payload["pipesd"] for payload in ends] == [label]
     if header:
         assert response.headers["x-pipesd-mode"] == "edge"
+
+
+async def test_a_stream_that_waits_for_the_draft_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queued_stream, "PATIENCE_S", 0.0)
+    async with client_of(local_only=True) as (client, _, maker):
+        (decoder,) = maker.decoders
+        decoder.full.clear()
+        asked = asyncio.create_task(client.post("/v1/completions", json={"prompt": "x", "stream": True, "seed": 3}))
+        async with asyncio.timeout(10):
+            while not decoder.waiting:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        decoder.full.set()
+        response = await asked
+        assert (response.headers["x-pipesd-mode"], response.headers["x-pipesd-seed"]) == ("edge", "3")
+        assert response.text.startswith(": queued\n\ndata: {")
 
 
 @pytest.mark.parametrize("stream", [True, False])
