@@ -139,6 +139,8 @@ def test_lines_about_refused_handshakes_are_dropped_and_no_others(
     logs.drop_refusals()
     logs.drop_refusals()
     server = logging.getLogger("uvicorn.error")
+    before = server.level
+    server.setLevel(logging.INFO)
     try:
         server.info('%s - "WebSocket %s" %d', "me", "/", 401)
         server.info("connection rejected (%d %s)", 401, "Unauthorized")
@@ -146,6 +148,7 @@ def test_lines_about_refused_handshakes_are_dropped_and_no_others(
         server.info('%s - "WebSocket %s" [accepted]', "me", "/")
     finally:
         server.filters.clear()
+        server.setLevel(before)
     assert [line.partition("uvicorn.error: ")[2] for line in capsys.readouterr().err.splitlines()] == [
         'me - "WebSocket /" [accepted]'
     ]
