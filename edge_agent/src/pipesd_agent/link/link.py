@@ -129,8 +129,9 @@ class Link:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
             self._requests.close(why)
-            self._closed = isinstance(why, ShuttingDown)
-            self._settled.set()  # for requests that wait for a connection
+            if isinstance(why, ShuttingDown):
+                self._closed = True
+                self._settled.set()  # requests that wait for a connection are told so
 
     async def _stay_connected(self) -> None:
         while True:
