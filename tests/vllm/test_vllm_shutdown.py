@@ -71,6 +71,8 @@ BY_HTTP = (
     Question("completions", PROMPT | {"n": 2, "temperature": 0.8, "seed": 9}, stream=False),
 )
 """They go past the link."""
+LONG_ONES = tuple(Question("completions", PROMPT | {"max_tokens": 900}, stream=stream) for stream in (True, False))
+"""They still run when the others have all begun."""
 
 
 @dataclass
@@ -233,7 +235,7 @@ def ends(
         wait_until(lambda: all(linked_to(one) for one in [*agents, *([alone] if alone else [])]))
         assert linked_to(agents[1]) == victim.root
         asked = [Asked(one.url, question) for one in agents for question in (*QUESTIONS, *BY_HTTP)]
-        lonely = [Asked(alone.url, question) for question in QUESTIONS[:2]] if alone else []
+        lonely = [Asked(alone.url, question) for question in LONG_ONES] if alone else []
         for asking in (*asked, *lonely):
             if asking.answer.question.stream:
                 assert asking.answer.begun.wait(START_S)
