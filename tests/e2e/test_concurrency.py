@@ -91,7 +91,7 @@ def test_beyond_the_drafters_capacity_answers_are_cloud_only(
 
         assert in_parallel(ask, list(range(8)), 4) == target_only[:8]
         small.stop()
-        assert "the drafter has no room, served cloud-only" in small.log.read_text()
+        assert "is served cloud-only: drafter_capacity" in small.log.read_text()
 
 
 @pytest.mark.parametrize("stream", [True, False])
