@@ -21,7 +21,10 @@ from bench.link.emulator import Emulator
 
 N_SEQ: Final = 16
 FLOOR: Final = ("--step-floor-ms", "40")
-SERVE: Final = ("--drain-timeout", "0", "--grace", str(GRACE_S), "--n-seq", str(N_SEQ), "--context", "1024", *FLOOR)
+SERVE: Final = (
+    *("--drain-timeout", "0", "--grace", str(GRACE_S), "--n-seq", str(N_SEQ), "--context", "1024", *FLOOR),
+    *("--keep-alive", "3"),  # so that clients' idle connections do not count among what is left
+)
 KBIT: Final = 1e3
 
 
@@ -59,7 +62,7 @@ class Agent:
         config.write_text(f"[session]\ngrace_s = {GRACE_S}\n")
         self._flags = (
             *("--gateway", self.link.url, "--port", str(free_port()), "--drain-timeout", "0"),
-            *("--mode", "collaborative", "--config", str(config), *flags),
+            *("--mode", "collaborative", "--config", str(config), "--keep-alive", "3", *flags),
         )
         self._lives = 0
         self.process = self._start()

@@ -210,7 +210,7 @@ def raw_request(url: str, stream: bool, receive_buffer: int = 0, **parameters: A
     """A request on a bare socket, which leaves it by closing."""
     address = httpx.URL(url)
     body = json.dumps({"prompt": LONG, "stream": stream, **LASTING, **parameters}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
     with socket.socket() as client:
         client.settimeout(20)
         if receive_buffer:

@@ -46,8 +46,8 @@ def post(url: str, path: str, body: dict[str, Any]) -> httpx.Response:
     [
         ("completions", {"prompt": PROMPT, "n": 200}, "n"),
         ("completions", {"prompt": PROMPT, "best_of": 2}, "best_of"),
-        ("completions", {"prompt": ["", PROMPT]}, "prompt"),
-        ("completions", {"prompt": [[], [1, 2]]}, "prompt"),
+        ("completions", {"prompt": ["", PROMPT]}, "prompt[0]"),
+        ("completions", {"prompt": [[], [1, 2]]}, "prompt[0]"),
         ("completions", {"prompt": PROMPT, "prompt_embeds": "AAAA"}, "prompt_embeds"),
         ("chat/completions", {"messages": CHAT, "use_beam_search": True}, "use_beam_search"),
     ],

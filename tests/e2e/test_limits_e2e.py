@@ -107,7 +107,7 @@ def test_clients_that_do_not_read_hold_little(of: str, request: pytest.FixtureRe
     complete(process.url, LONG, headers=headers, max_tokens=4, temperature=0)
     before = resident(process)
     body = json.dumps({"prompt": LONG, "stream": True, "max_tokens": 1500, "temperature": 0, "logprobs": 5}).encode()
-    lines = ["POST /v1/completions HTTP/1.1", "host: x", f"content-length: {len(body)}"]
+    lines = ["POST /v1/completions HTTP/1.1", "host: localhost", f"content-length: {len(body)}"]
     head = "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode()
     with contextlib.ExitStack() as held:
         for _ in range(3):

@@ -35,7 +35,7 @@ for an agent in 2 minutes, 2.4 and 0.8 in 7: malloc's arenas fill up. 8,500 shor
 DESCRIPTORS = 4
 """The same. Each client has one or none at a time, by chance."""
 LEARNT = {"drafting agent": WORKER_FDS}
-"""More of them, of those that learn."""
+"""More of them, of those that learn; and one thread, in which what was learnt is written to a file."""
 REQUEST_S = 60.0
 """No request takes longer."""
 DRAIN_S = 20.0
@@ -258,7 +258,7 @@ def clients(soak: Soak, drafted: str, cloud: str) -> Iterator[Callable[[], None]
 def test_sixteen_clients(seconds: float, tmp_path: Path) -> None:
     for name in ("drafted", "cloud"):
         (tmp_path / name).mkdir()
-    patient = ("--drain-timeout", "30")
+    patient = ("--drain-timeout", "30", "--keep-alive", "5")
     with (
         gateway(tmp_path, "--max-queue", "64", *patient) as target,
         agent_process(tmp_path / "drafted", target.root, *patient) as drafted,
@@ -297,7 +297,7 @@ def test_sixteen_clients(seconds: float, tmp_path: Path) -> None:
             first, last = course.thirds("fds")
             assert last - first <= DESCRIPTORS, f"{name}: descriptors grow, {course.line()}"
             first, last = course.thirds("threads")
-            assert last <= first, f"{name}: threads grow, {course.line()}"
+            assert last <= first + (name in LEARNT), f"{name}: threads grow, {course.line()}"
         wait_until(lambda: all(footprint(pids[name]).fds <= before[name].fds + LEARNT.get(name, 0) for name in pids))
         for program in programs.values():  # the gateway first, its agents at its door
             nothing_is_left(program)
