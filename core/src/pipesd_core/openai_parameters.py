@@ -247,7 +247,9 @@ def drop_unknown(body: bytes) -> tuple[bytes, tuple[str, ...]]:
     dropped = unknown({name: value for name, value in fields.items() if bytes(memoryview(value)[:4]) != b"null"})
     if not dropped:
         return body, ()
-    return msgspec.json.encode({name: value for name, value in fields.items() if name not in dropped}), dropped
+    for name in dropped:
+        del fields[name]
+    return msgspec.json.encode(fields), dropped
 
 
 def ignored_list(names: Iterable[str]) -> str:

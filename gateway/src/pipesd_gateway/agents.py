@@ -74,6 +74,7 @@ class Agents:
         """By the hosts of agents: those that are refused try again."""
         self._drain_began = math.inf
         self._drain_until = math.inf
+        self._ended = False
         self._instance = (INSTANCE_HEADER.encode(), secrets.token_hex(8).encode())
         lifecycle.host = self
 
@@ -88,17 +89,19 @@ class Agents:
                     self._lifecycle.admit()
                 stack.enter_context(share.connection())
             except ApiError as error:
-                if self._refusals.new(str(error), host):
+                if self._refusals.new("refused", f"{host} {error}"):  # several agents may be behind one host
                     log.warning("an agent at %s is refused: %s", host, error)
                 await websocket.send_denial_response(JSONResponse(error.body(), error.status, headers=error.headers()))
                 return
-            self._refusals.new("", host)
+            self._refusals.forget(f"{host} ")
             await websocket.accept(subprotocol=SUBPROTOCOL, headers=[self._instance])
             socket = AgentSocket(websocket, self._engine, self._limits, share, self._admit, self.registry, self._hosted)
             task = asyncio.current_task()
             assert task is not None
             self._sockets[socket] = task
             try:
+                if self._ended:  # while it was accepted
+                    socket.restart()
                 if math.isfinite(self._drain_until):
                     socket.drain(self._drain_until - time.monotonic())
                 await socket.serve()
@@ -125,6 +128,7 @@ class Agents:
 
     def hang_up(self) -> None:
         """Close every link; see `Host`. No session is reported as failed: its agent may finish it elsewhere."""
+        self._ended = True
         for socket in list(self._sockets):
             socket.restart()
 
@@ -138,7 +142,7 @@ class Agents:
 
 def _check_subprotocol(websocket: WebSocket) -> None:
     if SUBPROTOCOL not in websocket.scope["subprotocols"]:
-        offered = ", ".join(websocket.scope["subprotocols"]) or "none"
+        offered = ", ".join(websocket.scope["subprotocols"])[:128] or "none"
         raise InvalidRequest(
             f"this gateway speaks the WebSocket subprotocol {SUBPROTOCOL}; the client offered {offered}"
         )

@@ -54,11 +54,14 @@ def test_a_proxy_is_to_blame_but_not_for_the_gateway_s_tls() -> None:
 
 
 def test_what_servers_say_to_plain_requests() -> None:
-    assert wants_tls(b"400 The plain HTTP request was sent to HTTPS port")  # nginx
-    assert wants_tls("Client sent an HTTP request to an HTTPS server.")  # Go
-    assert wants_tls(b"Reason: You're speaking plain HTTP to an SSL-enabled server port.")  # Apache
-    assert not wants_tls(b"\xff bad request")
-    assert not wants_tls(None)
+    plain = "http://h"
+    assert wants_tls(plain, b"400 The plain HTTP request was sent to HTTPS port")  # nginx
+    assert wants_tls(plain, b"Client sent an HTTP request to an HTTPS server.")  # Go
+    assert wants_tls(plain, b"Reason: You're speaking plain HTTP to an SSL-enabled server port.")  # Apache
+    assert not wants_tls(plain, b"\xff bad request")
+    assert not wants_tls(plain, None)
+    assert not wants_tls("https://h", b"400 The plain HTTP request was sent to HTTPS port")
+    assert not wants_tls(plain, b'{"error": {"message": "min_tokens is \\"an HTTPS server\\""}}'), "a client's words"
 
 
 def test_a_redirect_is_cut_to_a_sensible_length() -> None:

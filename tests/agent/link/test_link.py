@@ -123,7 +123,7 @@ async def refused_with(response: tuple[int, bytes]) -> ApiError:
         ((403, b""), Unavailable, "check the setting gateway"),
         ((404, b"Not Found"), Unavailable, "(it answered 404)"),
         ((503, b'{"error": {"message": "shutting down"}}'), Declined, "answered 503: shutting down"),
-        ((502, b"<html>"), Declined, "any proxy in between"),
+        ((502, b"<html>"), Declined, "answered 502: no server is there"),
     ],
 )
 async def test_a_refused_handshake_says_why(response: tuple[int, bytes], kind: type[ApiError], message: str) -> None:
@@ -786,6 +786,25 @@ async def test_an_address_that_declines_is_tried_again_before_a_client_is_told()
     assert not refusals
 
 
+async def test_a_server_that_refused_something_and_goes_on_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipesd_agent.link.link.AGAIN_S", 0.3)
+
+    async def script(gateway: FakeGateway, connection: ServerConnection) -> None:
+        message = await gateway.read(connection)
+        await say(connection, Failed(message.channel, "unavailable", 503, b"{}"))
+        await answers(gateway, connection)
+
+    async with fake_gateway(script, instances=("a",)) as gateway, running_link(gateway.url, grace_s=10) as link:
+        with pytest.raises(RemoteError):
+            await payloads(await ask(link))
+        await asyncio.sleep(0.1)
+        attempts = gateway.handshakes
+        await asyncio.sleep(1.5)
+        assert gateway.handshakes == attempts, "nobody looks for another one any more"
+        assert [one["draining"] for one in link.gateways.report(time.monotonic())] == [False]
+        assert await payloads(await ask(link)) == [b"{}"]
+
+
 @pytest.mark.parametrize("other", ["b", ""])
 async def test_sessions_are_moved_to_another_server_at_the_same_address(other: str) -> None:
     """The first attempt to get there comes out at the server that ends. The other one may be of an older version, that
@@ -987,6 +1006,9 @@ async def test_a_request_that_cannot_even_be_ended_is_dropped(
     monkeypatch.setattr(made[0].session, "fail", breaks)
     table.link_restored()
     assert table.all() == made[1:], "it could not be ended"
+    with pytest.raises(Unavailable, match="failed inside this agent"):
+        await made[0].next()
+    assert table.was_dropped(0)
     table.link_restored()
     assert table.all() == made[2:], "nor did it end when it was told to"
     with pytest.raises(Unavailable, match="failed inside this agent"):

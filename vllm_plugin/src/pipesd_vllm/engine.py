@@ -90,9 +90,11 @@ class VllmEngine:
             return
         self._closed = True
         log.error("vLLM's engine has stopped: agents are told to go elsewhere")
-        self._on_gone()
-        for generation in list(self._live):
-            generation.fail(EngineGone())
+        try:
+            self._on_gone()
+        finally:
+            for generation in list(self._live):
+                generation.fail(EngineGone())
 
     async def _watch_scheduler(self, core: Core) -> None:
         failures = Changes()

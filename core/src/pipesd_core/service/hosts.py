@@ -40,7 +40,7 @@ class HostNames(Struct, frozen=True):
     def check(self, given: str) -> None:
         """Check the `Host` of a request. Raises Misdirected.
 
-        None, or an empty one, is no browser's: load balancers ask so for health.
+        An empty one, or none, is no browser's: load balancers ask so for health.
         """
         if not self.checked or not given:
             return

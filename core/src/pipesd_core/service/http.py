@@ -290,6 +290,7 @@ class _Callers:
         self._app = app
         self._origins = origins
         self._hosts = hosts
+        self._refusals = logs.Changes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -304,6 +305,8 @@ class _Callers:
             if scope["type"] == "http":
                 await response(scope, receive, send)
             else:
+                if self._refusals.new("refused", str(error)):
+                    log.warning("a WebSocket is refused: %s", error)
                 await WebSocket(scope, receive, send).send_denial_response(response)
             return
         await self._app(scope, receive, send)

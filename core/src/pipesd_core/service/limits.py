@@ -106,7 +106,8 @@ class BoundedHttp(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._look()
+        if not self._over:
+            self._look()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         self._await(None)

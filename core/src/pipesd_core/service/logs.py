@@ -70,6 +70,10 @@ class Changes:
                 del self._logged[next(iter(self._logged))]
         return state != before
 
+    def forget(self, prefix: str) -> None:
+        """Take it that all things whose name begins so are as they should be."""
+        self._logged = {of: state for of, state in self._logged.items() if not of.startswith(prefix)}
+
 
 def drop_refusals() -> None:
     """Keep the lines of uvicorn about refused handshakes out of the log: whoever refuses them logs why, and once."""

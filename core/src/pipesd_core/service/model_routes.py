@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pipesd_core.errors import ModelNotFound, Unavailable
+from pipesd_core.openai_body import names_served_model
 from pipesd_core.service.api_keys import Keys
 from pipesd_core.service.http import json_response
 
@@ -34,7 +35,7 @@ def add_model_routes(app: Starlette, keys: Keys, models: Callable[[], Sequence[d
 
 def _entry(models: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     for model in models:
-        if model.get("id") == name:
+        if model.get("id") == name or (len(models) == 1 and names_served_model(name, model.get("id", ""))):
             return model
     if not models:
         raise Unavailable(f"whether there is a model {name[:128]!r} is not known yet: no gateway has said what it has")

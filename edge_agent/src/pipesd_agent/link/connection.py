@@ -54,7 +54,8 @@ class Connection:
             one refuses to begin or to go on with waits.
 
     Attributes:
-        draining: done when the gateway is about to end; the result is in how many seconds.
+        draining: done when the gateway is about to end, or seems so; the result is in how many seconds.
+        announced: whether it has said so itself.
         ended: done when the connection has ended; the result is why.
     """
 
@@ -73,6 +74,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         self.draining: asyncio.Future[float] = loop.create_future()
         self.ended: asyncio.Future[ApiError] = loop.create_future()
+        self.announced = False
         self.instance = instance
         self.has_alternative = has_alternative
         self._superseded = False
@@ -121,11 +123,12 @@ class Connection:
             if isinstance(message, Rejected):
                 raise ProtocolError(message.message)
             if isinstance(message, Draining):
+                self.announced = True
                 self._set_draining(message.deadline_s)
                 continue
             stream = self._requests.get(message.channel)
             if stream is None or stream.kept_by is not self._keeper:
-                if self._superseded:
+                if self._superseded or (stream is None and self._requests.was_dropped(message.channel)):
                     continue
                 raise ProtocolError(f"{type(message).__name__} for channel {message.channel}, which is not open")
             if isinstance(message, Failed) and message.code == Unavailable.code and self.has_alternative:
@@ -137,6 +140,11 @@ class Connection:
             stream.receive(message)
             if stream.session.ended:
                 self._requests.remove_ended()
+
+    def serves_on(self) -> None:
+        """The gateway has refused something, but nothing else says that it ends: forget that it seemed so."""
+        self.draining = asyncio.get_running_loop().create_future()
+        self.has_alternative = True
 
     def _set_draining(self, seconds: float) -> None:
         if not self.draining.done():

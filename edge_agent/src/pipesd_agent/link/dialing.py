@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidProxy
 
 from pipesd_agent.link.address import Address
 from pipesd_agent.link.connection import CLOSE_TIMEOUT_S, SOCKET_BUFFER_BYTES, close_websocket
-from pipesd_agent.link.failures import moved, wants_tls, why_unreachable
+from pipesd_agent.link.failures import moved, no_server_behind, wants_tls, why_unreachable
 from pipesd_agent.link.gateways import Declined
 from pipesd_agent.link.network import DIRECT, Network
 from pipesd_core.errors import ApiError, Unauthorized, Unavailable, error_message_from_body
@@ -85,11 +85,13 @@ def _connect_error(error: Exception, url: str, proxy: Proxy | None) -> ApiError:
             return Unauthorized(f"the gateway {url} refuses this agent's key ({reason}): set gateway_api_key_file")
         if 300 <= status < 400 and (location := error.response.headers.get("location")):
             return Unavailable(moved(url, location))
-        if wants_tls(error.response.body):
+        if wants_tls(url, error.response.body):
             return Unavailable(f"the gateway {url} serves with TLS: set gateway to https://{urlsplit(url).netloc}")
         kind = Declined if status in BUSY_STATUS else Unavailable
+        if not message and status in BUSY_STATUS:
+            return Declined(no_server_behind(url, status))
         if not message:
-            return kind(
+            return Unavailable(
                 f"there is no PipeSD gateway at {url} (it answered {status}): check the setting gateway, and any proxy "
                 "in between"
             )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
+from pipesd_core.errors import error_message_from_body
 from pipesd_core.service.proxies import Proxy
 
 E = TypeVar("E", bound=BaseException)
@@ -61,9 +62,19 @@ def tls_trouble(
     return None if failure is None else f"the TLS handshake with {server} {url} failed: {_words(failure, causes)}"
 
 
-def wants_tls(body: bytes | bytearray | str | None) -> bool:
-    """Whether the body of an error says that the request should have come over TLS, as those of nginx and others do."""
-    text = body.decode("latin-1") if isinstance(body, bytes | bytearray) else body or ""
+def no_server_behind(url: str, status: int) -> str:
+    """The message for a 502, 503 or 504 that is no gateway's own."""
+    return f"a proxy before the gateway {url} answered {status}: no server is there; try again"
+
+
+def wants_tls(url: str, body: bytes | bytearray | None) -> bool:
+    """Whether an error page says that the request to `url` should have come over TLS, as those of nginx and others do.
+
+    An OpenAI-shaped error does not, whatever words of the client's it repeats.
+    """
+    if urlsplit(url).scheme not in ("http", "ws") or error_message_from_body(body):
+        return False
+    text = (body or b"").decode("latin-1")
     return any(words in text for words in ("HTTPS port", "HTTPS server", "SSL-enabled server"))
 
 

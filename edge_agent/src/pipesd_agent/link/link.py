@@ -116,6 +116,7 @@ class Link:
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
+        self._closed = False
         why: Unavailable = ShuttingDown("the agent is shutting down; try again later")
         try:
             await self._stay_connected()
@@ -197,8 +198,17 @@ class Link:
 
     async def _successor(self, gateway: Gateway, connection: Connection) -> tuple[Gateway, ClientConnection]:
         """Connect to another gateway, or another server at the same address, once this one is about to end."""
-        seconds = await asyncio.shield(connection.draining)
-        log.info("link: gateway %s is draining, ends within %g s", gateway.address.http, seconds)
+        while True:
+            seconds = await asyncio.shield(connection.draining)
+            if connection.announced:
+                log.info("link: gateway %s is draining, ends within %g s", gateway.address.http, seconds)
+            if (found := await self._search(gateway, connection)) is not None:
+                return found
+            gateway.set_draining(time.monotonic(), 0.0)
+            connection.serves_on()
+
+    async def _search(self, gateway: Gateway, connection: Connection) -> tuple[Gateway, ClientConnection] | None:
+        """`_successor`'s search; None: there is none, and all that this gateway did was refuse something."""
         respect_backoff = False
         # An address in a list of them is tried again as well, but nobody waits for that longer than for the list.
         hopeless_at = time.monotonic() + (AGAIN_S if len(self.gateways) == 1 else 0.0)
@@ -217,6 +227,8 @@ class Link:
             if time.monotonic() >= hopeless_at or connection.instance is None:
                 connection.has_alternative = False
                 self._requests.no_other_gateway()
+                if not connection.announced:
+                    return None
             await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
             pause = min(2 * pause, BACKOFF_LIMIT_WITH_CLIENTS_S)
 

@@ -19,7 +19,7 @@ from msgspec import Raw
 
 from pipesd_agent.link.circuit_breaker import BACKOFF_FIRST_S
 from pipesd_agent.link.dialing import BUSY_STATUS, CONNECT_TIMEOUT_S
-from pipesd_agent.link.failures import moved, tls_trouble, wants_tls, why_unreachable
+from pipesd_agent.link.failures import moved, no_server_behind, tls_trouble, wants_tls, why_unreachable
 from pipesd_agent.link.forwarded_figures import ForwardedFigures
 from pipesd_agent.link.gateways import AGAIN_S, Declined, Gateways
 from pipesd_agent.link.network import DIRECT, Network
@@ -234,7 +234,7 @@ class PassthroughClient:
                     "and any proxy in between"
                 )
             await answer.read()
-            if answer.status == 400 and wants_tls(answer.body):
+            if answer.status == 400 and wants_tls(url, answer.body):
                 raise Unavailable(
                     f"the gateway {url} serves with TLS: set gateway to {url.replace('http', 'https', 1)}"
                 )
@@ -243,7 +243,7 @@ class PassthroughClient:
         finally:
             await answer.aclose()
         if answer.status in BUSY_STATUS and not error_message_from_body(answer.body):
-            raise Declined(f"a proxy before the gateway {url} answered {answer.status}: no server is there; try again")
+            raise Declined(no_server_behind(url, answer.status))
         return answer
 
     def failure(self, error: httpx.HTTPError, url: str, *, begun: bool = True) -> ApiError:

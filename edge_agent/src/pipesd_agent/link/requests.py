@@ -62,6 +62,8 @@ class RequestTable:
         self._lost: ApiError | None = None
         self._given_up: set[RequestStream] = set()
         """Requests that failed inside the agent, and have not ended yet."""
+        self._dropped: set[int] = set()
+        """Channels of this link whose requests could not be ended: the gateway has not been told."""
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -78,6 +80,10 @@ class RequestTable:
         """The request on a channel; None: there is none."""
         return self._requests.get(channel)
 
+    def was_dropped(self, channel: int) -> bool:
+        """Whether the request on a channel could not be ended, so that its gateway still writes to it."""
+        return channel in self._dropped
+
     def open(
         self,
         endpoint: Endpoint,
@@ -93,7 +99,8 @@ class RequestTable:
         """
         if self._lost is not None:
             raise self._lost
-        channel = next((c for c in range(MAX_OPEN_REQUESTS) if c not in self._requests), None)
+        used = self._requests.keys() | self._dropped
+        channel = next((c for c in range(MAX_OPEN_REQUESTS) if c not in used), None)
         if channel is None:
             limit = f"{MAX_OPEN_REQUESTS} requests are open at this agent, its limit; try again"
             raise Overloaded(limit, retry_after_s=self._channels.wait_s())
@@ -126,6 +133,7 @@ class RequestTable:
     def link_restored(self) -> None:
         """Resume all requests: there is a link again."""
         self._lost = None
+        self._dropped.clear()
         self._each(lambda stream: stream.resumed(), self.carried_by(None))
         self.changed()
 
@@ -222,5 +230,9 @@ class RequestTable:
                 return
         except Exception:
             log.exception("request %s could not be ended", stream.request_id)
-        self._requests = {channel: other for channel, other in self._requests.items() if other is not stream}
+        for channel in [channel for channel, other in self._requests.items() if other is stream]:
+            del self._requests[channel]
+            self._channels.free()
+            self._dropped.add(channel)
         self._given_up.discard(stream)
+        stream.dropped(error)

@@ -403,8 +403,8 @@ class EdgeSession:
             raise ProtocolError("the gateway opened a session twice")
         self._session_id = opened.session
         self.state = State.OPEN
-        if self.opened is not None:
-            if msgspec.structs.replace(opened, session=self.opened.session) != self.opened:
+        if (first := self.opened) is not None:
+            if msgspec.structs.replace(opened, session=first.session, ignored=first.ignored) != first:
                 self._fail_handoff("prompt, parameters or limits are not the same there")
             return
         self.opened = opened

@@ -152,6 +152,12 @@ class RequestStream:
         self.session.link_lost(error)
         self._act()
 
+    def dropped(self, error: ApiError) -> None:
+        """A bug keeps the session from ending: its client is told at least."""
+        self._answers.append(Fail(error))
+        self._answered.set()
+        self._opened.set()
+
     # Inside.
 
     def _with_figures(self, payload: bytes) -> bytes:

@@ -106,7 +106,7 @@ def parse(endpoint: Endpoint, body: bytes, unknown_parameters: UnknownParameters
 
 def _check_rest(endpoint: Endpoint, rest: dict[str, Any], unknown_parameters: UnknownParameters) -> str:
     """Check what is not served; returns the list of what is ignored."""
-    ignored = unknown(rest) if unknown_parameters == "ignore" else ()
+    ignored = dict.fromkeys(unknown(rest)) if unknown_parameters == "ignore" else {}
     for name, value in rest.items():
         if name not in ignored and (error := refusal(endpoint, name, value)) is not None:
             raise error
