@@ -123,6 +123,9 @@ def test_a_state_is_new_when_it_is_another() -> None:
     ]  # fmt: skip
     assert changes.new("a", "elsewhere")
     assert not changes.new("a")
+    changes.forget("else")
+    assert changes.new("a", "elsewhere")
+    assert not changes.new("a")
 
 
 def test_the_peers_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

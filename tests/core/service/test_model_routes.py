@@ -75,3 +75,10 @@ async def test_they_ask_for_a_key() -> None:
             assert answer.status_code == 401
             assert answer.headers["www-authenticate"] == "Bearer"
         assert (await client.get("/v1/models/toy", headers={"authorization": "Bearer k"})).status_code == 200
+
+
+async def test_default_is_the_only_one_as_in_the_bodies_of_requests() -> None:
+    async with client_of(MODELS[:1]) as client:
+        assert (await client.get("/v1/models/default")).json() == MODELS[0]
+    async with client_of(MODELS[:2]) as client:
+        assert (await client.get("/v1/models/default")).status_code == 404
