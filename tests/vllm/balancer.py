@@ -18,9 +18,10 @@ PAGE = ROOT / "docs" / "vllm.md"
 
 
 def needs_haproxy() -> None:
-    """Skip where there is no HAProxy; but continuous integration has it (.ci/run)."""
+    """Skip where there is no HAProxy; but continuous integration installs it, or says that it cannot (.ci/run)."""
     if shutil.which("haproxy") is None:
-        assert not (os.environ.get("CI") == "true" and os.geteuid() == 0), "haproxy is missing: see .ci/run"
+        said = "PIPESD_TESTS_WITHOUT_HAPROXY" in os.environ
+        assert said or os.environ.get("CI") != "true" or os.geteuid() != 0, "haproxy is missing: see .ci/run"
         pytest.skip("needs haproxy (apt-get install haproxy)")
 
 
