@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import socket
 from typing import Final
-from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidProxyStatus, InvalidStatus, InvalidURI
@@ -85,8 +84,8 @@ def _connect_error(error: Exception, url: str, proxy: Proxy | None) -> ApiError:
             return Unauthorized(f"the gateway {url} refuses this agent's key ({reason}): set gateway_api_key_file")
         if 300 <= status < 400 and (location := error.response.headers.get("location")):
             return Unavailable(moved(url, location))
-        if wants_tls(url, error.response.body):
-            return Unavailable(f"the gateway {url} serves with TLS: set gateway to https://{urlsplit(url).netloc}")
+        if (trouble := wants_tls(url, error.response.body)) is not None:
+            return Unavailable(trouble)
         kind = Declined if status in BUSY_STATUS else Unavailable
         if not message and status in BUSY_STATUS:
             return Declined(no_server_behind(url, status))

@@ -67,15 +67,16 @@ def no_server_behind(url: str, status: int) -> str:
     return f"a proxy before the gateway {url} answered {status}: no server is there; try again"
 
 
-def wants_tls(url: str, body: bytes | bytearray | None) -> bool:
-    """Whether an error page says that the request to `url` should have come over TLS, as those of nginx and others do.
-
-    An OpenAI-shaped error does not, whatever words of the client's it repeats.
-    """
-    if urlsplit(url).scheme not in ("http", "ws") or error_message_from_body(body):
-        return False
+def wants_tls(url: str, body: bytes | bytearray | None) -> str | None:
+    """The message for an error page of nginx and others: the request to `url` should have come over TLS. None: it is
+    another one, as an OpenAI-shaped error is, whatever words of the client's it repeats."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "ws") or error_message_from_body(body):
+        return None
     text = (body or b"").decode("latin-1")
-    return any(words in text for words in ("HTTPS port", "HTTPS server", "SSL-enabled server"))
+    if not any(words in text for words in ("HTTPS port", "HTTPS server", "SSL-enabled server")):
+        return None
+    return f"the gateway {url} serves with TLS: set gateway to https://{parts.netloc}"
 
 
 def moved(url: str, location: str) -> str:

@@ -234,10 +234,8 @@ class PassthroughClient:
                     "and any proxy in between"
                 )
             await answer.read()
-            if answer.status == 400 and wants_tls(url, answer.body):
-                raise Unavailable(
-                    f"the gateway {url} serves with TLS: set gateway to {url.replace('http', 'https', 1)}"
-                )
+            if answer.status == 400 and (trouble := wants_tls(url, answer.body)) is not None:
+                raise Unavailable(trouble)
             if answer.status == Misdirected.status:  # of the address that this agent was given, not of the request
                 raise Unavailable(f"the gateway {url} answered 421: {error_message_from_body(answer.body)}")
         finally:
