@@ -95,7 +95,7 @@ def create_app(
     app.router.redirect_slashes = False
     lifecycle = lifecycle or Lifecycle()
     install(app, lifecycle, cors_origins, hosts)
-    started = int(time.time())
+    started = time.monotonic()
     requests = AgentRequests()
 
     async def chat_completions(request: Request) -> Response:
@@ -116,7 +116,7 @@ def create_app(
             drafter = {"capacity": worker.capacity, "max_context": worker.max_context, "free": worker.lanes_free}
             if worker.broken is not None:
                 drafter["broken"] = worker.broken
-        uptime = int(time.time()) - started
+        uptime = int(time.monotonic() - started)
         load = {"sessions": agent.link.requests, "requests": lifecycle.requests, "tasks": len(asyncio.all_tasks())}
         state = {
             "status": "ok",
