@@ -21,6 +21,8 @@ from schemathesis import Case, CheckContext, HookContext, Response
 TOKENS = 4
 """Longest answer: many requests rather than long ones."""
 CHOICES = 3
+CHAT_BYTES = 1800
+"""Longest chat: no token is shorter than a byte, and the demo model's context has 2048, marks of the turns included."""
 MODEL = "pipesd-demo-target"
 SCHEMAS = [
     {"type": "boolean"},
@@ -92,6 +94,18 @@ def _keep_the_rules_between_fields(body: dict[str, Any]) -> None:
         body["best_of"] = body["n"]
     if _is_int(body.get("seed"), 2**62, 2**63):
         body["seed"] -= 128  # so that the last choice has one too
+    if isinstance(body.get("messages"), list):
+        _fit_the_context(body["messages"])
+
+
+def _fit_the_context(messages: list[dict[str, Any]]) -> None:
+    """Drop turns, then parts of the one that is left, from the end."""
+    parts = messages[0]["content"] if isinstance(messages[0].get("content"), list) else []
+    for droppable in (messages, parts):
+        while (
+            len(droppable) > 1 and len(json.dumps(messages, ensure_ascii=False).encode("utf-8", "replace")) > CHAT_BYTES
+        ):
+            droppable.pop()
 
 
 def _whole_numbers(value: Any) -> Any:

@@ -1,6 +1,7 @@
-"""What the proving ground asks the target: 40 HumanEval prompts, and 40 chats that ship in chat.jsonl.
+"""What the proving ground asks a target: of the demo pair 40 HumanEval prompts and 40 chats (chat.jsonl), of the real
+pair 180 prompts that people would write (real_prompts.jsonl: 60 chats, 40 summaries, 40 questions on code, 40 edits).
 
-The chats have two to four questions for Python functions; all but the last are answered. They are of the demo pair's
+The demo pair's chats have two to four questions for Python functions; all but the last are answered. They are of its
 domain: earlier questions and half of the last ones are from its textbook (examples/demo_pair/train/textbook.py), the
 other half it never saw. They leave it something to write: its answers to other chats are a stutter.
 """
@@ -19,6 +20,8 @@ from pipesd_core.protocol.messages import Endpoint
 CHATS: Final = Path(__file__).parent / "chat.jsonl"
 COUNT: Final = 40
 NAMES: Final = ("humaneval", "chat")
+REAL_PROMPTS: Final = Path(__file__).parent / "real_prompts.jsonl"
+REAL_KINDS: Final = ("chat", "summary", "code", "edit")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class _Chat(msgspec.Struct, frozen=True):
     messages: list[dict[str, str]]
 
 
+class _RealPrompt(_Chat, frozen=True):
+    kind: str
+
+
 def workload(name: str) -> tuple[Work, ...]:
     """Of one of `NAMES`; always the same `COUNT` requests in the same order."""
     if name == "humaneval":
@@ -52,3 +59,15 @@ def workload(name: str) -> tuple[Work, ...]:
         chats = msgspec.json.Decoder(_Chat).decode_lines(CHATS.read_bytes())
         return tuple(Work(f"chat/{c.name}", Endpoint.CHAT_COMPLETIONS, {"messages": c.messages}) for c in chats)
     raise ValueError(f"there is no workload {name!r}: choose one of {', '.join(NAMES)}")
+
+
+def real_prompts(kind: str) -> tuple[Work, ...]:
+    """Of one of `REAL_KINDS`; always the same requests in the same order."""
+    if kind not in REAL_KINDS:
+        raise ValueError(f"there is no kind {kind!r}: choose one of {', '.join(REAL_KINDS)}")
+    prompts = msgspec.json.Decoder(_RealPrompt).decode_lines(REAL_PROMPTS.read_bytes())
+    return tuple(
+        Work(prompt.name, Endpoint.CHAT_COMPLETIONS, {"messages": prompt.messages})
+        for prompt in prompts
+        if prompt.kind == kind
+    )
