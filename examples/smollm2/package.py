@@ -102,7 +102,7 @@ def _why(said: str) -> str:
     """One line for what pip wrote to stderr."""
     if "DO NOT MATCH THE HASHES" in said:
         return "the index offers another file than the one whose hash is pinned"
-    errors = [line.removeprefix("ERROR: ").strip() for line in said.splitlines() if line.startswith("ERROR")]
+    errors = [line.removeprefix("ERROR: ").strip() for line in said.split("\n") if line.startswith("ERROR")]
     if "No space left" in said:
         return "no space is left on the disk"
     if not errors or any("No matching distribution" in line for line in errors):

@@ -24,14 +24,15 @@ NOISE: dict[str, Any] = {"vllm_xargs": {"pipesd_noise": 1}}
 
 
 class VllmServer:
-    """Runs until the `with` block ends."""
+    """Runs until the `with` block ends. target: a Hugging Face folder."""
 
-    def __init__(self, log_dir: Path, *flags: str) -> None:
+    def __init__(self, log_dir: Path, *flags: str, target: Path = TARGET) -> None:
         self.log = log_dir / "vllm.log"
         self._port = free_port()
         self.root = f"http://127.0.0.1:{self._port}"
         self.url = f"{self.root}/v1"
         self._flags = flags
+        self._target = target
 
     def __enter__(self) -> Self:
         assert PROGRAM.exists(), "there is no .venv-vllm: run `make vllm-env` first"
@@ -56,7 +57,7 @@ class VllmServer:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    *(str(PROGRAM), "serve", str(TARGET), "--enforce-eager", "--enable-auto-tool-choice"),
+                    *(str(PROGRAM), "serve", str(self._target), "--enforce-eager", "--enable-auto-tool-choice"),
                     *(part for name, value in settings.items() for part in (f"--{name}", value)),
                     *self._flags,
                 ],
