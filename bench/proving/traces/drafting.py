@@ -25,13 +25,14 @@ PATIENCE: Final = 1000
 LANE: Final = 0
 
 
-def rows_along(drafter: Drafter, opening: Opening, tokens: Sequence[int]) -> list[list[DraftToken]]:
-    """For each position of the answer (output ids): the drafts there, up to `DEPTH` or an end of text.
+def rows_along(drafter: Drafter, opening: Opening, tokens: Sequence[int], depth: int = DEPTH) -> list[list[DraftToken]]:
+    """For each position of the answer (output ids): the drafts there, up to `depth`, an end of text, or as far as the
+    drafter has something to propose.
 
     Raises: ValueError for an answer that does not fit into the drafter's context; RuntimeError if it stands still.
     """
     start = len(opening.prompt_ids)
-    if (length := start + len(tokens) + DEPTH) > drafter.max_context:
+    if (length := start + len(tokens) + depth) > drafter.max_context:
         raise ValueError(
             f"prompt, answer and drafts are {length} tokens, but the drafter's context holds "
             f"{drafter.max_context}: choose shorter ones"
@@ -40,26 +41,31 @@ def rows_along(drafter: Drafter, opening: Opening, tokens: Sequence[int]) -> lis
     row: list[DraftToken] = []
     drafter.open(LANE, opening.prompt_ids, opening.params)
     for position, decided in enumerate(tokens):
-        while len(row) < DEPTH and not (row and row[-1].token in opening.eos_ids):
-            row.append(_next(drafter))
+        while len(row) < depth and not (row and row[-1].token in opening.eos_ids):
+            draft = _next(drafter)
+            if draft is None:
+                break
+            row.append(draft)
         rows.append(row)
-        if row[0].token == decided:
+        if row and row[0].token == decided:
             row = row[1:]
-        else:
+            continue
+        if row:
             drafter.truncate(LANE, start + position)
-            drafter.extend(LANE, [decided])
-            row = []
+        drafter.extend(LANE, [decided])
+        row = []
     drafter.close(LANE)
     return rows
 
 
-def _next(drafter: Drafter) -> DraftToken:
+def _next(drafter: Drafter) -> DraftToken | None:
+    """The next draft; None: the drafter has nothing to propose."""
     for _ in range(PATIENCE):
         (draft,) = drafter.draft([LANE])
         if isinstance(draft, DraftToken):
             return draft
         if draft is NoDraft.NOTHING:
-            raise RuntimeError("tables are for drafters that always have something to propose")
+            return None
     raise RuntimeError(f"the drafter gave no token in {PATIENCE} forwards")
 
 

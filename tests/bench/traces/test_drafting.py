@@ -10,6 +10,7 @@ import pytest
 from bench.proving.traces.drafting import rows_along, trace_of
 from bench.proving.traces.table import DEPTH, NOTHING
 from pipesd_agent.drafting.drafter import DraftToken, NoDraft
+from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_core.engine.interface import Opening
 from pipesd_core.sampling.params import SamplingParams
 
@@ -100,6 +101,13 @@ def test_rows_are_used_again() -> None:
     drafter = Fake()
     rows = rows_along(drafter, opening, tokens)
     assert drafter.calls < 0.75 * sum(map(len, rows))
+
+
+def test_rows_of_a_drafter_that_has_nothing_to_propose_here_and_there() -> None:
+    opening = Opening((1, 2, 3, 4, 1, 2), SamplingParams(0.0), 9, (EOS,), "m")
+    tokens = [3, 9, 1, 2, 3, 9, 1]
+    rows = [[draft.token for draft in row] for row in rows_along(LookupDrafter(), opening, tokens, 3)]
+    assert rows == [[3, 4, 1], [4, 1, 2], [], [2, 3, 9], [3, 9, 1], [9, 1, 2], [1, 2, 3]]
 
 
 def test_a_trace_of_rows() -> None:
