@@ -104,7 +104,7 @@ lock:  ## pin what requirements/third_party.in asks for; pins that still fit sta
 vllm-env: $(VLLM_READY)  ## .venv-vllm, where a vLLM server can run on the CPU (3.5 GB, minutes)
 
 vllm-test: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the vLLM plugin against a real vLLM server on the CPU
-	$(SMOLLM2) --or-toy vllm
+	$(SMOLLM2) --or-toy F16 vllm
 	$(PY) -m pytest -m "vllm and not full" tests/vllm
 
 vllm-lock:  ## pin what requirements/vllm.in asks for, as pip resolves it today, less the wheels that break

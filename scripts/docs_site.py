@@ -18,6 +18,7 @@ ELSEWHERE: Final = {
     "CONTRIBUTING.md": "CONTRIBUTING.md",
     "CHANGELOG.md": "CHANGELOG.md",
     "examples/demo_pair/README.md": "examples/demo_pair/README.md",
+    "examples/smollm2/README.md": "examples/smollm2/README.md",
 }
 """Pages outside of docs/: their path in the repository, and on the site."""
 LINK: Final = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from harness import MODEL
 from real_pair import Asked, built, compare, shortest
-from vllm_server import KEY, NOISE, VllmServer
+from vllm_server import HEADERS, KEY, NOISE, VllmServer
 
 from bench.faulty_drafter import WrongDrafter
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.drafter import Drafter
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_agent.session.settings import SessionSettings
+from pipesd_core.llamacpp.binding import Model
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
@@ -45,3 +47,9 @@ def test_text_is_the_real_targets_own(real_server: VllmServer, of_each_kind: int
     expected = Asked(real_server.url, MODEL, KEY, NOISE).reference(shortest(of_each_kind), tokens)
     compare(config, drafter, expected, tokens, MODEL)
     assert real_server.engine()["sessions"] == 0
+
+
+def test_llama_cpp_and_vllm_agree_on_the_vocabulary(real_server: VllmServer) -> None:
+    info = httpx.get(f"{real_server.url}/pipesd/info", headers=HEADERS, timeout=30).json()
+    with Model(built("smollm2-F16.gguf")) as model:
+        assert info["fingerprint"] == model.fingerprint().hex()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.proving.traces.table import DEPTH, Trace
+from bench.proving.traces.table import DEPTH, NOTHING, Trace
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.session.policies import Trigger
 
@@ -47,6 +47,10 @@ class Script:
         if key not in self._tokens:
             self._tokens[key] = self._make(*key)
         return self._tokens[key]
+
+    def exhausted(self, agreed: int, length: int) -> bool:
+        """Has the drafter looked there, and found nothing to propose?"""
+        return length - agreed < DEPTH and self._trace.drafts[agreed, length - agreed] == NOTHING
 
     def _make(self, row: int, column: int) -> DraftToken | None:
         trace = self._trace

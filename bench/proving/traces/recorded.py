@@ -1,11 +1,14 @@
-"""The tables that ship: the demo pair on every workload, recorded by bench.proving.traces.record. Needs no model."""
+"""The tables that ship: the toy pair on every workload of its own, recorded by bench.proving.traces.record. Needs no
+model. The real pair's are recorded once its draft ships (examples/smollm2)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from bench.proving.traces.table import DEPTH, Table, load
+from bench.proving.traces.workloads import NAMES, REAL
 
 TABLES: Final = Path(__file__).parent / "tables"
 TEMPERATURES: Final = (0.0, 1.0)
@@ -20,6 +23,30 @@ TARGET: Final = BUILD / "demo-target-F32.gguf"
 DRAFT: Final = BUILD / "demo-draft-F16.gguf"
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A target and its draft model, and what they are recorded on.
+
+    tokens: of the longest answer. context: of both, for prompt, answer and drafts.
+    """
+
+    target: Path
+    draft: Path
+    workloads: tuple[str, ...]
+    temperatures: tuple[float, ...]
+    tables: Path
+    tokens: int = TOKENS
+    context: int = CONTEXT
+
+
+PAIRS: Final = {
+    "toy": Pair(TARGET, DRAFT, NAMES, TEMPERATURES, TABLES),
+    "real": Pair(
+        BUILD / "smollm2-F16.gguf", BUILD / "smollm2-draft.gguf", (REAL,), (0.0, 0.8), TABLES / "real", context=1536
+    ),
+}
+
+
 def table_name(workload: str, temperature: float) -> str:
     """Of the table, and of its file without the suffix."""
     return f"{workload}-t{temperature:g}"
@@ -27,7 +54,8 @@ def table_name(workload: str, temperature: float) -> str:
 
 def recorded(workload: str, temperature: float) -> Table:
     """One of the tables that ship. Raises FileNotFoundError."""
-    return load(TABLES / f"{table_name(workload, temperature)}.npz")
+    pair = PAIRS["real" if workload == REAL else "toy"]
+    return load(pair.tables / f"{table_name(workload, temperature)}.npz")
 
 
 def figures(table: Table) -> dict[str, Any]:

@@ -20,6 +20,9 @@ from pipesd_core.protocol.messages import Endpoint
 CHATS: Final = Path(__file__).parent / "chat.jsonl"
 COUNT: Final = 40
 NAMES: Final = ("humaneval", "chat")
+"""Of the toy pair."""
+REAL: Final = "real"
+"""Of the real pair: prompts of all kinds, mixed."""
 REAL_PROMPTS: Final = Path(__file__).parent / "real_prompts.jsonl"
 REAL_KINDS: Final = ("chat", "summary", "code", "edit")
 
@@ -48,7 +51,7 @@ class _RealPrompt(_Chat, frozen=True):
 
 
 def workload(name: str) -> tuple[Work, ...]:
-    """Of one of `NAMES`; always the same `COUNT` requests in the same order."""
+    """Of one of `NAMES`, `COUNT` requests, or `REAL`; always the same in the same order."""
     if name == "humaneval":
         problems = list(read_problems().values())  # every fourth: all kinds of them
         return tuple(
@@ -58,7 +61,9 @@ def workload(name: str) -> tuple[Work, ...]:
     if name == "chat":
         chats = msgspec.json.Decoder(_Chat).decode_lines(CHATS.read_bytes())
         return tuple(Work(f"chat/{c.name}", Endpoint.CHAT_COMPLETIONS, {"messages": c.messages}) for c in chats)
-    raise ValueError(f"there is no workload {name!r}: choose one of {', '.join(NAMES)}")
+    if name == REAL:
+        return _mixed([real_prompts(kind) for kind in REAL_KINDS])
+    raise ValueError(f"there is no workload {name!r}: choose one of {', '.join((*NAMES, REAL))}")
 
 
 def real_prompts(kind: str) -> tuple[Work, ...]:
@@ -71,3 +76,9 @@ def real_prompts(kind: str) -> tuple[Work, ...]:
         for prompt in prompts
         if prompt.kind == kind
     )
+
+
+def _mixed(kinds: list[tuple[Work, ...]]) -> tuple[Work, ...]:
+    """All requests, so that any beginning has each kind in nearly its share."""
+    placed = [((number + 0.5) / len(works), work) for works in kinds for number, work in enumerate(works)]
+    return tuple(work for _, work in sorted(placed, key=lambda pair: pair[0]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 from made import scripted
@@ -12,10 +14,11 @@ from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours, Simulation
 from bench.proving.traces.recorded import recorded
 from bench.proving.traces.stochastic import make_table
-from bench.proving.traces.table import DEPTH
+from bench.proving.traces.table import DEPTH, NOTHING
 from pipesd_agent.control.batchers import Immediate
 from pipesd_agent.control.triggers import BY_ENTROPY, TriggerSettings
 from pipesd_agent.session.policies import Policies
+from pipesd_agent.session.settings import SessionSettings
 
 
 def test_a_right_path_goes_on_for_ever() -> None:
@@ -58,3 +61,28 @@ def test_triggers_by_entropy_refuse_a_trace_that_knows_none(kind: str) -> None:
 def test_recorded_tables_know_entropies_and_made_up_ones_do_not() -> None:
     assert all(Script(trace).knows_entropy for trace in recorded("chat", 0.0).traces)
     assert not any(Script(trace).knows_entropy for trace in make_table("m", 2, 60).traces)
+
+
+def test_a_drafter_that_has_nothing_is_not_one_that_is_cut_off() -> None:
+    trace = recorded("humaneval", 0.0).traces[0]
+    drafts = trace.drafts.copy()
+    drafts[3, 2:] = NOTHING
+    script = Script(replace(trace, drafts=drafts))
+    assert script.exhausted(3, 5)
+    assert script.draft(3, 5) is None
+    assert not script.exhausted(3, 4)
+    assert not script.exhausted(3, 3 + DEPTH), "the table ends there, not the drafter"
+    assert script.draft(3, 3 + DEPTH) is None
+
+
+def test_an_answer_ends_though_the_drafter_has_nothing_for_half_of_it() -> None:
+    trace = recorded("humaneval", 0.0).traces[0]
+    waiting = Ours(session=SessionSettings(free_start=1))
+    drafts = trace.drafts.copy()
+    drafts[: len(drafts) // 2] = NOTHING
+    figures = Simulation(Script(replace(trace, drafts=drafts)), waiting, LAPTOP).run()
+    assert 0 < figures.accepted <= figures.sent
+    assert len(drafts) // 2 < figures.forwards < len(drafts)
+    drafts[:] = NOTHING
+    figures = Simulation(Script(replace(trace, drafts=drafts)), waiting, LAPTOP).run()
+    assert (figures.sent, figures.forwards) == (0, len(trace.tokens))
