@@ -29,7 +29,7 @@ def question(sentences: int) -> dict[str, object]:
 
 def test_a_prompt_that_fills_the_context(tmp_path: Path) -> None:
     with gateway(tmp_path, "--context", str(POSITIONS), "--n-seq", "1", model=built("smollm2-F16.gguf")) as target:
-        cells = [Cell(Work("long", Endpoint.CHAT_COMPLETIONS, question(490)), 0.8)]
+        cells = [Cell(Work("long", Endpoint.CHAT_COMPLETIONS, question(490)), 0.0)]
         expected = Asked(target.url).reference(cells, 32)
         compare(AgentConfig(gateway=target.root), LookupDrafter(), expected, 32)
         answer = httpx.post(f"{target.url}/chat/completions", json={"model": NAME} | question(600), timeout=60)
