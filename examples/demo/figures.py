@@ -1,0 +1,86 @@
+"""The figures of the demo as text: those that count up below two answers, and those at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from examples.demo.race import Piece, Progress, Scene
+
+ALONE: Final = "the target alone"
+THROUGH: Final = "through the agent"
+HEADINGS: Final = ("", "tokens", "target passes", "per token", "TTFT", "TPOT", "bytes up", "down")
+WIDTHS: Final = (18, 8, 15, 11, 9, 9, 10, 9)
+LAST_WIDTHS: Final = (3, 38, 8, 14, 16, 15, 15, 11)
+OPEN, CLOSE = "«", "»"
+"""Around accepted tokens, where there are no colours."""
+
+
+def row(cells: Sequence[str], widths: Sequence[int] = WIDTHS) -> str:
+    """A line of a table; its first cell begins at the left, the others end at the right."""
+    first, *others = zip(cells, widths, strict=True)
+    return (f"{first[0]:<{first[1]}}" + "".join(f"{cell:>{width}}" for cell, width in others)).rstrip()
+
+
+def seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} s"
+
+
+def milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{1000 * value:.0f} ms"
+
+
+def cells(name: str, progress: Progress) -> tuple[str, ...]:
+    """Figures of a side, below `HEADINGS`."""
+    return (
+        name,
+        str(progress.tokens),
+        str(progress.passes),
+        f"{progress.passes_per_token:.2f}" if progress.tokens else "-",
+        seconds(progress.ttft_s),
+        milliseconds(progress.tpot_s),
+        f"{progress.up:,}",
+        f"{progress.down:,}",
+    )
+
+
+def table(scene: Scene) -> list[str]:
+    """Three lines: headings, and the figures of both sides."""
+    return [row(HEADINGS), row(cells(ALONE, scene.alone)), row(cells(THROUGH, scene.through_agent))]
+
+
+def marked(pieces: Sequence[Piece]) -> str:
+    """Text of an answer with its accepted tokens between marks, for where there are no colours."""
+    marks = "".join(f"{OPEN}{piece.text}{CLOSE}" if piece.accepted and piece.text else piece.text for piece in pieces)
+    return marks.replace(f"{CLOSE}{OPEN}", "")
+
+
+def printable(text: str) -> str:
+    """The text without what would move a terminal's cursor."""
+    text = text.replace("\t", "    ")
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def last_table(scenes: Sequence[Scene]) -> list[str]:
+    """A line for each question, below two of headings."""
+    names = row(("", "", "", "passes / token", "TPOT", "TTFT", "bytes up", "same text"), LAST_WIDTHS)
+    sides = row(("", "", "tokens", *3 * ("alone, agent",), "alone, agent", ""), LAST_WIDTHS)
+    lines = []
+    for number, scene in enumerate(scenes, start=1):
+        own, shared = scene.alone, scene.through_agent
+        lines.append(
+            row(
+                (
+                    f"{number}",
+                    f"{scene.question.title:<38}",
+                    str(shared.tokens),
+                    f"{own.passes_per_token:.2f}  {shared.passes_per_token:.2f}",
+                    f"{milliseconds(own.tpot_s)}  {milliseconds(shared.tpot_s)}",
+                    f"{seconds(own.ttft_s)}  {seconds(shared.ttft_s)}",
+                    f"{own.up:,}  {shared.up:,}",
+                    "yes" if scene.same else "NO",
+                ),
+                LAST_WIDTHS,
+            )
+        )
+    return [names, sides, *lines]

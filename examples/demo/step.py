@@ -1,0 +1,106 @@
+"""The step of the race: how long the target takes for one forward pass, its own time or an emulated one.
+
+The target's own is taken where drafting wins with it on this machine, with the number of drafts that is best then. Else
+every pass is made to last as long as one of a larger target would, by waiting.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+import numpy as np
+
+from examples.demo.pair import Pair
+from pipesd_core.llamacpp.binding import Context, Model
+from pipesd_core.llamacpp.runtime.rows import padded
+
+LEAST_GAIN: Final = 1.05
+OVERHEAD_MS: Final = 4.0
+"""What a pass through the agent takes beside the target: both programs, HTTP and link, on this machine."""
+MEASURING_S: Final = 1.5
+LEAST_REPEATS: Final = 2
+MOST_REPEATS: Final = 9
+CONTEXT: Final = 64
+"""Tokens before the rows that are measured."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The step that was chosen. floor_ms: how long an emulated one lasts; None: it is the target's own. drafts: how many
+    go into one pass, at most; None: as the agent finds best. why: one line.
+    """
+
+    floor_ms: float | None
+    drafts: int | None
+    why: str
+
+
+def rows_of(drafts: int) -> int:
+    """Rows of a pass with so many drafts, as the gateway computes it: never fewer than two."""
+    return padded([1 + drafts])[0]
+
+
+def choose(times_ms: Mapping[int, float], accepted: Mapping[int, float], emulated_ms: float) -> Step:
+    """Choose the step.
+
+    Args:
+        times_ms: of a pass by its rows, with those of `rows_of` 0 and of each number in `accepted`.
+        accepted: output tokens for each pass by its drafts.
+    """
+    alone = times_ms[rows_of(0)]
+    gains = {n: alone * tokens / (times_ms[rows_of(n)] + OVERHEAD_MS) for n, tokens in accepted.items()}
+    best = max(gains, key=gains.__getitem__)
+    if gains[best] >= LEAST_GAIN:
+        return Step(
+            None,
+            best,
+            f"the target's own step, {alone:.0f} ms here; with {best} draft{'s' * (best > 1)} in a pass a token is "
+            f"expected {gains[best]:.2f} times as fast",
+        )
+    return Step(
+        emulated_ms,
+        None,
+        f"EMULATED step of {emulated_ms:.0f} ms, as of a larger target: with this one's own {alone:.0f} ms drafting "
+        f"would gain less than {100 * (LEAST_GAIN - 1):.0f} %",
+    )
+
+
+def step_for(pair: Pair, model: Model) -> Step:
+    """Measure the target for a moment, and choose. model: the target."""
+    if pair.accepted is None:
+        why = f"EMULATED step of {pair.emulated_step_ms:.0f} ms, as of a larger target"
+        return Step(pair.emulated_step_ms, None, why)
+    rows = sorted({rows_of(drafts) for drafts in (0, *pair.accepted)})
+    return choose(measure(model, rows), pair.accepted, pair.emulated_step_ms)
+
+
+def measure(model: Model, rows: Sequence[int]) -> dict[int, float]:
+    """Milliseconds of a pass by its rows: the median, within about `MEASURING_S`."""
+    with Context(model, n_ctx=2 * CONTEXT, n_seq=1, n_batch=CONTEXT) as context:
+        ids = np.arange(1000, 1000 + CONTEXT, dtype=np.int32) % model.n_vocab
+        positions = np.arange(2 * CONTEXT, dtype=np.int32)
+        context.decode(ids, positions[:CONTEXT], 0, False)
+
+        def decode(count: int) -> None:
+            context.truncate(0, CONTEXT)
+            context.decode(ids[:count], positions[CONTEXT : CONTEXT + count], 0, True)
+
+        return timed(decode, rows)
+
+
+def timed(decode: Callable[[int], object], rows: Sequence[int]) -> dict[int, float]:
+    """Milliseconds of `decode` for each argument, each in turn so that a busy moment of the machine meets them all."""
+    times: dict[int, list[float]] = {count: [] for count in rows}
+    deadline = time.monotonic() + MEASURING_S
+    for repeat in range(MOST_REPEATS):
+        if repeat >= LEAST_REPEATS and time.monotonic() > deadline:
+            break
+        for count in rows:
+            began = time.monotonic()
+            decode(count)
+            times[count].append(1000 * (time.monotonic() - began))
+    return {count: median(values) for count, values in times.items()}
