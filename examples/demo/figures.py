@@ -11,7 +11,8 @@ ALONE: Final = "the target alone"
 THROUGH: Final = "through the agent"
 HEADINGS: Final = ("", "tokens", "target passes", "per token", "TTFT", "TPOT", "bytes up", "down")
 WIDTHS: Final = (18, 8, 15, 11, 9, 9, 10, 9)
-LAST_WIDTHS: Final = (3, 38, 8, 14, 16, 15, 15, 11)
+LAST_HEADINGS: Final = ("alone → agent", "tokens", "passes/token", "TPOT, ms", "TTFT, s", "bytes up", "equal")
+LAST_WIDTHS: Final = (27, 7, 14, 12, 14, 15, 7)
 OPEN, CLOSE = "«", "»"
 """Around accepted tokens, where there are no colours."""
 
@@ -62,25 +63,22 @@ def printable(text: str) -> str:
 
 
 def last_table(scenes: Sequence[Scene]) -> list[str]:
-    """A line for each question, below two of headings."""
-    names = row(("", "", "", "passes / token", "TPOT", "TTFT", "bytes up", "same text"), LAST_WIDTHS)
-    sides = row(("", "", "tokens", *3 * ("alone, agent",), "alone, agent", ""), LAST_WIDTHS)
-    lines = []
+    """A line for each question, below headings; of two figures the first is that of the target alone."""
+    lines = [row(LAST_HEADINGS, LAST_WIDTHS)]
     for number, scene in enumerate(scenes, start=1):
         own, shared = scene.alone, scene.through_agent
         lines.append(
             row(
                 (
-                    f"{number}",
-                    f"{scene.question.title:<38}",
+                    f"{number} {scene.question.title}",
                     str(shared.tokens),
-                    f"{own.passes_per_token:.2f}  {shared.passes_per_token:.2f}",
-                    f"{milliseconds(own.tpot_s)}  {milliseconds(shared.tpot_s)}",
-                    f"{seconds(own.ttft_s)}  {seconds(shared.ttft_s)}",
-                    f"{own.up:,}  {shared.up:,}",
+                    f"{own.passes_per_token:.2f} → {shared.passes_per_token:.2f}",
+                    f"{1000 * (own.tpot_s or 0):.0f} → {1000 * (shared.tpot_s or 0):.0f}",
+                    f"{own.ttft_s or 0:.2f} → {shared.ttft_s or 0:.2f}",
+                    f"{own.up:,} → {shared.up:,}",
                     "yes" if scene.same else "NO",
                 ),
                 LAST_WIDTHS,
             )
         )
-    return [names, sides, *lines]
+    return lines

@@ -15,8 +15,10 @@ CUT_S: Final = 3.0
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked. chat: by messages, else as a text to go on with. cut_at: output tokens after which the link between
-    agent and gateway is cut for `CUT_S`; None: it is not."""
+    """What is asked. chat: by messages, else as a text to go on with.
+
+    cut_at: output tokens after which the link between agent and gateway is cut for `CUT_S`; None: it is not.
+    """
 
     title: str
     prompt: str
@@ -53,9 +55,9 @@ LOOKUP_ACCEPTED: Final = {1: 1.16, 2: 1.22, 4: 1.26}
 REAL_QUESTIONS: Final = (
     Question(
         "a text to correct, T = 0",
-        'Correct the spelling and repeat the text: "The old lighthouse stand on a rock, and the keeper live there with his '
-        "cat. Every evening the keeper climb the stairs and light the lamp. The cat sleep beside the lamp. In the morning "
-        'the keeper put out the lamp, and the cat go down to the sea."',
+        'Correct the spelling and repeat the text: "The old lighthouse stand on a rock, and the keeper live there with '
+        "his cat. Every evening the keeper climb the stairs and light the lamp. The cat sleep beside the lamp. In the "
+        'morning the keeper put out the lamp, and the cat go down to the sea."',
         {"temperature": 0.0, "max_tokens": 96},
     ),
     Question(
@@ -64,7 +66,7 @@ REAL_QUESTIONS: Final = (
         {"temperature": 0.8, "seed": 7, "max_tokens": 64},
     ),
     Question(
-        "a recipe, T = 0, and the link is cut",
+        "a recipe, T = 0, link cut",
         "How do I make a cup of green tea?",
         {"temperature": 0.0, "max_tokens": 72},
         cut_at=24,
@@ -83,7 +85,7 @@ PALINDROME: Final = "Write a Python function `is_palindrome`. Check whether a te
 TOY_QUESTIONS: Final = (
     Question("chat, T = 0.8", PALINDROME, {"temperature": 0.8, "seed": 7, "max_tokens": 80}),
     Question("completion, T = 0", LARGEST, {"temperature": 0.0, "max_tokens": 80}, chat=False),
-    Question("chat, T = 0, and the link is cut", PALINDROME, {"temperature": 0.0, "max_tokens": 60}, cut_at=20),
+    Question("chat, T = 0, link cut", PALINDROME, {"temperature": 0.0, "max_tokens": 60}, cut_at=20),
 )
 
 

@@ -37,8 +37,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class Progress:
-    """What one side has so far. tokens: of output. passes: of the target. Times in seconds; up, down: bytes over the link.
+    """What one side has so far.
 
+    tokens: of output. passes: of the target. Times in seconds. up, down: bytes over the link.
     tpot_s: from the first to the last chunk, over the tokens after the first.
     """
 
@@ -150,7 +151,7 @@ def pieces_of(model: Model, tokens: Sequence[tuple[int, bool]]) -> tuple[Piece, 
 
 
 def with_record(progress: Progress, record: dict[str, Any] | None, vocabulary: Model) -> Progress:
-    """What the client has, with what the agent says of it: which tokens were drafted, and how many passes there were."""
+    """What the client has, with what the agent says of it: which tokens were drafted, and the number of passes."""
     if record is None:
         return progress
     pieces = pieces_of(vocabulary, record["tokens"])

@@ -60,7 +60,7 @@ def screen_for(output: IO[str] | None, environ: Mapping[str, str]) -> Screen:
 
 
 class Lines:
-    """Plain lines: each question with both answers and the figures when they are there, and what happens to the link."""
+    """Plain lines: each question, what happens to the link, and both answers with their figures once they are over."""
 
     legend = "Text between « and » was drafted here and accepted; the rest of it is the target's own."
 
@@ -96,11 +96,10 @@ class _LinesView:
 
 def indented(text: str) -> str:
     """Paragraphs folded at `WIDTH` behind a margin."""
-    lines = (
-        textwrap.wrap(line, WIDTH - 4, drop_whitespace=False, break_on_hyphens=False) or [""]
-        for line in text.split("\n")
-    )
-    return "\n".join(f"  | {line}".rstrip() for wrapped in lines for line in wrapped)
+    lines: list[str] = []
+    for line in text.split("\n"):
+        lines += textwrap.wrap(line, WIDTH - 4, drop_whitespace=False, break_on_hyphens=False) or [""]
+    return "\n".join(f"  | {line}".rstrip() for line in lines)
 
 
 class Columns:

@@ -30,8 +30,10 @@ CONTEXT: Final = 64
 
 @dataclass(frozen=True)
 class Step:
-    """The step that was chosen. floor_ms: how long an emulated one lasts; None: it is the target's own. drafts: how many
-    go into one pass, at most; None: as the agent finds best. why: one line.
+    """The step that was chosen, and why, in one line.
+
+    floor_ms: how long an emulated one lasts; None: it is the target's own. drafts: how many go into one pass, at most;
+    None: as the agent finds best.
     """
 
     floor_ms: float | None
