@@ -109,7 +109,7 @@ def print_figures(scenes: list[Scene], step: Step, screen: Screen) -> bool:
     own = sum(scene.alone.passes for scene in scenes)
     write("\n".join(last_table(scenes)))
     equal = "byte for byte the target's own" if same else "NOT THE TARGET'S OWN"
-    write(f"\n{ours} target passes instead of {own}; every text is {equal}.\nStep: {step.why}.")
+    write(f"\n{ours} target passes instead of {own}; every text is {equal}.\nStep: {step.why}.\n")
     return same
 
 

@@ -33,8 +33,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Pair:
-    """Target and what drafts for it; draft: None for prompt lookup. emulated_step_ms: what the emulated step takes.
-    accepted: output tokens for each pass of the target by the number of drafts in it, as measured; None: unknown.
+    """Target and what drafts for it.
+
+    draft: None for prompt lookup. emulated_step_ms: what an emulated step takes at least. accepted: output tokens for
+    each pass of the target, by the most drafts in it; None: the step is always emulated.
     """
 
     name: str
@@ -49,16 +51,26 @@ class Pair:
         return "prompt lookup" if self.draft is None else self.draft.name
 
 
-LOOKUP_ACCEPTED: Final = {1: 1.16, 2: 1.22, 4: 1.26}
-"""Prompt lookup for SmolLM2-135M-Instruct, T = 0: the chat prompts of bench/proving/traces/real_prompts.jsonl."""
+def tokens_per_pass(acceptance: float, most_drafts: int) -> float:
+    """Expected output tokens for each pass, where each draft after right ones is right with this probability."""
+    return sum(acceptance**drafts for drafts in range(most_drafts + 1))
+
+
+LOOKUP_ACCEPTED: Final = {1: 1.02, 2: 1.03, 4: 1.05}
+"""Of prompt lookup through the agent: SmolLM2-135M-Instruct, chat questions without a text to repeat, T = 0.
+
+Lookup that drafted for every pass would have 1.16, 1.22, 1.26: where it has nothing, the agent has the target write 8
+tokens alone.
+"""
+DRAFT_ACCEPTANCE: Final = 0.465
+"""Of the draft model whose layers the repository ships: chat, T = 0."""
+DRAFT_ACCEPTED: Final = {drafts: tokens_per_pass(DRAFT_ACCEPTANCE, drafts) for drafts in (1, 2, 4)}
 
 REAL_QUESTIONS: Final = (
     Question(
-        "a text to correct, T = 0",
-        'Correct the spelling and repeat the text: "The old lighthouse stand on a rock, and the keeper live there with '
-        "his cat. Every evening the keeper climb the stairs and light the lamp. The cat sleep beside the lamp. In the "
-        'morning the keeper put out the lamp, and the cat go down to the sea."',
-        {"temperature": 0.0, "max_tokens": 96},
+        "code, T = 0",
+        "Write a Python function that returns the largest of three numbers, with an example.",
+        {"temperature": 0.0, "max_tokens": 80},
     ),
     Question(
         "advice, T = 0.8",
@@ -66,10 +78,12 @@ REAL_QUESTIONS: Final = (
         {"temperature": 0.8, "seed": 7, "max_tokens": 64},
     ),
     Question(
-        "a recipe, T = 0, link cut",
-        "How do I make a cup of green tea?",
+        "text, T = 0, link cut",
+        'Correct the mistakes in this text, if there are any: "The old lighthouse stands on a rock, and the keeper '
+        "lives there with his cat. Every evening the keeper climbs the stairs and lights the lamp. The cat sleeps "
+        'beside the lamp. In the morning the keeper puts out the lamp, and the cat goes down to the sea."',
         {"temperature": 0.0, "max_tokens": 72},
-        cut_at=24,
+        cut_at=20,
     ),
 )
 
@@ -100,6 +114,7 @@ def real_pair() -> Pair | None:
     target, draft = BUILD / "smollm2-F16.gguf", BUILD / "smollm2-draft.gguf"
     if not target.exists():
         return None
-    with_draft = draft.exists()
-    accepted = None if with_draft else LOOKUP_ACCEPTED  # what the draft model has accepted is not known here
-    return Pair("SmolLM2-135M-Instruct", target, draft if with_draft else None, REAL_QUESTIONS, 80.0, accepted)
+    name, step_ms = "SmolLM2-135M-Instruct", 80.0
+    if draft.exists():
+        return Pair(name, target, draft, REAL_QUESTIONS, step_ms, DRAFT_ACCEPTED)
+    return Pair(name, target, None, REAL_QUESTIONS, step_ms, LOOKUP_ACCEPTED)

@@ -40,7 +40,7 @@ class Progress:
     """What one side has so far.
 
     tokens: of output. passes: of the target. Times in seconds. up, down: bytes over the link.
-    tpot_s: from the first to the last chunk, over the tokens after the first.
+    span_s: from the first chunk to the last.
     """
 
     pieces: tuple[Piece, ...] = ()
@@ -48,10 +48,15 @@ class Progress:
     tokens: int = 0
     passes: int = 0
     ttft_s: float | None = None
-    tpot_s: float | None = None
+    span_s: float | None = None
     up: int = 0
     down: int = 0
     finished: bool = False
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first; None: there is no second yet."""
+        return None if self.span_s is None or self.tokens < 2 else self.span_s / (self.tokens - 1)
 
     @property
     def passes_per_token(self) -> float:
@@ -81,7 +86,6 @@ class Request:
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._progress = Progress()
-        self._last = self._began
         self._failure: str | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(model, question), name=request_id, daemon=True)
@@ -131,16 +135,15 @@ class Request:
         text = "".join((choice.delta.content if chat else choice.text) or "" for choice in chunk.choices)
         with self._lock:
             before = self._progress
-            pieces, tokens, ttft, tpot = before.pieces, before.tokens, before.ttft_s, before.tpot_s
+            pieces, tokens, ttft, span = before.pieces, before.tokens, before.ttft_s, before.span_s
             if text:
-                pieces, tokens, self._last = (*pieces, Piece(text)), tokens + 1, now
+                pieces, tokens = (*pieces, Piece(text)), tokens + 1
                 ttft = now - self._began if ttft is None else ttft
+                span = now - self._began - ttft
             if chunk.usage:
                 tokens = chunk.usage.completion_tokens  # some tokens have no text of their own
-            if ttft is not None and tokens > 1:
-                tpot = (self._last - self._began - ttft) / (tokens - 1)
             self._progress = replace(
-                before, pieces=pieces, text=before.text + text, tokens=tokens, passes=tokens, ttft_s=ttft, tpot_s=tpot
+                before, pieces=pieces, text=before.text + text, tokens=tokens, passes=tokens, ttft_s=ttft, span_s=span
             )
 
 

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from itertools import groupby
 from typing import IO, TYPE_CHECKING, Final, Protocol
 
 from examples.demo.figures import ALONE, THROUGH, marked, printable, table
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 WIDTH: Final = 96
 LEAST_WIDTH: Final = 92
 """Below it two columns and the figures have no room."""
-ROWS: Final = 12
+ROWS: Final = 11
 """Lines of a column: a screen of 24 has the question and the figures too."""
 ACCEPTED: Final = "bold green"
 CUT: Final = "bold red"
@@ -170,8 +171,8 @@ def coloured(progress: Progress) -> Text:
     from rich.text import Text
 
     text = Text()
-    for piece in progress.pieces:
-        text.append(printable(piece.text), ACCEPTED if piece.accepted else "")
+    for accepted, pieces in groupby(progress.pieces, lambda piece: piece.accepted):
+        text.append(printable("".join(piece.text for piece in pieces)), ACCEPTED if accepted else "")
     return text
 
 

@@ -6,6 +6,7 @@ every pass is made to last as long as one of a larger target would, by waiting.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,38 +47,48 @@ def rows_of(drafts: int) -> int:
     return padded([1 + drafts])[0]
 
 
-def choose(times_ms: Mapping[int, float], accepted: Mapping[int, float], emulated_ms: float) -> Step:
+def choose(
+    times_ms: Mapping[int, float], accepted: Mapping[int, float], emulated_ms: float, draft_ms: float = 0.0
+) -> Step:
     """Choose the step.
 
     Args:
         times_ms: of a pass by its rows, with those of `rows_of` 0 and of each number in `accepted`.
         accepted: output tokens for each pass by its drafts.
+        emulated_ms: what an emulated step takes at least.
+        draft_ms: what drafting one token takes.
     """
     alone = times_ms[rows_of(0)]
-    gains = {n: alone * tokens / (times_ms[rows_of(n)] + OVERHEAD_MS) for n, tokens in accepted.items()}
-    best = max(gains, key=gains.__getitem__)
-    if gains[best] >= LEAST_GAIN:
-        return Step(
-            None,
-            best,
-            f"the target's own step, {alone:.0f} ms here; with {best} draft{'s' * (best > 1)} in a pass a token is "
-            f"expected {gains[best]:.2f} times as fast",
-        )
-    return Step(
-        emulated_ms,
-        None,
-        f"EMULATED step of {emulated_ms:.0f} ms, as of a larger target: with this one's own {alone:.0f} ms drafting "
-        f"would gain less than {100 * (LEAST_GAIN - 1):.0f} %",
-    )
+
+    def gain(drafts: int) -> float:
+        taken = times_ms[rows_of(drafts)] + drafts * draft_ms + OVERHEAD_MS
+        return alone * accepted[drafts] / taken
+
+    best = max(accepted, key=gain)
+    if gain(best) >= LEAST_GAIN:
+        drafts = "1 draft" if best == 1 else f"{best} drafts"
+        faster = f"with {drafts} in each, tokens should come {gain(best):.2f} times as fast"
+        return Step(None, best, f"the target's own, {alone:.0f} ms a pass here; {faster}")
+    why = f"at its own {alone:.0f} ms drafting gains less than {100 * (LEAST_GAIN - 1):.0f} %"
+    return emulated(emulated_ms, times_ms, why)
 
 
-def step_for(pair: Pair, model: Model) -> Step:
-    """Measure the target for a moment, and choose. model: the target."""
+def emulated(least_ms: float, times_ms: Mapping[int, float], why: str) -> Step:
+    """An emulated step, as long as every pass that was measured, in whole 10 ms."""
+    floor_ms = max(least_ms, *(10.0 * math.ceil(time_ms / 10) for time_ms in times_ms.values()))
+    return Step(floor_ms, None, f"EMULATED, {floor_ms:.0f} ms a target pass; {why}")
+
+
+def step_for(pair: Pair, target: Model) -> Step:
+    """Measure target and draft model for a moment, and choose."""
     if pair.accepted is None:
-        why = f"EMULATED step of {pair.emulated_step_ms:.0f} ms, as of a larger target"
-        return Step(pair.emulated_step_ms, None, why)
-    rows = sorted({rows_of(drafts) for drafts in (0, *pair.accepted)})
-    return choose(measure(model, rows), pair.accepted, pair.emulated_step_ms)
+        return emulated(pair.emulated_step_ms, {1: 0.0}, "the toy target is faster than any link")
+    times_ms = measure(target, sorted({rows_of(drafts) for drafts in (0, *pair.accepted)}))
+    draft_ms = 0.0
+    if pair.draft is not None:
+        with Model(pair.draft) as draft:
+            draft_ms = measure(draft, [1])[1]
+    return choose(times_ms, pair.accepted, pair.emulated_step_ms, draft_ms)
 
 
 def measure(model: Model, rows: Sequence[int]) -> dict[int, float]:
