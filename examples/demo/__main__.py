@@ -28,7 +28,7 @@ import httpx
 from openai import OpenAI, OpenAIError
 
 from bench.link.emulator import Emulator
-from examples.demo.figures import last_table
+from examples.demo.figures import last_table, summary
 from examples.demo.pair import Pair, real_pair, toy_pair
 from examples.demo.programs import port, running
 from examples.demo.race import REQUEST_TIMEOUT_S, RaceFailed, Scene, Track
@@ -104,13 +104,8 @@ def race(track: Track, pair: Pair, screen: Screen) -> list[Scene]:
 def print_figures(scenes: list[Scene], step: Step, screen: Screen) -> bool:
     """The last screen; True if every text is the target's own."""
     screen.heading("figures")
-    same = all(scene.same for scene in scenes)
-    ours = sum(scene.through_agent.passes for scene in scenes)
-    own = sum(scene.alone.passes for scene in scenes)
-    write("\n".join(last_table(scenes)))
-    equal = "byte for byte the target's own" if same else "NOT THE TARGET'S OWN"
-    write(f"\n{ours} target passes instead of {own}; every text is {equal}.\nStep: {step.why}.\n")
-    return same
+    write("\n".join([*last_table(scenes), "", *summary(scenes), f"Step: {step.why}.", ""]))
+    return all(scene.same for scene in scenes)
 
 
 def print_next(screen: Screen, ends: Ends, *, keep: bool) -> None:
@@ -144,7 +139,10 @@ def demo(pair: Pair, screen: Screen, *, keep: bool) -> bool:
             same = print_figures(race(ends.track, pair, screen), step, screen)
             print_next(screen, ends, keep=keep)
             if keep:
-                signal.pause()
+                try:
+                    signal.pause()
+                except KeyboardInterrupt:
+                    write("")
     return same
 
 

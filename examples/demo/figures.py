@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from examples.demo.pair import CUT_S
 from examples.demo.race import Piece, Progress, Scene
 
 ALONE: Final = "the target alone"
@@ -60,6 +61,26 @@ def printable(text: str) -> str:
     """The text without what would move a terminal's cursor."""
     text = text.replace("\t", "    ")
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def summary(scenes: Sequence[Scene]) -> list[str]:
+    """What the questions come to, in words."""
+    own, shared = (sum(side.passes for side in sides) for sides in zip(*map(_sides, scenes), strict=True))
+    equal = "every text is byte for byte the target's own" if all(s.same for s in scenes) else "A TEXT DIFFERS"
+    lines = [f"{shared} target passes instead of {own}; {equal}."]
+    for scene in scenes:
+        if scene.question.cut_at is not None:
+            how = (
+                f"was cut for {CUT_S:.0f} s in mid-answer"
+                if scene.was_cut
+                else "was NOT cut: the answer was over first"
+            )
+            lines.append(f'The link of "{scene.question.title}" {how}.')
+    return lines
+
+
+def _sides(scene: Scene) -> tuple[Progress, Progress]:
+    return scene.alone, scene.through_agent
 
 
 def last_table(scenes: Sequence[Scene]) -> list[str]:

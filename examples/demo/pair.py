@@ -83,7 +83,7 @@ REAL_QUESTIONS: Final = (
         "lives there with his cat. Every evening the keeper climbs the stairs and lights the lamp. The cat sleeps "
         'beside the lamp. In the morning the keeper puts out the lamp, and the cat goes down to the sea."',
         {"temperature": 0.0, "max_tokens": 72},
-        cut_at=20,
+        cut_at=16,
     ),
 )
 

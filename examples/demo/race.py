@@ -7,20 +7,25 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httpx
 from openai import OpenAI, OpenAIError
 
 from bench.link.emulator import Emulator
 from examples.demo.pair import CUT_S, Question
-from pipesd_core.llamacpp.binding import Model
 
 REQUEST_TIMEOUT_S: Final = 60.0
 RACE_TIMEOUT_S: Final = 120.0
 """For one question: nobody looks longer at a demo."""
 LOOK_EVERY_S: Final = 0.05
 STOP_S: Final = 2.0
+
+
+class Vocabulary(Protocol):
+    """What `pieces_of` asks a model for."""
+
+    def piece(self, token: int, *, special: bool) -> bytes: ...
 
 
 class RaceFailed(Exception):
@@ -65,12 +70,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Scene:
-    """Both sides at one moment. cut: whether the link of the agent is cut now."""
+    """Both sides at one moment. cut: the link of the agent is cut now; was_cut: it is, or has been."""
 
     question: Question
     alone: Progress
     through_agent: Progress
     cut: bool = False
+    was_cut: bool = False
 
     @property
     def same(self) -> bool:
@@ -147,13 +153,13 @@ class Request:
             )
 
 
-def pieces_of(model: Model, tokens: Sequence[tuple[int, bool]]) -> tuple[Piece, ...]:
+def pieces_of(vocabulary: Vocabulary, tokens: Sequence[tuple[int, bool]]) -> tuple[Piece, ...]:
     """Text of each token. A character in several tokens comes with the last of them."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    return tuple(Piece(decoder.decode(model.piece(token, special=False)), accepted) for token, accepted in tokens)
+    return tuple(Piece(decoder.decode(vocabulary.piece(token, special=False)), accepted) for token, accepted in tokens)
 
 
-def with_record(progress: Progress, record: dict[str, Any] | None, vocabulary: Model) -> Progress:
+def with_record(progress: Progress, record: dict[str, Any] | None, vocabulary: Vocabulary) -> Progress:
     """What the client has, with what the agent says of it: which tokens were drafted, and the number of passes."""
     if record is None:
         return progress
@@ -191,15 +197,17 @@ class Cut:
 
 @dataclass(frozen=True)
 class Track:
-    """Where the questions go. alone: the link to the target that nobody drafts for. link: from the agent to the target
-    that verifies. agent_url: of its API (…/v1). vocabulary: of the target.
+    """Where the questions go.
+
+    alone: the link to the target that nobody drafts for. link: from the agent to the target that verifies. agent_url:
+    of its API (…/v1). vocabulary: of the target.
     """
 
     alone: Emulator
     link: Emulator
     agent_url: str
     model: str
-    vocabulary: Model
+    vocabulary: Vocabulary
 
     def race(self, question: Question, name: str, show: Callable[[Scene], None]) -> Scene:
         """Ask both sides at once, show how far they are, and return how it ended. Raises RaceFailed."""
@@ -214,7 +222,7 @@ class Track:
                 own, shared = alone.progress(), with_record(through.progress(), record, self.vocabulary)
                 own = replace(own, **bytes_since(self.alone, before[0]))
                 shared = replace(shared, **bytes_since(self.link, before[1]))
-                return Scene(question, own, shared, cut.now)
+                return Scene(question, own, shared, cut.now, cut.happened)
 
             try:
                 deadline = time.monotonic() + RACE_TIMEOUT_S
@@ -222,15 +230,13 @@ class Track:
                     if time.monotonic() > deadline:
                         raise RaceFailed(f"no answer within {RACE_TIMEOUT_S:.0f} s")
                     cut.look(now.through_agent.tokens)
-                    show(replace(now, cut=cut.now))
+                    show(replace(now, cut=cut.now, was_cut=cut.happened))
                     time.sleep(LOOK_EVERY_S)
             finally:
                 cut.mend()
                 alone.close()
                 through.close()
             last = self._settled(agent, through.request_id, scene)
-        if question.cut_at is not None and not cut.happened:
-            raise RaceFailed(f"the answer ended before its {question.cut_at}th token, at which the link was to be cut")
         show(last)
         return last
 

@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from examples.demo.pair import Pair
-from pipesd_core.llamacpp.binding import Context, Model
 from pipesd_core.llamacpp.runtime.rows import padded
+
+if TYPE_CHECKING:
+    from pipesd_core.llamacpp.binding import Model
 
 LEAST_GAIN: Final = 1.05
 OVERHEAD_MS: Final = 4.0
@@ -86,6 +88,8 @@ def step_for(pair: Pair, target: Model) -> Step:
     times_ms = measure(target, sorted({rows_of(drafts) for drafts in (0, *pair.accepted)}))
     draft_ms = 0.0
     if pair.draft is not None:
+        from pipesd_core.llamacpp.binding import Model
+
         with Model(pair.draft) as draft:
             draft_ms = measure(draft, [1])[1]
     return choose(times_ms, pair.accepted, pair.emulated_step_ms, draft_ms)
@@ -93,6 +97,8 @@ def step_for(pair: Pair, target: Model) -> Step:
 
 def measure(model: Model, rows: Sequence[int]) -> dict[int, float]:
     """Milliseconds of a pass by its rows: the median, within about `MEASURING_S`."""
+    from pipesd_core.llamacpp.binding import Context
+
     with Context(model, n_ctx=2 * CONTEXT, n_seq=1, n_batch=CONTEXT) as context:
         ids = np.arange(1000, 1000 + CONTEXT, dtype=np.int32) % model.n_vocab
         positions = np.arange(2 * CONTEXT, dtype=np.int32)

@@ -87,7 +87,7 @@ def test_a_conversation_whose_ends_are_no_terminal(agent: Process, ends: str, co
 
 def test_the_demo_begins_as_the_programs_do() -> None:
     done = subprocess.run(
-        ["bash", "-c", '"$0" examples/demo.py --help >/dev/full', sys.executable],
+        ["bash", "-c", '"$0" -m examples.demo --help >/dev/full', sys.executable],
         cwd=ROOT,
         capture_output=True,
         text=True,
