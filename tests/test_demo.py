@@ -31,7 +31,7 @@ def test_rows_are_those_that_the_gateway_computes() -> None:
 
 def test_the_target_s_own_step_where_drafting_wins() -> None:
     chosen = step.choose(TIMES, {1: 1.4, 2: 1.8, 4: 1.9}, 80.0)
-    assert (chosen.floor_ms, chosen.drafts) == (None, 2)
+    assert (chosen.floor_ms, chosen.drafts, chosen.pass_ms) == (None, 2, 50.0)
     faster = "with 2 drafts in each, tokens should come 1.41 times as fast"
     assert chosen.why == f"the target's own, 50 ms a pass here; {faster}"
     slow_drafts = step.choose(TIMES, {1: 1.4, 2: 1.8, 4: 1.9}, 80.0, draft_ms=8.0)
@@ -41,7 +41,7 @@ def test_the_target_s_own_step_where_drafting_wins() -> None:
 
 def test_an_emulated_step_where_drafting_wins_too_little() -> None:
     chosen = step.choose(TIMES, pair.LOOKUP_ACCEPTED, 80.0)
-    assert (chosen.floor_ms, chosen.drafts) == (80.0, None)
+    assert (chosen.floor_ms, chosen.drafts, chosen.pass_ms) == (80.0, None, 80.0)
     assert chosen.why == "EMULATED, 80 ms a target pass; at its own 50 ms drafting gains less than 5 %"
 
 
@@ -80,6 +80,14 @@ def test_of_three_questions_one_is_sampled_and_the_last_is_cut(questions: tuple[
     assert [question.cut_at is None for question in questions] == [True, True, False]
     assert any(question.options["temperature"] > 0 for question in questions)
     assert all("seed" in question.options for question in questions if question.options["temperature"] > 0)
+
+
+def test_answers_are_shorter_where_a_pass_takes_long() -> None:
+    question = Question("", "", {"max_tokens": 80, "seed": 1}, cut_at=16)
+    assert question.within(11.0, 80.0) == question
+    assert dict(question.within(11.0, 220.0).options) == {"max_tokens": 50, "seed": 1}
+    assert question.within(11.0, 5000.0).max_tokens == 32
+    assert Question("", "", {"max_tokens": 80}).within(11.0, 5000.0).max_tokens == pair.LEAST_TOKENS
 
 
 def test_figures_of_both_sides() -> None:

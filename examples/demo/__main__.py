@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from openai import OpenAI, OpenAIError
 
 from bench.link.emulator import Emulator
 from examples.demo.figures import last_table, summary
-from examples.demo.pair import Pair, real_pair, toy_pair
+from examples.demo.pair import Pair, Question, real_pair, toy_pair
 from examples.demo.programs import port, running
 from examples.demo.race import REQUEST_TIMEOUT_S, RaceFailed, Scene, Track
 from examples.demo.screen import Screen, screen_for
@@ -38,6 +38,8 @@ from pipesd_core.llamacpp.binding import Model
 from pipesd_core.service.program import run
 from pipesd_core.service.standard_streams import complain, write
 
+QUESTION_S: Final = 11.0
+"""For the target's passes in one answer: three, with start and cut, take less than a minute then."""
 DRAIN_S: Final = "1"
 """What still runs when the demo ends is nobody's."""
 
@@ -92,10 +94,10 @@ def warm_up(track: Track) -> None:
             )
 
 
-def race(track: Track, pair: Pair, screen: Screen) -> list[Scene]:
+def race(track: Track, questions: Sequence[Question], screen: Screen) -> list[Scene]:
     """Ask all questions. Raises RaceFailed."""
     scenes = []
-    for number, question in enumerate(pair.questions, start=1):
+    for number, question in enumerate(questions, start=1):
         with screen.question(question) as view:
             scenes.append(track.race(question, f"demo-{number}-{os.getpid()}", view.show))
     return scenes
@@ -113,8 +115,9 @@ def print_next(screen: Screen, ends: Ends, *, keep: bool) -> None:
     screen.heading("both ends are running; Ctrl-C ends them" if keep else "next")
     if not keep:
         write(
-            "make demo KEEP=1                 leaves both ends running, at http://127.0.0.1:8101/v1\n"
-            ".venv/bin/pipesd-agent chat      then chats with them at the terminal"
+            "make demo KEEP=1                             leaves both ends running, at http://127.0.0.1:8101/v1\n"
+            ".venv/bin/pipesd-agent chat                  then: a chat at the terminal\n"
+            ".venv/bin/python examples/openai_sdk.py      or the OpenAI SDK"
         )
         return
     write(
@@ -134,9 +137,12 @@ def demo(pair: Pair, screen: Screen, *, keep: bool) -> bool:
     with Model(pair.target) as target:
         step = step_for(pair, target)
         write(f"Step: {step.why}.\n{screen.legend}\n")
+        questions = [question.within(QUESTION_S, step.pass_ms) for question in pair.questions]
+        if questions != list(pair.questions):
+            write("A pass takes long here: answers are cut short, lest the demo takes more than a minute.\n")
         with both_ends(pair, step, target, keep=keep) as ends:
             warm_up(ends.track)
-            same = print_figures(race(ends.track, pair, screen), step, screen)
+            same = print_figures(race(ends.track, questions, screen), step, screen)
             print_next(screen, ends, keep=keep)
             if keep:
                 try:

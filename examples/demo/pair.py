@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from examples.demo.programs import ROOT
 
 BUILD: Final = ROOT / ".build"
 CUT_S: Final = 3.0
+LEAST_TOKENS: Final = 24
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class Question:
     @property
     def max_tokens(self) -> int:
         return int(self.options["max_tokens"])
+
+    def within(self, seconds: float, pass_ms: float) -> Question:
+        """The question with fewer tokens to answer, where a pass for each would take longer; no fewer than twice those
+        before the cut."""
+        most = max(int(1000 * seconds / pass_ms), 2 * (self.cut_at or 0), LEAST_TOKENS)
+        return replace(self, options={**self.options, "max_tokens": min(self.max_tokens, most)})
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,13 @@ class Step:
     """The step that was chosen, and why, in one line.
 
     floor_ms: how long an emulated one lasts; None: it is the target's own. drafts: how many go into one pass, at most;
-    None: as the agent finds best.
+    None: as the agent finds best. pass_ms: how long a pass is expected to take.
     """
 
     floor_ms: float | None
     drafts: int | None
     why: str
+    pass_ms: float
 
 
 def rows_of(drafts: int) -> int:
@@ -70,7 +71,7 @@ def choose(
     if gain(best) >= LEAST_GAIN:
         drafts = "1 draft" if best == 1 else f"{best} drafts"
         faster = f"with {drafts} in each, tokens should come {gain(best):.2f} times as fast"
-        return Step(None, best, f"the target's own, {alone:.0f} ms a pass here; {faster}")
+        return Step(None, best, f"the target's own, {alone:.0f} ms a pass here; {faster}", alone)
     why = f"at its own {alone:.0f} ms drafting gains less than {100 * (LEAST_GAIN - 1):.0f} %"
     return emulated(emulated_ms, times_ms, why)
 
@@ -78,7 +79,7 @@ def choose(
 def emulated(least_ms: float, times_ms: Mapping[int, float], why: str) -> Step:
     """An emulated step, as long as every pass that was measured, in whole 10 ms."""
     floor_ms = max(least_ms, *(10.0 * math.ceil(time_ms / 10) for time_ms in times_ms.values()))
-    return Step(floor_ms, None, f"EMULATED, {floor_ms:.0f} ms a target pass; {why}")
+    return Step(floor_ms, None, f"EMULATED, {floor_ms:.0f} ms a target pass; {why}", floor_ms)
 
 
 def step_for(pair: Pair, target: Model) -> Step:

@@ -98,6 +98,57 @@ def test_the_demo_begins_as_the_programs_do() -> None:
     assert done.stderr == "demo: cannot write to standard output: No space left on device; send it elsewhere\n"
 
 
+def test_the_demo_without_a_terminal() -> None:
+    """Both sides at once, a cut link, equal texts, and no control character."""
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.demo", "--toy"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("── the toy pair")
+    assert "\nStep: EMULATED, 40 ms a target pass; the toy target is faster than any link.\n" in done.stdout
+    assert done.stdout.count("\n** the link is cut **\n** the link is there again **\n") == 1
+    answers = re.findall(r"the target alone:\n(.*?)\nthrough the agent:\n(.*?)\n {9}", done.stdout, re.DOTALL)
+    assert len(answers) == 3
+    for alone, through_agent in answers:
+        assert "«" in through_agent
+        assert re.sub(r"[«»|\s]", "", through_agent) == re.sub(r"[|\s]", "", alone)  # marks change where lines fold
+    figures = done.stdout.partition("── figures")[2]
+    assert [line.split()[-1] for line in figures.splitlines()[2:5]] == ["yes"] * 3
+    assert "every text is byte for byte the target's own" in figures
+    assert "was cut for 3 s in mid-answer" in figures
+    assert "make demo KEEP=1" in figures
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_demo_ends_in_mid_answer(number: signal.Signals, code: int) -> None:
+    """With all that it started: its processes are its own sessions, so that no signal but its own reaches them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "examples.demo", "--toy"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    signal.signal(signal.SIGINT, before)
+    try:
+        assert demo.stdout is not None
+        while not demo.stdout.readline().startswith("** the link is cut"):
+            assert demo.poll() is None
+        children = Path(f"/proc/{demo.pid}/task/{demo.pid}/children").read_text().split()
+        assert len(children) == 3
+        demo.send_signal(number)
+        said, _ = demo.communicate(timeout=30)
+        assert demo.returncode == code
+        assert "figures" not in said
+        assert [child for child in children if Path(f"/proc/{child}").exists()] == []
+    finally:
+        demo.kill()
+        demo.wait()
+
+
 def test_without_an_agent_it_says_how_to_start_one() -> None:
     for url in (f"http://127.0.0.1:{free_port()}/v1", "http://localhost:99999", "nonsense"):
         done = chat(url, typed="hello\n")
