@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +126,37 @@ def test_the_demo_without_a_terminal() -> None:
     assert "was cut for 3 s in mid-answer" in figures
     assert "make demo KEEP=1" in figures
     assert "\x1b" not in done.stdout
+
+
+def test_the_demo_on_a_terminal() -> None:
+    """Columns that are drawn again and again, accepted tokens in green, and the same figures at the end."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
+    command = [sys.executable, "-m", "examples.demo", "--toy"]
+    demo = subprocess.Popen(
+        command, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, env=environment | {"TERM": "xterm-256color"}
+    )
+    os.close(slave)
+    shown, deadline = b"", time.monotonic() + 100
+    try:
+        while select.select([master], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            try:
+                read = os.read(master, 65536)
+            except OSError:  # EIO: nobody writes to it any more
+                break
+            shown += read
+        assert demo.wait(5) == 0
+    finally:
+        demo.kill()
+        demo.wait()
+        os.close(master)
+    text = shown.decode("utf-8", "replace")
+    assert text.count("─ the target alone ─") > 10
+    assert "through the agent: the link is cut" in text
+    assert "\x1b[1;32m" in text
+    assert "every text is byte for byte the target's own" in text
+    assert "Traceback" not in text
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
