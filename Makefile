@@ -34,8 +34,9 @@ FAST := not e2e and not full and not alone
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
-demo: $(READY) $(LLAMA) $(MODELS)  ## both ends on this machine, two answers, figures; KEEP=1 leaves both running
-	$(PY) examples/demo.py $(if $(KEEP),--keep)
+demo: $(READY) $(LLAMA) $(MODELS)  ## a target alone and through the agent, side by side; KEEP=1 leaves both ends running
+	$(PY) -m examples.smollm2.build --or-toy F16
+	$(PY) -m examples.demo $(if $(KEEP),--keep)
 
 check: lint  ## lint, types and fast tests; needs no compiled llama.cpp
 	$(PY) -m pytest -n 4 -m "$(FAST)"
@@ -47,6 +48,7 @@ lint: $(READY)  ## lint and types
 	$(PY) -m mypy
 	$(PY) -m mypy scripts tests
 	$(PY) -m mypy -p bench
+	$(PY) -m mypy -p examples.demo -p examples.smollm2
 
 docs: $(LOCKED)  ## the pages as a site, in .build/site; a link that leads nowhere is an error
 	$(PY) -m mkdocs build --quiet

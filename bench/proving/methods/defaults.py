@@ -2,7 +2,7 @@
 
     python -m bench.proving.methods.defaults
 
-On the demo pair's tables, with the costs of `make demo`: 1 ms for a draft, 40 ms for a step of the target, the link
+On the demo pair's tables, with the costs of the toy demo: 1 ms for a draft, 40 ms for a step of the target, the link
 1 ms each way and nothing per byte. (Where drafts are dear, other settings are better: docs/benchmarks.md.)
 """
 

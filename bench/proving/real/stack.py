@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import itertools
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +17,9 @@ from bench.proving.real.asking import PLACES, configuration, figures_of
 from bench.proving.simulator.figures import Figures
 from bench.proving.simulator.scenario import Scenario
 from bench.proving.simulator.simulation import Ours
-from bench.proving.traces.recorded import CONTEXT, ROOT, TARGET
+from bench.proving.traces.recorded import CONTEXT, TARGET
+from examples.demo.programs import record_of, running
 from pipesd_core.protocol.messages import Endpoint
-
-sys.path.insert(0, str(ROOT / "examples"))
-
-from demo import record_of, running  # type: ignore[import-not-found, unused-ignore]
 
 ANSWER_S: Final = 120.0
 PATHS: Final = {Endpoint.CHAT_COMPLETIONS: "/v1/chat/completions", Endpoint.COMPLETIONS: "/v1/completions"}

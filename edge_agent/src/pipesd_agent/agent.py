@@ -196,6 +196,7 @@ class Agent:
         observers = (record,) if tracer is None else (record, tracer)
         stream = await self.link.request(endpoint, body, request_id, collaborative=collaborative, observers=observers)
         self._running[stream] = record, tracer
+        self.records.begin(record)
         try:
             opened = await stream.opened()
         except BaseException as error:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from event_stream import data_as_it_comes
-from fake_gateway import opened, verdict
+from fake_gateway import answer, opened, verdict
 from test_agent import FakeLink, Script, accepts, agent_over, completes, waits
 from test_stream import sent
 
@@ -48,7 +48,25 @@ async def test_a_whole_answer_and_its_record() -> None:
         assert response.headers["x-pipesd-seed"] == "7"
         record = (await client.get("/v1/pipesd/requests/mine")).json()
         assert record["tokens"] == [[5, False]]
-        assert "no finished request 'x'" in error_of(await client.get("/v1/pipesd/requests/x"), 404)["message"]
+        unknown = error_of(await client.get("/v1/pipesd/requests/x"), 404)
+        assert "no request 'x' is running or remembered" in unknown["message"]
+
+
+async def test_the_record_of_a_request_that_runs() -> None:
+    def begins(stream: RequestStream, _: bool) -> None:
+        for message in answer(3)[:2]:
+            stream.receive(message)
+
+    async with client_of(begins) as (client, _, link):
+        asking = asyncio.create_task(client.post("/v1/completions", json={}, headers={"x-request-id": "mine"}))
+        async with asyncio.timeout(10):
+            while (shown := await client.get("/v1/pipesd/requests/mine")).status_code == 404:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert (shown.json()["finished"], shown.json()["tokens"]) == (False, [[5, False]])
+        for message in answer(3)[2:]:
+            link.streams[0].receive(message)
+        assert (await asking).status_code == 200
+        assert (await client.get("/v1/pipesd/requests/mine")).json()["finished"]
 
 
 async def test_metrics_are_shown_without_a_key() -> None:

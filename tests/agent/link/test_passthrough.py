@@ -263,6 +263,7 @@ async def test_an_answer_with_several_choices_leaves_a_record(
         assert record.pop("seconds") >= 0
         assert record == {
             "id": "mine",
+            "finished": True,
             "prompt_tokens": tokens[0],
             "output_tokens": tokens[1],
             "choices": 2,

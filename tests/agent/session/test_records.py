@@ -19,6 +19,12 @@ def finished(number: int) -> RequestRecord:
     return record
 
 
+def is_finished(records: Records) -> object:
+    """Of the request `finished(1)`; None: it has no record."""
+    record = records.get("id-1")
+    return record and record["finished"]
+
+
 def test_what_a_request_did() -> None:
     records = Records()
     records.add(finished(1))
@@ -33,6 +39,37 @@ def test_what_a_request_did() -> None:
     }  # fmt: skip
     assert record["upload_bytes"] == {"open": 0, "drafts": 10, "acks": 5, "other": 10}
     json.dumps(record)
+
+
+def test_a_running_request_has_a_record_of_what_there_is_so_far() -> None:
+    records, running = Records(), finished(1)
+    records.begin(running)
+    record = records.get("id-1")
+    assert record is not None
+    assert (record["finished"], record["tokens"]) == (False, [(5, False), (6, False)])
+    records.add(running)
+    over = records.get("id-1")
+    assert over is not None
+    assert over | {"finished": False, "seconds": 0} == record | {"seconds": 0}
+    assert over["finished"]
+
+
+def test_a_running_request_that_no_gateway_has_opened_has_none() -> None:
+    records = Records()
+    records.begin(RequestRecord("id-1"))
+    assert is_finished(records) is None
+    records.add(finished(1))
+    assert is_finished(records) is True, "the one before it"
+
+
+def test_of_two_running_requests_with_one_id_the_last_is_shown() -> None:
+    records, first, last = Records(), finished(1), finished(1)
+    records.begin(first)
+    records.begin(last)
+    records.add(first)
+    assert is_finished(records) is False
+    records.add(last)
+    assert is_finished(records) is True
 
 
 def test_only_the_last_few_are_kept() -> None:
@@ -55,3 +92,7 @@ def test_what_never_began_is_not_recorded() -> None:
     records = Records()
     records.add(RequestRecord("id"))
     assert records.get("id") is None
+    never = RequestRecord("id")
+    records.begin(never)
+    records.add(never)
+    assert not records._running

@@ -152,7 +152,7 @@ def create_app(
         request_id = request.path_params["request_id"]
         found = agent.records.get(request_id)
         if found is None:
-            raise NoSuchRecord(f"no finished request {request_id[:128]!r} is remembered; the last few are")
+            raise NoSuchRecord(f"no request {request_id[:128]!r} is running or remembered; the last few are")
         return json_response(found)
 
     app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])

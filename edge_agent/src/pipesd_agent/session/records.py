@@ -1,4 +1,4 @@
-"""Records: what the last requests did, the figures behind `GET /v1/pipesd/requests/{id}`."""
+"""Records: what running and the last requests did, the figures behind `GET /v1/pipesd/requests/{id}`."""
 
 from __future__ import annotations
 
@@ -84,10 +84,18 @@ class RequestRecord(NullObserver):
 
 
 class Records:
-    """The last `KEPT` finished requests by their id. Holds token ids of answers, in memory only."""
+    """The running requests and the last `KEPT` finished ones, by their id. Token ids of answers, in memory only.
+
+    A caller that `begin`s a request `add`s it when it is over, so that no more run here than with the caller.
+    """
 
     def __init__(self) -> None:
+        self._running: dict[str, RequestRecord] = {}
         self._records: OrderedDict[str, Callable[[], dict[str, Any]]] = OrderedDict()
+
+    def begin(self, request: RequestRecord) -> None:
+        """Note a request that runs; of several with one id the last is shown."""
+        self._running[request.request_id] = request
 
     def add(self, request: RequestRecord, rest: Mapping[str, Any] | None = None) -> None:
         """Note a request that is over. rest: the figures of what the draft model wrote of its answer.
@@ -95,6 +103,8 @@ class Records:
         What the session still receives after that is in the record, as it is in `/metrics`.
         """
         request.finish()
+        if self._running.get(request.request_id) is request:
+            del self._running[request.request_id]
         if not request.opened_at_gateway:
             return
 
@@ -109,9 +119,15 @@ class Records:
         self._note(request_id, lambda: dict(record))
 
     def get(self, request_id: str) -> dict[str, Any] | None:
-        """The record of a request; None: it is not remembered, or not over."""
-        record = self._records.get(request_id)
-        return None if record is None else {"id": request_id, **record()}
+        """The record of a request, of a running one what there is so far.
+
+        None: it is not remembered, or runs but was not opened at a gateway (one that is queued or passed on).
+        """
+        running = self._running.get(request_id)
+        if running is not None and running.opened_at_gateway:
+            return {"id": request_id, "finished": False, **running.record()}
+        finished = self._records.get(request_id)
+        return None if finished is None else {"id": request_id, "finished": True, **finished()}
 
     def _note(self, request_id: str, record: Callable[[], dict[str, Any]]) -> None:
         self._records[request_id] = record
