@@ -13,6 +13,7 @@ import httpx
 import pytest
 from decisions import Decider
 from fake_gateway import gateways
+from starlette.requests import Request
 from test_agent import FakeLink
 from test_app import error_of
 from test_model import LABEL, TEXT, Maker, session
@@ -122,13 +123,20 @@ def assert_labelled(response: httpx.Response, from_token: int, *, header: bool =
 
 async def test_a_stream_that_waits_for_the_draft_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queued_stream, "PATIENCE_S", 0.0)
+    headers_go_out = asyncio.Event()
+    reached = queued_stream.Beginning.reached
+
+    async def noted(beginning: queued_stream.Beginning[Any], request: Request, queued: asyncio.Event) -> None:
+        await reached(beginning, request, queued)
+        headers_go_out.set()
+
+    monkeypatch.setattr(queued_stream.Beginning, "reached", noted)
     async with client_of(local_only=True) as (client, _, maker):
         (decoder,) = maker.decoders
         decoder.full.clear()
         asked = asyncio.create_task(client.post("/v1/completions", json={"prompt": "x", "stream": True, "seed": 3}))
-        async with asyncio.timeout(10):
-            while not decoder.waiting:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await asyncio.wait_for(headers_go_out.wait(), 60)
+        assert decoder.waiting == 1
         decoder.full.set()
         response = await asked
         assert (response.headers["x-pipesd-mode"], response.headers["x-pipesd-seed"]) == ("edge", "3")
