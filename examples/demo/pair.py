@@ -42,37 +42,22 @@ class Question:
 class Pair:
     """Target and what drafts for it.
 
-    draft: None for prompt lookup. emulated_step_ms: what an emulated step takes at least. accepted: output tokens for
-    each pass of the target, by the most drafts in it; None: the step is always emulated.
+    emulated_step_ms: what an emulated step takes at least. accepted: output tokens for each pass of the target, by the
+    most drafts in it; None: the step is always emulated.
     """
 
     name: str
     target: Path
-    draft: Path | None
+    draft: Path
     questions: tuple[Question, ...]
     emulated_step_ms: float
     accepted: Mapping[int, float] | None
 
-    @property
-    def drafter(self) -> str:
-        return "prompt lookup" if self.draft is None else self.draft.name
 
+DRAFT_ACCEPTED: Final = {1: 1.27, 2: 1.34, 4: 1.37}
+"""Of the draft whose layers the repository ships: `bench/draft_quality.py`, chats, T = 0."""
 
-def tokens_per_pass(acceptance: float, most_drafts: int) -> float:
-    """Expected output tokens for each pass, where each draft after right ones is right with this probability."""
-    return sum(acceptance**drafts for drafts in range(most_drafts + 1))
-
-
-LOOKUP_ACCEPTED: Final = {1: 1.02, 2: 1.03, 4: 1.05}
-"""Of prompt lookup through the agent: SmolLM2-135M-Instruct, chat questions without a text to repeat, T = 0.
-
-Lookup that drafted for every pass would have 1.16, 1.22, 1.26: where it has nothing, the agent has the target write 8
-tokens alone.
-"""
-DRAFT_ACCEPTANCE: Final = 0.465
-"""Of the draft model whose layers the repository ships: chat, T = 0."""
-DRAFT_ACCEPTED: Final = {drafts: tokens_per_pass(DRAFT_ACCEPTANCE, drafts) for drafts in (1, 2, 4)}
-
+# Chosen before anything was measured with the draft.
 REAL_QUESTIONS: Final = (
     Question(
         "code, T = 0",
@@ -85,10 +70,8 @@ REAL_QUESTIONS: Final = (
         {"temperature": 0.8, "seed": 7, "max_tokens": 64},
     ),
     Question(
-        "text, T = 0, link cut",
-        'Correct the mistakes in this text, if there are any: "The old lighthouse stands on a rock, and the keeper '
-        "lives there with his cat. Every evening the keeper climbs the stairs and lights the lamp. The cat sleeps "
-        'beside the lamp. In the morning the keeper puts out the lamp, and the cat goes down to the sea."',
+        "letter, T = 0, link cut",
+        "Write a short email that asks my landlord to repair the heating.",
         {"temperature": 0.0, "max_tokens": 72},
         cut_at=16,
     ),
@@ -117,11 +100,8 @@ def toy_pair() -> Pair:
 
 
 def real_pair() -> Pair | None:
-    """SmolLM2-135M-Instruct and what drafts for it; None: it has not been built."""
+    """SmolLM2-135M-Instruct and its draft; None: they have not been built."""
     target, draft = BUILD / "smollm2-F16.gguf", BUILD / "smollm2-draft.gguf"
-    if not target.exists():
+    if not (target.exists() and draft.exists()):
         return None
-    name, step_ms = "SmolLM2-135M-Instruct", 80.0
-    if draft.exists():
-        return Pair(name, target, draft, REAL_QUESTIONS, step_ms, DRAFT_ACCEPTED)
-    return Pair(name, target, None, REAL_QUESTIONS, step_ms, LOOKUP_ACCEPTED)
+    return Pair("SmolLM2-135M-Instruct", target, draft, REAL_QUESTIONS, 80.0, DRAFT_ACCEPTED)

@@ -87,12 +87,10 @@ def step_for(pair: Pair, target: Model) -> Step:
     if pair.accepted is None:
         return emulated(pair.emulated_step_ms, {1: 0.0}, "the toy target is faster than any link")
     times_ms = measure(target, sorted({rows_of(drafts) for drafts in (0, *pair.accepted)}))
-    draft_ms = 0.0
-    if pair.draft is not None:
-        from pipesd_core.llamacpp.binding import Model
+    from pipesd_core.llamacpp.binding import Model
 
-        with Model(pair.draft) as draft:
-            draft_ms = measure(draft, [1])[1]
+    with Model(pair.draft) as draft:
+        draft_ms = measure(draft, [1])[1]
     return choose(times_ms, pair.accepted, pair.emulated_step_ms, draft_ms)
 
 

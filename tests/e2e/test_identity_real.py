@@ -15,6 +15,7 @@ from bench.faulty_drafter import WrongDrafter
 from bench.proving.traces.workloads import REAL_KINDS, real_prompts
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.drafter import Drafter
+from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_agent.drafting.lookup import LookupDrafter
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -43,7 +44,8 @@ def expected(target: Process) -> Reference:
 
 DRAFTERS: dict[str, Callable[[], Drafter]] = {
     "lookup": LookupDrafter,
-    "30 % wrong": lambda: WrongDrafter(LookupDrafter(), 0.3),
+    "draft": lambda: LlamaDrafter(built("smollm2-draft.gguf")),
+    "draft, 30 % wrong": lambda: WrongDrafter(LlamaDrafter(built("smollm2-draft.gguf")), 0.3),
 }
 
 
