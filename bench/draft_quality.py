@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from bench.proving.traces.drafting import rows_along
-from bench.proving.traces.record import answers, info_of
+from bench.proving.traces.record import answers, info_of, openings
+from bench.proving.traces.recorded import PAIRS
 from bench.proving.traces.workloads import REAL_KINDS, real_prompts
 from bench.rounds import Rounds, line, rounds
 from pipesd_agent.drafting.drafter import Drafter
@@ -24,14 +25,10 @@ from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_core.engine.interface import Opening
 from pipesd_core.llamacpp.openai.prompt import Prompter
-from pipesd_core.llamacpp.openai.request import parse
 from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
 
-TARGET: Final = Path(__file__).resolve().parents[1] / ".build" / "smollm2-F16.gguf"
-CONTEXT: Final = 1536
+REAL: Final = PAIRS["real"]
 AT_ONCE: Final = 10
-FIRST_SEED: Final = 1000
-TEMPERATURES: Final = (0.0, 0.8)
 
 
 def measured(drafter: Drafter, opening: Opening, tokens: Sequence[int], limit: int) -> Rounds:
@@ -43,14 +40,11 @@ def measured(drafter: Drafter, opening: Opening, tokens: Sequence[int], limit: i
 
 async def texts(kind: str, each: int, temperature: float, tokens: int) -> list[tuple[Opening, list[int]]]:
     """The target's answers to the first `each` prompts of a kind."""
-    decoder = TargetDecoder(TARGET, n_seq=AT_ONCE, n_ctx_seq=CONTEXT, max_queue=each)
+    decoder = TargetDecoder(REAL.target, n_seq=AT_ONCE, n_ctx_seq=REAL.context, max_queue=each)
     try:
         prompter = Prompter(decoder.model, info_of(decoder))
-        openings = [
-            prompter.opening(parse(work.endpoint, work.body(temperature=temperature, seed=seed, max_tokens=tokens)))
-            for seed, work in enumerate(real_prompts(kind)[:each], FIRST_SEED)
-        ]
-        return list(zip(openings, await answers(decoder, openings), strict=True))
+        asked = [opening for _, opening in openings(prompter, real_prompts(kind)[:each], temperature, tokens)]
+        return list(zip(asked, await answers(decoder, asked), strict=True))
     finally:
         await decoder.aclose()
 
@@ -61,7 +55,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=10, help="prompts of each kind (%(default)s)")
     parser.add_argument("--tokens", type=int, default=64, help="of an answer (%(default)s)")
     parser.add_argument("--drafts", type=int, default=4, help="most drafts of a forward (%(default)s)")
-    parser.add_argument("--temperatures", type=float, nargs="+", default=TEMPERATURES)
+    parser.add_argument("--temperatures", type=float, nargs="+", default=REAL.temperatures)
     args = parser.parse_args()
     print(f"{'':18} {'draft, tokens a forward':>20} {'lookup':>16}   draft over lookup")
     for temperature in args.temperatures:
@@ -71,7 +65,7 @@ def main() -> None:
             answered = asyncio.run(texts(kind, args.each, temperature, args.tokens))
             ours, theirs = (
                 [measured(make(), opening, tokens, args.drafts) for opening, tokens in answered]
-                for make in (lambda: LlamaDrafter(args.draft, capacity=1, n_ctx_seq=CONTEXT), LookupDrafter)
+                for make in (lambda: LlamaDrafter(args.draft, capacity=1, n_ctx_seq=REAL.context), LookupDrafter)
             )
             print(line(f"T={temperature:g} {kind}", ours, theirs), flush=True)
             drafts, lookups = drafts + ours, lookups + theirs

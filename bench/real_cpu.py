@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,16 +23,17 @@ from unittest.mock import patch
 
 from openai import OpenAI
 
+from bench.cpu_time import cpu_s
 from bench.proving.traces.record import answers, info_of
-from bench.proving.traces.workloads import REAL_KINDS, Work, real_prompts
+from bench.proving.traces.recorded import PAIRS
+from bench.proving.traces.workloads import Work, shortest
 from examples.demo.programs import running
 from pipesd_core.llamacpp.binding import Context
 from pipesd_core.llamacpp.openai.prompt import Prompter
 from pipesd_core.llamacpp.openai.request import parse
 from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
 
-TARGET: Final = Path(__file__).resolve().parents[1] / ".build" / "smollm2-F16.gguf"
-TEMPERATURES: Final = (0.0, 0.8)
+REAL: Final = PAIRS["real"]
 SEED: Final = 7
 CONTEXT: Final = 2048
 ANSWER_S: Final = 300.0
@@ -47,24 +47,12 @@ class Threads:
 
     @classmethod
     def of(cls, pid: int) -> Threads:
-        tick = os.sysconf("SC_CLK_TCK")
-        found = {}
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            fields = (task / "stat").read_text().rpartition(")")[2].split()
-            found[int(task.name)] = (int(fields[11]) + int(fields[12])) / tick
-        return cls(found)
+        return cls({int(task.name): cpu_s(task / "stat") for task in Path(f"/proc/{pid}/task").iterdir()})
 
     def since(self, before: Threads) -> tuple[float, float]:
         """(seconds of the busiest thread, of all others) since then."""
         spent = sorted(seconds - before.seconds.get(thread, 0.0) for thread, seconds in self.seconds.items())
         return spent[-1], sum(spent[:-1])
-
-
-def prompts(each: int) -> list[Work]:
-    """The shortest of each kind."""
-    return [
-        work for kind in REAL_KINDS for work in sorted(real_prompts(kind), key=lambda work: len(str(work.ask)))[:each]
-    ]
 
 
 def ask(client: OpenAI, works: Sequence[Work], temperature: float, tokens: int) -> int:
@@ -92,7 +80,7 @@ async def beside_forwards(works: Sequence[Work], temperature: float, tokens: int
         finally:
             forwards += time.thread_time() - began
 
-    decoder = TargetDecoder(TARGET, n_seq=1, n_ctx_seq=CONTEXT, max_queue=len(works))
+    decoder = TargetDecoder(REAL.target, n_seq=1, n_ctx_seq=CONTEXT, max_queue=len(works))
     try:
         prompter = Prompter(decoder.model, info_of(decoder))
         openings = [
@@ -113,17 +101,17 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=3, help="prompts of each kind (%(default)s)")
     parser.add_argument("--tokens", type=int, default=64, help="of an answer (%(default)s)")
     args = parser.parse_args()
-    works = prompts(args.each)
+    works = shortest(args.each)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pipesd-real-cpu-"))
-        serve = ("serve", "--model", str(TARGET), "--port", "0")
+        serve = ("serve", "--model", str(REAL.target), "--port", "0")
         gateway_url, gateway = stack.enter_context(running("pipesd_gateway", folder, *serve))
         start = ["start", "--gateway", gateway_url.removesuffix("/v1"), "--mode", "collaborative", "--port", "0"]
         start += ["--draft-model", str(args.draft)] if args.draft else []
         agent_url, agent = stack.enter_context(running("pipesd_agent", folder, *start))
         client = OpenAI(base_url=agent_url, api_key="none", timeout=ANSWER_S, max_retries=0)
         ask(client, works[:1], 0.0, args.tokens)  # first pages of the models, imports
-        for temperature in TEMPERATURES:
+        for temperature in REAL.temperatures:
             before = Threads.of(gateway), Threads.of(agent)
             tokens = ask(client, works, temperature, args.tokens)
             engine, serving = Threads.of(gateway).since(before[0])

@@ -176,13 +176,17 @@ class Cut:
         self._at = at
         self._since: float | None = None
         self.now = False
-        self.happened = False
+
+    @property
+    def happened(self) -> bool:
+        """Whether the link has been cut."""
+        return self._since is not None
 
     def look(self, tokens: int) -> None:
         """Cut the link, or mend it, if it is time."""
         if self._since is None and self._at is not None and tokens >= self._at:
             self._since = time.monotonic()
-            self.now = self.happened = True
+            self.now = True
             self._link.refuse()
             self._link.cut()
         elif self.now and self._since is not None and time.monotonic() - self._since >= CUT_S:

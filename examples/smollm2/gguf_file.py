@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -92,14 +93,21 @@ def write(
 
     name: `general.name`. numbers: metadata that differs (uint32).
     """
-    handle, temporary = tempfile.mkstemp(prefix=f"{out.name}.", suffix=".tmp", dir=out.parent)
-    os.close(handle)
-    try:
-        writer = gguf.GGUFWriter(temporary, "llama")
+    with writing(out) as writer:
         _copy_metadata(writer, like, {"general.name": name, **(numbers or {})})
         writer.add_file_type(file_type)
         for tensor in tensors:
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.kind)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[gguf.GGUFWriter]:
+    """A llama file that is added to within the `with` statement, and appears only when it is complete."""
+    handle, temporary = tempfile.mkstemp(prefix=f"{out.name}.", suffix=".tmp", dir=out.parent)
+    os.close(handle)
+    try:
+        writer = gguf.GGUFWriter(temporary, "llama")
+        yield writer
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

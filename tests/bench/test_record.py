@@ -11,7 +11,7 @@ from agreeing import differing
 from bench.proving.traces.drafting import trace_of
 from bench.proving.traces.recorded import TEMPERATURES, recorded
 from bench.proving.traces.table import DEPTH, UNKNOWN, Trace
-from bench.proving.traces.workloads import NAMES
+from bench.proving.traces.workloads import NAMES, workload
 from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
 from pipesd_core.engine.interface import Opening
 
@@ -31,7 +31,7 @@ async def test_tables_are_what_the_models_say(name: str, temperature: float) -> 
     decoder = TargetDecoder(BUILD / "demo-target-F32.gguf", n_seq=2)
     try:
         prompter = Prompter(decoder.model, info_of(decoder))
-        asked = [openings(prompter, name, temperature)[number] for number in SOME]
+        asked = [openings(prompter, workload(name), temperature)[number] for number in SOME]
         found = await answers(decoder, [opening for _, opening in asked])
     finally:
         await decoder.aclose()

@@ -12,7 +12,7 @@ import pytest
 from harness import BUILD, agent_thread, in_parallel
 from openai import OpenAI
 
-from bench.proving.traces.workloads import REAL_KINDS, Work, real_prompts
+from bench.proving.traces.workloads import Work, shortest
 from pipesd_agent.config import AgentConfig
 from pipesd_agent.drafting.drafter import Drafter
 
@@ -90,14 +90,9 @@ def compare(config: AgentConfig, drafter: Drafter, expected: Reference, tokens: 
     assert sum(drafts for *_, drafts in found) > len(found), "hardly anything was accepted: this proves little"
 
 
-def shortest(of_each_kind: int) -> list[Cell]:
-    """The shortest prompts of each kind, at each temperature: long ones cost time, and prove no more."""
-    works = [
-        work
-        for kind in REAL_KINDS
-        for work in sorted(real_prompts(kind), key=lambda work: len(str(work.ask)))[:of_each_kind]
-    ]
-    return [Cell(work, temperature) for work, temperature in itertools.product(works, TEMPERATURES)]
+def shortest_cells(of_each_kind: int) -> list[Cell]:
+    """The shortest prompts of each kind, at each temperature."""
+    return [Cell(work, temperature) for work, temperature in itertools.product(shortest(of_each_kind), TEMPERATURES)]
 
 
 def built(name: str) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from harness import Process, gateway
-from real_pair import Asked, Cell, Reference, built, compare, shortest
+from real_pair import Asked, Cell, Reference, built, compare, shortest_cells
 
 from bench.faulty_drafter import WrongDrafter
 from bench.proving.traces.workloads import REAL_KINDS, real_prompts
@@ -39,7 +39,7 @@ def _target(tmp_path_factory: pytest.TempPathFactory, weights: str) -> Iterator[
 
 @pytest.fixture(scope="module")
 def expected(target: Process) -> Reference:
-    return Asked(target.url).reference(shortest(3), 64)
+    return Asked(target.url).reference(shortest_cells(3), 64)
 
 
 DRAFTERS: dict[str, Callable[[], Drafter]] = {
@@ -57,7 +57,7 @@ def test_text_is_the_real_targets_own(target: Process, expected: Reference, draf
 @pytest.mark.full
 @pytest.mark.parametrize("drafter", DRAFTERS)
 def test_text_is_the_real_targets_own_in_float32(exact_target: Process, drafter: str) -> None:
-    expected = Asked(exact_target.url).reference(shortest(3), 48)
+    expected = Asked(exact_target.url).reference(shortest_cells(3), 48)
     compare(AgentConfig(gateway=exact_target.root), DRAFTERS[drafter](), expected, 48)
 
 

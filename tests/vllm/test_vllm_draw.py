@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,10 +12,18 @@ from vllm_server import PROGRAM
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 
-def run_script(name: str) -> str:
+def run_script(name: str, seconds: float = 200, **environ: str) -> str:
     """What a script beside this file prints under .venv-vllm's python; it has to end well."""
     command = [str(PROGRAM.with_name("python")), str(Path(__file__).with_name(name))]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, stdin=subprocess.DEVNULL)
+    ran = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | environ,
+    )
     assert ran.returncode == 0, ran.stderr[-4000:]
     return ran.stdout.strip()
 

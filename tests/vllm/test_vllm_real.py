@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from harness import MODEL
-from real_pair import Asked, built, compare, shortest
+from real_pair import Asked, built, compare, shortest_cells
 from vllm_server import HEADERS, KEY, NOISE, VllmServer
 
 from bench.faulty_drafter import WrongDrafter
@@ -44,7 +44,7 @@ def test_text_is_the_real_targets_own(real_server: VllmServer, of_each_kind: int
         # A target that does not wait for drafts writes most of an answer alone where the machine is busy.
         session=SessionSettings(free_start=1),
     )
-    expected = Asked(real_server.url, MODEL, KEY, NOISE).reference(shortest(of_each_kind), tokens)
+    expected = Asked(real_server.url, MODEL, KEY, NOISE).reference(shortest_cells(of_each_kind), tokens)
     compare(config, drafter, expected, tokens, MODEL)
     assert real_server.engine()["sessions"] == 0
 

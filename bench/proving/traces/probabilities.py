@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bench.proving.traces.drafting import rows_along, trace_of
 from bench.proving.traces.recorded import CONTEXT, DRAFT, TABLES, TARGET, recorded
 from bench.proving.traces.table import Table
-from bench.proving.traces.workloads import NAMES
+from bench.proving.traces.workloads import NAMES, workload
 from pipesd_agent.drafting.draft_sampler import DraftSampler
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_core.sampling.params import SamplingParams
@@ -61,7 +61,7 @@ async def _record(out: Path) -> None:
         for name in NAMES:
             table = recorded(name, 1.0)
             made = []
-            for (sequence, opening), trace in zip(openings(prompter, name, 1.0), table.traces, strict=True):
+            for (sequence, opening), trace in zip(openings(prompter, workload(name), 1.0), table.traces, strict=True):
                 drafter = LlamaDrafter(DRAFT, capacity=1, n_ctx_seq=CONTEXT)
                 drafter._sampler = _Telling(drafter._n_draftable)
                 tokens = trace.tokens.tolist()

@@ -33,7 +33,7 @@ from bench.proving.traces.recorded import (
     table_name,
 )
 from bench.proving.traces.table import DEPTH, Table, save
-from bench.proving.traces.workloads import workload
+from bench.proving.traces.workloads import Work, workload
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.llama import LlamaDrafter
 from pipesd_core.engine.interface import ModelInfo, Opening
@@ -54,14 +54,16 @@ def info_of(decoder: TargetDecoder) -> ModelInfo:
     return ModelInfo(model.name, model.n_vocab, model.fingerprint(), decoder.n_ctx_seq, decoder.max_drafts)
 
 
-def openings(prompter: Prompter, name: str, temperature: float, tokens: int = TOKENS) -> list[tuple[str, Opening]]:
-    """(name, request as the gateway understands it) of each sequence of a workload."""
+def openings(
+    prompter: Prompter, works: Sequence[Work], temperature: float, tokens: int = TOKENS
+) -> list[tuple[str, Opening]]:
+    """(name, request as the gateway understands it) of each request; seeds count up from `FIRST_SEED`."""
     return [
         (
             work.name,
             prompter.opening(parse(work.endpoint, work.body(temperature=temperature, seed=seed, max_tokens=tokens))),
         )
-        for seed, work in enumerate(workload(name), FIRST_SEED)
+        for seed, work in enumerate(works, FIRST_SEED)
     ]
 
 
@@ -107,7 +109,7 @@ def drafted(pair: Pair, opening: Opening, tokens: Sequence[int]) -> list[list[Dr
 
 async def record(pair: Pair, decoder: TargetDecoder, name: str, temperature: float) -> Table:
     """One workload at one temperature."""
-    named = openings(Prompter(decoder.model, info_of(decoder)), name, temperature, pair.tokens)
+    named = openings(Prompter(decoder.model, info_of(decoder)), workload(name), temperature, pair.tokens)
     outputs = await answers(decoder, [opening for _, opening in named])
     return Table(
         table_name(name, temperature),

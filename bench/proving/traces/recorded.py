@@ -1,5 +1,5 @@
 """The tables that ship: the toy pair on every workload of its own, recorded by bench.proving.traces.record. Needs no
-model. The real pair's are recorded once its draft ships (examples/smollm2)."""
+model. The real pair's are not recorded yet."""
 
 from __future__ import annotations
 

@@ -78,6 +78,15 @@ def real_prompts(kind: str) -> tuple[Work, ...]:
     )
 
 
+def shortest(of_each_kind: int) -> list[Work]:
+    """The shortest real prompts of each kind: long ones cost time, and prove no more."""
+    return [
+        work
+        for kind in REAL_KINDS
+        for work in sorted(real_prompts(kind), key=lambda work: len(str(work.ask)))[:of_each_kind]
+    ]
+
+
 def _mixed(kinds: list[tuple[Work, ...]]) -> tuple[Work, ...]:
     """All requests, so that any beginning has each kind in nearly its share."""
     placed = [((number + 0.5) / len(works), work) for works in kinds for number, work in enumerate(works)]

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import gguf
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from examples.smollm2.gguf_file import OUTPUT_NORM, GgufFile, encoded
+from examples.smollm2.gguf_file import OUTPUT_NORM, GgufFile, encoded, writing
 from examples.smollm2.hugging_face import PER_LAYER, to_halves, to_pairs
 from examples.smollm2.training.generate import TOP, Text
 from examples.smollm2.training.llama import HEADS, KV_HEADS, MATRICES, NORMS, VOCABULARY, WIDTH, Layer, Llama
@@ -145,8 +144,6 @@ class Trainer:
 
 def save_layers(draft: Llama, path: Path, matrices: str) -> None:
     """Write layers and last norm as the GGUF file that draft.py puts together; matrices: a key of `TYPES`."""
-    temporary = path.with_suffix(".tmp")
-    writer = gguf.GGUFWriter(temporary, "llama")
     arrays = {OUTPUT_NORM: draft.norm.detach().float().cpu().numpy()}
     for number, layer in enumerate(draft.layers):
         assert isinstance(layer, Layer)
@@ -155,14 +152,10 @@ def save_layers(draft: Llama, path: Path, matrices: str) -> None:
             weight = source.detach().float().cpu().numpy()
             weight = to_pairs(weight, _ROTATED[part]) if part in _ROTATED else weight
             arrays[f"blk.{number}.{part}.weight"] = weight
-    for name, weight in arrays.items():
-        tensor = encoded(name, weight, matrices)
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    temporary.replace(path)
+    with writing(path) as writer:
+        for name, weight in arrays.items():
+            tensor = encoded(name, weight, matrices)
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.kind)
 
 
 def load_layers(draft: Llama, path: Path) -> None:
