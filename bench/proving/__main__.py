@@ -23,7 +23,7 @@ from typing import Any
 from bench.proving.methods import schedules, triggers
 from bench.proving.methods.cells import QUICK, Budget, Workload, names, run_all
 from bench.proving.simulator.scenario import LONG, NARROW, PAPER, SCENARIOS, SWEEP, VARYING_SEED, Scenario
-from bench.proving.traces.all_tables import MADE_SEED, tables
+from bench.proving.traces.all_tables import MADE, MADE_SEED, made_up, tables
 from bench.proving.traces.filled import live_table
 from bench.proving.traces.recorded import TABLES
 from bench.proving.traces.stochastic import FITTED
@@ -44,7 +44,7 @@ def manifest(budget: Budget, workloads: list[Table], seconds: float) -> dict[str
         "versions": {name: version(name) for name in PACKAGES},
         "budget": asdict(budget),
         "workloads": {table.name: [len(trace.tokens) for trace in table.traces] for table in workloads},
-        "seeds": {"made-up": MADE_SEED, "varying link": VARYING_SEED},
+        "seeds": {MADE: MADE_SEED, "varying link": VARYING_SEED},
         "made-up text": asdict(FITTED),
         "scenarios": {scenario.name: _short(scenario) for scenario in (*SCENARIOS, *SWEEP)},
         "tpt": "from the request until the last token is at the edge, over output tokens, the target's own included",
@@ -93,7 +93,7 @@ def main() -> None:
         all_tables, known = [table], {"known": share}
         print(f"{len(table.traces)} traces; the drafter is known at {share:.0%} of the positions", file=sys.stderr)
     else:
-        all_tables = tables()[:1] if args.quick else tables()
+        all_tables = [made_up()] if args.quick else tables()
     scenarios = (*PAPER, NARROW[0], LONG[1], SCENARIOS[-1]) if args.quick else (*SCENARIOS, *SWEEP)
     parts = args.cell.split("/")
     if len(parts) != 3:
@@ -111,7 +111,7 @@ def main() -> None:
                 continue
             workload = Workload.of(table, budget)
             wanted = [scenario for scenario in scenarios if scenario.name in scenario_names]
-            if args.traces or table is not all_tables[0]:
+            if table.name != MADE:
                 wanted = [scenario for scenario in wanted if scenario not in SWEEP]
             found = run_all(workload, wanted, budget, methods)
             if table.name in schedules.WORKLOADS and parts[2] in ("", schedules.NAME):

@@ -28,7 +28,7 @@ from bench.proving.simulator.figures import Figures
 from bench.proving.simulator.inline import Inline
 from bench.proving.simulator.scenario import FAST_EDGE, LAPTOP, PAPER, Scenario
 from bench.proving.simulator.simulation import Ours, Simulation
-from bench.proving.traces.all_tables import tables
+from bench.proving.traces.all_tables import made_up, tables
 from bench.proving.traces.table import Table
 from pipesd_agent.control.batchers import Immediate
 from pipesd_agent.control.triggers import DualSettings, DualThreshold
@@ -284,13 +284,13 @@ def rivals() -> dict[str, Callable[[Ground, int, int], Curve]]:
     }
 
 
-def settings(tables: Sequence[Table]) -> list[Setting]:
-    """tables: the made-up one, then the recorded ones. Scenario 1 on all, with a price for a NAV; also without one, on
-    a varying link and on a fast device."""
+def settings(tables: Sequence[Table], made: Table) -> list[Setting]:
+    """Scenario 1 on all tables, with a price for a NAV; on the made-up one also without a price and on a varying link,
+    and on the last one on a fast device."""
     return [
         *(Setting(table, LAPTOP, PRICE_MS) for table in tables),
-        Setting(tables[0], LAPTOP),
-        Setting(tables[0], PAPER[3], PRICE_MS),
+        Setting(made, LAPTOP),
+        Setting(made, PAPER[3], PRICE_MS),
         Setting(tables[-1], FAST_EDGE, PRICE_MS),
     ]
 
@@ -331,8 +331,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     began = time.monotonic()
-    some = settings(tables())
-    rows = run_all(some[:1], 2, BUDGET) if args.quick else run_all(some)
+    made = made_up()
+    rows = run_all([Setting(made, LAPTOP, PRICE_MS)], 2, BUDGET) if args.quick else run_all(settings(tables(), made))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
     with (args.out / "regret.jsonl").open("w") if args.out else sys.stdout as file:

@@ -17,12 +17,13 @@ from bench.proving.simulator.planned import Planned, true_costs
 from bench.proving.simulator.scenario import LAPTOP, NARROW, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Ours
+from bench.proving.traces.all_tables import MADE
 from pipesd_agent.control.batchers import BATCHERS
 from pipesd_agent.control.upload_planner import Planner
 from pipesd_agent.session.settings import SessionSettings
 
 LINKS: Final = (*NARROW, LAPTOP.uplink(1), LAPTOP.uplink(20), LAPTOP.uplink(80))
-WORKLOADS: Final = ("made-up", "humaneval-t0")
+WORKLOADS: Final = ("real-t0.8", MADE, "humaneval-t0")
 THRESHOLDS: Final = {"fixed": FIXED, "default": Ours(session=SessionSettings(free_start=1))}
 """Those of `fixed`, with short drafts, and the agent's defaults, with long ones."""
 NAME: Final = "schedules"

@@ -15,11 +15,12 @@ from bench.proving.methods.baselines import AUTHORS_SYSTEM, LEAN_SYSTEM, Play, S
 from bench.proving.methods.calibration import DIAGNOSTIC_MS, METHODS, SWEEP_MS, measured
 from bench.proving.methods.fixed import FIXED
 from bench.proving.methods.frontier import families, frontier, spots
-from bench.proving.reports.sections import MADE, Rows
+from bench.proving.reports.sections import Rows
 from bench.proving.simulator.scenario import AUTHORS, FAST_EDGE, LAPTOP, PAPER, Scenario
 from bench.proving.simulator.script import Script
 from bench.proving.simulator.simulation import Simulation
 from bench.proving.simulator.timeline import Lane, Timeline
+from bench.proving.traces.all_tables import MADE
 
 STYLE: Final[Any] = {
     "svg.hashsalt": "pipesd",

@@ -16,8 +16,8 @@ from typing import Any, Final
 from bench.page import between
 from bench.proving.methods import triggers
 from bench.proving.reports import compared, sections
-from bench.proving.reports.sections import MADE, Row, Rows
-from bench.proving.traces.all_tables import tables
+from bench.proving.reports.sections import Row, Rows
+from bench.proving.traces.all_tables import MADE, made_up
 
 DOCS: Final = Path(__file__).resolve().parents[3] / "docs"
 PAGE: Final = DOCS / "benchmarks.md"
@@ -108,7 +108,7 @@ def main() -> None:
     from bench.proving.reports.plots import draw_all
     from bench.proving.simulator.script import Script
 
-    traces = tables()[0].halves()[1].traces[:DRAWN]
+    traces = made_up().halves()[1].traces[:DRAWN]
     draw_all(rows, [Script(trace) for trace in traces], FOLDER)
 
 

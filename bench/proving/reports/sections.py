@@ -12,11 +12,10 @@ from bench.proving.methods.cells import names
 from bench.proving.methods.contenders import PUBLISHED
 from bench.proving.methods.schedules import NAME as SCHEDULES
 from bench.proving.simulator.scenario import PAPER, SWEEP
+from bench.proving.traces.all_tables import MADE
 from pipesd_agent.control.batchers import BATCHERS
 
 Row = dict[str, Any]
-MADE: Final = "made-up"
-"""The workload with the statistics of the authors' runs."""
 COLUMNS: Final = {
     "TTFT ms": "ttft_ms",
     "NAVs": "navs_per_token",

@@ -81,8 +81,7 @@ def test_searches_may_run_out_of_tokens(ground: Ground) -> None:
 
 
 def test_settings_and_rivals() -> None:
-    tables = [TABLE] * 5
-    assert len({(one.scenario.name, one.price_ms) for one in settings(tables)}) == 4
+    assert len({(one.scenario.name, one.price_ms) for one in settings([TABLE] * 5, TABLE)}) == 4
     assert list(rivals())[:2] == ["default", "published"]
 
 
