@@ -13,6 +13,10 @@ from bench.proving.methods.calibration import (
 )
 from bench.proving.methods.fixed import compare, lean, ours
 from bench.proving.simulator.scenario import LONG, NARROW, PAPER
+from bench.proving.traces.all_tables import recorded_with
+from bench.proving.traces.recorded import figures
+from bench.proving.traces.table import Table
+from bench.proving.traces.workloads import REAL_KINDS
 
 
 def calibrated() -> str:
@@ -111,3 +115,15 @@ def links() -> str:
         )
     head = ["", "immediate, ms", "single, ms", "PipeSD's DP, ms", "bytes up: immediate", "single", "DP", "trip, ms"]
     return markdown([*head, "tokens of free runs", "our NAVs / forwards", "PipeSD's NAVs"], body)
+
+
+def kinds() -> str:
+    """How often the real pair's draft is right, by temperature and kind of prompt."""
+    body = []
+    for table in recorded_with("real"):
+        for kind in (*REAL_KINDS, ""):
+            some = Table(table.name, tuple(trace for trace in table.traces if trace.name.startswith(kind)))
+            found = figures(some)
+            cells = [found["sequences"], found["tokens"], f"{found['acceptance']:.3f}", f"{found['run']:.2f}"]
+            body.append([f"{table.name}, {kind or 'all'}", *map(str, cells)])
+    return markdown(["workload, prompts", "answers", "tokens", "first draft right", "right drafts in a row"], body)

@@ -1,5 +1,5 @@
-"""The tables that ship: the toy pair on every workload of its own, recorded by bench.proving.traces.record. Needs no
-model. The real pair's are not recorded yet."""
+"""The tables that ship: each pair on every workload of its own, recorded by bench.proving.traces.record. Needs no
+model."""
 
 from __future__ import annotations
 

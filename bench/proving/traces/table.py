@@ -74,7 +74,7 @@ def save(table: Table, path: Path) -> None:
         "names": np.array([trace.name for trace in table.traces]),
         "lengths": np.array([len(trace.tokens) for trace in table.traces], np.int32),
         "prompt_lengths": np.array([trace.prompt_length for trace in table.traces], np.int32),
-        "temperatures": np.array([trace.temperature for trace in table.traces], np.float32),
+        "temperatures": np.array([trace.temperature for trace in table.traces], np.float64),
         "eos": np.array(table.traces[0].eos if table.traces else (), np.int32),
     }
     for field in _COLUMNS:
