@@ -12,6 +12,8 @@ from typing import Any, Final
 import pytest
 from repository import ROOT
 
+from bench.proving.reports.report import REAL_TABLES
+
 WIDTH: Final = 120
 SOURCES: Final = ("", "core/src/pipesd_core", "gateway/src/pipesd_gateway", "edge_agent/src/pipesd_agent")
 GENERATED: Final = ("docs/benchmarks_real.md", "docs/benchmarks/")
@@ -96,10 +98,14 @@ def test_the_figures_of_the_readme_are_those_of_the_benchmark() -> None:
 
     ours, fast, alone = of("1-laptop", "ours-forwards"), of("fast-edge", "ours-forwards"), of("fast-edge", "cloud-only")
     made_up = ours.pop("made-up")
+    real = [ours.pop(name)["forwards_per_token"] for name in REAL_TABLES]
     forwards = [row["forwards_per_token"] for row in ours.values()]
     assert f"{made_up['forwards_per_token']:.2f} per output token instead of 1" in text
     assert f"({made_up['acceptance']:.0%} accepted)".replace("%", " %") in text
     assert f"{min(forwards):.2f} to {max(forwards):.2f} with the toy models" in text
+    assert f"{min(real):.2f} to {max(real):.2f} with the real pair" in text
+    real = [fast.pop(name)["tpt_ms"] for name in REAL_TABLES]
+    assert f"no gain ({min(real):.0f} to {max(real):.0f} ms)" in text
     times = [row["tpt_ms"] for row in fast.values()]
     assert f"{min(times):.0f} to {max(times):.0f} ms per output token" in text
     assert {round(row["tpt_ms"]) for row in alone.values()} == {50}

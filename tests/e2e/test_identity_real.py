@@ -68,6 +68,7 @@ def test_text_is_the_real_targets_own_in_float32(exact_target: Process, drafter:
 
 
 @pytest.mark.full
-def test_all_prompts_once(target: Process) -> None:
-    cells = [Cell(work, 0.0) for kind in REAL_KINDS for work in real_prompts(kind)]
+@pytest.mark.parametrize("kind", REAL_KINDS)
+def test_all_prompts_once(target: Process, kind: str) -> None:
+    cells = [Cell(work, 0.0) for work in real_prompts(kind)]
     compare(AgentConfig(gateway=target.root), LookupDrafter(), Asked(target.url).reference(cells, 64), 64)

@@ -18,12 +18,15 @@ from bench.proving.methods import triggers
 from bench.proving.reports import compared, sections
 from bench.proving.reports.sections import Row, Rows
 from bench.proving.traces.all_tables import MADE, made_up
+from bench.proving.traces.recorded import PAIRS, table_name
+from bench.proving.traces.workloads import REAL
 
 DOCS: Final = Path(__file__).resolve().parents[3] / "docs"
 PAGE: Final = DOCS / "benchmarks.md"
 FOLDER: Final = DOCS / "benchmarks"
 DIGITS: Final = 6
 """Significant, of what is kept."""
+REAL_TABLES: Final = [table_name(REAL, temperature) for temperature in PAIRS["real"].temperatures]
 DRAWN: Final = 8
 """Answers that the frontier is played on."""
 
@@ -60,6 +63,7 @@ def keep(rows: list[Row], run: dict[str, Any], folder: Path) -> None:
 def of_rows(rows: Rows, run: dict[str, Any]) -> dict[str, str]:
     """Parts of the page, by the names of their markers: what is in the run."""
     return {
+        **{f"matrix-{name}": sections.matrix(rows, name) for name in REAL_TABLES},
         "cloud-only": sections.cloud_only(rows),
         "tuned": sections.tuned(rows),
         "best-causal": sections.best_causal(rows),
@@ -74,6 +78,7 @@ def of_rows(rows: Rows, run: dict[str, Any]) -> dict[str, str]:
 def of_models() -> dict[str, str]:
     """And what is played now, within seconds."""
     return {
+        "kinds": compared.kinds(),
         "calibration": compared.calibrated(),
         "paper": compared.papers_tables(),
         "uplinks": compared.uplinks(),
