@@ -211,8 +211,14 @@ class ParkingScheduler(AsyncScheduler):
         self.deferred_waiting.discard(request)
 
     def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> Any:
-        while reset_running_requests and self._evict():
-            pass
+        if reset_running_requests:
+            while self._evict():
+                pass
+            # Sessions with a round are in no queue either, and hold KV blocks: vLLM preempts what runs, and drops its
+            # output in flight.
+            for session in (*self._book.at(Stage.IN_FLIGHT), *self._book.at(Stage.READY)):
+                self._book.move(session, Stage.QUEUED)
+                self.running.append(session.request)
         return super().reset_prefix_cache(reset_running_requests, reset_connector)
 
     def has_finished_requests(self) -> bool:
