@@ -61,6 +61,10 @@ ELSEWHERE: Final = {
     "vllm_plugin/src/pipesd_vllm/plugin.py": "tests/vllm/test_vllm_serving.py",
     "vllm_plugin/src/pipesd_vllm/compat/scheduler.py": "tests/vllm/test_vllm_parking.py",
     **{
+        f"vllm_plugin/src/pipesd_vllm/compat/{name}.py": "tests/vllm/test_vllm_v2.py"
+        for name in ("runners", "speculator", "verifier")
+    },
+    **{
         f"vllm_plugin/src/pipesd_vllm/compat/{name}.py": "tests/vllm/test_vllm_compat.py"
         for name in ("core", "cpu", "ending", "orphan", "proposer", "sampler", "server", "serving")
     },

@@ -6,8 +6,13 @@ from pipesd_vllm import park_keys
 
 
 def register() -> None:
-    """Give the server a secret and the engine core its `pipesd_*` calls. Harmless when repeated."""
+    """Give the server a secret, the engine core its `pipesd_*` calls and model runner V2 our speculator.
+
+    Harmless when repeated.
+    """
     park_keys.ensure_secret()
+    from pipesd_vllm.compat import runners
     from pipesd_vllm.compat.core import extend_engine_core
 
     extend_engine_core()
+    runners.prepare()

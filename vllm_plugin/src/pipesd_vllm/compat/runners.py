@@ -1,0 +1,82 @@
+"""vLLM's two model runners: which of them can run here, and how ours gets into V2.
+
+V1 takes its proposer by the name of a class (`custom_class`), V2 does not. There `init_speculator` is replaced in the
+package that the runner's module takes it from, by our general plugin, which runs in every process before the runner is
+imported. (To import it here would be wrong: on a CPU a module that patches torch must come first.)
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any, Final
+
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams
+
+SPECULATOR: Final = "pipesd_vllm.compat.speculator.RemoteDrafts"
+"""The `model` of our speculative configuration on V2, by which it is told from vLLM's own `ngram_gpu`."""
+PACKAGE: Final = "vllm.v1.worker.gpu.spec_decode"
+RUNNER: Final = "vllm.v1.worker.gpu.model_runner"
+
+
+def v2_is_missing() -> str | None:
+    """Why V2 cannot run in this environment; None: it can."""
+    from vllm.triton_utils import HAS_TRITON
+
+    return None if HAS_TRITON else "it needs Triton with a backend for this device"
+
+
+def prepare() -> None:
+    """Have V2 make our speculator where the configuration names it. Harmless when repeated."""
+    _replace_init_speculator()
+    _replace_validation()
+
+
+def _is_ours(speculative_config: Any) -> bool:
+    return speculative_config is not None and speculative_config.model == SPECULATOR
+
+
+def _replace_init_speculator() -> None:
+    from vllm.v1.worker.gpu import spec_decode
+
+    original = spec_decode.init_speculator
+    if getattr(original, "pipesd", False):
+        return
+
+    @functools.wraps(original)
+    def init_speculator(vllm_config: Any, device: Any, req_states: Any) -> Any:
+        if not _is_ours(vllm_config.speculative_config):
+            return original(vllm_config, device, req_states)
+        from pipesd_vllm.compat.speculator import RemoteDrafts
+
+        return RemoteDrafts(vllm_config, device, req_states)
+
+    init_speculator.pipesd = True  # type: ignore[attr-defined]
+    for name in (PACKAGE, RUNNER):
+        if name in sys.modules:  # the runner's only where somebody has imported it before us
+            sys.modules[name].init_speculator = init_speculator  # type: ignore[attr-defined]
+
+
+def _replace_validation() -> None:
+    """Let `min_p` and `logit_bias` pass on V2, whose sampler applies them to drafted rows too.
+
+    vLLM's own check looks at no runner. What V2 does not do in a step with drafts is named instead.
+    """
+    original = SamplingParams._validate_spec_decode
+    if getattr(original, "pipesd", False):
+        return
+
+    @functools.wraps(original)
+    def _validate_spec_decode(self: Any, speculative_config: Any) -> None:
+        if not _is_ours(speculative_config):
+            original(self, speculative_config)
+        elif self.logprob_token_ids:
+            raise VLLMValidationError(
+                "logprob_token_ids is not supported by a server with pipesd-vllm: vLLM's V2 model runner leaves these "
+                "logprobs out of every step in which some request has drafts; use logprobs",
+                parameter="logprob_token_ids",
+            )
+
+    _validate_spec_decode.pipesd = True  # type: ignore[attr-defined]
+    SamplingParams._validate_spec_decode = _validate_spec_decode
