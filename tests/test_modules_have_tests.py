@@ -61,7 +61,10 @@ ELSEWHERE: Final = {
     "vllm_plugin/src/pipesd_vllm/plugin.py": "tests/vllm/test_vllm_serving.py",
     **{
         f"vllm_plugin/src/pipesd_vllm/compat/{name}.py": "tests/vllm/test_vllm_compat.py"
-        for name in ("core", "cpu", "ending", "orphan", "proposer", "sampler", "scheduler", "server", "serving")
+        for name in (
+            *("core", "cpu", "drafted_rows", "ending", "orphan"),
+            *("proposer", "sampler", "scheduler", "server", "serving"),
+        )
     },
 }
 """Modules without a test module of their name, and the one that holds them."""

@@ -16,6 +16,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 from vllm.sampling_params import RequestOutputKind
+from vllm.sampling_params import SamplingParams as VllmSamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from pipesd_core.engine.interface import ModelInfo, Opening
@@ -66,6 +67,8 @@ class Serving:
         self.engine_client = engine_client
         self._state = state
         config = engine_client.vllm_config
+        if config.use_v2_model_runner or config.speculative_config.method == "custom_class":
+            _take_min_p_and_logit_bias()
         self._tokenizer = engine_client.renderer.tokenizer
         self.info = ModelInfo(
             name=state.openai_serving_models.base_model_paths[0].name,
@@ -206,6 +209,15 @@ def _payload(data: str) -> bytes:
                 error.get("param"),
             )
     return data.encode()
+
+
+def _take_min_p_and_logit_bias() -> None:
+    """Have vLLM take both although there is speculation: its V2 model runner heeds them, V1 by `drafted_rows`."""
+
+    def taken(_params: Any, _speculative_config: Any) -> None:
+        pass
+
+    VllmSamplingParams._validate_spec_decode = taken
 
 
 def _eos_ids(model_config: Any, tokenizer: Any) -> tuple[int, ...]:
