@@ -50,7 +50,7 @@ CASES: dict[str, tuple[float, TriggerSettings, int]] = {
     "after 8, wrong": (0.3, FixedSettings(length=8), 32),
     "after 40": (0.0, FixedSettings(length=40), 48),
 }
-"""Share of wrong drafts, trigger, window. A step of the server verifies 16 drafts."""
+"""Share of wrong drafts, trigger, window. A step of the server verifies 15 drafts."""
 
 
 @pytest.mark.parametrize("case", CASES)

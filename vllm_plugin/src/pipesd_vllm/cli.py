@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,12 @@ from pipesd_vllm.limits import GRACE, SESSIONS
 PLUGINS: Final = ("pipesd_engine", "pipesd_endpoint")
 OWN_FLAGS: Final = ("--scheduler-cls", "--speculative-config")
 DRAFTS_FLAG: Final = "--max-drafts"
-DEFAULT_DRAFTS: Final = 16
+DEFAULT_DRAFTS: Final = 15
+"""A step of a session has a row more: 16, which fills GPU tiles and CUDA graph sizes as 17 does not."""
+GRAPHS_FLAGS: Final = ("--compilation-config", "-cc")
+PIECEWISE_GRAPHS: Final = ("--compilation-config", json.dumps({"cudagraph_mode": "PIECEWISE"}))
+"""For the V1 model runner. With full graphs it would round all sizes up to multiples of a session's rows, so that one
+ordinary stream, which needs a row, is computed with all of them; and its full ones are of no use to ordinary steps."""
 KEEP_ALIVE_VARIABLE: Final = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
 """vLLM's own setting of when an idle connection is closed; by itself after 5 s."""
 MOST_DRAFTS: Final = 128
@@ -101,9 +107,15 @@ def server_arguments(model: str, flags: Sequence[str]) -> list[str]:
     return [
         *("--model", model),
         *given,
+        *(() if _has_own_graphs(given) else PIECEWISE_GRAPHS),
         *("--scheduler-cls", "pipesd_vllm.compat.scheduler.ParkingScheduler"),
         *("--speculative-config", json.dumps(speculation)),
     ]
+
+
+def _has_own_graphs(flags: Sequence[str]) -> bool:
+    """Whether flags say how to compile: then what they say holds, graphs included."""
+    return any(re.split("[=.]", flag, maxsplit=1)[0].replace("_", "-") in GRAPHS_FLAGS for flag in flags)
 
 
 def plugins(environ: dict[str, str] | os._Environ[str]) -> str:
