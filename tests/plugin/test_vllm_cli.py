@@ -22,7 +22,7 @@ def test_flags_pass_through() -> None:
     arguments = server_arguments("some/model", ["--port", "8000", "--api-key=k"])
     assert arguments[:5] == ["--model", "some/model", "--port", "8000", "--api-key=k"]
     assert "--scheduler-cls" in arguments
-    assert speculation(arguments)["num_speculative_tokens"] == 16
+    assert speculation(arguments)["num_speculative_tokens"] == 15  # with the row of the last decided token: 16
 
 
 @pytest.mark.parametrize("flags", [["--max-drafts", "8"], ["--max-drafts=8"], ["--max_drafts", "8"]])
@@ -30,6 +30,28 @@ def test_most_drafts_of_a_step(flags: list[str]) -> None:
     arguments = server_arguments("m", flags)
     assert speculation(arguments)["num_speculative_tokens"] == 8
     assert not any("max" in argument for argument in arguments)
+
+
+def test_graphs_are_piecewise() -> None:
+    """vLLM's V1 runner would pad an ordinary stream's one row to a session's 16 with full ones."""
+    arguments = server_arguments("m", ["--port", "8000"])
+    assert json.loads(arguments[arguments.index("--compilation-config") + 1]) == {"cudagraph_mode": "PIECEWISE"}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--compilation-config", '{"cudagraph_mode": "FULL_AND_PIECEWISE"}'],
+        ["--compilation_config={}"],
+        ["--compilation-config.cudagraph_mode=NONE"],
+        ["-cc.mode", "3"],
+        ["-cc={}"],
+    ],
+)
+def test_a_compilation_of_the_users_own_holds(flags: list[str]) -> None:
+    arguments = server_arguments("m", flags)
+    assert arguments[2 : 2 + len(flags)] == flags
+    assert not any("PIECEWISE" in argument for argument in arguments if argument not in flags)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +98,7 @@ def test_graphs_for_one_token_and_for_one_and_its_drafts_on_v2() -> None:
         "num_speculative_tokens": 7,
         "num_speculative_tokens_per_batch_size": [[1, 1, 7], [2, 2**20, 0]],
     }
+    assert "--compilation-config" not in arguments
 
 
 def test_the_runner_travels_in_the_environment(started: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ def test_each_numpy_kernel_writes_what_the_interpreted_one_writes() -> None:
 
 def ordinary(bed: bool) -> Any:
     environ = v2_bed.environ() if bed else {"PYTHONPATH": v2_bed.environ()["PYTHONPATH"]}
-    return json.loads(run_script("ordinary_check.py", 200, **environ).splitlines()[-1])
+    return json.loads(run_script("ordinary_check.py", 250, **environ).splitlines()[-1])
 
 
 def test_ordinary_requests_get_the_same_answers_on_both_runners() -> None:

@@ -21,7 +21,7 @@ from pipesd_core.sampling.torch_noise import Draw
 from pipesd_vllm import compat, plugin
 from pipesd_vllm.compat import runners, speculator
 from pipesd_vllm.compat.verifier import walk
-from pipesd_vllm.runner_choice import V1, V2
+from pipesd_vllm.runner_choice import REMOTE_DRAFTS, V1, V2
 
 MOST = 4
 SEEDS = [0, 1, 7, -5, 2**40 + 3, 123456789012345678, 2**63 - 1, -(2**63)]
@@ -115,8 +115,9 @@ def check_refusals() -> None:
 
 def check_parameters() -> None:
     """Only our own configuration changes what vLLM's front end takes."""
-    ours, theirs = SimpleNamespace(model=runners.SPECULATOR), SimpleNamespace(model="ngram_gpu")
-    SamplingParams(min_p=0.1, logit_bias={5: 1.0})._validate_spec_decode(ours)
+    ours, theirs = SimpleNamespace(model=REMOTE_DRAFTS[V2]), SimpleNamespace(model="ngram_gpu")
+    for name in REMOTE_DRAFTS.values():
+        SamplingParams(min_p=0.1, logit_bias={5: 1.0})._validate_spec_decode(SimpleNamespace(model=name))
     only_some = SamplingParams(logprobs=1, logprob_token_ids=[5])
     only_some._validate_spec_decode(None)
     assert "logprob_token_ids" in refusal(VLLMValidationError, lambda: only_some._validate_spec_decode(ours))

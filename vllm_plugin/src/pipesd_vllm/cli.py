@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import sys
 from collections.abc import Sequence
@@ -20,22 +21,27 @@ from pipesd_core.service.settings import KEEP_ALIVE_S, installed_version
 from pipesd_core.service.standard_streams import write
 from pipesd_vllm import limits, runner_choice
 from pipesd_vllm.limits import GRACE, SESSIONS
-from pipesd_vllm.runner_choice import V1, V2, RunnerChoice
+from pipesd_vllm.runner_choice import REMOTE_DRAFTS, V1, V2, RunnerChoice
 
 PLUGINS: Final = ("pipesd_engine", "pipesd_endpoint")
 OWN_FLAGS: Final = ("--scheduler-cls", "--speculative-config")
 DRAFTS_FLAG: Final = "--max-drafts"
-DEFAULT_DRAFTS: Final = 16
+DEFAULT_DRAFTS: Final = 15
+"""A step of a session has a row more: 16, which fills GPU tiles and CUDA graph sizes as 17 does not."""
+GRAPHS_FLAGS: Final = ("--compilation-config", "-cc")
+PIECEWISE_GRAPHS: Final = ("--compilation-config", json.dumps({"cudagraph_mode": "PIECEWISE"}))
+"""For the V1 model runner. With full graphs it would round all sizes up to multiples of a session's rows, so that one
+ordinary stream, which needs a row, is computed with all of them; and its full ones are of no use to ordinary steps."""
 KEEP_ALIVE_VARIABLE: Final = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
 """vLLM's own setting of when an idle connection is closed; by itself after 5 s."""
 MOST_DRAFTS: Final = 128
 """vLLM's rejection sampler takes no more (MAX_SPEC_LEN)."""
 SPECULATION: Final[dict[str, dict[str, Any]]] = {
-    V1: {"method": "custom_class", "model": "pipesd_vllm.compat.proposer.RemoteDrafts"},
+    V1: {"method": "custom_class", "model": REMOTE_DRAFTS[V1]},
     # A method that V2 knows and lets be scheduled asynchronously; the model's name tells ours from vLLM's own.
     V2: {
         "method": "ngram_gpu",
-        "model": "pipesd_vllm.compat.speculator.RemoteDrafts",
+        "model": REMOTE_DRAFTS[V2],
         "prompt_lookup_min": 1,
         "prompt_lookup_max": 1,
     },
@@ -130,9 +136,15 @@ def server_arguments(model: str, flags: Sequence[str], runner: str = V1) -> list
     return [
         *("--model", model),
         *given,
+        *(PIECEWISE_GRAPHS if runner == V1 and not _has_own_graphs(given) else ()),
         *("--scheduler-cls", "pipesd_vllm.compat.scheduler.ParkingScheduler"),
         *("--speculative-config", json.dumps(speculation)),
     ]
+
+
+def _has_own_graphs(flags: Sequence[str]) -> bool:
+    """Whether flags say how to compile: then what they say holds, graphs included."""
+    return any(re.split("[=.]", flag, maxsplit=1)[0].replace("_", "-") in GRAPHS_FLAGS for flag in flags)
 
 
 def plugins(environ: dict[str, str] | os._Environ[str]) -> str:

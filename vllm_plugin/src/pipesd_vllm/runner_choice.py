@@ -15,6 +15,11 @@ AUTO: Final = "auto"
 FLAG: Final = "--runner"
 VARIABLE: Final = "VLLM_USE_V2_MODEL_RUNNER"
 """vLLM's own setting, which our flag is written to for all processes of the server."""
+REMOTE_DRAFTS: Final = {
+    V1: "pipesd_vllm.compat.proposer.RemoteDrafts",
+    V2: "pipesd_vllm.compat.speculator.RemoteDrafts",
+}
+"""The `model` of our speculative configuration on each runner, by which it is told from any of vLLM's own."""
 _OF_VARIABLE: Final = {"0": V1, "1": V2}
 
 

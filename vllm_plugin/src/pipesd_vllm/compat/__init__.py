@@ -53,6 +53,15 @@ INTERNALS: Final[dict[str, str | None]] = {
     "vllm.v1.sample.rejection_sampler:rejection_sample": (
         "draft_token_ids,num_draft_tokens,max_spec_len,cu_num_draft_tokens,draft_probs,target_logits,bonus_token_ids"
     ),
+    "vllm.v1.worker.gpu_model_runner:build_logitsprocs": "vllm_config,device,is_pin_memory",
+    "vllm.v1.sample.logits_processor:BUILTIN_LOGITS_PROCESSORS": None,
+    "vllm.v1.sample.logits_processor.builtin:LogitBiasLogitsProcessor.apply": "self,logits",
+    "vllm.v1.sample.logits_processor.builtin:MinPLogitsProcessor.apply": "self,logits",
+    "vllm.v1.sample.rejection_sampler:RejectionSampler.apply_logits_processors": (
+        "self,logits,sampling_metadata,metadata"
+    ),
+    "vllm.sampling_params:SamplingParams._validate_spec_decode": "self,speculative_config",
+    "vllm.v1.sample.rejection_sampler:GREEDY_TEMPERATURE": None,
     "vllm.v1.sample.rejection_sampler:apply_sampling_constraints": "logits,cu_num_draft_tokens,sampling_metadata",
     "vllm.v1.sample.rejection_sampler:expand_batch_to_tokens": "x,cu_num_tokens,num_tokens,replace_from,replace_to",
     "vllm.v1.sample.ops.topk_topp_sampler:TopKTopPSampler.forward_native": "self,logits,generators,k,p",
@@ -65,7 +74,6 @@ INTERNALS: Final[dict[str, str | None]] = {
     "vllm.entrypoints.serve.exception_handling.error_response:create_error_response": "message",
     "vllm.triton_utils:HAS_TRITON": None,
     "vllm.exceptions:VLLMValidationError": "message,parameter",
-    "vllm.sampling_params:SamplingParams._validate_spec_decode": "self,speculative_config",
     "vllm.utils.torch_utils:async_tensor_h2d": "data,device,dtype",
     "vllm.v1.worker.gpu.spec_decode:init_speculator": "vllm_config,device,req_states",
     "vllm.v1.worker.gpu.model_runner:init_speculator": "vllm_config,device,req_states",

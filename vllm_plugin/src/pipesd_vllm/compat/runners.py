@@ -14,8 +14,8 @@ from typing import Any, Final
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
-SPECULATOR: Final = "pipesd_vllm.compat.speculator.RemoteDrafts"
-"""The `model` of our speculative configuration on V2, by which it is told from vLLM's own `ngram_gpu`."""
+from pipesd_vllm.runner_choice import REMOTE_DRAFTS, V2
+
 PACKAGE: Final = "vllm.v1.worker.gpu.spec_decode"
 RUNNER: Final = "vllm.v1.worker.gpu.model_runner"
 
@@ -28,13 +28,18 @@ def v2_is_missing() -> str | None:
 
 
 def prepare() -> None:
-    """Have V2 make our speculator where the configuration names it. Harmless when repeated."""
+    """Have V2 make our speculator, and the front end take all parameters, where the configuration is ours.
+
+    Harmless when repeated.
+    """
     _replace_init_speculator()
     _replace_validation()
 
 
-def _is_ours(speculative_config: Any) -> bool:
-    return speculative_config is not None and speculative_config.model == SPECULATOR
+def _ours(speculative_config: Any) -> str | None:
+    """The runner whose speculative configuration of ours this is; None: it is not ours."""
+    model = getattr(speculative_config, "model", None)
+    return next((runner for runner, name in REMOTE_DRAFTS.items() if name == model), None)
 
 
 def _replace_init_speculator() -> None:
@@ -46,7 +51,7 @@ def _replace_init_speculator() -> None:
 
     @functools.wraps(original)
     def init_speculator(vllm_config: Any, device: Any, req_states: Any) -> Any:
-        if not _is_ours(vllm_config.speculative_config):
+        if _ours(vllm_config.speculative_config) != V2:
             return original(vllm_config, device, req_states)
         from pipesd_vllm.compat.speculator import RemoteDrafts
 
@@ -59,7 +64,7 @@ def _replace_init_speculator() -> None:
 
 
 def _replace_validation() -> None:
-    """Let `min_p` and `logit_bias` pass on V2, whose sampler applies them to drafted rows too.
+    """Let `min_p` and `logit_bias` pass: V2 applies them to drafted rows of its own accord, V1 by `drafted_rows`.
 
     vLLM's own check looks at no runner. What V2 does not do in a step with drafts is named instead.
     """
@@ -69,9 +74,10 @@ def _replace_validation() -> None:
 
     @functools.wraps(original)
     def _validate_spec_decode(self: Any, speculative_config: Any) -> None:
-        if not _is_ours(speculative_config):
+        runner = _ours(speculative_config)
+        if runner is None:
             original(self, speculative_config)
-        elif self.logprob_token_ids:
+        elif runner == V2 and self.logprob_token_ids:
             raise VLLMValidationError(
                 "logprob_token_ids is not supported by a server with pipesd-vllm: vLLM's V2 model runner leaves these "
                 "logprobs out of every step in which some request has drafts; use logprobs",
