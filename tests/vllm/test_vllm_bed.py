@@ -21,6 +21,7 @@ def ordinary(bed: bool) -> Any:
     return json.loads(run_script("ordinary_check.py", 250, **environ).splitlines()[-1])
 
 
+@pytest.mark.full
 def test_ordinary_requests_get_the_same_answers_on_both_runners() -> None:
     v1, v2 = ordinary(bed=False), ordinary(bed=True)
     assert v1.pop("runner") == "vllm.v1.worker.gpu_model_runner"

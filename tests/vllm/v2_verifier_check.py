@@ -12,6 +12,7 @@ from typing import Any
 import vllm.v1.worker.cpu.shm  # noqa: F401  isort: skip
 import numpy as np
 import torch
+from scripted_edges import plugin_engine
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
@@ -74,7 +75,7 @@ def check_hand_over() -> None:
     speculator.hand_over({}, states, torch.device("cpu"))
 
 
-def refusal(kind: type[Exception], call: Callable[[], None]) -> str:
+def refusal(kind: type[Exception], call: Callable[[], Any]) -> str:
     """What the error says that a call must end with."""
     try:
         call()
@@ -134,6 +135,8 @@ def main() -> None:
     check_hand_over()
     check_refusals()
     check_parameters()
+    said = refusal(ConfigError, partial(plugin_engine, use_fp64_gumbel=True))
+    assert said.startswith("--use-fp64-gumbel cannot be had"), said
     print("ok")
 
 
