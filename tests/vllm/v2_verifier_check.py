@@ -12,9 +12,13 @@ from typing import Any
 import vllm.v1.worker.cpu.shm  # noqa: F401  isort: skip
 import numpy as np
 import torch
-from scripted_edges import plugin_engine
+from in_process import TARGET
+from scripted_edges import MOST_DRAFTS, plugin_engine, plugin_options
+from vllm.config import CUDAGraphMode
+from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
+from vllm.v1.worker.gpu.cudagraph_utils import CudaGraphManager
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 
 from pipesd_core.errors import ConfigError
@@ -126,6 +130,33 @@ def check_parameters() -> None:
         refusal(VLLMValidationError, partial(params._validate_spec_decode, theirs))
 
 
+def check_graphs() -> None:
+    """Full graphs are captured for steps of 1 token a request and of 1 + MOST_DRAFTS; an ordinary stream is 1 token.
+
+    By vLLM's own rule, on a configuration as `pipesd-vllm serve` makes it: it needs a GPU to make the graphs only.
+    """
+    config = EngineArgs(str(TARGET), dtype="float32", max_model_len=512, **plugin_options()).create_engine_config()
+    sizes = [1, 2, 4, *range(8, 257, 8)]
+    manager = object.__new__(CudaGraphManager)
+    manager.__dict__ |= {
+        "vllm_config": config,
+        "compilation_config": SimpleNamespace(cudagraph_capture_sizes=sizes, max_cudagraph_capture_size=256),
+        "cudagraph_mode": CUDAGraphMode.FULL_AND_PIECEWISE,
+        "decode_query_len": 1 + MOST_DRAFTS,
+        "max_num_reqs": 128,
+        "lora_capture_cases": [0],
+        "varlen_decode": False,
+        "ubatch_runner": None,
+        "_candidates": {},
+        "_capture_descs": {},
+    }
+    manager._init_candidates()
+    full = {(graph.num_tokens, graph.uniform_token_count) for graph in manager._capture_descs[CUDAGraphMode.FULL]}
+    assert {per_request for _, per_request in full} == {1, 1 + MOST_DRAFTS}
+    assert {(n, 1) for n in sizes if n <= 128} <= full
+    assert (1 + MOST_DRAFTS, 1 + MOST_DRAFTS) in full
+
+
 def main() -> None:
     plugin.register()
     assert runners.v2_is_missing() is None, "the bed is not there"
@@ -135,6 +166,7 @@ def main() -> None:
     check_hand_over()
     check_refusals()
     check_parameters()
+    check_graphs()
     said = refusal(ConfigError, partial(plugin_engine, use_fp64_gumbel=True))
     assert said.startswith("--use-fp64-gumbel cannot be had"), said
     print("ok")

@@ -19,15 +19,19 @@ STEPS = 5000
 """Most steps of a run: what takes more stands still."""
 
 
+def plugin_options() -> dict[str, Any]:
+    """What `pipesd-vllm serve` tells vLLM on V2."""
+    arguments = cli.server_arguments("", ["--max-drafts", str(MOST_DRAFTS)], V2)
+    return {
+        "scheduler_cls": arguments[arguments.index("--scheduler-cls") + 1],
+        "speculative_config": json.loads(arguments[arguments.index("--speculative-config") + 1]),
+    }
+
+
 def plugin_engine(**options: Any) -> Any:
     """An engine with the plugin, as `pipesd-vllm serve` configures it on V2."""
     plugin.register()
-    arguments = cli.server_arguments("", ["--max-drafts", str(MOST_DRAFTS)], V2)
-    return engine(
-        scheduler_cls=arguments[arguments.index("--scheduler-cls") + 1],
-        speculative_config=json.loads(arguments[arguments.index("--speculative-config") + 1]),
-        **options,
-    )
+    return engine(**plugin_options(), **options)
 
 
 class ScriptedEdge:
