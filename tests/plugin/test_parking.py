@@ -104,12 +104,12 @@ def test_steps_that_overlap_are_timed_from_the_output_before() -> None:
     assert free.stepped([8], 16.0) == (0, 1_000_000)
 
 
-def test_a_preempted_session_owes_all_that_is_not_decided() -> None:
+def test_a_session_whose_outputs_are_dropped_owes_them_again() -> None:
     free = session(ahead=2)
     assert free.scheduled(0, False, 11.0)
     free.stepped([7], 12.0)
     assert free.scheduled(0, False, 12.0)
-    free.preempted()
+    free.outputs_dropped()
     assert free.to_schedule == 2
     assert free.scheduled(0, True, 13.0)
     assert free.scheduled(0, False, 14.0)

@@ -111,6 +111,17 @@ def parked_sessions_give_up_blocks(kind: Kind) -> None:
     assert all(len(session.got) == 28 for session in sessions)
 
 
+def a_free_run_that_is_preempted_takes_its_steps_and_no_more(kind: Kind) -> None:
+    engine = Engine(kind, blocks=18)
+    sessions = [engine.add(f"s{number}", [number] * 16, ahead=10) for number in range(3)]
+    engine.run()
+    assert engine.counts["preempted" if kind.queue == 1 else "preempted with an output in flight"] > 0
+    for session in sessions:
+        engine.order(session, engine.right(session, 1))
+        engine.run()
+        assert len(session.got) == 13
+
+
 def an_abort_leaves_nothing(kind: Kind) -> None:
     for when in (0, 1, 2):
         engine = Engine(kind)
@@ -163,16 +174,17 @@ def a_cache_reset_finds_sessions_wherever_they_are(kind: Kind) -> None:
 
 
 def a_paused_core_sleeps_whatever_is_ordered(kind: Kind) -> None:
-    engine = Engine(kind)
-    session = engine.add("s", PROMPT)
+    engine = Engine(kind, active=1)
+    sessions = [engine.add(name, PROMPT) for name in ("s1", "s2")]
     engine.run()
     engine.pause()
-    engine.order(session, engine.right(session, 2))
+    for session in sessions:
+        engine.order(session, engine.right(session, 2))
     engine.run()
-    assert len(session.got) == 1
+    assert [len(session.got) for session in sessions] == [1, 1]
     engine.resume()
     engine.run()
-    assert len(session.got) == 4
+    assert [len(session.got) for session in sessions] == [4, 4]
 
 
 CHECKS: Final[tuple[Callable[[Kind], None], ...]] = (
@@ -184,6 +196,7 @@ CHECKS: Final[tuple[Callable[[Kind], None], ...]] = (
     a_grammar_shortens_drafts,
     parked_sessions_give_up_slots_of_a_worker_that_keeps_them,
     parked_sessions_give_up_blocks,
+    a_free_run_that_is_preempted_takes_its_steps_and_no_more,
     an_abort_leaves_nothing,
     max_tokens_ends_a_session_in_mid_round,
     a_cache_reset_finds_sessions_wherever_they_are,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +28,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 from pipesd_core.engine.rounds import Round
 from pipesd_vllm import compat, park_keys
 from pipesd_vllm.compat.scheduler import ParkingScheduler
-from pipesd_vllm.parking import Stage
+from pipesd_vllm.parking import HOLDING, Stage
 
 MODEL: Final = str(Path(__file__).parents[2] / "examples" / "demo_pair" / "target")
 BLOCK: Final = 4
@@ -115,6 +115,9 @@ class Engine:
         self.free_blocks = self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
         self._slots = slots
         self._budget = budget
+        self.counts = Counter[str]()
+        """Evictions, slots given up, drafts left over, preemptions."""
+        self._count_preemptions()
         self._under_way: deque[tuple[Any, ModelRunnerOutput]] = deque()
         self._aborts: list[str] = []
         self._worker: dict[str, _State] = {}
@@ -123,6 +126,29 @@ class Engine:
         """Of each step that computed something: each request's tokens, and its drafts."""
         self.running_shown: int | None = None
         """The last `num_running_reqs` of the statistics."""
+
+    def _count_preemptions(self) -> None:
+        preempt = self.scheduler._preempt_request
+
+        def counted(request: Any, *args: Any, **kwargs: Any) -> None:
+            session = self.scheduler._book.get(request.request_id)
+            if session is None:
+                self.counts["preempted, ordinary"] += 1
+            elif session.stage is Stage.PARKED:
+                assert not request.num_in_flight_tokens, "a session in flight loses its KV blocks"
+                needs_slot = len(self._slots_taken()) >= self._slots
+                self.counts["slot given up" if self.kind.v2 and needs_slot else "eviction"] += 1
+            elif not kwargs.get("drop_stale_output"):
+                self.counts["preempted with an output in flight" if request.num_in_flight_tokens else "preempted"] += 1
+            preempt(request, *args, **kwargs)
+
+        setattr(self.scheduler, "_preempt_request", counted)  # noqa: B010
+
+    def _slots_taken(self) -> list[str]:
+        """Requests that have a slot in the worker, or are about to have one."""
+        book = self.scheduler._book
+        held = [session.request_id for stage in HOLDING for session in book.at(stage)]
+        return held + [request.request_id for request in self.scheduler.running]
 
     # Requests.
 
@@ -153,6 +179,11 @@ class Engine:
     def waiting_for_edge(self) -> list[Asked]:
         """Sessions whose round is over, as their edges see it."""
         return [asked for asked in self.live() if asked.round is not None and asked.round.over]
+
+    def stage(self, asked: Asked) -> Stage | None:
+        """The stage of a session that the scheduler knows."""
+        session = self.scheduler._book.get(asked.name)
+        return None if session is None else session.stage
 
     def order(self, asked: Asked, drafts: Sequence[int] = (), ahead: int = 0) -> None:
         """Start a session's next round. The scheduler has to take it whenever the round before is over."""
@@ -273,6 +304,11 @@ class Engine:
                 {name: (count, tuple(output.scheduled_spec_decode_tokens.get(name, ())))
                  for name, count in output.num_scheduled_tokens.items()}
             )  # fmt: skip
+        for name in names:
+            session = self.scheduler._book.get(name)
+            self.counts["drafts left over"] += session is not None and len(self.steps[-1][name][1]) < len(
+                session.round.left
+            )
         tokens = [self._tokens(name, *self.steps[-1][name]) for name in names]
         if not self._caching:
             held = [block for state in self._worker.values() for block in state.blocks]

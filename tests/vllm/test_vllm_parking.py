@@ -10,3 +10,13 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 def test_sessions_are_parked_and_taken_up_again() -> None:
     assert run_script("parking_check.py", 600).endswith("passed")
+
+
+def test_random_schedules_of_edges_clients_and_resets() -> None:
+    assert run_script("parking_machine_check.py", 600, SCHEDULES="300").endswith("passed")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+def test_thousands_of_random_schedules() -> None:
+    assert run_script("parking_machine_check.py", 3000, SCHEDULES="5000").endswith("passed")

@@ -64,11 +64,11 @@ class Session(Struct, eq=False):
         self.count_anew()
 
     def count_anew(self) -> None:
-        """Owe all that the target has not decided yet: no output is in flight that will be delivered."""
+        """Owe all that the target has not decided yet. Only where no output is in flight that will be delivered."""
         self.owed, self.to_schedule = len(self.round.left), self.round.steps_left
 
-    def preempted(self) -> None:
-        """Take note that the request is to be computed again: no step before has been scheduled."""
+    def outputs_dropped(self) -> None:
+        """Take note that the steps in flight count for nothing: their outputs will not be delivered."""
         self.count_anew()
         self._begun.clear()
         self._in_prompt = False

@@ -162,18 +162,13 @@ class ParkingScheduler(AsyncScheduler):
     def _place(self, session: Session) -> None:
         """Put a session whose tokens have come where its round wants it."""
         request = session.request
-        if request.is_finished():
-            return
-        if request.status != RequestStatus.RUNNING:
-            # Preempted with this output in flight: goes on with what is left of its round when it is resumed.
+        if session.stage is not Stage.IN_FLIGHT or request.is_finished() or request.num_in_flight_tokens:
+            return  # in a free run, also one that was preempted: what is left of it is counted already
+        if session.round.over:
+            self._book.move(session, Stage.PARKED)
+        else:
             session.count_anew()
-            if session.round.over:
-                self._leave_waiting(request)
-                self._book.move(session, Stage.EVICTED)
-        elif session.stage is Stage.IN_FLIGHT and not request.num_in_flight_tokens:
-            if not session.round.over:
-                session.count_anew()
-            self._book.move(session, Stage.PARKED if session.round.over else Stage.READY)
+            self._book.move(session, Stage.READY)
 
     def update_draft_token_ids(self, draft_token_ids: Any) -> None:
         """Ignore the proposer, which has no drafts: `_arm` has set them."""
@@ -187,8 +182,8 @@ class ParkingScheduler(AsyncScheduler):
 
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super()._preempt_request(request, *args, **kwargs)
-        if (session := self._book.get(request.request_id)) is not None:
-            session.preempted()
+        if request.drop_stale_output and (session := self._book.get(request.request_id)) is not None:
+            session.outputs_dropped()
 
     def _free_slot(self) -> None:
         """Have a free slot in the worker for a request that is about to be admitted."""
@@ -201,14 +196,10 @@ class ParkingScheduler(AsyncScheduler):
         if (session := self._book.first(Stage.PARKED)) is None:
             return False
         self._preempt_request(session.request, time.monotonic())
-        self._leave_waiting(session.request)
+        self.waiting.remove_request(session.request)
         self._book.move(session, Stage.EVICTED)
         self._evictions += 1
         return True
-
-    def _leave_waiting(self, request: Request) -> None:
-        self.waiting.remove_request(request)
-        self.deferred_waiting.discard(request)
 
     def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> Any:
         if reset_running_requests:
