@@ -18,6 +18,7 @@ from vllm.config import CUDAGraphMode
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
+from vllm.v1.worker.gpu import spec_decode
 from vllm.v1.worker.gpu.cudagraph_utils import CudaGraphManager
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 
@@ -130,6 +131,11 @@ def check_parameters() -> None:
         refusal(VLLMValidationError, partial(params._validate_spec_decode, theirs))
 
 
+def check_stock_servers() -> None:
+    """A server of vLLM's own, in an environment that has our plugin, gets vLLM's speculator and its assertions."""
+    refusal(AssertionError, partial(spec_decode.init_speculator, SimpleNamespace(speculative_config=None), None, None))
+
+
 def check_graphs() -> None:
     """Full graphs are captured for steps of 1 token a request and of 1 + MOST_DRAFTS; an ordinary stream is 1 token.
 
@@ -166,6 +172,7 @@ def main() -> None:
     check_hand_over()
     check_refusals()
     check_parameters()
+    check_stock_servers()
     check_graphs()
     said = refusal(ConfigError, partial(plugin_engine, use_fp64_gumbel=True))
     assert said.startswith("--use-fp64-gumbel cannot be had"), said
