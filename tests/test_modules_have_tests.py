@@ -59,6 +59,7 @@ ELSEWHERE: Final = {
     "vllm_plugin/src/pipesd_vllm/engine.py": "tests/vllm/test_vllm_conformance.py",
     "vllm_plugin/src/pipesd_vllm/generation.py": "tests/vllm/test_vllm_conformance.py",
     "vllm_plugin/src/pipesd_vllm/plugin.py": "tests/vllm/test_vllm_serving.py",
+    "vllm_plugin/src/pipesd_vllm/compat/outputs.py": "tests/vllm/test_vllm_outputs.py",
     "vllm_plugin/src/pipesd_vllm/compat/scheduler.py": "tests/vllm/test_vllm_parking.py",
     **{
         f"vllm_plugin/src/pipesd_vllm/compat/{name}.py": "tests/vllm/test_vllm_v2.py"

@@ -243,7 +243,12 @@ class Engine:
         for of_client in outputs.values():
             if of_client.scheduler_stats is not None:
                 self.running_shown = of_client.scheduler_stats.num_running_reqs
+            times = getattr(of_client, "step_times", None) or {}
             for one in of_client.outputs:
+                assert one.kv_transfer_params is None, "a client may see that"
+                key = self.asked[one.request_id].key
+                assert (key in times) == bool(key and one.new_token_ids)
+                assert all(0 <= time < 600_000_000 for time in times.get(key, ()))
                 self._received(one)
 
     def run(self, most: int = 200) -> None:

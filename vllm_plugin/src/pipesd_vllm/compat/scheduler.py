@@ -20,6 +20,7 @@ from pipesd_core.engine.rounds import fault
 from pipesd_core.errors import ConfigError
 from pipesd_vllm import compat, limits, park_keys
 from pipesd_vllm.compat.orphan import end_with_parent
+from pipesd_vllm.compat.outputs import with_times
 from pipesd_vllm.parking import HOLDING, Session, SessionBook, Stage
 from pipesd_vllm.rpc_coalescer import Order
 
@@ -148,15 +149,18 @@ class ParkingScheduler(AsyncScheduler):
             if (session := self._book.get(request_id)) is not None
         }
         outputs = super().update_from_output(scheduler_output, model_runner_output)
-        if stepped:
-            now = time.monotonic()
-            for of_client in outputs.values():
-                for output in of_client.outputs:
-                    session = stepped.get(output.request_id)
-                    if session is not None and output.new_token_ids:
-                        times = list(session.stepped(output.new_token_ids, now))
-                        output.kv_transfer_params = (output.kv_transfer_params or {}) | {park_keys.TIME_PARAM: times}
-                        self._place(session)
+        if not stepped:
+            return outputs
+        now = time.monotonic()
+        for client, of_client in outputs.items():
+            times = {}
+            for output in of_client.outputs:
+                session = stepped.get(output.request_id)
+                if session is not None and output.new_token_ids:
+                    times[session.key] = session.stepped(output.new_token_ids, now)
+                    self._place(session)
+            if times:
+                outputs[client] = with_times(of_client, times)
         return outputs
 
     def _place(self, session: Session) -> None:

@@ -161,16 +161,6 @@ def go_ahead(params: Any, steps: int) -> None:
     params.extra_args[park_keys.AHEAD_ARG] = steps
 
 
-def take_time(output: Any) -> tuple[int, int]:
-    """Take an output's times out of it: how long its step waited in the scheduler and how long it took, in us."""
-    params = output.kv_transfer_params
-    if not params or park_keys.TIME_PARAM not in params:
-        return 0, 0
-    queue_us, forward_us = params.pop(park_keys.TIME_PARAM)
-    output.kv_transfer_params = params or None
-    return queue_us, forward_us
-
-
 def new_tokens(output: Any, params: Any, seen: int) -> list[int]:
     """The tokens of an output that were not in the output before, which ended at `seen`."""
     ids = list(output.outputs[0].token_ids)
