@@ -62,7 +62,7 @@ ELSEWHERE: Final = {
     **{
         f"vllm_plugin/src/pipesd_vllm/compat/{name}.py": "tests/vllm/test_vllm_compat.py"
         for name in (
-            *("core", "cpu", "drafted_rows", "ending", "orphan"),
+            *("core", "cpu", "drafted_rows", "ending", "lora", "orphan"),
             *("proposer", "sampler", "scheduler", "server", "serving"),
         )
     },

@@ -19,6 +19,7 @@ from vllm.v1.request import Request, RequestStatus
 from pipesd_core.engine.rounds import Round, fault
 from pipesd_core.errors import ConfigError
 from pipesd_vllm import compat, limits, park_keys
+from pipesd_vllm.compat import lora
 from pipesd_vllm.compat.orphan import end_with_parent
 from pipesd_vllm.rpc_coalescer import Order
 
@@ -119,8 +120,12 @@ class ParkingScheduler(Scheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         self._steps += 1
-        while self._ready and len(self.running) < self.max_num_running_reqs:
-            request_id, request = self._ready.popitem(last=False)
+        for request_id, request in list(self._ready.items()):
+            if len(self.running) >= self.max_num_running_reqs:
+                break
+            if not lora.has_room(request, self.running, self.lora_config):
+                continue
+            del self._ready[request_id]
             self._arm(request, self._sessions[request_id].round)
             self.running.append(request)
         scheduled = super().schedule(*args, **kwargs)
