@@ -67,8 +67,8 @@ def _command(arguments: list[str]) -> int:
         case ["serve", *_]:
             raise ConfigError("serve needs the model first: pipesd-vllm serve MODEL [flags]")
         case ["check"]:
-            _check()
-            write("ok: the installed vLLM is one that this plugin was tested with")
+            known = "this plugin was tested with" if _check() else "was read for this plugin, and never run with it"
+            write(f"ok: the installed vLLM is one that {known}")
         case _:
             raise ConfigError(f"no such command: {arguments[0]!r}; see pipesd-vllm --help")
     return 0
@@ -138,10 +138,10 @@ def _take(flags: list[str], name: str) -> tuple[list[str], str | None]:
     return flags, None
 
 
-def _check() -> None:
+def _check() -> bool:
     from pipesd_vllm import compat
 
-    compat.check()
+    return compat.check()
 
 
 def _serve(arguments: list[str]) -> None:

