@@ -6,12 +6,13 @@ looked for in a server's log (test_vllm_cpu.py), the default for LoRA in lora_ch
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from drafted_rows_check import CONFIG, DEVICE, metadata
-from vllm.entrypoints.openai.cli_args import FrontendArgs
+from vllm.entrypoints.launchers.cli_args import FrontendArgs
 from vllm.exceptions import RetryableRequestError, VLLMValidationError
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.core import EngineCore
@@ -27,7 +28,7 @@ from vllm.v1.sample.sampler import Sampler
 from vllm.v1.worker import gpu_model_runner
 
 from pipesd_vllm.compat import cpu
-from pipesd_vllm.compat.serving import as_api_error
+from pipesd_vllm.compat.serving import _take_min_p_and_logit_bias, as_api_error
 
 BIASED = SamplingParams(temperature=1.0, min_p=0.5, logit_bias={5: 9.0}, max_tokens=9)
 
@@ -61,6 +62,43 @@ def drafted_rows_are_left_out() -> None:
     ends = torch.tensor([2], dtype=torch.int32)
     cut = rejection_sampler.apply_sampling_constraints(rows.clone(), ends, of_step)
     assert torch.isfinite(cut).all(), "it applies min_p to drafted rows: `_cut_drafted_rows`"
+
+
+def scores_of_given_tokens_end_a_step_with_drafts() -> None:
+    """The refusal in `compat.serving._take_min_p_and_logit_bias`."""
+    scored = SamplingParams(temperature=0, max_tokens=1, logprobs=2, logprob_token_ids=[5, 6])
+    drafted = SamplingParams(temperature=0, max_tokens=9)
+    of_step = metadata([(drafted, [1], [2]), (scored, [1], [2])], [[3, 4], []], LogitsProcessors())
+    of_step = replace(of_step, no_penalties=True, max_num_logprobs=2, logprob_token_ids={1: [5, 6]})
+    step = SimpleNamespace(
+        max_spec_len=2,
+        num_draft_tokens=[2, 0],
+        draft_token_ids=torch.tensor([3, 4]),
+        cu_num_draft_tokens=torch.tensor([2, 2], dtype=torch.int32),
+        cu_num_sampled_tokens=torch.tensor([3, 4]),
+        target_logits_indices=torch.tensor([0, 1]),
+        bonus_logits_indices=torch.tensor([2, 3]),
+    )
+    sampled = torch.tensor([[3, 4, 7], [8, -1, -1]], dtype=torch.int32)
+    stock, rejection_sampler.rejection_sample = rejection_sampler.rejection_sample, lambda *_, **__: sampled
+    try:
+        RejectionSampler(Sampler())(step, None, torch.zeros(4, 200), of_step)
+    except RuntimeError:
+        return
+    finally:
+        rejection_sampler.rejection_sample = stock
+    raise AssertionError("vLLM has scores beside drafts: look whether they are right, then stop refusing them")
+
+
+def what_a_server_takes_and_refuses() -> None:
+    _take_min_p_and_logit_bias()
+    BIASED._validate_spec_decode(SimpleNamespace())
+    try:
+        SamplingParams(max_tokens=1, logprob_token_ids=[5])._validate_spec_decode(SimpleNamespace())
+    except VLLMValidationError as error:
+        assert "cannot be had of a server that verifies drafts" in str(error), error  # noqa: PT017
+        return
+    raise AssertionError("scores of given tokens were taken")
 
 
 def every_step_asks_the_worker_for_drafts() -> None:
@@ -99,9 +137,11 @@ if __name__ == "__main__":
         min_p_and_logit_bias_are_refused,
         no_processors_are_made,
         drafted_rows_are_left_out,
+        scores_of_given_tokens_end_a_step_with_drafts,
         every_step_asks_the_worker_for_drafts,
         keepalive_of_websockets_has_no_flag,
         a_request_that_may_be_tried_again_is_told_so,
+        what_a_server_takes_and_refuses,
     ):
         check()
     print("nothing is needless")

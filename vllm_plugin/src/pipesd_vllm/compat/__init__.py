@@ -46,6 +46,8 @@ INTERNALS: Final[dict[str, str | None]] = {
     "vllm.v1.engine.async_llm:AsyncLLM.check_health": "self",
     "vllm.v1.engine.async_llm:AsyncLLM.errored": None,
     "vllm.exceptions:RetryableRequestError": "message",
+    "vllm.exceptions:VLLMValidationError": "message,parameter",
+    "vllm.sampling_params:SamplingParams.logprob_token_ids": None,
     "vllm.engine.arg_utils:EngineArgs._set_default_max_num_seqs_and_batched_tokens_args": "self,usage_context",
     "vllm.entrypoints.launchers.launcher:serve_http": "app,sock",
     "vllm.entrypoints.launchers.launcher:terminate_if_errored": "server,engine",

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind
 from vllm.sampling_params import SamplingParams as VllmSamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -212,12 +213,20 @@ def _payload(data: str) -> bytes:
 
 
 def _take_min_p_and_logit_bias() -> None:
-    """Have vLLM take both although there is speculation: its V2 model runner heeds them, V1 by `drafted_rows`."""
+    """Have vLLM take both although there is speculation: its V2 model runner heeds them, V1 by `drafted_rows`.
 
-    def taken(_params: Any, _speculative_config: Any) -> None:
-        pass
+    Scores of given tokens are refused instead: in a step with drafts V2 has none, and on V1 they end the engine.
+    """
 
-    VllmSamplingParams._validate_spec_decode = taken
+    def validate(params: Any, _speculative_config: Any) -> None:
+        if params.logprob_token_ids:
+            raise VLLMValidationError(
+                "scores of given tokens (logprob_token_ids, label_token_ids) cannot be had of a server that verifies "
+                "drafts: ask one without the plugin",
+                parameter="logprob_token_ids",
+            )
+
+    VllmSamplingParams._validate_spec_decode = validate
 
 
 def _eos_ids(model_config: Any, tokenizer: Any) -> tuple[int, ...]:
