@@ -67,7 +67,10 @@ ELSEWHERE: Final = {
     },
     **{
         f"vllm_plugin/src/pipesd_vllm/compat/{name}.py": "tests/vllm/test_vllm_compat.py"
-        for name in ("core", "cpu", "drafted_rows", "ending", "orphan", "proposer", "sampler", "server", "serving")
+        for name in (
+            *("core", "cpu", "drafted_rows", "ending", "lora", "orphan"),
+            *("proposer", "sampler", "server", "serving"),
+        )
     },
 }
 """Modules without a test module of their name, and the one that holds them."""

@@ -39,7 +39,7 @@ NEVER: Final = 9
 STOPS: Final = tuple(token for token in range(4096) if token % 97 == 0)
 
 compat.check()
-compat.check = lambda *_: None
+compat.check = lambda *_: True
 park_keys.ensure_secret()
 init_none_hash(sha256)
 

@@ -121,12 +121,14 @@ def check_refusals() -> None:
 
 def check_parameters() -> None:
     """Only our own configuration changes what vLLM's front end takes."""
-    ours, theirs = SimpleNamespace(model=REMOTE_DRAFTS[V2]), SimpleNamespace(model="ngram_gpu")
+    theirs = SimpleNamespace(model="ngram_gpu")
     for name in REMOTE_DRAFTS.values():
         SamplingParams(min_p=0.1, logit_bias={5: 1.0})._validate_spec_decode(SimpleNamespace(model=name))
     only_some = SamplingParams(logprobs=1, logprob_token_ids=[5])
     only_some._validate_spec_decode(None)
-    assert "logprob_token_ids" in refusal(VLLMValidationError, lambda: only_some._validate_spec_decode(ours))
+    for name in REMOTE_DRAFTS.values():
+        said = refusal(VLLMValidationError, partial(only_some._validate_spec_decode, SimpleNamespace(model=name)))
+        assert "logprob_token_ids" in said
     for params in (SamplingParams(min_p=0.1), SamplingParams(logit_bias={5: 1.0})):
         refusal(VLLMValidationError, partial(params._validate_spec_decode, theirs))
 

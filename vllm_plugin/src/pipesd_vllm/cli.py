@@ -92,8 +92,9 @@ def _command(arguments: list[str]) -> int:
                 raise ConfigError(f"check takes {runner_choice.FLAG} and nothing else, but got {rest[0]!r}")
             _check()
             runner = _choose(asked)
-            _check(runner.name)
-            write(f"ok: the installed vLLM is one that this plugin was tested with; {runner}")
+            tested = _check(runner.name)
+            known = "this plugin was tested with" if tested else "was read for this plugin, and never run with it"
+            write(f"ok: the installed vLLM is one that {known}; {runner}")
         case _:
             raise ConfigError(f"no such command: {arguments[0]!r}; see pipesd-vllm --help")
     return 0
@@ -167,10 +168,10 @@ def _take(flags: list[str], name: str) -> tuple[list[str], str | None]:
     return flags, None
 
 
-def _check(*runners: str) -> None:
+def _check(*runners: str) -> bool:
     from pipesd_vllm import compat
 
-    compat.check(*runners)
+    return compat.check(*runners)
 
 
 def _v2_is_missing() -> str | None:

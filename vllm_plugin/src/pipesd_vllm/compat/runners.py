@@ -66,7 +66,8 @@ def _replace_init_speculator() -> None:
 def _replace_validation() -> None:
     """Let `min_p` and `logit_bias` pass: V2 applies them to drafted rows of its own accord, V1 by `drafted_rows`.
 
-    vLLM's own check looks at no runner. What V2 does not do in a step with drafts is named instead.
+    vLLM's own check looks at no runner. Scores of given tokens are refused instead: in a step with drafts V2 has none,
+    and on V1 they end the engine.
     """
     original = SamplingParams._validate_spec_decode
     if getattr(original, "pipesd", False):
@@ -74,13 +75,12 @@ def _replace_validation() -> None:
 
     @functools.wraps(original)
     def _validate_spec_decode(self: Any, speculative_config: Any) -> None:
-        runner = _ours(speculative_config)
-        if runner is None:
+        if _ours(speculative_config) is None:
             original(self, speculative_config)
-        elif runner == V2 and self.logprob_token_ids:
+        elif self.logprob_token_ids:
             raise VLLMValidationError(
-                "logprob_token_ids is not supported by a server with pipesd-vllm: vLLM's V2 model runner leaves these "
-                "logprobs out of every step in which some request has drafts; use logprobs",
+                "scores of given tokens (logprob_token_ids, label_token_ids) cannot be had of a server that verifies "
+                "drafts: ask one without the plugin",
                 parameter="logprob_token_ids",
             )
 

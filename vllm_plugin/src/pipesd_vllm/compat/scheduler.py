@@ -19,6 +19,7 @@ from vllm.v1.request import Request, RequestStatus
 from pipesd_core.engine.rounds import fault
 from pipesd_core.errors import ConfigError
 from pipesd_vllm import compat, limits, park_keys
+from pipesd_vllm.compat import lora
 from pipesd_vllm.compat.orphan import end_with_parent
 from pipesd_vllm.compat.outputs import with_times
 from pipesd_vllm.parking import HOLDING, Session, SessionBook, Stage
@@ -111,7 +112,11 @@ class ParkingScheduler(AsyncScheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         self._steps += 1
-        while len(self.running) < self._active and (session := self._book.first(Stage.READY)) is not None:
+        for session in list(self._book.at(Stage.READY)):
+            if len(self.running) >= self._active:
+                break
+            if not lora.has_room(session.request, self.running, self.lora_config):
+                continue
             self._arm(session)
             self._book.move(session, Stage.QUEUED)
             self.running.append(session.request)
