@@ -75,6 +75,15 @@ def drafts_that_a_step_has_no_room_for_wait_for_its_output(kind: Kind) -> None:
     assert engine.scheduler.pipesd_stats()["parked"] == 1
 
 
+def a_round_larger_than_a_step_is_done_in_parts(kind: Kind) -> None:
+    engine = Engine(kind, slots=2, budget=3)
+    session = engine.add("s", PROMPT)
+    engine.run()
+    engine.order(session, engine.right(session, 4), 1)
+    engine.run()
+    assert len(session.got) == 7
+
+
 def a_grammar_shortens_drafts(kind: Kind) -> None:
     engine = Engine(kind)
     session = engine.add("s", PROMPT)
@@ -241,6 +250,7 @@ CHECKS: Final[tuple[Callable[[Kind], None], ...]] = (
     a_free_run_is_counted_when_it_is_scheduled,
     ordinary_requests_get_no_placeholders_for_drafts,
     drafts_that_a_step_has_no_room_for_wait_for_its_output,
+    a_round_larger_than_a_step_is_done_in_parts,
     a_grammar_shortens_drafts,
     parked_sessions_give_up_slots_of_a_worker_that_keeps_them,
     parked_sessions_give_up_blocks,

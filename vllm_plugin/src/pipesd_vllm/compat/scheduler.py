@@ -9,6 +9,7 @@ preempted request.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -123,14 +124,15 @@ class ParkingScheduler(AsyncScheduler):
     def _take_up_rounds(self) -> None:
         """Have rounds run for which there is room. They overtake requests that wait, but no more than fill a step."""
         waiting = len(self.waiting) + len(self.kv_holding_waiting)
-        room, rows = self._active - len(self.running), self.max_num_scheduled_tokens
+        room = self._active - len(self.running)
+        rows: float = math.inf
         if not waiting:
             self._overtaken = 0
         elif room > 0 and self._overtaken >= self._active and self._few_others_run() and self._have_slot_for_waiting():
             # One try: a request that lacks KV blocks must not keep those from running who hold them.
             self._overtaken = 0
             room -= 1
-            rows = rows // 2 - sum(1 + len(request.spec_token_ids) for request in self.running)
+            rows = self.max_num_scheduled_tokens // 2 - sum(1 + len(one.spec_token_ids) for one in self.running)
         while room > 0 and (session := self._book.first(Stage.READY)) is not None:
             room, rows = room - 1, rows - 1 - len(session.round.left)
             if rows < 0:
