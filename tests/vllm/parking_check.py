@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from scripted_engine import KINDS, NEVER, Engine, Kind
+from scripted_engine import KINDS, NEVER, Asked, Engine, Kind
 
 PROMPT: Final = (100, 101, 102, 103, 104)
 
@@ -73,6 +73,15 @@ def drafts_that_a_step_has_no_room_for_wait_for_its_output(kind: Kind) -> None:
     assert len(session.got) == 7
     assert ordinary.over
     assert engine.scheduler.pipesd_stats()["parked"] == 1
+
+
+def a_round_larger_than_a_step_is_done_in_parts(kind: Kind) -> None:
+    engine = Engine(kind, slots=2, budget=3)
+    session = engine.add("s", PROMPT)
+    engine.run()
+    engine.order(session, engine.right(session, 4), 1)
+    engine.run()
+    assert len(session.got) == 7
 
 
 def a_grammar_shortens_drafts(kind: Kind) -> None:
@@ -187,12 +196,61 @@ def a_paused_core_sleeps_whatever_is_ordered(kind: Kind) -> None:
     assert [len(session.got) for session in sessions] == [4, 4]
 
 
+def the_gauge_of_running_requests_is_true_when_the_core_sleeps(kind: Kind) -> None:
+    engine = Engine(kind)
+    sessions = [engine.add(f"s{number}", PROMPT) for number in range(3)]
+    engine.run()
+    assert engine.running_shown == 0
+    for session in sessions:
+        engine.order(session, engine.right(session, 2), 1)
+    engine.run()
+    assert engine.running_shown == 0
+
+
+def let_in(kind: Kind, sessions: int, slots: int, active: int, budget: int, drafts: int) -> None:
+    """Ordinary requests beside sessions whose orders come as fast as their rounds end."""
+    engine = Engine(kind, slots=slots, active=active, budget=budget)
+    busy = [engine.add(f"s{number}", PROMPT, 59) for number in range(sessions)]
+    engine.run()
+    ordinary: list[tuple[Asked, int]] = []
+    for turn in range(70):
+        if turn % 5 == 2 and len(ordinary) < 4:
+            ordinary.append((engine.add(f"o{turn}", PROMPT, 8, ahead=None), len(engine.steps)))
+        for asked in engine.waiting_for_edge():
+            engine.order(asked, engine.right(asked, drafts))
+        engine.step()
+    last = 0
+    for asked, at in ordinary:
+        assert asked.over, f"{asked.name}: {len(asked.got)} of 8 tokens"
+        took = [step for step, of in enumerate(engine.steps) if asked.name in of]
+        # One step's rounds and the step under way go first; later ones may have to wait for two before them.
+        assert took[0] <= at + (3 if asked is ordinary[0][0] else 16), f"{asked.name} of {at} began at {took[0]}"
+        assert took[-1] - took[0] == 7, "it is not held up once it runs"
+        last = max(last, took[-1])
+    together = engine.steps[ordinary[0][1] : min(last, ordinary[0][1] + 10)]
+    assert sum(any(name.startswith("s") for name in step) for step in together) >= len(together) // 2, "sessions go on"
+    assert all(asked.rounds > 0 for asked in busy)
+
+
+def busy_sessions_let_a_request_in(kind: Kind) -> None:
+    let_in(kind, sessions=40, slots=48, active=4, budget=512, drafts=1)
+
+
+def sessions_that_hold_every_slot_let_a_request_in(kind: Kind) -> None:
+    let_in(kind, sessions=4, slots=4, active=4, budget=512, drafts=1)
+
+
+def sessions_whose_drafts_fill_every_step_let_a_request_in(kind: Kind) -> None:
+    let_in(kind, sessions=13, slots=14, active=14, budget=65, drafts=4)
+
+
 CHECKS: Final[tuple[Callable[[Kind], None], ...]] = (
     a_session_parks_after_its_first_token_and_after_each_round,
     an_order_is_checked,
     a_free_run_is_counted_when_it_is_scheduled,
     ordinary_requests_get_no_placeholders_for_drafts,
     drafts_that_a_step_has_no_room_for_wait_for_its_output,
+    a_round_larger_than_a_step_is_done_in_parts,
     a_grammar_shortens_drafts,
     parked_sessions_give_up_slots_of_a_worker_that_keeps_them,
     parked_sessions_give_up_blocks,
@@ -201,6 +259,10 @@ CHECKS: Final[tuple[Callable[[Kind], None], ...]] = (
     max_tokens_ends_a_session_in_mid_round,
     a_cache_reset_finds_sessions_wherever_they_are,
     a_paused_core_sleeps_whatever_is_ordered,
+    the_gauge_of_running_requests_is_true_when_the_core_sleeps,
+    busy_sessions_let_a_request_in,
+    sessions_that_hold_every_slot_let_a_request_in,
+    sessions_whose_drafts_fill_every_step_let_a_request_in,
 )
 
 

@@ -243,6 +243,8 @@ class Engine:
         for of_client in outputs.values():
             if of_client.scheduler_stats is not None:
                 self.running_shown = of_client.scheduler_stats.num_running_reqs
+                busy = [one for one in self._slots_taken() if one not in self.parked()]
+                assert self.running_shown == len(busy), "the gauge is not true"
             times = getattr(of_client, "step_times", None) or {}
             for one in of_client.outputs:
                 assert one.kv_transfer_params is None, "a client may see that"
@@ -258,6 +260,10 @@ class Engine:
                 return
             self.step()
         raise AssertionError(f"still at work after {most} steps: {self.describe()}")
+
+    def parked(self) -> list[str]:
+        """Sessions that are parked."""
+        return [session.request_id for session in self.scheduler._book.at(Stage.PARKED)]
 
     def held_by_worker(self) -> list[str]:
         """Requests that the worker still keeps."""

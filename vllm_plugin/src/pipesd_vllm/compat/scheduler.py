@@ -9,6 +9,7 @@ preempted request.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -56,6 +57,8 @@ class ParkingScheduler(AsyncScheduler):
         # The V2 worker keeps the slot of every request that it has seen and that has neither ended nor been preempted.
         # Without a free one for a new request an assertion ends the engine.
         self._slots: int | None = self.max_num_running_reqs if self.use_v2_model_runner else None
+        self._overtaken = 0
+        """Rounds taken up while a request waited, since one was last let in before them."""
         self._evictions = 0
         self._steps = 0
         allocate = self.kv_cache_manager.allocate_slots
@@ -112,19 +115,55 @@ class ParkingScheduler(AsyncScheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         self._steps += 1
-        for session in list(self._book.at(Stage.READY)):
-            if len(self.running) >= self._active:
-                break
-            if not lora.has_room(session.request, self.running, self.lora_config):
-                continue
-            self._arm(session)
-            self._book.move(session, Stage.QUEUED)
-            self.running.append(session.request)
+        self._take_up_rounds()
         if self._slots is not None:
             # Slots of parked sessions can be had; the others' are taken.
             taken = self._book.count(Stage.IN_FLIGHT, Stage.READY)
             self.max_num_active_reqs = min(self._active, self._slots - taken)
         return super().schedule(*args, **kwargs)
+
+    def _take_up_rounds(self) -> None:
+        """Have rounds run for which there is room. They overtake requests that wait, but no more than fill a step."""
+        waiting = len(self.waiting) + len(self.kv_holding_waiting)
+        room = self._active - len(self.running)
+        rows: float = math.inf
+        if not waiting:
+            self._overtaken = 0
+        elif room > 0 and self._overtaken >= self._active and self._few_others_run() and self._have_slot_for_waiting():
+            # One try: a request that lacks KV blocks must not keep those from running who hold them.
+            self._overtaken = 0
+            room -= 1
+            rows = self.max_num_scheduled_tokens // 2 - sum(1 + len(one.spec_token_ids) for one in self.running)
+        for session in self._book.at(Stage.READY):
+            if room <= 0:
+                break
+            if not lora.has_room(session.request, self.running, self.lora_config):
+                continue
+            room, rows = room - 1, rows - 1 - len(session.round.left)
+            if rows < 0:
+                break
+            self._overtaken += bool(waiting)
+            self._arm(session)
+            self._book.move(session, Stage.QUEUED)
+            self.running.append(session.request)
+
+    def _few_others_run(self) -> bool:
+        """Whether requests of no session have less than their half of the places in a step."""
+        others = sum(self._book.get(request.request_id) is None for request in self.running)
+        return others < max(self._active // 2, 1)
+
+    def _have_slot_for_waiting(self) -> bool:
+        """Whether a request that waits can have a slot. If it must, the last session with a round gives up its own."""
+        if self._slots is None or self._book.count(Stage.IN_FLIGHT, Stage.READY) + len(self.running) < self._slots:
+            return True
+        if not (ready := self._book.at(Stage.READY)):
+            return False
+        self._preempt_request(ready[-1].request, time.monotonic())
+        self.waiting.remove_request(ready[-1].request)  # vLLM has put it first
+        self.waiting.add_request(ready[-1].request)
+        self._book.move(ready[-1], Stage.QUEUED)
+        self._evictions += 1
+        return True
 
     def _arm(self, session: Session) -> None:
         request = session.request
@@ -154,8 +193,6 @@ class ParkingScheduler(AsyncScheduler):
             if (session := self._book.get(request_id)) is not None
         }
         outputs = super().update_from_output(scheduler_output, model_runner_output)
-        if not stepped:
-            return outputs
         now = time.monotonic()
         for client, of_client in outputs.items():
             times = {}
@@ -166,6 +203,11 @@ class ParkingScheduler(AsyncScheduler):
                     self._place(session)
             if times:
                 outputs[client] = with_times(of_client, times)
+        for of_client in outputs.values():
+            if of_client.scheduler_stats is not None:
+                # vLLM has counted before; the core may sleep now, and this figure stand until it wakes up.
+                busy = self._book.count(Stage.IN_FLIGHT, Stage.READY)
+                of_client.scheduler_stats.num_running_reqs = len(self.running) + busy
         return outputs
 
     def _place(self, session: Session) -> None:
