@@ -59,9 +59,18 @@ ELSEWHERE: Final = {
     "vllm_plugin/src/pipesd_vllm/engine.py": "tests/vllm/test_vllm_conformance.py",
     "vllm_plugin/src/pipesd_vllm/generation.py": "tests/vllm/test_vllm_conformance.py",
     "vllm_plugin/src/pipesd_vllm/plugin.py": "tests/vllm/test_vllm_serving.py",
+    "vllm_plugin/src/pipesd_vllm/compat/outputs.py": "tests/vllm/test_vllm_outputs.py",
+    "vllm_plugin/src/pipesd_vllm/compat/scheduler.py": "tests/vllm/test_vllm_parking.py",
+    **{
+        f"vllm_plugin/src/pipesd_vllm/compat/{name}.py": "tests/vllm/test_vllm_v2.py"
+        for name in ("runners", "speculator", "verifier")
+    },
     **{
         f"vllm_plugin/src/pipesd_vllm/compat/{name}.py": "tests/vllm/test_vllm_compat.py"
-        for name in ("core", "cpu", "ending", "orphan", "proposer", "sampler", "scheduler", "server", "serving")
+        for name in (
+            *("core", "cpu", "drafted_rows", "ending", "lora", "orphan"),
+            *("proposer", "sampler", "server", "serving"),
+        )
     },
 }
 """Modules without a test module of their name, and the one that holds them."""

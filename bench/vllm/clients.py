@@ -35,7 +35,7 @@ from pipesd_core.protocol.messages import (
 )
 
 TIMEOUT_S: Final = 120.0
-OPENING_DRAFTS: Final = 16
+OPENING_DRAFTS: Final = 15
 N_VOCAB: Final = 4096
 HEADERS: Final = f"Authorization: Bearer {KEY}\r\nContent-Type: application/json\r\nConnection: close\r\n"
 

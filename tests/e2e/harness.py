@@ -45,6 +45,8 @@ DRAFT = BUILD / "demo-draft-F16.gguf"
 MODEL = "pipesd-demo-target"
 LONG = "0, " * 40
 """A prompt that any small model goes on with for ever (at temperature 0)."""
+NOT_OPENAIS = ("top_k", "min_p", "repetition_penalty")
+"""Parameters that the OpenAI client knows no name for."""
 START_S = 60.0
 STOP_S = 15.0
 
@@ -357,8 +359,7 @@ def complete_by_openai(
     url: str, prompt: str, *, stream: bool = False, **parameters: Any
 ) -> tuple[str, str, dict[str, Any]]:
     """The same by the OpenAI client. Raises its errors."""
-    if "top_k" in parameters:
-        parameters["extra_body"] = {"top_k": parameters.pop("top_k")}  # no parameter of OpenAI's own API
+    parameters["extra_body"] = {name: parameters.pop(name) for name in NOT_OPENAIS if name in parameters}
     ask = openai_client(url).completions.create
     if not stream:
         answer = ask(model=MODEL, prompt=prompt, **parameters)

@@ -44,8 +44,10 @@ def arguments() -> Any:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     from pipesd_vllm.cli import server_arguments
+    from pipesd_vllm.runner_choice import V1, V2
 
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args(server_arguments(str(TARGET), FLAGS))
+    runner = V2 if os.environ.get("PIPESD_V2_BED") else V1
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args(server_arguments(str(TARGET), FLAGS, runner))
     validate_parsed_serve_args(args)
     return args
 

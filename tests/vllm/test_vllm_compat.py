@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import pytest
+from repository import ROOT
+from test_vllm_draw import run_script
 from vllm_server import PROGRAM
+from vllm_signatures import DATA, signatures, sources
+
+from pipesd_vllm.compat import TESTED
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL)
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=280, check=False, stdin=subprocess.DEVNULL)
 
 
 def doctored(change: str) -> subprocess.CompletedProcess[str]:
@@ -24,6 +30,27 @@ def test_nothing_has_moved() -> None:
     checked = run(str(PROGRAM), "check")
     assert checked.returncode == 0, checked.stderr
     assert checked.stdout.startswith("ok")
+
+
+def test_what_was_read_of_the_tested_version_is_what_is_installed() -> None:
+    (installed,) = ROOT.glob(".venv-vllm/lib/python3*/site-packages")
+    version, of = sources(installed)
+    assert json.loads((DATA / f"{TESTED}.json").read_text("utf-8")) == {
+        "version": version,
+        "signatures": signatures(of),
+    }
+    assert run_script("signatures_check.py", 200, str(DATA / f"{TESTED}.json")).endswith("signatures as read")
+
+
+def test_what_is_added_to_vllm_is_still_needed() -> None:
+    assert run_script("shims_check.py").endswith("nothing is needless")
+
+
+def test_a_version_that_was_only_read_starts_with_a_warning() -> None:
+    checked = doctored("compat.TESTED, compat.READ = '0.99', ('0.32',)")
+    assert checked.returncode == 0, checked.stderr
+    assert "vLLM 0.32.0 has never been run with this pipesd-vllm" in checked.stderr
+    assert "was read for this plugin" in checked.stdout
 
 
 @pytest.mark.parametrize(

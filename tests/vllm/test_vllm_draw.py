@@ -12,9 +12,9 @@ from vllm_server import PROGRAM
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 
-def run_script(name: str, seconds: float = 200, **environ: str) -> str:
+def run_script(name: str, seconds: float = 200, *arguments: str, **environ: str) -> str:
     """What a script beside this file prints under .venv-vllm's python; it has to end well."""
-    command = [str(PROGRAM.with_name("python")), str(Path(__file__).with_name(name))]
+    command = [str(PROGRAM.with_name("python")), str(Path(__file__).with_name(name)), *arguments]
     ran = subprocess.run(
         command,
         capture_output=True,

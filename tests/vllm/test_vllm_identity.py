@@ -26,6 +26,17 @@ SAMPLING: dict[str, dict[str, Any]] = {
     "T=1 top_p top_k": {"temperature": 1.0, "top_p": 0.9, "top_k": 40, "seed": -7},
 }
 
+BIASED: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0, "logit_bias": {"12": 4, "69": -100, "268": -2.5}},
+    "T=0.8": {
+        "temperature": 0.8,
+        "min_p": 0.1,
+        "logit_bias": {"12": 2, "326": -1},
+        "repetition_penalty": 1.1,
+        "seed": 2**40 + 12345,
+    },
+}
+
 
 @pytest.fixture(scope="module")
 def forty(server: VllmServer) -> Reference:
@@ -39,7 +50,7 @@ CASES: dict[str, tuple[float, TriggerSettings, int]] = {
     "after 8, wrong": (0.3, FixedSettings(length=8), 32),
     "after 40": (0.0, FixedSettings(length=40), 48),
 }
-"""Share of wrong drafts, trigger, window. A step of the server verifies 16 drafts."""
+"""Share of wrong drafts, trigger, window. A step of the server verifies 15 drafts."""
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -57,3 +68,13 @@ def test_text_is_the_targets_own(server: VllmServer, forty: Reference, case: str
     )
     compare(config, drafter, forty, SAMPLING)
     assert server.engine()["sessions"] == 0
+
+
+def test_text_with_biases_and_min_p_is_the_targets_own(server: VllmServer) -> None:
+    """vLLM alone refuses both with drafts; here also what comes without an agent is served beside them."""
+    expected = references(partial(target_only, server.url), BIASED, prompts(16))
+    config = AgentConfig(gateway=server.root, gateway_api_keys=frozenset({KEY}), session=SessionSettings(free_start=1))
+    compare(config, WrongDrafter(LlamaDrafter(DRAFT), 0.2), expected, BIASED)
+    plain = references(partial(target_only, server.url), {"greedy": {"temperature": 0}}, prompts(16))
+    changed = [cell for cell, text in plain.items() if expected[cell] != text]
+    assert len(changed) > 8, "hardly a text was changed: this proves little"

@@ -40,6 +40,19 @@ FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
         "completions",
         {"presence_penalty": 0.7, "frequency_penalty": 0.5, "repetition_penalty": 1.2, "prompt": PROMPT},
     ),
+    "biases": ("completions", {"logit_bias": {"12": 4, "69": -100, "268": -2.5}, "prompt": PROMPT}),
+    "min_p": ("completions", {"min_p": 0.1, "prompt": PROMPT}),
+    "biases, min_p, penalties and top_p": (
+        "chat/completions",
+        {
+            "messages": CHAT,
+            "logit_bias": {"12": 3, "326": -2},
+            "min_p": 0.02,
+            "repetition_penalty": 1.2,
+            "frequency_penalty": 0.3,
+            "top_p": 0.95,
+        },
+    ),
     "bad words": ("completions", {"bad_words": [" the", "return", "in"], "prompt": PROMPT}),
     "min_tokens": ("completions", {"min_tokens": 30, "prompt": "x"}),
     "echo": ("completions", {"echo": True, "prompt": PROMPT}),
@@ -61,6 +74,7 @@ FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 UNDRAFTABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "n = 2": ("completions", {"prompt": PROMPT, "n": 2, "logprobs": 1}),
+    "n = 2, biases": ("completions", {"prompt": PROMPT, "n": 2, "min_p": 0.05, "logit_bias": {"12": 4}}),
     "chat, n = 2": ("chat/completions", {"messages": CHAT, "n": 2}),
     "two prompts": ("completions", {"prompt": [PROMPT, "import os"]}),
     "two lists of ids": ("completions", {"prompt": [[300, 301, 302], [40, 41]], "return_token_ids": True}),
@@ -243,12 +257,12 @@ def test_beam_search_is_vllms_own(server: VllmServer, agent: AgentThread) -> Non
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        ({"prompt": "x", "min_p": 0.1}, 400, "min_p and logit_bias"),
-        ({"prompt": "x", "logit_bias": {"5": 1}}, 400, "min_p and logit_bias"),
+        ({"prompt": "x", "min_p": 2}, 400, "min_p"),
+        ({"prompt": "x", "logit_bias": {"5000": 1}}, 400, "logit_bias"),
         ({"prompt": "x", "temperature": -1}, 400, "temperature"),
         ({"prompt": "x", "max_tokens": 5000}, 400, "5000"),
         ({"prompt": "x", "n": 2, "temperature": 0}, 400, "greedy"),
-        ({"prompt": "x", "n": 2, "min_p": 0.1}, 400, "min_p and logit_bias"),
+        ({"prompt": "x", "n": 2, "min_p": 2}, 400, "min_p"),
         ({"prompt": "x", "n": 2, "vllm_xargs": 1}, 400, "vllm_xargs"),
         ({"prompt_embeds": "AAAA"}, 400, "embed"),
         ({"prompt": "x", "model": "another"}, 404, "another"),

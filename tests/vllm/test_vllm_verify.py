@@ -22,7 +22,7 @@ def test_the_targets_word_on_drafts(server: VllmServer) -> None:
     [
         ({"prompt": [1], "drafts": [4096]}, 400, "requests[0].drafts[0]"),
         ({"prompt": [-1], "drafts": []}, 400, "requests[0].prompt[0]"),
-        ({"prompt": [1], "drafts": [1] * 17}, 400, "requests[0].drafts"),
+        ({"prompt": [1], "drafts": [1] * 16}, 400, "requests[0].drafts"),
         ({"prompt": [1] * 1020, "drafts": [1] * 4}, 400, "requests[0]"),
         ({"prompt": [1], "drafts": [], "temperature": 3}, 400, "requests[0].temperature"),
     ],
@@ -48,7 +48,7 @@ def test_long_prompts_with_a_seed_are_computed_in_parts(server: VllmServer) -> N
 
 
 def test_a_client_that_goes_away_leaves_nothing_behind(server: VllmServer) -> None:
-    batch = [{"prompt": [number] * 900, "drafts": [6] * 16} for number in range(64)]  # no prefix is shared
+    batch = [{"prompt": [number] * 900, "drafts": [6] * 15} for number in range(64)]  # no prefix is shared
     hurried = httpx.Timeout(30, read=0.02)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/pipesd/verify", json={"requests": batch}, headers=HEADERS, timeout=hurried)

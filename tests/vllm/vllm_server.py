@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import v2_bed
 from harness import MODEL, ROOT, complete, free_port
 
 PROGRAM = ROOT / ".venv-vllm" / "bin" / "pipesd-vllm"
@@ -19,8 +20,18 @@ START_S = 300.0
 STOP_S = 60.0
 KEY = "sk-vllm-test"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
+RUNNER = os.environ.get("PIPESD_TEST_RUNNER", "v1")
+"""vLLM's model runner in all of these tests: "v1", "v2" on the test bed, or "v2-async" with its asynchronous loop."""
 NOISE: dict[str, Any] = {"vllm_xargs": {"pipesd_noise": 1}}
 """Makes a request that comes without an agent draw the sessions' noise: the target-only reference."""
+
+
+def runner_environ() -> dict[str, str]:
+    """What gives a process of vLLM's the model runner that is tested."""
+    if RUNNER == "v1":
+        return {}
+    assert RUNNER in ("v2", "v2-async"), f"PIPESD_TEST_RUNNER is {RUNNER}"
+    return v2_bed.environ(asynchronous=RUNNER == "v2-async")
 
 
 class VllmServer:
@@ -42,7 +53,7 @@ class VllmServer:
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
-        }
+        } | runner_environ()
         settings = {
             "served-model-name": MODEL,
             "host": "127.0.0.1",

@@ -27,14 +27,37 @@ _WHOLE_IN_STRING: Final = re.compile(r"\s*[+]?[0-9]{1,18}\s*")
 _TRUE_IN_STRING: Final = frozenset(("1", "true", "t", "yes", "y", "on"))
 
 
+_TEXT_PARTS: Final = frozenset(("text", "input_text", "output_text", "refusal", "thinking", "tool_reference"))
+"""Types of a message's parts that are text."""
+_OTHER_PART: Final = re.compile("(input_)?(image|audio|video|file)|prompt_embeds")
+"""Beginnings of the keys that make a part of a message something else, whatever its type says."""
+
+
+class _Message(Struct, frozen=True):
+    content: Any = None
+
+
 class BodyOutline(Struct, frozen=True):
-    """The fields of a body that say how many sequences it asks for; `prompt` and `prompt_embeds` are raw JSON."""
+    """The fields of a body that say how many sequences it asks for, and of what; long ones are raw JSON."""
 
     n: Any = None
     best_of: Any = None
     use_beam_search: Any = None
     prompt: Raw = Raw(b"")
     prompt_embeds: Raw = Raw(b"")
+    messages: Raw = Raw(b"[]")
+
+    def other_than_text(self) -> str | None:
+        """What the first part of a chat's messages that is not text is; None: all are. Raises one of `NOT_JSON`."""
+        for message in msgspec.json.decode(self.messages, type=list[_Message]):
+            for part in message.content if isinstance(message.content, list) else ():
+                if isinstance(part, dict):
+                    kinds: list[str] = [key for key in part if _OTHER_PART.match(key)]
+                    if part.get("type") is not None and str(part["type"]) not in _TEXT_PARTS:
+                        kinds.append(str(part["type"]))
+                    if kinds:
+                        return kinds[0]
+        return None
 
     @property
     def has_prompt_embeds(self) -> bool:

@@ -57,6 +57,56 @@ def test_what_completions_do_not_draft(body: dict[str, Any], said: str) -> None:
     assert why(CHAT, **body) is None
 
 
+def chat_of(*parts: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": list(parts)}]}
+
+
+TEXT = {"type": "text", "text": "What is this?"}
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}, "'image_url'"),
+        ({"image_url": "http://x/y.png"}, "'image_url'"),
+        ({"type": "text", "text": "x", "image_url": "http://x/y.png"}, "'image_url'"),
+        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, "'input_audio'"),
+        ({"type": "audio_url", "audio_url": {"url": "http://x/y.wav"}}, "'audio_url'"),
+        ({"type": "video_url", "video_url": {"url": "http://x/y.mp4"}}, "'video_url'"),
+        ({"type": "image_embeds", "image_embeds": "AAAA"}, "'image_embeds'"),
+        ({"type": "prompt_embeds", "data": "AAAA"}, "'prompt_embeds'"),
+        ({"type": "file", "file": {"file_id": "f"}}, "'file'"),
+        ({"type": "of the future" * 9}, "'of the future"),
+    ],
+)
+def test_what_is_not_text_is_not_drafted(part: dict[str, Any], said: str) -> None:
+    """The target may see an image; a drafter has token ids only."""
+    for body in (chat_of(part), chat_of(TEXT, part)):
+        reason = why(CHAT, **body)
+        assert reason is not None
+        assert reason.startswith(f"a message with {said}")
+        assert reason.endswith("cannot be drafted for")
+        assert len(reason) < 80
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        chat_of(TEXT),
+        chat_of(TEXT, TEXT),
+        chat_of({"text": "x"}),
+        chat_of({"type": "refusal", "refusal": "x"}),
+        chat_of("x", None, 3),
+        {"messages": None},
+        {"messages": "image_url"},
+        {"messages": [{"content": {"type": "image_url"}}, {}]},
+        {"messages": [{"role": "user", "content": '{"type": "image_url"}'}]},
+    ],
+)
+def test_what_is_text_or_wrong_is_drafted_for(body: dict[str, Any]) -> None:
+    assert why(CHAT, **body) is None
+
+
 def test_blanks_before_the_first_prompt() -> None:
     assert why_ineligible(COMPLETIONS, b'{"prompt" : [\n  "a", [1], "b"]}') is None
     assert why_ineligible(COMPLETIONS, b'{"prompt" : [\n  "a" , "b"]}') is not None

@@ -34,7 +34,9 @@ def test_what_an_engine_could_not_take_is_left_over() -> None:
     round_ = Round([1, 2, 3, 4])
     assert round_.take([1, 2]) == []
     assert round_.left == (3, 4)
+    assert round_.steps_left == 1
     assert round_.take([3, 9]) == [Decided((1, 2, 3, 9), 4, 3)]
+    assert round_.steps_left == 0
 
 
 def test_steps_ahead_follow_what_decides_the_drafts_one_token_each() -> None:

@@ -8,37 +8,58 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from pipesd_core.errors import ConfigError
 from pipesd_core.service import environment
 from pipesd_core.service.program import run
 from pipesd_core.service.settings import KEEP_ALIVE_S, installed_version
 from pipesd_core.service.standard_streams import write
-from pipesd_vllm import limits
+from pipesd_vllm import limits, runner_choice
 from pipesd_vllm.limits import GRACE, SESSIONS
+from pipesd_vllm.runner_choice import REMOTE_DRAFTS, V1, V2, RunnerChoice
 
 PLUGINS: Final = ("pipesd_engine", "pipesd_endpoint")
 OWN_FLAGS: Final = ("--scheduler-cls", "--speculative-config")
 DRAFTS_FLAG: Final = "--max-drafts"
-DEFAULT_DRAFTS: Final = 16
+DEFAULT_DRAFTS: Final = 15
+"""A step of a session has a row more: 16, which fills GPU tiles and CUDA graph sizes as 17 does not."""
+GRAPHS_FLAGS: Final = ("--compilation-config", "-cc")
+PIECEWISE_GRAPHS: Final = ("--compilation-config", json.dumps({"cudagraph_mode": "PIECEWISE"}))
+"""For the V1 model runner. With full graphs it would round all sizes up to multiples of a session's rows, so that one
+ordinary stream, which needs a row, is computed with all of them; and its full ones are of no use to ordinary steps."""
 KEEP_ALIVE_VARIABLE: Final = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
 """vLLM's own setting of when an idle connection is closed; by itself after 5 s."""
 MOST_DRAFTS: Final = 128
 """vLLM's rejection sampler takes no more (MAX_SPEC_LEN)."""
+SPECULATION: Final[dict[str, dict[str, Any]]] = {
+    V1: {"method": "custom_class", "model": REMOTE_DRAFTS[V1]},
+    # A method that V2 knows and lets be scheduled asynchronously; the model's name tells ours from vLLM's own.
+    V2: {
+        "method": "ngram_gpu",
+        "model": REMOTE_DRAFTS[V2],
+        "prompt_lookup_min": 1,
+        "prompt_lookup_max": 1,
+    },
+}
+MOST_REQUESTS: Final = 2**20
+"""More than any server has in one step."""
 USAGE: Final = f"""\
 usage: pipesd-vllm serve MODEL [{DRAFTS_FLAG} N] [{SESSIONS.flag} N] [{GRACE.flag} S] [any flag of `vllm serve`]
-       pipesd-vllm check
+                         [{runner_choice.FLAG} auto|v1|v2]
+       pipesd-vllm check [{runner_choice.FLAG} auto|v1|v2]
        pipesd-vllm --version
 
 serve  start vLLM's OpenAI server with the PipeSD plugin. {DRAFTS_FLAG}: most drafts that one step verifies
        (default {DEFAULT_DRAFTS}). {SESSIONS.flag}: most sessions that agents with one API key may have
        (default {SESSIONS.default}). {GRACE.flag}: seconds that an agent whose link is lost has to resume its sessions
        (default {GRACE.default}; 0: they end with the link).
-check  check that the installed vLLM is one that this plugin was tested with"""
+       {runner_choice.FLAG}: vLLM's model runner (default auto: V2 where it can run, as vLLM itself decides).
+check  check that the installed vLLM is one that this plugin was tested with, and say which model runner it will use"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,14 +76,25 @@ def _command(arguments: list[str]) -> int:
             write(installed_version("pipesd-vllm"))
         case ["serve", model, *flags] if model and not model.startswith("-"):
             environment.check(os.environ)
-            command = server_arguments(model, _set_limits(flags))
+            rest, asked = _take(_set_limits(flags), runner_choice.FLAG)
+            server_arguments(model, rest)  # wrong flags are told at once: to load vLLM takes seconds
             _check()
-            _serve(command)
+            runner = _choose(asked)
+            if runner.name == V1:  # V2's internals are checked in its workers
+                _check(V1)
+            os.environ[runner_choice.VARIABLE] = runner.setting
+            _serve(server_arguments(model, rest, runner.name))
         case ["serve", *_]:
             raise ConfigError("serve needs the model first: pipesd-vllm serve MODEL [flags]")
-        case ["check"]:
+        case ["check", *flags]:
+            rest, asked = _take(flags, runner_choice.FLAG)
+            if rest:
+                raise ConfigError(f"check takes {runner_choice.FLAG} and nothing else, but got {rest[0]!r}")
             _check()
-            write("ok: the installed vLLM is one that this plugin was tested with")
+            runner = _choose(asked)
+            tested = _check(runner.name)
+            known = "this plugin was tested with" if tested else "was read for this plugin, and never run with it"
+            write(f"ok: the installed vLLM is one that {known}; {runner}")
         case _:
             raise ConfigError(f"no such command: {arguments[0]!r}; see pipesd-vllm --help")
     return 0
@@ -80,8 +112,12 @@ def _set_limits(flags: Sequence[str]) -> list[str]:
     return rest
 
 
-def server_arguments(model: str, flags: Sequence[str]) -> list[str]:
-    """The flags of vLLM's server for these of ours. Raises ConfigError."""
+def _choose(asked: str | None) -> RunnerChoice:
+    return runner_choice.choose(runner_choice.AUTO if asked is None else asked, os.environ, _v2_is_missing)
+
+
+def server_arguments(model: str, flags: Sequence[str], runner: str = V1) -> list[str]:
+    """The flags of vLLM's server for these of ours, with a model runner. Raises ConfigError."""
     given, drafts = _take(list(flags), DRAFTS_FLAG)
     most = DEFAULT_DRAFTS if drafts is None else limits.count(DRAFTS_FLAG, drafts, 1, MOST_DRAFTS)
     for flag in given:
@@ -93,17 +129,23 @@ def server_arguments(model: str, flags: Sequence[str]) -> list[str]:
             _, value = _take(list(given), name)
             if value not in (None, "1"):
                 raise ConfigError(f"{name} must be 1 with pipesd-vllm, but is {value}: {why}")
-    speculation = {
-        "method": "custom_class",
-        "model": "pipesd_vllm.compat.proposer.RemoteDrafts",
-        "num_speculative_tokens": most,
-    }
+    speculation: dict[str, Any] = SPECULATION[runner] | {"num_speculative_tokens": most}
+    if runner == V2:
+        # Batches of one request with drafts, and of any number without: full CUDA graphs are captured for steps of 1
+        # and of 1 + most tokens per request. Which step has drafts stays the scheduler's business.
+        speculation["num_speculative_tokens_per_batch_size"] = [[1, 1, most], [2, MOST_REQUESTS, 0]]
     return [
         *("--model", model),
         *given,
+        *(PIECEWISE_GRAPHS if runner == V1 and not _has_own_graphs(given) else ()),
         *("--scheduler-cls", "pipesd_vllm.compat.scheduler.ParkingScheduler"),
         *("--speculative-config", json.dumps(speculation)),
     ]
+
+
+def _has_own_graphs(flags: Sequence[str]) -> bool:
+    """Whether flags say how to compile: then what they say holds, graphs included."""
+    return any(re.split("[=.]", flag, maxsplit=1)[0].replace("_", "-") in GRAPHS_FLAGS for flag in flags)
 
 
 def plugins(environ: dict[str, str] | os._Environ[str]) -> str:
@@ -126,10 +168,16 @@ def _take(flags: list[str], name: str) -> tuple[list[str], str | None]:
     return flags, None
 
 
-def _check() -> None:
+def _check(*runners: str) -> bool:
     from pipesd_vllm import compat
 
-    compat.check()
+    return compat.check(*runners)
+
+
+def _v2_is_missing() -> str | None:
+    from pipesd_vllm.compat import runners
+
+    return runners.v2_is_missing()
 
 
 def _serve(arguments: list[str]) -> None:

@@ -71,7 +71,8 @@ class VllmEngine:
             raise _shutting_down()
         serving = self._started()
         assert self._coalescer is not None
-        generation = VllmGeneration(serving, self._coalescer, deliver, self._live.discard, self.gone)
+        assert self._core is not None
+        generation = VllmGeneration(serving, self._coalescer, self._core.times, deliver, self._live.discard, self.gone)
         self._live.add(generation)
         self._busy.set()
         await generation.open(endpoint, body)

@@ -20,8 +20,9 @@ from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_vllm import park_keys
 from pipesd_vllm.compat.ending import EngineGone
-from pipesd_vllm.compat.serving import Serving, as_api_error, go_ahead, new_tokens, take_time
+from pipesd_vllm.compat.serving import Serving, as_api_error, go_ahead, new_tokens
 from pipesd_vllm.rpc_coalescer import RpcCoalescer
+from pipesd_vllm.step_times import StepTimes
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +43,14 @@ class VllmGeneration:
         self,
         serving: Serving,
         coalescer: RpcCoalescer,
+        times: StepTimes,
         deliver: Deliver,
         over: Callable[[VllmGeneration], None],
         engine_gone: Callable[[], None],
     ) -> None:
         self._serving = serving
         self._coalescer = coalescer
+        self._times = times
         self._deliver = deliver
         self._over = over
         self._engine_gone = engine_gone
@@ -159,6 +162,7 @@ class VllmGeneration:
         _, ahead = await self._next_order()  # the first step is the prompt's: vLLM verifies no drafts in it
         go_ahead(params, ahead)
         outputs = self._serving.generate(engine_input, params, request_id, **kwargs)
+        self._times.watch(self._key)
         try:
             round_ = Round((), ahead)
             decided = 0
@@ -166,20 +170,17 @@ class VllmGeneration:
                 while True:
                     held: list[Any] = []
                     steps: list[Decided] = []
-                    queue_us = forward_us = 0
                     while not steps:
                         output = await anext(outputs)
                         self._last_output_at = time.monotonic()
                         new = new_tokens(output, params, decided)
                         decided += len(new)
-                        queued, forward = take_time(output)
-                        queue_us += queued
-                        forward_us += forward
                         steps = round_.take(new)
                         held.append(output)
                         if output.finished:
                             steps += round_.cut()
                             break
+                    queue_us, forward_us = self._times.take(self._key)
                     ends = held[-1].finished
                     if round_.over or ends:
                         self._stepping = False
@@ -204,6 +205,7 @@ class VllmGeneration:
             self._engine_gone()
             raise
         finally:
+            self._times.forget(self._key)
             await outputs.aclose()
 
     def _step_done(self, step: Decided, queue_us: int, forward_us: int, ends: bool) -> None:

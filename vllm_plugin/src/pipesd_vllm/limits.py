@@ -50,6 +50,23 @@ ONLY_ONE: Final = {
 """Flags of vLLM that must be 1, with the reason."""
 
 
+def lora_tokens(seqs: int, drafts: int, given: int | None, default: int) -> int:
+    """`--max-num-batched-tokens` of a server with LoRA adapters: vLLM demands a drafted step's rows for each request.
+
+    Args:
+        seqs, drafts: `--max-num-seqs` and `--max-drafts`.
+        given: what the user says. Raises ConfigError if that is too small.
+        default: vLLM's own.
+    """
+    least = seqs * (drafts + 1)
+    if given is not None and given < least:
+        raise ConfigError(
+            f"--max-num-batched-tokens must be at least {least} with --enable-lora, --max-num-seqs {seqs} and "
+            f"--max-drafts {drafts} (1 + drafts for each), but is {given}: raise it, or lower one of the others"
+        )
+    return max(default, least)
+
+
 def count(name: str, text: str, least: int, most: int) -> int:
     """A number from `least` to `most`. Raises ConfigError."""
     if not (text.isascii() and text.isdecimal()) or len(text) > 9 or not least <= int(text) <= most:

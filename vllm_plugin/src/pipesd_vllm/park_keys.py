@@ -16,9 +16,6 @@ KEY_ARG: Final = "pipesd_key"
 NOISE_ARG: Final = "pipesd_noise"
 AHEAD_ARG: Final = "pipesd_ahead"
 """Steps beyond the first that a session takes before it is parked for the first time."""
-TIME_PARAM: Final = "pipesd_time"
-"""In an output's `kv_transfer_params`, the one field that travels from the scheduler to the API server as it is: how
-long the step waited and how long it took, in microseconds."""
 
 
 def ensure_secret() -> None:

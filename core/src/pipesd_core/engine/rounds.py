@@ -32,6 +32,11 @@ class Round:
         self._steps_left = 1 + ahead
 
     @property
+    def steps_left(self) -> int:
+        """Steps that are not decided yet: the one of the drafts, then those ahead."""
+        return self._steps_left
+
+    @property
     def over(self) -> bool:
         """Whether nothing of the round is left."""
         return not self._steps_left

@@ -55,7 +55,7 @@ class Draw:
         return torch.cat([_draw(part, _hashes(prefix, self._mixed)) for part, prefix in parts])
 
 
-def upload(values: NDArray[np.integer[Any]], device: torch.device) -> torch.Tensor:
+def upload(values: NDArray[np.number[Any]], device: torch.device) -> torch.Tensor:
     """Copy an array to a device without waiting for the copy."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,7 +1,7 @@
-"""Eligibility for speculative decoding: which requests cannot be drafted for, as their answer is not one sequence.
+"""Eligibility for speculative decoding: which requests cannot be drafted for.
 
-A session is one sequence of one prompt (architecture §2.2). Every other request goes to the target's own OpenAI API
-(`link.passthrough`).
+A session is one sequence of one prompt of text (architecture §2.2): a drafter reads token ids, and those of an image
+say nothing of it. Every other request goes to the target's own OpenAI API (`link.passthrough`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def why_ineligible(endpoint: Endpoint, body: bytes) -> str | None:
         if may_be_true(outline.use_beam_search):
             return "use_beam_search cannot be drafted for"
         if endpoint is not Endpoint.COMPLETIONS:
-            return None
+            other = outline.other_than_text()
+            return None if other is None else f"a message with {other[:30]!r} cannot be drafted for"
         if is_more_than_one(outline.best_of):
             return f"best_of = {str(outline.best_of)[:20]} cannot be drafted for"
         if outline.has_prompt_embeds:

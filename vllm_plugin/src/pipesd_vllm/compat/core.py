@@ -12,6 +12,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from pipesd_core.errors import Unavailable
 from pipesd_vllm.compat.ending import EngineGone
+from pipesd_vllm.compat.outputs import times_of
 from pipesd_vllm.rpc_coalescer import Order
 
 VERIFY = "pipesd_verify"
@@ -48,11 +49,16 @@ def _ask_no_worker_for_drafts() -> None:
 
 
 class Core:
-    """The calls, as seen from the API server."""
+    """The calls, as seen from the API server.
+
+    Attributes:
+        times: how long steps waited and took, of sessions that are watched.
+    """
 
     def __init__(self, engine_client: Any) -> None:
         self._client = engine_client
         self._core = engine_client.engine_core
+        self.times = times_of(self._core)
 
     @property
     def gone(self) -> bool:

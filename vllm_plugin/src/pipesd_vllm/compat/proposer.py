@@ -10,16 +10,18 @@ from typing import Any
 from vllm.platforms import current_platform
 
 from pipesd_vllm import compat
-from pipesd_vllm.compat import cpu, sampler
+from pipesd_vllm.compat import cpu, drafted_rows, sampler
+from pipesd_vllm.runner_choice import V1
 
 
 class RemoteDrafts:
     """Proposer of the speculative configuration. The scheduler hands the drafts over, see `ParkingScheduler`."""
 
     def __init__(self, vllm_config: Any) -> None:
-        compat.check()
+        compat.check(V1)
         if current_platform.is_cpu():
             cpu.work_around()
+        drafted_rows.install()
         sampler.install(vllm_config.model_config.get_vocab_size())
 
     def load_model(self, *_args: Any, **_kwargs: Any) -> None:

@@ -77,6 +77,8 @@ class Serving:
         # Bound of prompt ids: a tokenizer may have ids for placeholders in prompts, which are never drawn.
         self._ids_below = max(self.info.n_vocab, getattr(self._tokenizer, "max_token_id", 0) + 1)
         self._eos_ids = _eos_ids(config.model_config, self._tokenizer)
+        # V2 draws shared noise for every seeded request; on V1 our sampler does, for those that ask for it.
+        self._noise = {} if config.use_v2_model_runner else {park_keys.NOISE_ARG: 1}
 
     async def answer(self, endpoint: Endpoint, body: bytes, generate: Generate) -> AsyncIterator[bytes]:
         """The payloads of the answer. `generate` is called instead of the engine client's. Raises ApiError."""
@@ -139,7 +141,7 @@ class Serving:
             )
         if params.seed is None and params.temperature >= GREEDY_BELOW:
             params.seed = draw_seed()
-        params.extra_args = (params.extra_args or {}) | {park_keys.KEY_ARG: key, park_keys.NOISE_ARG: 1}
+        params.extra_args = (params.extra_args or {}) | {park_keys.KEY_ARG: key} | self._noise
         params.stream_interval = None
         if params.output_kind is RequestOutputKind.FINAL_ONLY:
             params.output_kind = RequestOutputKind.CUMULATIVE  # its last output is FINAL_ONLY's only one
@@ -157,16 +159,6 @@ class Serving:
 def go_ahead(params: Any, steps: int) -> None:
     """Have a session take `steps` steps beyond its first before it is parked."""
     params.extra_args[park_keys.AHEAD_ARG] = steps
-
-
-def take_time(output: Any) -> tuple[int, int]:
-    """Take an output's times out of it: how long its step waited in the scheduler and how long it took, in us."""
-    params = output.kv_transfer_params
-    if not params or park_keys.TIME_PARAM not in params:
-        return 0, 0
-    queue_us, forward_us = params.pop(park_keys.TIME_PARAM)
-    output.kv_transfer_params = params or None
-    return queue_us, forward_us
 
 
 def new_tokens(output: Any, params: Any, seen: int) -> list[int]:

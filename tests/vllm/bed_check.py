@@ -1,0 +1,51 @@
+"""Run under .venv-vllm's python by test_vllm_bed.py: each numpy kernel of the bed is the interpreted kernel."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import v2_bed
+from in_process import PROMPTS, texts
+from sampling_kernels import NOT_INTERPRETED
+from scripted_edges import ScriptedEdge, drive, plugin_engine
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+
+LENGTH = 8
+
+
+def parameters() -> dict[str, Any]:
+    """One for each kernel of the sampler at least; bad words of one token and of several."""
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    every: dict[str, dict[str, Any]] = {
+        "greedy": {"temperature": 0},
+        "noise": {"temperature": 0.8, "seed": -(2**63), "top_p": 0.9, "top_k": 50},
+        "min_p": {"temperature": 1.3, "seed": 2**63 - 1, "min_p": 0.05, "logprobs": 3},
+        "penalties": {"temperature": 0.9, "seed": 4, "repetition_penalty": 1.2, "frequency_penalty": 0.3},
+        "presence": {"temperature": 0, "presence_penalty": 1.5, "logprobs": 0},
+        "bias": {"temperature": 0.8, "seed": 5, "logit_bias": {300: 4.0, 16: -5.0}, "min_tokens": 4},
+        "allowed": {"temperature": 0.8, "seed": 3, "allowed_token_ids": list(range(260, 900))},
+        "bad words": {"temperature": 0, "bad_words": ["the", " a", "quick brown", " there was", " two three"]},
+        "schema": {"temperature": 0.9, "seed": 6, "structured_outputs": StructuredOutputsParams(json=schema)},
+    }
+    return {name: SamplingParams(max_tokens=LENGTH, **one) for name, one in every.items()}
+
+
+def main() -> None:
+    params = list(parameters().values())
+    prompts = list(PROMPTS + PROMPTS)[: len(params)]
+    llm = plugin_engine()
+    rng = random.Random(3)
+    expected = texts(llm, prompts, params)
+    edges = [
+        ScriptedEdge(llm, f"session {number}", *of_edge, rng, wrong=0.4, aheads=(0,))
+        for number, of_edge in enumerate(zip(prompts, params, expected, strict=True))
+    ]
+    drive(llm, edges, rng)
+    left = v2_bed.KERNELS.keys() - v2_bed.SHADOWED.keys() - NOT_INTERPRETED
+    assert not left, f"never run: {sorted(left)}"
+    print(f"{len(v2_bed.SHADOWED)} kernels in {v2_bed.SHADOWED.total()} launches: equal")
+
+
+if __name__ == "__main__":
+    main()

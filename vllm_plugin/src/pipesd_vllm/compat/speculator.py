@@ -1,0 +1,106 @@
+"""Remote drafts on the V2 model runner: the speculator that proposes nothing, and the drafts' way into the runner.
+
+Loaded by the runner itself (`runners.prepare`), in every worker, before it makes its samplers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import torch
+from vllm.utils.torch_utils import async_tensor_h2d
+from vllm.v1.worker.gpu import model_runner
+from vllm.v1.worker.gpu.spec_decode.speculator import BaseSpeculator
+
+from pipesd_core.errors import ConfigError
+from pipesd_vllm import compat
+from pipesd_vllm.compat.verifier import Verifier
+from pipesd_vllm.runner_choice import V2
+
+OTHER_NOISE: Final[dict[str, Callable[[Any], bool]]] = {
+    "--use-fp64-gumbel": lambda config: config.model_config.use_fp64_gumbel,
+    "--watermark-config": lambda config: config.watermark_config is not None,
+    "enable_adaptive_verification of --speculative-config": (
+        lambda config: config.speculative_config.enable_adaptive_verification
+    ),
+    "a diffusion model": lambda config: config.model_config.is_diffusion,
+}
+"""What has its own draw or its own verification, by the name that the operator knows it by: an answer through an agent
+would not be the answer without one."""
+
+
+class RemoteDrafts(BaseSpeculator):
+    """V2's speculator of the configuration that `pipesd-vllm serve` makes. The scheduler hands the drafts over."""
+
+    supports_mm_inputs = False
+    draft_logits = None
+
+    def __init__(self, vllm_config: Any, device: torch.device, req_states: Any) -> None:
+        refuse_other_noise(vllm_config)
+        compat.check(V2)
+        n_drafts = vllm_config.speculative_config.num_speculative_tokens
+        shape = (vllm_config.scheduler_config.max_num_seqs, n_drafts)
+        table = getattr(req_states, "draft_tokens", None)
+        if table is None or tuple(table.shape) != shape:
+            raise ConfigError(
+                "vLLM's table of draft tokens is not where it was, or of another shape: this pipesd-vllm is made for "
+                f"vLLM {compat.TESTED}"
+            )
+        self._nothing = torch.full(shape, -1, dtype=table.dtype, device=device)
+        install()
+
+    def init_cudagraph_manager(self, *_args: Any, **_kwargs: Any) -> None:
+        """Make nothing: there is no draft model."""
+
+    def capture(self) -> None:
+        """Capture nothing: there is no draft model."""
+
+    def propose(self, input_batch: Any, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+        """Propose no drafts for any request."""
+        return self._nothing[: input_batch.num_reqs]
+
+
+def refuse_other_noise(vllm_config: Any) -> None:
+    """Raises ConfigError that names what a server with agents cannot have."""
+    for name, has in OTHER_NOISE.items():
+        if has(vllm_config):
+            raise ConfigError(
+                f"{name} cannot be had with pipesd-vllm on the V2 model runner: it does not draw the tokens that "
+                "agents draft for; leave it out"
+            )
+
+
+def install() -> None:
+    """Put verifier and drafts into the runner's module. Harmless when repeated."""
+    model_runner.RejectionSampler = Verifier
+    runner = model_runner.GPUModelRunner
+    original = runner.prepare_inputs
+    if getattr(original, "pipesd", False):
+        return
+
+    @functools.wraps(original)
+    def prepare_inputs(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        hand_over(scheduler_output.scheduled_spec_decode_tokens, self.req_states, self.device)
+        return original(self, scheduler_output, *args, **kwargs)
+
+    prepare_inputs.pipesd = True  # type: ignore[attr-defined]
+    runner.prepare_inputs = prepare_inputs
+
+
+def hand_over(drafts: dict[str, list[int]], req_states: Any, device: torch.device) -> None:
+    """Copy a step's drafts to where the runner looks for them, in one copy and without waiting for it.
+
+    Every rank has the scheduler's output, so every rank has the same drafts.
+    """
+    found = [(req_states.req_id_to_index[request_id], ids) for request_id, ids in drafts.items() if ids]
+    if not found:
+        return
+    table = req_states.draft_tokens
+    rows = np.full((len(found), table.shape[1]), -1, dtype=np.int64)
+    for row, (_, ids) in zip(rows, found, strict=True):
+        row[: len(ids)] = ids
+    slots = async_tensor_h2d(np.array([slot for slot, _ in found]), device=device)
+    table[slots] = async_tensor_h2d(rows, device=device, dtype=table.dtype)
