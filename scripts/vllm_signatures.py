@@ -155,7 +155,7 @@ def sources(place: Path) -> tuple[str, Sources]:
 
 
 def _version(metadata: str) -> str:
-    return next(line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Version: "))
+    return next(line.partition(": ")[2] for line in metadata.split("\n") if line.startswith("Version: "))
 
 
 def signatures(of: Sources) -> Signatures:

@@ -56,6 +56,6 @@ def test_no_answer_carries_anything_of_ours(server: VllmServer, endpoint: Endpoi
     path = "completions" if endpoint is Endpoint.COMPLETIONS else "chat/completions"
     ordinary = post(server.url, path, body | NOISE)
     assert ordinary.status_code == 200, ordinary.text
-    events = [line.removeprefix("data: ") for line in ordinary.text.splitlines() if line] if stream else [ordinary.text]
+    events = [line.removeprefix("data: ") for line in ordinary.text.split("\n") if line] if stream else [ordinary.text]
     for payload in [*payloads, *(event.encode() for event in events if event != "[DONE]")]:
         check(payload)
