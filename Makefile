@@ -62,7 +62,7 @@ test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of 
 test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## all tests, long forms and vLLM's too
 	$(SMOLLM2) F16 F32 vllm draft
 	$(PY) -m pytest -m "vllm or not vllm"
-	PIPESD_TEST_RUNNER=v2 $(PY) -m pytest -m vllm tests/vllm
+	TEST_RUNNER=v2 $(PY) -m pytest -m vllm tests/vllm
 
 reliability: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the fault suites, their figures into docs/reliability.md
 	WRITE_REPORT=1 $(PY) -m pytest -m "not full" tests/e2e/test_fault_suite.py
@@ -108,7 +108,7 @@ vllm-env: $(VLLM_READY)  ## .venv-vllm, where a vLLM server can run on the CPU (
 
 vllm-test: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the vLLM plugin against a real vLLM server on the CPU; RUNNER=v2: on the test bed
 	$(SMOLLM2) --or-toy F16 vllm
-	PIPESD_TEST_RUNNER=$(or $(RUNNER),v1) $(PY) -m pytest -m "vllm and not full" tests/vllm
+	TEST_RUNNER=$(or $(RUNNER),v1) $(PY) -m pytest -m "vllm and not full" tests/vllm
 
 vllm-lock:  ## pin what requirements/vllm.in asks for, as pip resolves it today, less the wheels that break
 	python=$$(scripts/find_python.sh) && "$$python" -m venv --clear .build/lock-vllm

@@ -95,6 +95,7 @@ class Process:
         finally:
             timer.cancel()
         self._popen.wait(STOP_S)
+        self._popen.stdout.close()  # else it is closed, with a warning, in a later test
         raise AssertionError(f"did not start: {self.log.read_text()}")
 
     def send(self, number: signal.Signals) -> None:

@@ -20,7 +20,7 @@ START_S = 300.0
 STOP_S = 60.0
 KEY = "sk-vllm-test"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
-RUNNER = os.environ.get("PIPESD_TEST_RUNNER", "v1")
+RUNNER = os.environ.get("TEST_RUNNER", "v1")
 """vLLM's model runner in all of these tests: "v1", "v2" on the test bed, or "v2-async" with its asynchronous loop."""
 NOISE: dict[str, Any] = {"vllm_xargs": {"pipesd_noise": 1}}
 """Makes a request that comes without an agent draw the sessions' noise: the target-only reference."""
@@ -30,7 +30,7 @@ def runner_environ() -> dict[str, str]:
     """What gives a process of vLLM's the model runner that is tested."""
     if RUNNER == "v1":
         return {}
-    assert RUNNER in ("v2", "v2-async"), f"PIPESD_TEST_RUNNER is {RUNNER}"
+    assert RUNNER in ("v2", "v2-async"), f"TEST_RUNNER is {RUNNER}"
     return v2_bed.environ(asynchronous=RUNNER == "v2-async")
 
 
