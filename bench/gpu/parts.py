@@ -29,6 +29,9 @@ NAMES: Final = (VECTORS_PART, EQUALITY, GRAPHS, TRAFFIC)
 V2: Final = {"VLLM_USE_V2_MODEL_RUNNER": "1"}
 ON_THE_BED: Final = {"PIPESD_V2_BED": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 LOOPS: Final = {"synchronous": False, "asynchronous": True}
+FULL_FLOAT32: Final = {"TRITON_F32_DEFAULT": "ieee", "NVIDIA_TF32_OVERRIDE": "0"}
+"""Or a GPU multiplies 32-bit numbers with ten bits of them, and rows of one step and of another differ by more than
+rounding: the tokens of a session could be others by that alone."""
 SHARE_OF_MEMORY: Final = 0.1
 """Of the GPU: the engines of several parts are on it at once. Their caches have a size in bytes, far below."""
 
@@ -81,7 +84,9 @@ def _equality(lacks: str | None, loop: str, *, eager: bool, bed: bool) -> Part:
     if bed:
         environ |= ON_THE_BED | ({"PIPESD_V2_BED_ASYNC": "1"} if LOOPS[loop] else {})
     else:
+        environ |= FULL_FLOAT32
         options |= {"async_scheduling": LOOPS[loop], "gpu_memory_utilization": SHARE_OF_MEMORY}
+        options |= {"attention_backend": "TRITON_ATTN"}  # FlashAttention has no float32
     return Part(
         name=f"{EQUALITY}-{loop}-{'eager' if eager else 'graphs'}",
         what=f"sessions write what ordinary requests write: float32, {loop}, {'eager' if eager else 'CUDA graphs'}",

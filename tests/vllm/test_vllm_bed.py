@@ -48,7 +48,6 @@ def test_recorded_launches_are_repeated_and_one_that_writes_something_else_is_na
     assert "1 differences, the first: _ranks_kernel, output_ptr" in ran.stderr
 
 
-@pytest.mark.full
 def test_all_recorded_launches_are_those_of_the_interpreted_kernels(tmp_path: Path) -> None:
     ran = repeated(VECTORS, tmp_path)
     assert ran.returncode == 0, ran.stderr[-2000:]

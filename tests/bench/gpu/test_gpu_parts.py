@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu.parts import LIMIT_S, NAMES, V2, parts
+from bench.gpu.parts import FULL_FLOAT32, LIMIT_S, NAMES, V2, parts
 
 MODEL = "/models/target"
 
@@ -36,6 +36,7 @@ def test_sessions_are_compared_in_both_loops_eager_and_with_graphs(vectors: Path
         (eager, loop) for eager in (True, False) for loop in (True, False)
     }
     assert len({part.name for part in chosen}) == len(chosen)
+    assert all(part.environ.items() >= FULL_FLOAT32.items() for part in chosen)
 
 
 def test_all_parts_run_on_v2_and_only_the_one_that_measures_runs_alone(vectors: Path) -> None:
