@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -73,51 +73,62 @@ class Usage:
         return self.api + self.core + self.worker
 
 
-class Server:
-    """One server; `ready` waits for it, `stop` ends it."""
+class ServerProcess:
+    """A program that serves HTTP on a port of this machine; `ready` waits for it, `stop` ends it."""
 
-    def __init__(self, kind: str, port: int, folder: Path, profile: Path | None) -> None:
+    def __init__(self, kind: str, command: Sequence[str], environ: Mapping[str, str], port: int, folder: Path) -> None:
         self.kind = kind
         self.port = port
         self.root = f"http://127.0.0.1:{port}"
-        self._steps = folder / kind
         self.log = folder / f"{kind}.log"
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | dict(environ),
+                start_new_session=True,
+            )
+
+    def ready(self, seconds: float = START_S) -> None:
+        """Raises SystemExit when it does not start."""
+        deadline = time.monotonic() + seconds
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.root}/health", timeout=5).status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.5)
+        raise SystemExit(f"the {self.kind} server did not start:\n{self.log.read_text(errors='replace')[-3000:]}")
+
+    def stop(self, seconds: float = STOP_S) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)  # its own process group: the engine core too
+            self._process.wait(STOP_S)
+
+
+class Server(ServerProcess):
+    """One vLLM server of bench/vllm, with clocks around its steps."""
+
+    def __init__(self, kind: str, port: int, folder: Path, profile: Path | None) -> None:
+        self._steps = folder / kind
         flags = [part for name, value in SETTINGS.items() for part in (f"--{name}", value)]
         environ = ENVIRON | {"PIPESD_BENCH_STEPS": str(self._steps)}
         if kind != "plugin":
             environ["VLLM_PLUGINS"] = ""  # nothing of ours, nor of anybody else
         if profile is not None:
             environ["PIPESD_BENCH_PROFILE"] = str(profile)
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [*COMMANDS[kind], "--enforce-eager", "--port", str(port), *flags],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=os.environ | environ,
-                start_new_session=True,
-            )
+        command = [*COMMANDS[kind], "--enforce-eager", "--port", str(port), *flags]
+        super().__init__(kind, command, environ, port, folder)
 
-    def ready(self) -> None:
-        """Raises SystemExit when it does not start."""
-        deadline = time.monotonic() + START_S
-        while self._process.poll() is None and time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{self.root}/health", timeout=5).status_code == httpx.codes.OK:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.5)
-        else:
-            raise SystemExit(f"the {self.kind} server did not start:\n{self.log.read_text(errors='replace')[-3000:]}")
+    def ready(self, seconds: float = START_S) -> None:
+        """Raises SystemExit when it does not start, or has other processes than it should have."""
+        super().ready(seconds)
         self.pids = self._find()
-
-    def stop(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)  # its own process group: the engine core too
-            self._process.wait(STOP_S)
 
     def _find(self) -> dict[str, int]:
         """Process ids by what they are."""

@@ -1,12 +1,19 @@
-"""Run under .venv-vllm's python by test_vllm_bed.py: each numpy kernel of the bed is the interpreted kernel."""
+"""Run under .venv-vllm's python by test_vllm_bed.py: each numpy kernel of the bed is the interpreted kernel.
+
+With a path as its argument it writes a few launches of each kernel to that file, for `bench.gpu`, which has the real
+kernels do them again on a GPU (docs/gpu_box.md).
+"""
 
 from __future__ import annotations
 
 import random
+import sys
+from pathlib import Path
 from typing import Any
 
 import v2_bed
 from in_process import PROMPTS, texts
+from kernel_vectors import Recorder, kernels, save
 from sampling_kernels import NOT_INTERPRETED
 from scripted_edges import ScriptedEdge, drive, plugin_engine
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
@@ -31,21 +38,28 @@ def parameters() -> dict[str, Any]:
     return {name: SamplingParams(max_tokens=LENGTH, **one) for name, one in every.items()}
 
 
-def main() -> None:
+def main(path: str | None = None) -> None:
+    recorder = v2_bed.RECORDER = Recorder() if path else None
     params = list(parameters().values())
     prompts = list(PROMPTS + PROMPTS)[: len(params)]
     llm = plugin_engine()
     rng = random.Random(3)
     expected = texts(llm, prompts, params)
-    edges = [
-        ScriptedEdge(llm, f"session {number}", *of_edge, rng, wrong=0.4, aheads=(0,))
-        for number, of_edge in enumerate(zip(prompts, params, expected, strict=True))
+    sessions = [
+        (f"session {number}", *of_edge) for number, of_edge in enumerate(zip(prompts, params, expected, strict=True))
     ]
-    drive(llm, edges, rng)
+    # One by one where launches are recorded: those of few rows are kept.
+    for together in [[session] for session in sessions] if path else [sessions]:
+        drive(llm, [ScriptedEdge(llm, *session, rng, wrong=0.4, aheads=(0,)) for session in together], rng)
     left = v2_bed.KERNELS.keys() - v2_bed.SHADOWED.keys() - NOT_INTERPRETED
     assert not left, f"never run: {sorted(left)}"
+    if recorder is not None and path is not None:
+        save(Path(path), recorder.launches, recorder.arrays)
+        kept = kernels(recorder.launches)
+        assert kept.keys() == v2_bed.KERNELS.keys(), f"not recorded: {sorted(v2_bed.KERNELS.keys() - kept.keys())}"
+        print(f"{kept.total()} launches of {len(kept)} kernels in {path}")
     print(f"{len(v2_bed.SHADOWED)} kernels in {v2_bed.SHADOWED.total()} launches: equal")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

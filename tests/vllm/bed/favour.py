@@ -18,7 +18,7 @@ ARGUMENT: Final = "favour"
 class Favour(LogitsProcessor):  # type: ignore[misc]  # a class of vLLM's
     def __init__(self, vllm_config: Any, req_states: Any) -> None:
         super().__init__(vllm_config, req_states)
-        self._by = torch.zeros(req_states.max_num_reqs)
+        self._by = torch.zeros(req_states.max_num_reqs, device=req_states.device)
         self._n_vocab = req_states.vocab_size
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
@@ -26,7 +26,7 @@ class Favour(LogitsProcessor):  # type: ignore[misc]  # a class of vLLM's
         return bool(self._by[req_idx] != 0)
 
     def apply(self, logits: torch.Tensor, ctx: Any) -> torch.Tensor:
-        rows = torch.arange(len(logits))
+        rows = torch.arange(len(logits), device=logits.device)
         favoured = (ctx.input_ids.long() * 31 + ctx.pos.long() * 7) % self._n_vocab
         logits[rows, favoured] += self._by[ctx.expanded_idx_mapping.long()]
         return logits

@@ -1,10 +1,12 @@
 """A vLLM engine in this process, over the demo target: scheduler and worker are plain objects, and it is up in seconds.
 
-Import this module before vLLM. On the bed (`v2_bed.environ`) the engine runs on V2, else on V1.
+Import this module before vLLM. On the bed (`v2_bed.environ`) the engine runs on V2, else on what vLLM takes.
+PIPESD_ENGINE_OPTIONS, a JSON object, has the last word on its options: `bench.gpu` sets it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +17,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 from vllm.entrypoints.llm import LLM
 
+OPTIONS: Final = "PIPESD_ENGINE_OPTIONS"
 ROOT: Final = Path(__file__).resolve().parents[3]
 TARGET: Final = ROOT / "examples" / "demo_pair" / "target"
 PROMPTS: Final = (
@@ -30,6 +33,7 @@ PROMPTS: Final = (
 def engine(**options: Any) -> Any:
     """A `vllm.LLM`: room for 16 requests and 1,024 tokens in a step, unless `options` say something else."""
     usual = {
+        "model": str(TARGET),
         "dtype": "float32",
         "enforce_eager": True,
         "max_model_len": 1024,
@@ -40,7 +44,7 @@ def engine(**options: Any) -> Any:
         "disable_log_stats": True,
         "distributed_executor_backend": "uni",
     }
-    return LLM(str(TARGET), **(usual | options))
+    return LLM(**(usual | options | json.loads(os.environ.get(OPTIONS, "{}"))))
 
 
 def core(llm: Any) -> Any:

@@ -19,19 +19,19 @@ STEPS = 5000
 """Most steps of a run: what takes more stands still."""
 
 
-def plugin_options() -> dict[str, Any]:
+def plugin_options(most_drafts: int = MOST_DRAFTS) -> dict[str, Any]:
     """What `pipesd-vllm serve` tells vLLM on V2."""
-    arguments = cli.server_arguments("", ["--max-drafts", str(MOST_DRAFTS)], V2)
+    arguments = cli.server_arguments("", ["--max-drafts", str(most_drafts)], V2)
     return {
         "scheduler_cls": arguments[arguments.index("--scheduler-cls") + 1],
         "speculative_config": json.loads(arguments[arguments.index("--speculative-config") + 1]),
     }
 
 
-def plugin_engine(**options: Any) -> Any:
+def plugin_engine(most_drafts: int = MOST_DRAFTS, **options: Any) -> Any:
     """An engine with the plugin, as `pipesd-vllm serve` configures it on V2."""
     plugin.register()
-    return engine(**plugin_options(), **options)
+    return engine(**plugin_options(most_drafts), **options)
 
 
 class ScriptedEdge:
@@ -40,6 +40,7 @@ class ScriptedEdge:
     Args:
         reference: token ids of the answer of an ordinary request with these parameters.
         aheads: how far the target is to run ahead in a round, one of them at random.
+        counts: how many drafts a round has, one of them at random.
     """
 
     def __init__(
@@ -52,12 +53,13 @@ class ScriptedEdge:
         rng: random.Random,
         wrong: float = 0.2,
         aheads: Sequence[int] = (0, 0, 1, 3),
+        counts: Sequence[int] = (0, 1, 3, 5, MOST_DRAFTS),
     ) -> None:
         from vllm.sampling_params import RequestOutputKind
 
         self.name, self.reference = name, list(reference)
         self._scheduler = core(llm).scheduler
-        self._rng, self._wrong, self._aheads = rng, wrong, aheads
+        self._rng, self._wrong, self._aheads, self._counts = rng, wrong, aheads, counts
         self._key = park_keys.new_key()
         ahead = rng.choice(aheads)
         params = params.clone()
@@ -88,7 +90,7 @@ class ScriptedEdge:
 
     def order(self) -> None:
         """Order the next round."""
-        n = self._rng.choice((0, 1, 3, 5, MOST_DRAFTS))
+        n = self._rng.choice(self._counts)
         right = self.reference[len(self.tokens) : len(self.tokens) + n]
         drafts = [self._rng.randrange(5, 4000) if self._rng.random() < self._wrong else token for token in right]
         ahead = self._rng.choice(self._aheads)

@@ -12,6 +12,8 @@ Settings, all in the environment, so that spawned processes have them:
     PIPESD_V2_BED_ASYNC=1    leave vLLM's asynchronous scheduling on, which it switches off on a CPU. What is on the
                              device stays synchronous: the order of scheduling is tested, streams are not
     PIPESD_V2_BED_SHADOW=1   interpret each kernel as well, and compare
+
+A program that sets RECORDER has the launches of all kernels that are numpy functions recorded (`kernel_vectors`).
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from typing import Any
 import numpy as np
 import sampling_kernels
 import step_kernels
+from kernel_vectors import Recorder
 
 HERE = Path(__file__).resolve().parent
 ON = "PIPESD_V2_BED"
@@ -41,6 +44,8 @@ SHADOWED: Counter[str] = Counter()
 """Launches of each kernel that were interpreted as well, and gave the same."""
 INTERPRETED: Counter[str] = Counter()
 """Launches of each kernel that has no numpy function."""
+RECORDER: Recorder | None = None
+"""What keeps launches and what they wrote."""
 
 _Run = Callable[..., Any]
 
@@ -82,7 +87,10 @@ def _instead_of(original: _Run) -> _Run:
             shadow = _Shadow(name, grid, given)
             original(self, grid=grid, warmup=False, **shadow.arguments)
             shadow.interpreted()
+        recorded = None if RECORDER is None else RECORDER.before(self.fn.__module__, name, grid, given)
         ours(grid=grid, **{key: _array(value) for key, value in given.items()})
+        if recorded is not None:
+            recorded()
         if shadow is not None:
             shadow.compare()
         return None
