@@ -60,7 +60,7 @@ def machine(run: Callable[[list[str]], str] | None = None) -> Machine:
 
 
 def _gpu(said: str) -> dict[str, str]:
-    first = said.strip().splitlines()[:1]
+    first = said.strip().split("\n")[:1]
     values = [value.strip() for value in first[0].split(",")] if first else []
     return dict(zip(ASKED_OF_GPU, values, strict=True)) if len(values) == len(ASKED_OF_GPU) else {}
 
