@@ -16,7 +16,7 @@ def summary(machine: Machine, outcomes: Sequence[Outcome]) -> str:
     width = max((len(outcome.name) for outcome in outcomes), default=0)
     for outcome in outcomes:
         text.append(f"{outcome.name:{width}}  {outcome.state:11} {outcome.seconds:5.0f} s  {outcome.what}")
-        text += [f"{'':{width}}  {line}" for line in outcome.said.split("\n")[-12:]]
+        text += [f"{'':{width}}  {line}" for line in [line for line in outcome.said.split("\n") if line][-12:]]
         text += [f"{'':{width}}    {line}" for line in outcome.figures.get("lines", ())]
     return "\n".join(text) + "\n"
 
