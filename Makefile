@@ -83,8 +83,9 @@ bench-report: $(READY)  ## docs/benchmarks.md and its figures from what `make be
 bench-agent: $(READY) $(LLAMA) $(MODELS)  ## the agent against a bare llama.cpp loop
 	$(PY) -m bench.agent
 
-bench-vllm: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the vLLM plugin against stock vLLM on the CPU
-	$(PY) -m bench.vllm
+bench-vllm: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the vLLM plugin against stock vLLM on the CPU, on both runners
+	$(PY) -m bench.vllm --runner v1
+	$(PY) -m bench.vllm --runner v2
 
 bench-real: $(READY) $(LLAMA) $(MODELS)  ## virtual against real time, to docs/benchmarks_real.md (20 minutes, nothing beside)
 	$(PY) -m bench.proving.real --out .build/bench-real --page docs/benchmarks_real.md

@@ -70,12 +70,11 @@ def main() -> None:
     args = parser.parse_args()
     left_out: frozenset[str] = frozenset()
     if args.device == "cpu":
-        import sampling_kernels
         import v2_bed
 
         v2_bed.install()
         v2_bed.KERNELS.clear()
-        left_out = sampling_kernels.NOT_INTERPRETED
+        left_out = v2_bed.NOT_INTERPRETED
         import vllm.v1.worker.cpu.shm  # noqa: F401  before the runner's modules, as in a CPU worker
     launches, arrays = load(args.file)
     equal: Counter[str] = Counter()

