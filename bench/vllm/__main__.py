@@ -43,7 +43,7 @@ from bench.vllm.report import CLIENTS, Samples, report, wanted
 from bench.vllm.servers import BIN, COMMANDS, KEY, ROOT, RUNNERS, Server, free_port
 from examples.demo.programs import running
 
-TRIES = 5
+TRIES = 20
 LONG = "0, " * 40
 """The target goes on with it for ever, so that prompt lookup is always right."""
 DRAFT = ROOT / ".build" / "demo-draft-F16.gguf"
