@@ -5,6 +5,7 @@ They are handled in order with new requests and before the next step. Their name
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from vllm.v1.engine.core import EngineCore
@@ -13,6 +14,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from pipesd_core.errors import Unavailable
 from pipesd_vllm.compat.ending import EngineGone
 from pipesd_vllm.compat.outputs import times_of
+from pipesd_vllm.compat.replacing import replace_once
 from pipesd_vllm.rpc_coalescer import Order
 
 VERIFY = "pipesd_verify"
@@ -32,20 +34,17 @@ def extend_engine_core() -> None:
 
     setattr(EngineCore, VERIFY, verify)
     setattr(EngineCore, STATS, stats)
-    if not getattr(EngineCore.post_step, "pipesd", False):
-        _ask_no_worker_for_drafts()
+    replace_once(EngineCore, "post_step", _without_asking_for_drafts)
 
 
-def _ask_no_worker_for_drafts() -> None:
+def _without_asking_for_drafts(original: Callable[..., None]) -> Callable[..., None]:
     """Spare every step the call that fetches the proposer's drafts: with our scheduler there are none."""
-    original = EngineCore.post_step
 
     def post_step(self: Any, model_executed: bool) -> None:
         if not hasattr(self.scheduler, STATS):
             original(self, model_executed)
 
-    post_step.pipesd = True  # type: ignore[attr-defined]
-    EngineCore.post_step = post_step
+    return post_step
 
 
 class Core:

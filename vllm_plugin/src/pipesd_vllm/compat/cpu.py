@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from vllm.logger import init_logger
 from vllm.v1.sample import rejection_sampler
 from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+from pipesd_vllm.compat.replacing import is_ours, replace_once
 
 logger = init_logger("vllm.pipesd")
 
@@ -29,10 +32,10 @@ def work_around() -> list[str]:
         rejection_sampler.expand_batch_to_tokens = _expand_batch_to_tokens
         replaced.append("expand_batch_to_tokens")
     if empty_top_k_is_broken():
-        _skip_empty_constraints()
+        replace_once(rejection_sampler, "apply_sampling_constraints", _without_empty_steps)
         replaced.append("apply_sampling_constraints")
     if rewinding_is_broken():
-        _do_not_rewind()
+        replace_once(GPUModelRunner, "_bookkeeping_sync", _without_rewinding)
         replaced.append("_bookkeeping_sync")
     if replaced:
         logger.info("work-arounds for vLLM's CPU backend: %s", ", ".join(replaced))
@@ -54,7 +57,7 @@ def empty_top_k_is_broken() -> bool:
     try:
         apply_top_k_top_p(torch.empty(0, 8), torch.empty(0, dtype=torch.int32), None)
     except RuntimeError:
-        return not getattr(rejection_sampler.apply_sampling_constraints, "pipesd", False)
+        return not is_ours(rejection_sampler.apply_sampling_constraints)
     return False
 
 
@@ -63,13 +66,11 @@ def rewinding_is_broken() -> bool:
     try:
         torch.Generator().get_offset()
     except RuntimeError:
-        return not getattr(GPUModelRunner._bookkeeping_sync, "pipesd", False)
+        return not is_ours(GPUModelRunner._bookkeeping_sync)
     return False
 
 
-def _do_not_rewind() -> None:
-    original = GPUModelRunner._bookkeeping_sync
-
+def _without_rewinding(original: Callable[..., Any]) -> Callable[..., Any]:
     def _bookkeeping_sync(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.device.type != "cpu":
             return original(self, *args, **kwargs)
@@ -80,8 +81,7 @@ def _do_not_rewind() -> None:
         finally:
             batch.generators = generators
 
-    _bookkeeping_sync.pipesd = True  # type: ignore[attr-defined]
-    GPUModelRunner._bookkeeping_sync = _bookkeeping_sync
+    return _bookkeeping_sync
 
 
 def _expand_batch_to_tokens(
@@ -93,11 +93,8 @@ def _expand_batch_to_tokens(
     return values.repeat_interleave(counts, output_size=num_tokens)
 
 
-def _skip_empty_constraints() -> None:
-    original = rejection_sampler.apply_sampling_constraints
-
+def _without_empty_steps(original: Callable[..., Any]) -> Callable[..., Any]:
     def apply_sampling_constraints(logits: torch.Tensor, cu_num_draft_tokens: torch.Tensor, metadata: Any) -> Any:
         return original(logits, cu_num_draft_tokens, metadata) if logits.shape[0] else logits
 
-    apply_sampling_constraints.pipesd = True  # type: ignore[attr-defined]
-    rejection_sampler.apply_sampling_constraints = apply_sampling_constraints
+    return apply_sampling_constraints

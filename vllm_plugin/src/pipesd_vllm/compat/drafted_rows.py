@@ -9,6 +9,7 @@ drafts and every request's last row are served by vLLM's own `Sampler`, and draf
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from typing import Any
@@ -23,15 +24,14 @@ from vllm.v1.worker import gpu_model_runner
 
 from pipesd_core.errors import ConfigError
 from pipesd_core.sampling.torch_noise import upload
+from pipesd_vllm.compat.replacing import replace_once
 
 
 def install() -> None:
     """Have the processors made, and used on drafted rows. Once per worker process, before its model runner is made."""
-    if getattr(gpu_model_runner.build_logitsprocs, "pipesd", False):
-        return
-    _make_processors()
-    _bias_drafted_rows()
-    _cut_drafted_rows()
+    if replace_once(gpu_model_runner, "build_logitsprocs", _all_processors):
+        _bias_drafted_rows()
+        _cut_drafted_rows()
 
 
 class _WithoutSpeculation:
@@ -46,10 +46,9 @@ class _WithoutSpeculation:
         return getattr(self._vllm_config, name)
 
 
-def _make_processors() -> None:
-    original = gpu_model_runner.build_logitsprocs
+def _all_processors(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Have V1 make all processors, which it does not where there is speculation."""
 
-    @wraps(original)
     def build_logitsprocs(vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
         made = original(_WithoutSpeculation(vllm_config), *args, **kwargs)
         # Their state follows what is decided; what they would do behind a draft they cannot be asked.
@@ -61,8 +60,7 @@ def _make_processors() -> None:
             )
         return made
 
-    build_logitsprocs.pipesd = True  # type: ignore[attr-defined]
-    gpu_model_runner.build_logitsprocs = build_logitsprocs
+    return build_logitsprocs
 
 
 def _bias_drafted_rows() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from functools import wraps
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from pipesd_vllm import limits
+from pipesd_vllm.compat.replacing import replace_once
 
 OURS: Final = "pipesd_vllm."
 """What the name of our scheduler begins with."""
@@ -22,11 +22,10 @@ def set_default_tokens() -> None:
         return  # a process that makes no configuration; the module is a large one
     from vllm.engine.arg_utils import EngineArgs
 
-    original = EngineArgs._set_default_max_num_seqs_and_batched_tokens_args
-    if getattr(original, "pipesd", False):
-        return
+    replace_once(EngineArgs, "_set_default_max_num_seqs_and_batched_tokens_args", _with_room_for_drafts)
 
-    @wraps(original)
+
+def _with_room_for_drafts(original: Callable[..., None]) -> Callable[..., None]:
     def set_defaults(self: Any, *args: Any, **kwargs: Any) -> None:
         given = self.max_num_batched_tokens
         original(self, *args, **kwargs)
@@ -36,8 +35,7 @@ def set_default_tokens() -> None:
                 self.max_num_seqs, drafts, given, self.max_num_batched_tokens
             )
 
-    set_defaults.pipesd = True  # type: ignore[attr-defined]
-    EngineArgs._set_default_max_num_seqs_and_batched_tokens_args = set_defaults
+    return set_defaults
 
 
 def has_room(request: Any, running: Iterable[Any], lora_config: Any) -> bool:

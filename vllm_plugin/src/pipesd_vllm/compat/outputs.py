@@ -6,12 +6,14 @@ request's output carries anything of ours, so that none of it can reach a client
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from vllm.v1.engine import EngineCoreOutputs
 from vllm.v1.engine import core_client as vllm_client
 from vllm.v1.engine.core_client import AsyncMPClient
 
+from pipesd_vllm.compat.replacing import replace_once
 from pipesd_vllm.step_times import StepTimes
 
 _TIMES = "pipesd_step_times"
@@ -35,9 +37,11 @@ def with_times(outputs: Any, times: dict[str, tuple[int, int]]) -> TimedOutputs:
 def extend_client() -> None:
     """Have engine clients read the field. Before one is made: its decoder is. Harmless when repeated."""
     vllm_client.EngineCoreOutputs = TimedOutputs
-    if getattr(AsyncMPClient.get_output_async, "pipesd", False):
-        return
-    original = AsyncMPClient.get_output_async
+    replace_once(AsyncMPClient, "get_output_async", _without_times)
+
+
+def _without_times(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep the times for `times_of`: what goes on to vLLM's code is vLLM's."""
 
     async def get_output_async(self: Any) -> Any:
         outputs = await original(self)
@@ -46,8 +50,7 @@ def extend_client() -> None:
             outputs.step_times = None
         return outputs
 
-    get_output_async.pipesd = True  # type: ignore[attr-defined]
-    AsyncMPClient.get_output_async = get_output_async
+    return get_output_async
 
 
 def times_of(client: Any) -> StepTimes:

@@ -7,16 +7,16 @@ imported. (To import it here would be wrong: on a CPU a module that patches torc
 
 from __future__ import annotations
 
-import functools
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
+from pipesd_vllm.compat.replacing import replace_once
 from pipesd_vllm.runner_choice import REMOTE_DRAFTS, V2
 
-PACKAGE: Final = "vllm.v1.worker.gpu.spec_decode"
 RUNNER: Final = "vllm.v1.worker.gpu.model_runner"
 
 
@@ -32,8 +32,12 @@ def prepare() -> None:
 
     Harmless when repeated.
     """
-    _replace_init_speculator()
-    _replace_validation()
+    from vllm.v1.worker.gpu import spec_decode
+
+    replace_once(spec_decode, "init_speculator", _ours_or_vllms)
+    if RUNNER in sys.modules:  # only where somebody has imported it before us
+        replace_once(sys.modules[RUNNER], "init_speculator", _ours_or_vllms)
+    replace_once(SamplingParams, "_validate_spec_decode", _validated_by_us)
 
 
 def _ours(speculative_config: Any) -> str | None:
@@ -42,14 +46,7 @@ def _ours(speculative_config: Any) -> str | None:
     return next((runner for runner, name in REMOTE_DRAFTS.items() if name == model), None)
 
 
-def _replace_init_speculator() -> None:
-    from vllm.v1.worker.gpu import spec_decode
-
-    original = spec_decode.init_speculator
-    if getattr(original, "pipesd", False):
-        return
-
-    @functools.wraps(original)
+def _ours_or_vllms(original: Callable[..., Any]) -> Callable[..., Any]:
     def init_speculator(vllm_config: Any, device: Any, req_states: Any) -> Any:
         if _ours(vllm_config.speculative_config) != V2:
             return original(vllm_config, device, req_states)
@@ -57,23 +54,16 @@ def _replace_init_speculator() -> None:
 
         return RemoteDrafts(vllm_config, device, req_states)
 
-    init_speculator.pipesd = True  # type: ignore[attr-defined]
-    for name in (PACKAGE, RUNNER):
-        if name in sys.modules:  # the runner's only where somebody has imported it before us
-            sys.modules[name].init_speculator = init_speculator  # type: ignore[attr-defined]
+    return init_speculator
 
 
-def _replace_validation() -> None:
+def _validated_by_us(original: Callable[..., None]) -> Callable[..., None]:
     """Let `min_p` and `logit_bias` pass: V2 applies them to drafted rows of its own accord, V1 by `drafted_rows`.
 
     vLLM's own check looks at no runner. Scores of given tokens are refused instead: in a step with drafts V2 has none,
     and on V1 they end the engine.
     """
-    original = SamplingParams._validate_spec_decode
-    if getattr(original, "pipesd", False):
-        return
 
-    @functools.wraps(original)
     def _validate_spec_decode(self: Any, speculative_config: Any) -> None:
         if _ours(speculative_config) is None:
             original(self, speculative_config)
@@ -84,5 +74,4 @@ def _replace_validation() -> None:
                 parameter="logprob_token_ids",
             )
 
-    _validate_spec_decode.pipesd = True  # type: ignore[attr-defined]
-    SamplingParams._validate_spec_decode = _validate_spec_decode
+    return _validate_spec_decode

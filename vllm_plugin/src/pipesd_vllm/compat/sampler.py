@@ -12,6 +12,7 @@ the device of the logits (`pipesd_core.sampling.torch_noise`), for which nothing
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from pipesd_core.sampling.params import GREEDY_BELOW
 from pipesd_core.sampling.torch_noise import Draw, upload
+from pipesd_vllm.compat.replacing import replace_once
 from pipesd_vllm.park_keys import NOISE_ARG
 
 
@@ -61,23 +63,17 @@ class _Step:
 
 def install(n_vocab: int) -> None:
     """Install the draws in vLLM's samplers. Once per worker process."""
-    if getattr(GPUModelRunner._sample, "pipesd", False):
-        return
     step = _Step(n_vocab)
-    _wrap_step(step)
-    _wrap_drafted(step)
+    if replace_once(GPUModelRunner, "_sample", partial(_whole_step, step)):
+        _wrap_drafted(step)
 
 
-def _wrap_step(step: _Step) -> None:
-    original = GPUModelRunner._sample
-
+def _whole_step(step: _Step, original: Callable[..., Any]) -> Callable[..., Any]:
     def _sample(self: Any, logits: Any, spec_decode_metadata: Any) -> Any:
         metadata = spec_decode_metadata
         if metadata is not None and not any(metadata.num_draft_tokens):
             metadata = None  # vLLM's rejection sampler has nothing to reject, at twice the cost of its ordinary sampler
-        last = self.sampler.topk_topp_sampler
-        if not getattr(last.forward, "pipesd", False):
-            last.forward = _last_rows(step, last.forward)
+        replace_once(self.sampler.topk_topp_sampler, "forward", partial(_last_rows, step))
         rows = _Rows(self, metadata.num_draft_tokens if metadata is not None else None)
         step.rows = rows if len(rows.batch_rows) else None
         step.speculative = metadata is not None
@@ -86,8 +82,7 @@ def _wrap_step(step: _Step) -> None:
         finally:
             step.rows = step.last = None
 
-    _sample.pipesd = True  # type: ignore[attr-defined]
-    GPUModelRunner._sample = _sample
+    return _sample
 
 
 def _last_rows(step: _Step, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,7 +100,6 @@ def _last_rows(step: _Step, original: Callable[..., Any]) -> Callable[..., Any]:
         sampled[batch_rows] = tokens.to(sampled.dtype)
         return sampled, logprobs
 
-    forward.pipesd = True  # type: ignore[attr-defined]
     return forward
 
 

@@ -5,7 +5,6 @@ Loaded by the runner itself (`runners.prepare`), in every worker, before it make
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from vllm.v1.worker.gpu.spec_decode.speculator import BaseSpeculator
 
 from pipesd_core.errors import ConfigError
 from pipesd_vllm import compat
+from pipesd_vllm.compat.replacing import replace_once
 from pipesd_vllm.compat.verifier import Verifier
 from pipesd_vllm.runner_choice import V2
 
@@ -76,18 +76,15 @@ def refuse_other_noise(vllm_config: Any) -> None:
 def install() -> None:
     """Put verifier and drafts into the runner's module. Harmless when repeated."""
     model_runner.RejectionSampler = Verifier
-    runner = model_runner.GPUModelRunner
-    original = runner.prepare_inputs
-    if getattr(original, "pipesd", False):
-        return
+    replace_once(model_runner.GPUModelRunner, "prepare_inputs", _with_drafts)
 
-    @functools.wraps(original)
+
+def _with_drafts(original: Callable[..., Any]) -> Callable[..., Any]:
     def prepare_inputs(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         hand_over(scheduler_output.scheduled_spec_decode_tokens, self.req_states, self.device)
         return original(self, scheduler_output, *args, **kwargs)
 
-    prepare_inputs.pipesd = True  # type: ignore[attr-defined]
-    runner.prepare_inputs = prepare_inputs
+    return prepare_inputs
 
 
 def hand_over(drafts: dict[str, list[int]], req_states: Any, device: torch.device) -> None:
