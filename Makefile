@@ -26,6 +26,8 @@ CODE := core gateway edge_agent vllm_plugin
 VLLM_CODE := core gateway vllm_plugin
 # Tests that may run beside each other: half of their time they wait.
 FAST := not e2e and not full and not alone
+# Tests that choose the runner and the loop themselves: not again with another TEST_RUNNER.
+ON_THE_BED_ALREADY := --ignore tests/vllm/test_vllm_bed.py --ignore tests/vllm/test_vllm_v2.py
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -62,7 +64,8 @@ test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of 
 test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## all tests, long forms and vLLM's too
 	$(SMOLLM2) F16 F32 vllm draft
 	$(PY) -m pytest -m "vllm or not vllm"
-	TEST_RUNNER=v2 $(PY) -m pytest -m vllm tests/vllm
+	TEST_RUNNER=v2 $(PY) -m pytest -m vllm tests/vllm $(ON_THE_BED_ALREADY)
+	TEST_RUNNER=v2-async $(PY) -m pytest -m "vllm and not full" tests/vllm $(ON_THE_BED_ALREADY)
 
 reliability: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## the fault suites, their figures into docs/reliability.md
 	WRITE_REPORT=1 $(PY) -m pytest -m "not full" tests/e2e/test_fault_suite.py

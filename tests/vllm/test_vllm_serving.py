@@ -11,7 +11,7 @@ import httpx
 import pytest
 from event_stream import data_of
 from harness import DRAFT, MODEL, AgentThread, agent_thread, wait_until
-from vllm_server import KEY, NOISE, VllmServer, post
+from vllm_server import HEADERS, KEY, NOISE, VllmServer, post
 
 from bench.faulty_drafter import WrongDrafter
 from pipesd_agent.config import AgentConfig
@@ -276,3 +276,14 @@ def test_errors_are_vllms_own(
     assert answer.status_code == status, answer.text
     assert says in answer.json()["error"]["message"]
     assert server.engine()["sessions"] == 0
+
+
+def test_scores_of_given_tokens_are_refused_and_nobody_elses_request_is_hurt(server: VllmServer) -> None:
+    """In a step with drafts V2 has none, and on V1 such a request would end the engine."""
+    scored = {"query": "Is it blue? ", "items": ["yes", "no"], "label_token_ids": [300, 301]}
+    answer = httpx.post(f"{server.root}/generative_scoring", json=scored, headers=HEADERS, timeout=30)
+    assert answer.status_code == httpx.codes.BAD_REQUEST, answer.text
+    assert "label_token_ids" in answer.text
+    assert "ask one without the plugin" in answer.text
+    body = {"model": MODEL, "prompt": PROMPT, "max_tokens": 4}
+    assert httpx.post(f"{server.url}/completions", json=body, headers=HEADERS, timeout=30).is_success
