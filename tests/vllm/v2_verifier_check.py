@@ -17,9 +17,11 @@ from scripted_edges import MOST_DRAFTS, plugin_engine, plugin_options
 from vllm.config import CUDAGraphMode
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 from vllm.v1.worker.gpu import spec_decode
 from vllm.v1.worker.gpu.cudagraph_utils import CudaGraphManager
+from vllm.v1.worker.gpu.lora_utils import LoraState
 from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 
 from pipesd_core.errors import ConfigError
@@ -138,6 +140,22 @@ def check_stock_servers() -> None:
     refusal(AssertionError, partial(spec_decode.init_speculator, SimpleNamespace(speculative_config=None), None, None))
 
 
+def check_adapters() -> None:
+    """Each row of logits has its request's adapter. vLLM alone names one for each request: if no more, ours can go."""
+    speculator.install()
+    state = LoraState(4)
+    for slot, (name, adapter) in enumerate((("a", 7), ("b", None), ("c", 9))):
+        state.add_request(name, slot, None if adapter is None else LoRARequest(name, adapter, "/nowhere"))
+    asked = ["c", "a", "b"], np.array([2, 0, 1]), np.array([3, 1, 2])
+    stock = state.make_lora_inputs.__wrapped__
+    assert stock(state, *asked)[0] == (9, 7, 0), "needless by now"
+    setattr(state, speculator.OF_STEP, {"c": [5, 5], "b": [5]})
+    of_rows, of_tokens, active = state.make_lora_inputs(*asked)
+    assert of_rows == (9, 9, 9, 7, 0, 0)
+    assert of_tokens == (9, 9, 9, 7, 0, 0)
+    assert {adapter.lora_int_id for adapter in active} == {7, 9}
+
+
 def check_graphs() -> None:
     """Full graphs are captured for steps of 1 token a request and of 1 + MOST_DRAFTS; an ordinary stream is 1 token.
 
@@ -175,6 +193,7 @@ def main() -> None:
     check_refusals()
     check_parameters()
     check_stock_servers()
+    check_adapters()
     check_graphs()
     said = refusal(ConfigError, partial(plugin_engine, use_fp64_gumbel=True))
     assert said.startswith("--use-fp64-gumbel cannot be had"), said

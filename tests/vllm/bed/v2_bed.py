@@ -64,6 +64,8 @@ def environ(*, asynchronous: bool = False, shadow: bool = False) -> dict[str, st
 def install() -> None:
     """Before Triton and vLLM are imported. Harmless when repeated."""
     os.environ["TRITON_INTERPRET"] = "1"
+    # Or what vLLM decorates with torch.compile looks for the backend's compiler, which is not there.
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
     from triton.backends import backends
     from triton.runtime.interpreter import InterpretedFunction
 

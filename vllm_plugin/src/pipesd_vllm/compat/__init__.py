@@ -87,6 +87,7 @@ INTERNALS: Final[dict[str, str | None]] = {
     "vllm.v1.worker.gpu.model_runner:init_speculator": "vllm_config,device,req_states",
     "vllm.v1.worker.gpu.model_runner:RejectionSampler": "sampler,spec_config,device",
     "vllm.v1.worker.gpu.model_runner:GPUModelRunner.prepare_inputs": "self,scheduler_output",
+    "vllm.v1.worker.gpu.lora_utils:LoraState.make_lora_inputs": "self,req_ids,idx_mapping,num_scheduled_tokens",
     "vllm.v1.worker.gpu.sample.gumbel:gumbel_sample": (
         "logits,expanded_idx_mapping,temperature,seed,pos,apply_temperature,is_drafting"
     ),

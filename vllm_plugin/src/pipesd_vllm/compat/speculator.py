@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu import model_runner
+from vllm.v1.worker.gpu.lora_utils import LoraState
 from vllm.v1.worker.gpu.spec_decode.speculator import BaseSpeculator
 
 from pipesd_core.errors import ConfigError
@@ -20,6 +21,8 @@ from pipesd_vllm.compat.replacing import replace_once
 from pipesd_vllm.compat.verifier import Verifier
 from pipesd_vllm.runner_choice import V2
 
+OF_STEP: Final = "pipesd_drafts"
+"""The name of the step's drafts in what the runner knows of adapters: it asks for those of all rows without them."""
 OTHER_NOISE: Final[dict[str, Callable[[Any], bool]]] = {
     "--use-fp64-gumbel": lambda config: config.model_config.use_fp64_gumbel,
     "--watermark-config": lambda config: config.watermark_config is not None,
@@ -74,17 +77,35 @@ def refuse_other_noise(vllm_config: Any) -> None:
 
 
 def install() -> None:
-    """Put verifier and drafts into the runner's module. Harmless when repeated."""
+    """Put verifier, drafts and adapters of drafted rows into the runner. Harmless when repeated."""
     model_runner.RejectionSampler = Verifier
     replace_once(model_runner.GPUModelRunner, "prepare_inputs", _with_drafts)
+    replace_once(LoraState, "make_lora_inputs", _with_adapters_of_drafted_rows)
 
 
 def _with_drafts(original: Callable[..., Any]) -> Callable[..., Any]:
     def prepare_inputs(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        hand_over(scheduler_output.scheduled_spec_decode_tokens, self.req_states, self.device)
+        drafts = scheduler_output.scheduled_spec_decode_tokens
+        hand_over(drafts, self.req_states, self.device)
+        setattr(self.lora_state, OF_STEP, drafts)
         return original(self, scheduler_output, *args, **kwargs)
 
     return prepare_inputs
+
+
+def _with_adapters_of_drafted_rows(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Name an adapter for each row of logits. vLLM 0.32 and 0.33 name one for each request, with any speculation.
+
+    The head's rows then have the adapters of other rows, or, on a CPU, their number is wrong, which ends the engine.
+    """
+
+    def make_lora_inputs(self: Any, req_ids: list[str], *args: Any) -> Any:
+        of_requests, of_tokens, active = original(self, req_ids, *args)
+        drafts = getattr(self, OF_STEP)
+        rows = [1 + len(drafts.get(request_id, ())) for request_id in req_ids]
+        return tuple(np.repeat(of_requests, rows)), of_tokens, active
+
+    return make_lora_inputs
 
 
 def hand_over(drafts: dict[str, list[int]], req_states: Any, device: torch.device) -> None:
