@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from pipesd_core.engine.interface import Deliver, ModelInfo, Opening, Queued
 from pipesd_core.errors import ApiError, ModelNotFound, Overloaded, ShuttingDown, Unavailable
-from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
+from pipesd_core.llamacpp.openai.logits_processing import Constraint, LogitsProcessing
 from pipesd_core.llamacpp.openai.prompt import Model, Prompter
 from pipesd_core.llamacpp.openai.request import Request, parse
 from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration, SequenceHandle
@@ -33,7 +33,7 @@ MAX_TAKEN_BACK: Final = 4096
 """Most cancelled requests that wait with these; their turn costs next to nothing."""
 
 
-Begun = tuple[Opening, Grammar | None]
+Begun = tuple[Opening, Constraint | None]
 
 
 class Decoder(Protocol):
@@ -60,7 +60,7 @@ class Decoder(Protocol):
         eos_ids: frozenset[int],
         on_step: Callable[[Decoded | ApiError], None],
         logits_processing: LogitsProcessing,
-        grammar: Grammar | None,
+        constraint: Constraint | None,
         decided: Sequence[int],
         on_working: Callable[[], None],
     ) -> SequenceHandle: ...
@@ -115,8 +115,8 @@ class EmbeddedEngine:
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
         """Open a request; see `Engine.open`."""
         self._check_open()
-        request, (opening, grammar) = await self._prepare(endpoint, body, self._begun)
-        return await self._begin(request, opening, grammar, deliver)
+        request, (opening, constraint) = await self._prepare(endpoint, body, self._begun)
+        return await self._begin(request, opening, constraint, deliver)
 
     async def continue_answer(
         self, endpoint: Endpoint, body: bytes, opening: Opening, decided: tuple[int, ...], deliver: Deliver
@@ -131,21 +131,21 @@ class EmbeddedEngine:
         Raises ApiError, as `open`; InvalidRequest for logprobs, which nobody here knows of `decided`.
         """
         self._check_open()
-        request, (opening, grammar) = await self._prepare(
+        request, (opening, constraint) = await self._prepare(
             endpoint,
             body,
             lambda request: (
                 self._prompter.opening_after(request, opening, decided),
-                self._prompter.grammar(request, decided),
+                self._prompter.constraint(request, decided),
             ),
         )
-        return await self._begin(request, opening, grammar, deliver, decided)
+        return await self._begin(request, opening, constraint, deliver, decided)
 
     async def _begin(
         self,
         request: Request,
         opening: Opening,
-        grammar: Grammar | None,
+        constraint: Constraint | None,
         deliver: Deliver,
         decided: tuple[int, ...] = (),
     ) -> EmbeddedGeneration:
@@ -165,7 +165,7 @@ class EmbeddedEngine:
                     frozenset(opening.eos_ids),
                     generation.on_step,
                     request.logits_processing,
-                    grammar,
+                    constraint,
                     decided,
                     generation.on_working,
                 )
@@ -236,7 +236,7 @@ class EmbeddedEngine:
             raise ModelNotFound(
                 f"the model {request.model!r} does not exist; this server has {self._info.name!r}", param="model"
             )
-        return self._prompter.opening(request), self._prompter.grammar(request)
+        return self._prompter.opening(request), self._prompter.constraint(request)
 
 
 def _shutting_down() -> ShuttingDown:
