@@ -36,6 +36,7 @@ class FakeModel:
     eos: int | None = EOS
     adds_bos = False
     eog_ids = (EOS,)
+    tool_template: str | None = None
     chat_template: str | None = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
