@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipesd_core.errors import ApiError, InvalidRequest
-from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
+from pipesd_core.llamacpp.constraint import Grammar
+from pipesd_core.llamacpp.openai.logits_processing import Constraint, LogitsProcessing
 from pipesd_core.llamacpp.runtime.logprobs import Decoded, Ranked
 from pipesd_core.sampling.params import SamplingParams
 
@@ -18,11 +19,11 @@ EOS = 256
 BOS = 257
 
 
-class FakeGrammar:
+class FakeConstraint:
     """Allows everything."""
 
-    def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return np.ones(len(ids), dtype=np.bool_)
+    def allowed(self) -> NDArray[np.int64]:
+        return np.arange(FakeModel.n_vocab)
 
     def accept(self, token: int) -> None:
         pass
@@ -46,10 +47,10 @@ class FakeModel:
     def piece(self, token: int, *, special: bool) -> bytes:
         return bytes([token]) if token < 256 else (b"<s>" if special else b"")
 
-    def grammar(self, text: str) -> Grammar:
-        if "forbidden" in text:
-            raise InvalidRequest("a bad grammar", param="response_format")
-        return FakeGrammar()
+    def constraint(self, grammar: Grammar) -> Constraint:
+        if "forbidden" in grammar.lark:
+            raise InvalidRequest("a bad grammar", param=grammar.param)
+        return FakeConstraint()
 
     def fingerprint(self) -> bytes:
         return bytes(16)
@@ -128,13 +129,13 @@ class FakeDecoder:
         eos_ids: frozenset[int],
         on_step: Callable[[Decoded | ApiError], None],
         logits_processing: LogitsProcessing,
-        grammar: Grammar | None,
+        constraint: Constraint | None,
         decided: Sequence[int] = (),
         on_working: Callable[[], None] = lambda: None,
     ) -> FakeSequence:
         assert eos_ids <= {EOS}
         assert limit > len(prompt_ids) + len(decided)
-        assert (grammar is None) == (logits_processing.grammar is None)
+        assert (constraint is None) == (logits_processing.grammar is None)
         logits_processing.check_ids(self.model.n_vocab)
         if self.refusals and (refusal := self.refusals.pop(0)) is not None:
             raise refusal

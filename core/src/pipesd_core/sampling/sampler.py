@@ -40,7 +40,14 @@ class Sampler:
         self.n_vocab = n_vocab
         self._mixed = noise.mix_tokens(n_vocab)
 
-    def sample(self, logits: Logits, params: SamplingParams, index: int, min_p: float = 0.0) -> int:
+    def sample(
+        self,
+        logits: Logits,
+        params: SamplingParams,
+        index: int,
+        min_p: float = 0.0,
+        allowed: NDArray[np.int64] | None = None,
+    ) -> int:
         """The token for absolute index ``index`` (its noise is that of the input token at ``index - 1``).
 
         Args:
@@ -48,19 +55,22 @@ class Sampler:
             params: effective parameters.
             index: absolute position of the token to be drawn, at least 1.
             min_p: 0 (off) to 1; the drafts need not know it.
+            allowed: the tokens that may be drawn, ascending and at least one; None: all. The others are left out before
+                everything else.
         """
+        if allowed is not None:
+            logits = logits[allowed]
         if params.greedy:
-            return int(logits.argmax())
+            best = int(logits.argmax())
+            return best if allowed is None else int(allowed[best])
         scores, ids = scaled_candidates(logits, params, min_p)
+        if allowed is not None:
+            ids = allowed if ids is None else allowed[ids]
         if len(scores) >= PREFILTER_FROM:
             scores, ids = self._prefilter(scores, ids, params.seed, index - 1)
         perturbed = scores + noise.gumbel(noise.hashes(params.seed, index - 1, self._words(ids)))
         best = int(perturbed.argmax())
         return best if ids is None else int(ids[best])
-
-    def perturb(self, scores: noise.F64, ids: NDArray[np.int64], seed: int, index: int) -> noise.F64:
-        """Scores of the tokens ``ids`` plus their shared noise for absolute index ``index``; same shape."""
-        return scores + noise.gumbel(noise.hashes(seed, index - 1, self._mixed[ids]))
 
     def _words(self, ids: NDArray[np.int64] | None) -> noise.U32:
         return self._mixed if ids is None else self._mixed[ids]

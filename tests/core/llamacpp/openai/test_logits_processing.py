@@ -6,7 +6,7 @@ import pytest
 
 from pipesd_core.errors import InvalidRequest
 from pipesd_core.llamacpp.openai.fields import Fields
-from pipesd_core.llamacpp.openai.json_schema import JSON_OBJECT, grammar_of
+from pipesd_core.llamacpp.openai.json_schema import grammar_of, json_object
 from pipesd_core.llamacpp.openai.logits_processing import MAX_BIASES, LogitsProcessing, take_logits_processing
 
 
@@ -80,10 +80,10 @@ THING = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
 def test_response_formats() -> None:
     assert take(response_format={"type": "text"}).grammar is None
-    assert take(response_format={"type": "json_object"}).grammar == JSON_OBJECT
+    assert take(response_format={"type": "json_object"}).grammar == json_object()
     described = {"name": "thing", "description": "d", "strict": True, "schema": THING}
     grammar = take(response_format={"type": "json_schema", "json_schema": described}).grammar
-    assert grammar == grammar_of(THING, "x")
+    assert grammar == grammar_of(THING, "response_format.json_schema.schema")
     assert (
         grammar == take(chat=False, response_format={"type": "json_schema", "json_schema": {"schema": THING}}).grammar
     )

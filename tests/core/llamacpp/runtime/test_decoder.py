@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from repository import BUILD
 
 from pipesd_core.engine.interface import StepDone
-from pipesd_core.errors import ApiError, DecodeError, EngineFailed, ModelLoadError, Overloaded, Unavailable
+from pipesd_core.errors import (
+    ApiError,
+    DecodeError,
+    EngineFailed,
+    InvalidRequest,
+    ModelLoadError,
+    Overloaded,
+    Unavailable,
+)
 from pipesd_core.llamacpp.runtime import decoder as decoder_module
 from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
 from pipesd_core.sampling.params import SamplingParams
@@ -399,23 +407,23 @@ def test_the_thread_goes_when_its_event_loop_was_closed(monkeypatch: pytest.Monk
 
 
 class Dead:
-    """A grammar that allows nothing."""
+    """A constraint that allows nothing."""
 
-    def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return np.zeros(len(ids), dtype=np.bool_)
+    def allowed(self) -> NDArray[np.int64]:
+        raise InvalidRequest("dead end")
 
     def accept(self, token: int) -> None:
         raise AssertionError(token)
 
 
-async def test_a_dead_end_of_a_grammar_ends_its_sequence_alone(decoder: TargetDecoder) -> None:
+async def test_a_dead_end_of_a_constraint_ends_its_sequence_alone(decoder: TargetDecoder) -> None:
     prompt = prompts(decoder)[0]
     target_only = await generate(decoder, prompt, GREEDY, 20)
     failed: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    stuck = await decoder.reserve(prompt, GREEDY, 50, NO_EOS, failed.set_result, grammar=Dead())
+    stuck = await decoder.reserve(prompt, GREEDY, 50, NO_EOS, failed.set_result, constraint=Dead())
     other = Client(prompt)
     await other.run(decoder, GREEDY, len(prompt) + 20)
     stuck.step(())
-    assert isinstance(await asyncio.wait_for(failed, WAIT_S), EngineFailed)
+    assert isinstance(await asyncio.wait_for(failed, WAIT_S), InvalidRequest)
     assert await asyncio.wait_for(other.over, WAIT_S) == target_only
     assert await generate(decoder, prompt, GREEDY, 20) == target_only

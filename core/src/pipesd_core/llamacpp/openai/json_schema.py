@@ -1,324 +1,400 @@
-"""JSON schemas to llama.cpp grammars (GBNF).
+"""JSON schemas to grammars: an allow-list of keywords in front of llguidance, and what its own grammar lacks.
 
-Every text of the grammar satisfies the schema; the grammar is narrower in form only: properties in the schema's order
-and none beside them, whitespace of one blank or one line break with indentation, numbers of at most 16 digits. A
-keyword that this module cannot hold an answer to is refused by name, none is ignored but annotations.
+Every complete text of the grammar satisfies the schema; the grammar is narrower in form only: properties in the
+schema's order and, unless `additionalProperties` says what others are like, none beside them; a tuple with all its
+items; little white space. A keyword that an answer cannot be held to is refused by name, none is ignored but
+annotations.
+
+llguidance itself ignores what it does not know, and two keywords that it does know; it takes a name with an escape in
+it for another name; and a count of a billion items, or definitions that refer to each other some 2,000 deep, are the
+end of the process. So nothing of a schema reaches it that was not looked at here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
+from urllib.parse import unquote
 
 import msgspec
 
 from pipesd_core.errors import InvalidRequest
-from pipesd_core.llamacpp.openai.json_schema_bounds import Node, Tag, is_bounded
-from pipesd_core.openai_values import show, whole
+from pipesd_core.llamacpp.constraint import Grammar, check
+from pipesd_core.llamacpp.openai.json_formats import FORMATS
+from pipesd_core.llamacpp.openai.json_patterns import anything_but, checked_pattern
+from pipesd_core.openai_values import is_number, show, whole, wrong
 
 MAX_SCHEMA_BYTES: Final = 65_536
-MAX_RULES: Final = 1024
-"""Values of an enum count as well. With so many a step of the grammar takes some 10 ms."""
+MAX_SCHEMAS: Final = 1024
+"""Schemas in a schema; a definition counts once, twice where it is also joined with others."""
 MAX_DEPTH: Final = 64
-MAX_REPEATS: Final = 1000
-"""Largest maxItems, maxLength and their minima; llama.cpp's own limit is 2000."""
-MAX_ALL_REPEATS: Final = 20_000
-"""The sum of these over a schema: llama.cpp unrolls them, which takes about 0.1 s."""
+MAX_COUNT: Final = 1000
+"""Largest minItems, maxItems and the like: each item is a place of its own in the grammar."""
+MAX_ALL_COUNTS: Final = 20_000
+"""The sum of these over a schema."""
+MAX_LENGTH: Final = 10_000
+"""Largest minLength, maxLength."""
+MAX_NUMBER: Final = 2**53 - 1
+"""Largest number in a schema: beyond it not every whole number is a double."""
 
+_SPACE: Final = r"( |\n[ \t]{0,20})?"
+_OPTIONS: Final = {
+    "whitespace_flexible": False,  # its white space has no end; ours is a part of what separates
+    "item_separator": "," + _SPACE,
+    "key_separator": ":" + _SPACE,
+    "coerce_one_of": False,
+    "lenient": False,
+}
 _ANNOTATIONS: Final = frozenset(
-    ("title", "description", "default", "examples", "$schema", "$comment", "deprecated", "readOnly", "writeOnly")
-)
-_OF_TYPE: Final = {
-    "object": ("properties", "required", "additionalProperties"),
-    "array": ("items", "minItems", "maxItems"),
-    "string": ("minLength", "maxLength"),
-    "number": (),
-    "integer": (),
-    "boolean": (),
-    "null": (),
-}
-_COMMON: Final = {
-    "ws": r'( " " | "\n" [ \t]{0,20} )?',
-    "hex": "[0-9a-fA-F]",
-    # One character of the text of a string, so that lengths count what JSON counts: no halves of surrogate pairs.
-    "char": r'[^"\\\x00-\x1F\x7F] | "\\" ( ["\\/bfnrt] | "u" ( [0-9a-cA-CeEfF] hex hex hex | [dD] [0-7] hex hex ) )',
-    "string": r'"\"" char* "\""',
-    "integer": '"-"? ( "0" | [1-9] [0-9]{0,15} )',
-    "number": 'integer ( "." [0-9]{1,15} )? ( [eE] [-+]? [1-9] [0-9]? )?',
-    "boolean": '"true" | "false"',
-    "null": '"null"',
-    "value": "object | array | string | number | boolean | null",
-    "object": r'"{" ws ( "}" | member more-members )',
-    "member": 'string ":" ws value',
-    "more-members": r'"," ws member more-members | ws "}"',
-    "array": '"[" ws ( "]" | value more-values )',
-    "more-values": '"," ws value more-values | ws "]"',
-}
-
-JSON_OBJECT: Final = "\n".join(f"{name} ::= {body}" for name, body in {"root": "object", **_COMMON}.items())
-"""The grammar of any JSON object."""
+    (
+        "title", "description", "default", "examples", "$schema", "$comment", "deprecated", "readOnly", "writeOnly",
+        "discriminator",  # OpenAPI's: which alternative of a oneOf is meant
+        "$defs", "definitions",  # looked at where they are referred to
+    )
+)  # fmt: skip
+_TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
+_APPLICATORS: Final = ("allOf", "anyOf", "oneOf", "$ref")
+_LENGTHS: Final = ("minLength", "maxLength")
+_COUNTS: Final = ("minItems", "maxItems", "minProperties", "maxProperties")
+_LEAST: Final = {"maxLength": "minLength", "maxItems": "minItems", "maxProperties": "minProperties"}
 
 
-def grammar_of(schema: Any, where: str) -> str:
+def json_object() -> Grammar:
+    """The grammar of any JSON object."""
+    return grammar_of({"type": "object"}, "response_format")
+
+
+def grammar_of(schema: Any, where: str) -> Grammar:
     """The grammar of the texts that a schema describes.
 
     where: the schema's place in the request, for messages. Raises InvalidRequest.
     """
+    return Grammar("start: " + lark_of(schema, where), where)
+
+
+def lark_of(schema: Any, where: str) -> str:
+    """A schema's texts as an expression of Lark, which may stand in a rule with others around it.
+
+    Raises InvalidRequest.
+    """
     size = len(msgspec.json.encode(schema))
     if size > MAX_SCHEMA_BYTES:
         raise InvalidRequest(f"{where} has {size} bytes, but may have {MAX_SCHEMA_BYTES}", param=where)
-    return _Converter(schema, where).grammar()
+    rewriter = _Rewriter(schema, where, proving=False)
+    lark = _json(rewriter.rewritten())
+    if rewriter.has_one_of:
+        check(Grammar("start: " + _json(_Rewriter(schema, where, proving=True).rewritten()), where))
+    return lark
 
 
-class _Converter:
-    def __init__(self, root: Any, where: str) -> None:
+def _json(schema: dict[str, Any]) -> str:
+    return "%json " + msgspec.json.encode(schema | {"x-guidance": _OPTIONS}).decode()
+
+
+class _Rewriter:
+    """One schema on its way to llguidance. Every schema in it becomes one of known keywords only.
+
+    proving: leave objects and tuples as wide as they are, and a oneOf as such, for llguidance to prove that no two of
+    its alternatives hold at once; else it is an anyOf, and all is narrowed.
+    """
+
+    def __init__(self, root: Any, where: str, *, proving: bool) -> None:
+        self.has_one_of = False
         self._root = root
         self._where = where
-        self._rules: dict[str, str] = {}
-        self._refs: dict[str, str] = {}
-        self._nodes = {  # of the rules in `_COMMON`
-            "object": Node("object", ()), "array": Node("array", ()), "value": Node("union", ("object", "array"))
-        }  # fmt: skip
-        self._values_of: dict[str, frozenset[str]] = {}
-        self._size = 0
-        self._repeats = 0
+        self._proving = proving
+        self._definitions: dict[str, Any] = {}
+        self._names: dict[tuple[str, bool], str] = {}
+        self._schemas = 0
+        self._counts = 0
         self._depth = 0
 
-    def grammar(self) -> str:
-        self._rules["root"] = self._visit(self._root, self._where)
-        if not is_bounded(self._nodes):
-            raise InvalidRequest(
-                f"{self._where} has an anyOf of objects or arrays that begin alike and contain each other, or too many "
-                "such: make a required property with a const of its own the first of each object",
-                param=self._where,
-            )
-        return "\n".join(f"{name} ::= {body}" for name, body in {**self._rules, **_COMMON}.items())
+    def rewritten(self) -> dict[str, Any]:
+        root = self._visit(self._root, self._where)
+        if root is False:
+            raise InvalidRequest(f"{self._where} is false: no text satisfies it", param=self._where)
+        return ({} if root is True else root) | {"$defs": self._definitions}
 
-    def _new(self, where: str) -> str:
-        """A rule's name; its body comes later, so that schemas may refer to themselves."""
-        self._size += 1
-        if self._size > MAX_RULES:
-            raise InvalidRequest(f"{where}: the schema needs more than {MAX_RULES} rules; simplify it", param=where)
-        name = f"r{len(self._rules)}"
-        self._rules[name] = ""
-        return name
+    def _visit(self, schema: Any, where: str, *, joined: bool = False) -> Any:
+        """A schema that llguidance takes.
 
-    def _rule(self, body: str, where: str) -> str:
-        name = self._new(where)
-        self._rules[name] = body
-        return name
-
-    def _visit(self, schema: Any, where: str) -> str:
-        """The name of a schema's rule."""
-        if schema is True:
-            return "value"
+        joined: others hold for the same value, so that this one must not be narrowed by itself.
+        """
+        self._schemas += 1
+        if self._schemas > MAX_SCHEMAS:
+            raise InvalidRequest(f"{where}: the schema has more than {MAX_SCHEMAS} schemas in it", param=where)
+        if isinstance(schema, bool):
+            return schema
         if not isinstance(schema, dict):
             raise InvalidRequest(f"{where} must be a schema, but is {show(schema)}", param=where)
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise InvalidRequest(f"{where} is nested deeper than {MAX_DEPTH} levels", param=where)
         try:
-            return self._keywords({k: v for k, v in schema.items() if k not in _ANNOTATIONS}, where)
+            return self._keywords(_placed(schema, where), where, joined)
         finally:
             self._depth -= 1
 
-    def _keywords(self, schema: dict[str, Any], where: str) -> str:
-        left = {name: value for name, value in schema.items() if name not in {"$defs", "definitions"}}
-        if "$ref" in left:
-            return self._ref(_only(left, "$ref", (), where), where)
-        if "anyOf" in left:
-            return self._any_of(_only(left, "anyOf", (), where), f"{where}.anyOf")
-        if "allOf" in left:
-            parts = _only(left, "allOf", (), where)
-            if not isinstance(parts, list) or len(parts) != 1:
-                _refuse(f"{where}.allOf", "of other than one schema")
-            return self._visit(parts[0], f"{where}.allOf[0]")
-        kinds = _types(left.pop("type", None), where)
-        if "const" in left:
-            return self._values([_only(left, "const", (), where)], kinds, where)
-        if "enum" in left:
-            values = _only(left, "enum", (), where)
-            if not isinstance(values, list):
-                _refuse(f"{where}.enum", "that is no list")
-            return self._values(values, kinds, where)
-        allowed = {name for kind in kinds or _OF_TYPE for name in _OF_TYPE[kind]}
-        for name in left:
-            if name not in allowed:
-                _refuse(f"{where}.{name}", f"in a schema of type {' or '.join(kinds)}" if kinds else "")
-        if not kinds and not left:
-            return "value"
-        rules = [self._of_type(kind, left, where) for kind in kinds or _OF_TYPE if kinds or kind != "integer"]
-        return rules[0] if len(rules) == 1 else self._union(rules, where)
+    def _keywords(self, schema: dict[str, tuple[str, Any]], where: str, joined: bool) -> dict[str, Any]:
+        """schema: by keyword, place and value."""
+        parts = [name for name in _APPLICATORS if name in schema]
+        alone = len(parts) == 1 and schema.keys() <= {"type", *parts} and _length(schema.get("allOf")) <= 1
+        joining = joined or (bool(parts) and not alone)
+        result: dict[str, Any] = {}
+        also: list[dict[str, Any]] = []  # schemas that hold as well
+        for name, (place, value) in schema.items():
+            if name in _APPLICATORS:
+                part = self._applicator(name, value, place, joining)
+                if result.keys() & part.keys():
+                    also.append(part)
+                else:
+                    result |= part
+            elif name == "format":
+                also += _format(value, place, result)
+            else:
+                result[name] = self._keyword(name, value, place)
+        _check_order(result, where)
+        if not self._proving and not joining:
+            _complete_tuple(result)
+            _close_object(result, where)
+        elif not self._proving:
+            _check_joined(result, where)
+            if not joined and (names := self._all_names(schema)):
+                also.append({"properties": dict.fromkeys(names, True), "additionalProperties": False})
+        return {"allOf": [result, *also]} if also else result
 
-    def _of_type(self, kind: str, schema: dict[str, Any], where: str) -> str:
-        own = {name: schema[name] for name in _OF_TYPE[kind] if name in schema}
-        if not own:
-            return kind
-        if kind == "object":
-            return self._object(own, where)
-        if kind == "array":
-            return self._array(own, where)
-        least, most = self._bounds(own, "minLength", "maxLength", where)
-        return self._rule(rf'"\"" char{{{least},{"" if most is None else most}}} "\""', where)
+    def _keyword(self, name: str, value: Any, where: str) -> Any:
+        if name in _VALUES:
+            return _VALUES[name](value, where)
+        if name in _LENGTHS or name in _COUNTS:
+            return self._count(name, value, where)
+        if name in ("items", "additionalProperties"):
+            return self._visit(value, where)
+        if name == "prefixItems":
+            return self._list(value, where)
+        if name not in ("properties", "patternProperties"):
+            _refuse(where)
+        if not isinstance(value, dict):
+            raise wrong(where, "an object of schemas", value)
+        inner = {key: self._visit(item, f"{where}.{key}") for key, item in value.items()}
+        if name == "properties":
+            return inner
+        patterns = {checked_pattern(key, where): item for key, item in inner.items()}
+        if len(patterns) < len(inner):
+            _refuse(where, "with one pattern in two ways")
+        return patterns
 
-    def _bounds(self, schema: dict[str, Any], low: str, high: str, where: str) -> tuple[int, int | None]:
-        bounds = {}
-        for name, value in ((name, schema[name]) for name in (low, high) if name in schema):
-            bound = whole(value)
-            if bound is None or not 0 <= bound <= MAX_REPEATS:
-                raise InvalidRequest(
-                    f"{where}.{name} must be an integer from 0 to {MAX_REPEATS}, but is {show(value)}",
-                    param=f"{where}.{name}",
-                )
-            bounds[name] = bound
-        least, most = bounds.get(low, 0), bounds.get(high)
-        if most is not None and most < least:
+    def _list(self, value: Any, where: str, *, joined: bool = False) -> list[Any]:
+        schemas = _filled(value, where)
+        return [self._visit(item, f"{where}[{i}]", joined=joined) for i, item in enumerate(schemas)]
+
+    def _count(self, name: str, value: Any, where: str) -> int:
+        limit = MAX_LENGTH if name in _LENGTHS else MAX_COUNT
+        count = whole(value)
+        if count is None or not 0 <= count <= limit:
+            raise wrong(where, f"an integer from 0 to {limit}", value)
+        self._counts += count if name in _COUNTS else 0
+        if self._counts > MAX_ALL_COUNTS:
             raise InvalidRequest(
-                f"{where}.{high} is {most}, less than {low}, which is {least}", param=f"{where}.{high}"
+                f"{where}: all minItems, maxItems and their like add up to more than {MAX_ALL_COUNTS}", param=where
             )
-        self._repeats += least if most is None else most
-        if self._repeats > MAX_ALL_REPEATS:
-            raise InvalidRequest(
-                f"{where}: all {low}, {high} and their like add up to more than {MAX_ALL_REPEATS}; lower or omit some",
-                param=where,
-            )
-        return least, most
+        return count
 
-    def _ref(self, ref: Any, where: str) -> str:
+    def _applicator(self, name: str, value: Any, where: str, joined: bool) -> dict[str, Any]:
+        if name == "$ref":
+            return {name: self._reference(value, where, joined)}
+        if name == "oneOf":
+            self.has_one_of = True
+            if self._proving:
+                value = [self._looked_up(item, where) for item in _filled(value, where)]
+            else:
+                name = "anyOf"
+        return {name: self._list(value, where, joined=joined)}
+
+    def _reference(self, ref: Any, where: str, joined: bool) -> str:
+        target = self._find(ref, where)
+        if (ref, joined) not in self._names:
+            name = self._names[ref, joined] = f"d{len(self._names)}"
+            self._definitions[name] = self._visit(target, ref, joined=joined)
+        return f"#/$defs/{self._names[ref, joined]}"
+
+    def _looked_up(self, schema: Any, where: str) -> Any:
+        """What an alternative refers to, in place of the reference: llguidance does not look."""
+        seen = set()
+        while isinstance(schema, dict) and schema.keys() - _ANNOTATIONS == {"$ref"} and id(schema) not in seen:
+            seen.add(id(schema))
+            schema = self._find(schema["$ref"], where)
+        return schema
+
+    def _find(self, ref: Any, where: str) -> Any:
         if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
-            _refuse(
-                f"{where}.$ref", f"to {show(ref)}: only places in the schema itself, #/$defs/NAME, can be referred to"
-            )
-        if ref not in self._refs:
-            name = self._refs[ref] = self._new(where)
-            self._rules[name] = target = self._visit(self._find(ref, where), ref)
-            self._nodes[name] = Node("union", (target,))
-        return self._refs[ref]
-
-    def _find(self, ref: str, where: str) -> Any:
+            _refuse(where, f"to {show(ref)}: only places in the schema itself, #/$defs/NAME, can be referred to")
         found = self._root
         for part in ref.split("/")[1:]:
-            key = part.replace("~1", "/").replace("~0", "~")
-            if not isinstance(found, dict) or key not in found:
-                raise InvalidRequest(f"{where}.$ref: there is no {ref[:64]} in the schema", param=f"{where}.$ref")
-            found = found[key]
+            key = unquote(part).replace("~1", "/").replace("~0", "~")
+            if isinstance(found, list) and key.isascii() and key.isdigit() and int(key) < len(found):
+                found = found[int(key)]
+            elif isinstance(found, dict) and key in found:
+                found = found[key]
+            else:
+                raise InvalidRequest(f"{where}: there is no {ref[:64]} in the schema", param=where)
         return found
 
-    def _any_of(self, parts: Any, where: str) -> str:
-        if not isinstance(parts, list) or not parts:
-            raise InvalidRequest(f"{where} must be a list of schemas, but is {show(parts)}", param=where)
-        return self._union([self._visit(part, f"{where}[{i}]") for i, part in enumerate(parts)], where)
+    def _all_names(self, schema: dict[str, tuple[str, Any]]) -> list[str]:
+        """Names of all properties that a schema, or one that is joined with it, has or requires."""
+        names: dict[str, None] = {}
+        left: list[Any] = [{name: value for name, (_, value) in schema.items()}]
+        seen = set()
+        while left:
+            item = left.pop()
+            if isinstance(item, bool) or id(item) in seen:
+                continue
+            seen.add(id(item))
+            names |= dict.fromkeys(item.get("properties", ())) | dict.fromkeys(item.get("required", ()))
+            for name in ("allOf", "anyOf", "oneOf"):
+                left += item.get(name, ())
+            if "$ref" in item:
+                left.append(self._find(item["$ref"], ""))
+        return list(names)
 
-    def _union(self, rules: list[str], where: str) -> str:
-        name = self._rule(" | ".join(rules), where)
-        self._nodes[name] = Node("union", tuple(rules))
-        return name
 
-    def _values(self, values: Iterable[Any], kinds: tuple[str, ...], where: str) -> str:
-        fitting = [value for value in values if not kinds or any(_is(value, kind) for kind in kinds)]
-        if not fitting:
-            raise InvalidRequest(f"{where} has no value that its type allows", param=where)
-        literals = [_literal(value) for value in fitting]
-        self._size += len(literals)
-        name = self._rule(" | ".join(literals), where)
-        self._values_of[name] = frozenset(literals)
-        return name
+def _placed(schema: dict[str, Any], where: str) -> dict[str, tuple[str, Any]]:
+    """A schema by keyword, place and value, without annotations; tuples of older drafts as the newest has them."""
+    new = {"items": "prefixItems", "additionalItems": "items"} if isinstance(schema.get("items"), list) else {}
+    if new and "prefixItems" in schema:
+        _refuse(f"{where}.prefixItems", "beside a list of items")
+    return {new.get(k, k): (f"{where}.{k}", value) for k, value in schema.items() if k not in _ANNOTATIONS}
 
-    def _object(self, schema: dict[str, Any], where: str) -> str:
-        properties, required = schema.get("properties", {}), schema.get("required", [])
-        if not isinstance(properties, dict):
-            raise InvalidRequest(f"{where}.properties must be an object of schemas", param=f"{where}.properties")
-        if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-            raise InvalidRequest(f"{where}.required must be a list of names", param=f"{where}.required")
-        others = schema.get("additionalProperties", True)
-        unlisted = [name for name in required if name not in properties]
-        if not properties and not unlisted and others is not False:
-            return self._map(others, f"{where}.additionalProperties")
-        if not isinstance(others, bool):
-            _refuse(f"{where}.additionalProperties", "that is a schema, beside properties or required")
-        if unlisted and not others:
+
+def _check_order(schema: dict[str, Any], where: str) -> None:
+    for most, least in _LEAST.items():
+        if most in schema and schema[most] < schema.get(least, 0):
+            place = f"{where}.{most}"
+            raise InvalidRequest(f"{place} is {schema[most]}, less than {least}, which is {schema[least]}", param=place)
+
+
+def _complete_tuple(schema: dict[str, Any]) -> None:
+    """Have a tuple written with all its items, and with no others that are not spoken of."""
+    if "prefixItems" in schema:
+        count = len(schema["prefixItems"])
+        if schema.setdefault("minItems", min(count, schema.get("maxItems", count))) <= count:
+            schema.setdefault("items", False)
+
+
+def _check_joined(schema: dict[str, Any], where: str) -> None:
+    """Refuse what is known of names only once all schemas of an object are one."""
+    if "patternProperties" in schema:
+        _refuse(f"{where}.patternProperties", "beside other schemas for the same object")
+    if schema.get("additionalProperties", True) not in (True, False, {}):
+        _refuse(f"{where}.additionalProperties", "beside other schemas for the same object")
+
+
+def _close_object(schema: dict[str, Any], where: str) -> None:
+    """Have no properties written that are not spoken of; say which names the others may have, if there are any.
+
+    By llguidance's own rule "\\u0061" is another name than "a", and a name that comes twice counts twice.
+    """
+    properties, required = schema.get("properties", {}), schema.get("required", ())
+    others = schema.get("additionalProperties", True if not properties and not required else None)
+    if "patternProperties" in schema:
+        if others not in (None, True, False, {}):
+            _refuse(f"{where}.additionalProperties", "beside patternProperties")
+        schema["additionalProperties"] = False
+    elif properties or required:
+        unlisted = {name: True if others is None else others for name in required if name not in properties}
+        if unlisted and others is False:
             raise InvalidRequest(
-                f"{where}.required names {unlisted[0][:64]!r}, which is no property and no other may be there",
+                f"{where}.required names {next(iter(unlisted))[:64]!r}, which is no property and no other may be there",
                 param=f"{where}.required",
             )
-        members = [
-            (name, self._visit(property, f"{where}.properties.{name}")) for name, property in properties.items()
-        ] + [(name, "value") for name in unlisted]
-        # From the last property on: what may follow when there is a member before (later), when there is none (first).
-        first, later = self._rule('"}"', where), self._rule('ws "}"', where)
-        for name, rule in reversed(members):
-            member = f'{_literal(name)} ":" ws {rule} {later}'
-            begun, continued = member, f'"," ws {member}'
-            if name not in required:
-                begun, continued = f"{begun} | {first}", f"{continued} | {later}"
-            first, later = self._rule(begun, where), self._rule(continued, where)
-        name = self._rule(f'"{{" ws {first}', where)
-        self._nodes[name] = Node("object", tuple(rule for _, rule in members), self._tag(members, required))
-        return name
-
-    def _tag(self, members: list[tuple[str, str]], required: list[str]) -> Tag | None:
-        if not members or members[0][0] not in required or members[0][1] not in self._values_of:
-            return None
-        return members[0][0], self._values_of[members[0][1]]
-
-    def _map(self, others: Any, where: str) -> str:
-        value, more = self._visit(others, where), self._new(where)
-        self._rules[more] = f'"," ws string ":" ws {value} {more} | ws "}}"'
-        name = self._rule(f'"{{" ws ( "}}" | string ":" ws {value} {more} )', where)
-        self._nodes[name] = Node("object", (value,))
-        return name
-
-    def _array(self, schema: dict[str, Any], where: str) -> str:
-        least, most = self._bounds(schema, "minItems", "maxItems", where)
-        item = self._visit(schema.get("items", True), f"{where}.items")
-        full = f'{item} ws "]"'
-        if most not in (0, 1):
-            more = self._rule(f'"," ws {item}', where)
-            full = f'{item} {more}{{{max(least - 1, 0)},{"" if most is None else most - 1}}} ws "]"'
-        ends = [*(['"]"'] if least == 0 else []), *([full] if most != 0 else [])]
-        name = self._rule(f'"[" ws ( {" | ".join(ends)} )', where)
-        self._nodes[name] = Node("array", (item,))
-        return name
+        schema["properties"] = properties | unlisted
+        schema["additionalProperties"] = False
+        if others not in (None, False):
+            names = anything_but(schema["properties"], f"{where}.additionalProperties")
+            schema["patternProperties"] = {names: others}
+    has_others = "patternProperties" in schema or schema.get("additionalProperties", True) is not False
+    if has_others and schema.get("minProperties", 0) > max(1, len(set(required))):
+        _refuse(f"{where}.minProperties", "of more than 1, and than there are required ones,")
 
 
-def _types(value: Any, where: str) -> tuple[str, ...]:
-    kinds = [] if value is None else value if isinstance(value, list) else [value]
-    if value == [] or not all(isinstance(kind, str) and kind in _OF_TYPE for kind in kinds):
+def _type(value: Any, where: str) -> Any:
+    kinds = value if isinstance(value, list) else [value]
+    if not kinds or not all(isinstance(kind, str) and kind in _TYPES for kind in kinds):
+        raise InvalidRequest(f"{where} must be one or a list of {', '.join(_TYPES)}, but is {show(value)}", param=where)
+    return list(dict.fromkeys(kinds))
+
+
+def _required(value: Any, where: str) -> Any:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise wrong(where, "a list of names", value)
+    return value
+
+
+def _pattern(value: Any, where: str) -> Any:
+    if not isinstance(value, str):
+        raise wrong(where, "a string", value)
+    return checked_pattern(value, where)
+
+
+def _format(value: Any, where: str, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Put a format into `result`, or return the schemas that hold as well."""
+    if not isinstance(value, str):
+        raise wrong(where, "a string", value)
+    if value not in FORMATS:
+        _refuse(where, f"of {show(value)}, which is none of {', '.join(FORMATS)},")
+    if (pattern := FORMATS[value]) is not None:
+        return [{"pattern": pattern}]
+    result["format"] = value
+    return []
+
+
+def _bound(value: Any, where: str) -> Any:
+    if not is_number(value):
+        raise wrong(where, "a number", value)
+    return _exact(value, where)
+
+
+def _multiple_of(value: Any, where: str) -> Any:
+    if _bound(value, where) <= 0:
+        raise wrong(where, "a number above 0", value)
+    return value
+
+
+def _exact(value: Any, where: str) -> Any:
+    """A value whose numbers are written as they are. Raises InvalidRequest for others."""
+    if isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            _exact(item, where)
+    elif is_number(value) and not abs(value) <= MAX_NUMBER:
         raise InvalidRequest(
-            f"{where}.type must be one or a list of {', '.join(_OF_TYPE)}, but is {show(value)}", param=f"{where}.type"
+            f"{where} has the number {show(value)}, but may have {MAX_NUMBER} at most, up to which doubles are exact",
+            param=where,
         )
-    return tuple(dict.fromkeys(kinds))
+    return value
 
 
-def _only(schema: dict[str, Any], name: str, beside: tuple[str, ...], where: str) -> Any:
-    """The value of a keyword beside which no other can be held to."""
-    for other in schema:
-        if other != name and other not in beside:
-            _refuse(f"{where}.{other}", f"beside {name}")
-    return schema[name]
+def _filled(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise wrong(where, "a list that is not empty", value)
+    return value
 
 
-def _is(value: Any, kind: str) -> bool:
-    match value:
-        case bool():
-            return kind == "boolean"
-        case int():
-            return kind in {"integer", "number"}
-        case float():
-            return kind == "number" or (kind == "integer" and value.is_integer())
-        case str():
-            return kind == "string"
-        case None:
-            return kind == "null"
-    return kind == ("array" if isinstance(value, list) else "object")
+def _length(part: tuple[str, Any] | None) -> int:
+    return len(part[1]) if part is not None and isinstance(part[1], list) else 1
 
 
-def _literal(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+_VALUES: Final[dict[str, Callable[[Any, str], Any]]] = {
+    "type": _type,
+    "const": _exact,
+    "enum": lambda value, where: _exact(_filled(value, where), where),
+    "required": _required,
+    "pattern": _pattern,
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _bound),
+    "multipleOf": _multiple_of,
+}
 
 
-def _refuse(param: str, more: str) -> NoReturn:
+def _refuse(param: str, more: str = "") -> NoReturn:
     raise InvalidRequest(
         f"{param[:256]} {more + ' ' if more else ''}is not supported by this engine", param=param[:256]
     )

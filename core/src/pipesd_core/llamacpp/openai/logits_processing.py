@@ -12,8 +12,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from pipesd_core.errors import InvalidRequest
+from pipesd_core.llamacpp.constraint import Grammar
 from pipesd_core.llamacpp.openai.fields import Fields
-from pipesd_core.llamacpp.openai.json_schema import JSON_OBJECT, grammar_of
+from pipesd_core.llamacpp.openai.json_schema import grammar_of, json_object
 from pipesd_core.openai_values import wrong
 
 MAX_TOP_LOGPROBS: Final = 20
@@ -25,10 +26,10 @@ MAX_REPETITION: Final = 100.0
 """Largest repetition_penalty; the smallest is 1 / this, so that a penalised logit stays a number in float32."""
 
 
-class Grammar(Protocol):
-    """The part of `binding.Grammar` that sampling needs: which tokens may come next."""
+class Constraint(Protocol):
+    """The part of `constraint.Constraint` that sampling needs: which tokens may come next."""
 
-    def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]: ...
+    def allowed(self) -> NDArray[np.int64]: ...
     def accept(self, token: int) -> None: ...
 
 
@@ -38,7 +39,7 @@ class LogitsProcessing(Struct, frozen=True):
     presence_penalty, frequency_penalty: -2 to 2, of the tokens of the output; 0 is off. repetition_penalty: 0.01 to
     100, of the tokens of prompt and output; 1 is off. min_p: 0 (off) to 1. logit_bias: (token id, -100 to 100).
     logprobs: how many of the most probable tokens to report beside the chosen one; None: no logprobs at all. grammar:
-    GBNF of what may be written; None: anything.
+    of what may be written; None: anything.
     """
 
     presence_penalty: float = 0.0
@@ -47,7 +48,7 @@ class LogitsProcessing(Struct, frozen=True):
     min_p: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
-    grammar: str | None = None
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         for name in ("presence_penalty", "frequency_penalty"):
@@ -82,7 +83,7 @@ def take_logits_processing(fields: Fields, *, chat: bool) -> LogitsProcessing:
     )
 
 
-def _grammar(value: Any) -> str | None:
+def _grammar(value: Any) -> Grammar | None:
     if value is None:
         return None
     if not isinstance(value, dict):
@@ -97,13 +98,13 @@ def _grammar(value: Any) -> str | None:
     if kind == "text":
         return None
     if kind == "json_object":
-        return JSON_OBJECT
+        return json_object()
     if kind == "json_schema":
         return _of_schema(described, "response_format.json_schema")
     raise wrong("response_format.type", "text, json_object or json_schema", kind)
 
 
-def _of_schema(value: Any, where: str) -> str:
+def _of_schema(value: Any, where: str) -> Grammar:
     if not isinstance(value, dict):
         raise wrong(where, "an object with name and schema", value)
     fields = Fields({f"{where}.{name}": item for name, item in value.items()})

@@ -1,4 +1,4 @@
-"""Openings of checked requests: prompt ids, grammar, and how long the answer may be."""
+"""Openings of checked requests: prompt ids, constraint, and how long the answer may be."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import msgspec
 
 from pipesd_core.engine.interface import ModelInfo, Opening
 from pipesd_core.errors import ContextLengthExceeded, InvalidRequest
+from pipesd_core.llamacpp.constraint import Grammar
 from pipesd_core.llamacpp.openai.chat_template import ChatTemplate
-from pipesd_core.llamacpp.openai.logits_processing import Grammar
+from pipesd_core.llamacpp.openai.logits_processing import Constraint
 from pipesd_core.llamacpp.openai.request import UNTIL_CONTEXT_ENDS, Request
 from pipesd_core.llamacpp.openai.tool_calls import PLAIN, TAUGHT, CallFormat, CallRules
 from pipesd_core.llamacpp.openai.tool_templates import ToolTemplate
@@ -45,7 +46,7 @@ class Model(Protocol):
     def tokenize(self, text: str, *, special: bool) -> list[int]: ...
     def piece(self, token: int, *, special: bool) -> bytes: ...
     def fingerprint(self) -> bytes: ...
-    def grammar(self, text: str) -> Grammar: ...
+    def constraint(self, grammar: Grammar) -> Constraint: ...
 
 
 class Prompter:
@@ -97,23 +98,18 @@ class Prompter:
             )
         return msgspec.structs.replace(opening, max_tokens=min(opening.max_tokens, room), model=self._info.name)
 
-    def grammar(self, request: Request, decided: Sequence[int] = ()) -> Grammar | None:
-        """The grammar of a request, advanced by `decided`; None without one.
+    def constraint(self, request: Request, decided: Sequence[int] = ()) -> Constraint | None:
+        """The constraint of a request, advanced by `decided`; None without one.
 
-        Raises InvalidRequest if llama.cpp does not take it, or if it forbids those tokens.
+        Raises InvalidRequest if its grammar cannot be held to, or if it forbids those tokens.
         """
-        text = request.logits_processing.grammar
-        if text is None:
+        grammar = request.logits_processing.grammar
+        if grammar is None:
             return None
-        grammar = self._model.grammar(text)
-        try:
-            for token in decided:
-                grammar.accept(token)
-        except ValueError as error:
-            raise InvalidRequest(
-                f"the answer so far does not follow the response_format: {error}", param="response_format"
-            ) from error
-        return grammar
+        constraint = self._model.constraint(grammar)
+        for token in decided:
+            constraint.accept(token)
+        return constraint
 
     def call_rules(self, request: Request) -> CallRules:
         """The calls that the answer to a request may have.

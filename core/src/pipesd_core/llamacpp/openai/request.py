@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from pipesd_core.errors import InvalidRequest
@@ -79,15 +80,18 @@ def parse(endpoint: Endpoint, body: bytes, unknown_parameters: UnknownParameters
         include_usage=_include_usage(fields.take("stream_options"), stream),
         ignored=_check_rest(endpoint, fields.rest(), unknown_parameters),
     )
-    if request.tools is not None and request.logits_processing.grammar is not None:
-        raise InvalidRequest(
-            'a response_format is not possible with tools that may be called: leave it out, or give tool_choice "none"',
-            param="response_format",
-        )
+    if request.tools is not None:
+        if request.logits_processing.grammar is not None:
+            raise InvalidRequest(
+                "a response_format is not possible with tools that may be called: leave it out, or give tool_choice "
+                '"none"',
+                param="response_format",
+            )
+        forced = msgspec.structs.replace(request.logits_processing, grammar=request.tools.grammar())
+        request = msgspec.structs.replace(request, logits_processing=forced)
     if request.ignore_eos and request.logits_processing.grammar is not None:
-        raise InvalidRequest(
-            "ignore_eos is not possible with a response_format, whose text has an end", param="ignore_eos"
-        )
+        param = request.logits_processing.grammar.param
+        raise InvalidRequest(f"ignore_eos is not possible with {param} here: the text has an end", param="ignore_eos")
     return request
 
 

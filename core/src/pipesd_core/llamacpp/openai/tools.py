@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final, Literal
 
 from msgspec import Struct
 
 from pipesd_core.errors import InvalidRequest
+from pipesd_core.llamacpp.constraint import Grammar
 from pipesd_core.llamacpp.openai.chat_messages import PART_HINTS
 from pipesd_core.llamacpp.openai.fields import Fields
+from pipesd_core.llamacpp.openai.json_schema import lark_of
 from pipesd_core.openai_values import show, wrong
 
 MAX_TOOLS: Final = 128
 """Most tools of a request, as in OpenAI's API."""
 MAX_NAME_CHARS: Final = 128
 """Longest name of a function."""
+MAX_FORCED_CALLS: Final = 16
+"""Most calls of an answer that has to call something: without a limit a small model may go on for ever."""
 _MODES: Final = ("none", "auto", "required")
 _CHOICE: Final = '"none", "auto", "required", or an object with type and function.name'
 
@@ -43,6 +48,24 @@ class Tools(Struct, frozen=True):
     callable: tuple[Tool, ...]
     choice: Literal["auto", "required"] = "auto"
     parallel: bool = True
+
+    def grammar(self) -> Grammar | None:
+        """What an answer has to follow that is calls and nothing else, in `tool_calls.PLAIN`; None: there is none.
+
+        Raises InvalidRequest for a schema that could not be held to.
+        """
+        if self.choice != "required":
+            return None
+        rules = []
+        for index, tool in enumerate(self.all):
+            if tool in self.callable:
+                schema = lark_of({"type": "object"} | tool.parameters, f"tools[{index}].function.parameters")
+                begin = f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": '
+                rules.append((f"call_{index}", f'{_literal(begin)} {schema} "}}"'))
+        one = " | ".join(name for name, _ in rules)
+        several = f' | "[" call (", " call){{0,{MAX_FORCED_CALLS - 1}}} "]"' if self.parallel else ""
+        lines = (("start", f"call{several}"), ("call", one), *rules)
+        return Grammar("".join(f"{name}: {rule}\n" for name, rule in lines), "tools")
 
 
 def take_tools(fields: Fields) -> Tools | None:
@@ -135,6 +158,11 @@ def _choice(value: Any) -> tuple[str, str | None]:
     if name is None:
         raise wrong("tool_choice.function.name", "a string", None)
     return "required", name
+
+
+def _literal(text: str) -> str:
+    """A text in a grammar."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _fields(where: str, value: dict[str, Any]) -> Fields:

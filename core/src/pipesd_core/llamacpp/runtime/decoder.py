@@ -18,7 +18,7 @@ from typing import Final
 from pipesd_core.errors import ApiError, EngineFailed, PipeSDError, ShuttingDown
 from pipesd_core.llamacpp.binding import Context, Model
 from pipesd_core.llamacpp.memory import fitted_context
-from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
+from pipesd_core.llamacpp.openai.logits_processing import Constraint, LogitsProcessing
 from pipesd_core.llamacpp.runtime.admission_queue import AdmissionQueue
 from pipesd_core.llamacpp.runtime.batch_scheduler import Batch, BatchEntry, BatchScheduler, Job
 from pipesd_core.llamacpp.runtime.logprobs import Decoded
@@ -155,6 +155,7 @@ class TargetDecoder:
         except PipeSDError:
             self.model.close()
             raise
+        self.model.prepare_constraints()
         self._sampler = Sampler(self.model.n_vocab)
         self._floor_s = step_floor_s
         # Event loop side.
@@ -202,7 +203,7 @@ class TargetDecoder:
         eos_ids: frozenset[int],
         on_step: OnStep,
         logits_processing: LogitsProcessing = NO_LOGITS_PROCESSING,
-        grammar: Grammar | None = None,
+        constraint: Constraint | None = None,
         decided: Sequence[int] = (),
         on_working: OnWorking = lambda: None,
     ) -> DecoderSequence:
@@ -214,7 +215,7 @@ class TargetDecoder:
             eos_ids: ids after which a step ends.
             on_step: gets what each step did; after an ApiError the sequence is over and its slot free.
             logits_processing: checked against the vocabulary.
-            grammar: that of the logits_processing, at the end of `decided`.
+            constraint: that of the logits_processing, at the end of `decided`.
             decided: tokens of the answer that another model chose; the first step is for the position after them.
             on_working: called while a step is under way, about once a second, as long as forward passes end.
 
@@ -226,7 +227,7 @@ class TargetDecoder:
         self._start()
         await self._admission_queue.acquire()
         self._numbers += 1
-        target_sampler = TargetSampler(self._sampler, params, logits_processing, prompt_ids, grammar, decided)
+        target_sampler = TargetSampler(self._sampler, params, logits_processing, prompt_ids, constraint, decided)
         job = Job(self._numbers, ids, target_sampler, limit, eos_ids)
         sequence = self._live[job.number] = DecoderSequence(self, job, on_step, on_working)
         self.send(_Start(job))

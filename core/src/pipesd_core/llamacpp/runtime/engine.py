@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from pipesd_core.engine.interface import Deliver, ModelInfo, Opening, Queued
 from pipesd_core.errors import ApiError, ModelNotFound, Overloaded, ShuttingDown, Unavailable
-from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
+from pipesd_core.llamacpp.openai.logits_processing import Constraint, LogitsProcessing
 from pipesd_core.llamacpp.openai.prompt import Model, Prompter
 from pipesd_core.llamacpp.openai.request import Request, parse
 from pipesd_core.llamacpp.openai.tool_calls import CallRules
@@ -34,7 +34,7 @@ MAX_TAKEN_BACK: Final = 4096
 """Most cancelled requests that wait with these; their turn costs next to nothing."""
 
 
-Begun = tuple[Opening, Grammar | None, CallRules]
+Begun = tuple[Opening, Constraint | None, CallRules]
 
 
 class Decoder(Protocol):
@@ -61,7 +61,7 @@ class Decoder(Protocol):
         eos_ids: frozenset[int],
         on_step: Callable[[Decoded | ApiError], None],
         logits_processing: LogitsProcessing,
-        grammar: Grammar | None,
+        constraint: Constraint | None,
         decided: Sequence[int],
         on_working: Callable[[], None],
     ) -> SequenceHandle: ...
@@ -145,7 +145,7 @@ class EmbeddedEngine:
             body,
             lambda request: (
                 self._prompter.opening_after(request, opening, decided),
-                self._prompter.grammar(request, decided),
+                self._prompter.constraint(request, decided),
                 self._prompter.call_rules(request),
             ),
         )
@@ -155,7 +155,7 @@ class EmbeddedEngine:
         self, request: Request, begun: Begun, deliver: Deliver, decided: tuple[int, ...] = ()
     ) -> EmbeddedGeneration:
         self._check_open()
-        opening, grammar, rules = begun
+        opening, constraint, rules = begun
         generation = EmbeddedGeneration(request, opening, self._decoder.model, deliver, self._live.discard, rules)
         if decided:
             generation.begin_with(decided)
@@ -171,7 +171,7 @@ class EmbeddedEngine:
                     frozenset(opening.eos_ids),
                     generation.on_step,
                     request.logits_processing,
-                    grammar,
+                    constraint,
                     decided,
                     generation.on_working,
                 )
@@ -243,7 +243,7 @@ class EmbeddedEngine:
                 f"the model {request.model!r} does not exist; this server has {self._info.name!r}", param="model"
             )
         rules = self._prompter.call_rules(request)
-        return self._prompter.opening(request), self._prompter.grammar(request), rules
+        return self._prompter.opening(request), self._prompter.constraint(request), rules
 
 
 def _shutting_down() -> ShuttingDown:

@@ -1,4 +1,4 @@
-"""The target's sampler: applies penalties, biases and grammar to a row of logits, then samples.
+"""The target's sampler: applies penalties, biases and constraint to a row of logits, then samples.
 
 A verification asks for the rows of a step in order and stops behind the first wrong draft, so a row is asked for only
 once all tokens before it are decided: what penalties count never has to be rolled back.
@@ -7,16 +7,13 @@ once all tokens before it are decided: what penalties count never has to be roll
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipesd_core.errors import EngineFailed
-from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
+from pipesd_core.llamacpp.openai.logits_processing import Constraint, LogitsProcessing
 from pipesd_core.llamacpp.runtime.logprobs import Ranked, rank
 from pipesd_core.sampling.params import SamplingParams
-from pipesd_core.sampling.sampler import Logits, Sampler, scaled_candidates
+from pipesd_core.sampling.sampler import Logits, Sampler
 
 
 class TargetSampler:
@@ -25,7 +22,7 @@ class TargetSampler:
     Args:
         sampler: of the target's vocabulary.
         prompt_ids: all of them inside the vocabulary.
-        grammar: that of `logits_processing`, advanced by `decided`; owned by this object.
+        constraint: by the grammar of `logits_processing`, advanced by `decided`; owned by this object.
         decided: first tokens of the output, which another model chose.
     """
 
@@ -35,13 +32,13 @@ class TargetSampler:
         params: SamplingParams,
         logits_processing: LogitsProcessing,
         prompt_ids: Sequence[int],
-        grammar: Grammar | None = None,
+        constraint: Constraint | None = None,
         decided: Sequence[int] = (),
     ) -> None:
         self._sampler = sampler
         self._params = params
         self._min_p = logits_processing.min_p
-        self._grammar = grammar
+        self._constraint = constraint
         self._logprobs = logits_processing.logprobs
         self._ranked: list[Ranked] = []
         self._processor = (
@@ -56,58 +53,24 @@ class TargetSampler:
     def sample(self, logits: Logits, index: int) -> int:
         """Sample the target's token at absolute position `index`; the calls are for one position after the other.
 
-        logits: float32 (n_vocab,), read only. Raises EngineFailed when the grammar allows no token at all.
+        logits: float32 (n_vocab,), read only. Raises InvalidRequest when the constraint allows no token at all.
         """
         adjusted = logits if self._processor is None else self._processor(logits)
-        if self._grammar is None:
-            token = self._sampler.sample(adjusted, self._params, index, self._min_p)
-        else:
-            token = self._allowed(adjusted, index, self._grammar)
-            self._grammar.accept(token)
+        allowed = None if self._constraint is None else self._constraint.allowed()
+        token = self._sampler.sample(adjusted, self._params, index, self._min_p, allowed)
+        if self._constraint is not None:
+            self._constraint.accept(token)
         if self._processor is not None:
             self._processor.count(token)
         if self._logprobs is not None:
             self._ranked.append(rank(logits, token, self._logprobs))
         return token
 
-    def _allowed(self, logits: Logits, index: int, grammar: Grammar) -> int:
-        """Sample from the tokens that the grammar allows; the others are left out before top-k, top-p and min-p."""
-        params, ids = self._params, np.arange(len(logits))
-        scores: NDArray[Any] = logits
-        if not params.greedy:
-            if params.top_p < 1 or 0 < params.top_k < len(logits) or self._min_p > 0:
-                ids = np.flatnonzero(grammar.allowed(ids))  # what survives these depends on all that are allowed
-                if len(ids) == 0:
-                    raise _stuck()
-            scores, kept = scaled_candidates(logits[ids], params, self._min_p)
-            ids = ids if kept is None else ids[kept]
-            scores = self._sampler.perturb(scores, ids, params.seed, index)
-        return _first_allowed(scores, ids, grammar)
-
     def take_ranked(self) -> tuple[Ranked, ...]:
         """Logprobs of the tokens sampled since the last call; empty if the request wants none."""
         ranked = tuple(self._ranked)
         self._ranked.clear()
         return ranked
-
-
-def _first_allowed(scores: NDArray[Any], ids: NDArray[np.int64], grammar: Grammar) -> int:
-    """The allowed token with the largest score, ties to the smallest id. ids ascending; asks about few as a rule."""
-    best = int(scores.argmax())
-    if grammar.allowed(ids[best : best + 1])[0]:
-        return int(ids[best])
-    order = ids[np.argsort(-scores, kind="stable")]
-    begin, end = 1, 17
-    while begin < len(order):
-        allowed = grammar.allowed(order[begin:end])
-        if allowed.any():
-            return int(order[begin + int(allowed.argmax())])
-        begin, end = end, 16 * end
-    raise _stuck()
-
-
-def _stuck() -> EngineFailed:
-    return EngineFailed("no token of the model can go on with the response_format; the text so far is a dead end")
 
 
 class LogitsProcessor:
