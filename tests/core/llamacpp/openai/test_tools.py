@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from constraints import takes
 
 from pipesd_core.errors import InvalidRequest
+from pipesd_core.llamacpp.constraint import Grammar
 from pipesd_core.llamacpp.openai.fields import Fields
-from pipesd_core.llamacpp.openai.tools import MAX_NAME_CHARS, MAX_TOOLS, Tool, Tools, take_tools
+from pipesd_core.llamacpp.openai.tool_calls import PLAIN, CallParser, CallRules
+from pipesd_core.llamacpp.openai.tools import MAX_FORCED_CALLS, MAX_NAME_CHARS, MAX_TOOLS, Tool, Tools, take_tools
 
 SCHEMA = {"type": "object", "properties": {"thing": {"type": "string"}}}
 FUNCTION: dict[str, Any] = {"name": "weigh", "description": "Weighs.", "parameters": SCHEMA, "strict": True}
@@ -108,6 +112,83 @@ def test_what_is_wrong_with_a_function_is_named(change: dict[str, Any], place: s
     assert error.value.param == f"tools[1].function.{place}"
     assert error.value.message.startswith(error.value.param)
     assert said in error.value.message
+
+
+NUMBERS = {
+    "type": "function",
+    "function": {
+        "name": 'a "b" ü\\',
+        "parameters": {
+            "properties": {"n": {"$ref": "#/$defs/digit"}},
+            "required": ["n"],
+            "additionalProperties": False,
+            "$defs": {"digit": {"type": "integer", "minimum": 0, "maximum": 9}},
+        },
+    },
+}
+BOTH = [NUMBERS, {"type": "function", "function": {"name": "weigh", "parameters": SCHEMA | {"required": ["thing"]}}}]
+
+
+def call(name: str, **arguments: Any) -> str:
+    return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+
+
+def forced(**body: Any) -> Grammar:
+    tools = take(**({"tools": BOTH, "tool_choice": "required"} | body))
+    assert tools is not None
+    grammar = tools.grammar()
+    assert grammar is not None
+    return grammar
+
+
+ONE, OTHER = call('a "b" ü\\', n=7), call("weigh", thing="ü")
+WRONG = [call('a "b" ü\\', n=10), call('a "b" ü\\'), call("weigh", thing=1), call("x"), "{}", "", "[]", f"{ONE}{OTHER}"]
+
+
+def test_a_required_answer_is_one_call_or_a_list_of_them() -> None:
+    grammar = forced()
+    for text in (ONE, OTHER, f"[{ONE}]", f"[{OTHER}, {ONE}, {ONE}]", "[" + ", ".join([ONE] * MAX_FORCED_CALLS) + "]"):
+        assert takes(grammar, text), text
+        parser = CallParser(CallRules(PLAIN, ('a "b" ü\\', "weigh")))
+        parser.push(text)
+        delta = parser.take()
+        assert parser.called
+        assert delta.content == ""
+        assert len(delta.calls) == text.count('"name"')
+    for text in (*WRONG, f"[{ONE},{OTHER}]", "[" + ", ".join([ONE] * (MAX_FORCED_CALLS + 1)) + "]"):
+        assert not takes(grammar, text), text
+
+
+def test_without_parallel_calls_it_is_one_call() -> None:
+    grammar = forced(parallel_tool_calls=False)
+    assert takes(grammar, ONE)
+    assert takes(grammar, OTHER)
+    assert not takes(grammar, f"[{ONE}]")
+
+
+def test_a_named_function_is_called_once_and_no_other() -> None:
+    for parallel in (None, True, False):
+        choice = {"type": "function", "function": {"name": "weigh"}}
+        grammar = forced(tool_choice=choice, parallel_tool_calls=parallel)
+        assert takes(grammar, OTHER)
+        for text in (ONE, f"[{OTHER}]", *WRONG):
+            assert not takes(grammar, text), text
+
+
+def test_what_an_answer_may_but_need_not_call_is_not_forced() -> None:
+    unheld = [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}]
+    tools = take(tools=unheld)
+    assert tools is not None
+    assert tools.grammar() is None
+
+
+def test_a_schema_that_could_not_be_held_to_is_named_where_it_would_have_to_be() -> None:
+    unheld = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"not": {}}}}}}
+    with pytest.raises(InvalidRequest) as error:
+        forced(tools=[CLOCK, unheld])
+    assert error.value.param == "tools[1].function.parameters.properties.a.not"
+    other = {"type": "function", "function": {"name": "clock"}}
+    assert takes(forced(tools=[CLOCK, unheld], tool_choice=other), call("clock"))
 
 
 def test_hints_within_a_tool_change_nothing() -> None:

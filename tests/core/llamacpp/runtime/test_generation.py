@@ -210,6 +210,24 @@ async def test_logprobs_are_those_of_all_tokens() -> None:
             assert bytes(byte for part in tokens for byte in part).removesuffix(b"<s>") == text.encode()
 
 
+@pytest.mark.parametrize("source", [template(told=False), template(CALLS["Hermes"])])
+async def test_forced_calls_are_the_json_alone_whatever_the_template_teaches(source: str) -> None:
+    objects = [json.dumps({"name": name, "arguments": arguments}) for name, arguments in CALLED]
+    async with serve(f"[{', '.join(objects)}]", source) as (engine, decoder):
+        own = whole(await ask(engine, tool_choice="required"))
+        assert (own[0], own[2]) == (None, "tool_calls")
+        assert [(name, json.loads(arguments)) for _, name, arguments in own[1]] == CALLED
+        assert streamed(await ask(engine, tool_choice="required", stream=True)) == own
+        decoder.answer = (*objects[1].encode(), EOS)
+        named = await ask(engine, tool_choice={"type": "function", "function": {"name": "f"}})
+        assert [name for _, name, _ in whole(named)[1]] == ["f"]
+        grammar = decoder.sequences[-1].logits_processing.grammar
+        assert grammar is not None
+        assert "look_up" not in grammar.lark
+        with pytest.raises(InvalidRequest, match="ignore_eos is not possible with tools"):
+            await ask(engine, tool_choice="required", ignore_eos=True)
+
+
 @pytest.mark.parametrize("source", [template(told=False), template(), None])
 async def test_auto_needs_a_template_that_teaches_a_known_format(source: str | None) -> None:
     async with serve("", source) as (engine, _):
