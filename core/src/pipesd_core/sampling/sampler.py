@@ -72,6 +72,10 @@ class Sampler:
         best = int(perturbed.argmax())
         return best if ids is None else int(ids[best])
 
+    def perturb(self, scores: noise.F64, ids: NDArray[np.int64], seed: int, index: int) -> noise.F64:
+        """Scores of the tokens ``ids`` plus their shared noise for absolute index ``index``; same shape."""
+        return scores + noise.gumbel(noise.hashes(seed, index - 1, self._mixed[ids]))
+
     def _words(self, ids: NDArray[np.int64] | None) -> noise.U32:
         return self._mixed if ids is None else self._mixed[ids]
 

@@ -29,6 +29,8 @@ PART_HINTS: Final = frozenset(("prompt_cache_breakpoint", "cache_control"))
 _OF_ONE_ROLE: Final = {"tool_calls": "assistant", "reasoning_content": "assistant", "tool_call_id": "tool"}
 """Keys that messages of one role only may have."""
 
+_STRINGS: Final = ("name", "tool_call_id", "reasoning_content")
+
 
 class ToolCall(Struct, frozen=True):
     """A call that an earlier answer has made. arguments: decoded."""
@@ -62,7 +64,8 @@ def _message(where: str, value: Any) -> Message:
     role = value.get("role")
     if role not in ROLES:
         raise wrong(f"{where}.role", "one of " + ", ".join(ROLES), role)
-    given = {name: item for name, item in value.items() if name not in ("role", "content") and item != []}
+    given = {name: item for name, item in value.items() if name not in ("role", "content")}
+    given = {name: item for name, item in given.items() if item != [] or name in _STRINGS}  # the SDK's way of "none"
     fields = Fields({f"{where}.{name[:64]}": item for name, item in given.items()})
     for key, only in _OF_ONE_ROLE.items():
         if role != only and given.get(key) is not None:
