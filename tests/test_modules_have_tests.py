@@ -30,7 +30,6 @@ ELSEWHERE: Final = {
     "edge_agent/src/pipesd_agent/session/remote_error.py": "tests/agent/session/test_agent_session.py",
     # Parts of one thing, tested as one thing.
     "core/src/pipesd_core/llamacpp/openai/fields.py": "tests/core/llamacpp/openai/test_request.py",
-    "core/src/pipesd_core/llamacpp/openai/json_schema_bounds.py": "tests/core/llamacpp/openai/test_json_schema.py",
     "core/src/pipesd_core/llamacpp/openai/prompt.py": "tests/core/llamacpp/openai/test_request.py",
     "core/src/pipesd_core/service/internals.py": "tests/core/service/test_uvicorn_compat.py",
     "core/src/pipesd_core/service/openapi.py": "tests/protocol/test_openapi.py",

@@ -72,6 +72,7 @@ def client(request: pytest.FixtureRequest, target: Process, agent: AgentThread) 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 PROMPT: dict[str, Any] = {"prompt": "hi"}
 LOOP: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}}
+LOOP_AT = "response_format.json_schema.schema"
 
 
 @pytest.mark.parametrize("client", SIDES, indirect=True)
@@ -93,7 +94,7 @@ LOOP: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema"
             "response_format.type",
             "json_sc",
         ),
-        ("/completions", PROMPT | LOOP, 400, None, "response_format", "nothing but a reference to itself"),
+        ("/completions", PROMPT | LOOP, 400, None, LOOP_AT, "nothing but a reference to itself"),
         ("/completions", PROMPT | {"temperature": 3}, 400, None, "temperature", "temperature.* 2.* 3"),
         ("/completions", PROMPT | {"max_tokens": 0}, 400, None, "max_tokens", "at least 1 .*but is 0"),
         ("/chat/completions", {}, 400, None, "messages", "messages must be a list .*but is missing"),

@@ -55,7 +55,9 @@ def test_what_is_not_allowed_cannot_be_accepted() -> None:
 
 def test_tokens_are_taken_back_over_an_end_too() -> None:
     rng = np.random.default_rng(3)
-    constraint, masks, tokens = VOCABULARY.constraint(LIST), [], []
+    constraint = VOCABULARY.constraint(LIST)
+    masks: list[list[int]] = []
+    tokens: list[int] = []
     for _ in range(400):
         allowed = constraint.allowed()
         masks.append(allowed.tolist())
@@ -83,7 +85,6 @@ def test_tokens_are_taken_back_over_an_end_too() -> None:
         ('start: %json {"type": "array", "x-guidance": {"nonsense": 1}}', "nonsense"),
         ("start: start", "no token of this model can go on"),
         ("start: /(?=a)/", "invalid regex"),
-        ("start: " + " ".join(f'"{n}"' for n in range(120_000)), "too big"),
     ],
 )
 def test_what_cannot_be_held_to_is_refused_before_anything_is_written(lark: str, match: str) -> None:
@@ -112,7 +113,7 @@ def test_a_dead_end_is_an_error_of_that_text_and_no_end_of_it() -> None:
 def test_what_takes_too_much_to_find_out_is_an_error_of_that_text() -> None:
     ambiguous = Grammar('start: a\na: "" | a a | a a a | "x" a | "x"', "thing")
     constraint = VOCABULARY.constraint(ambiguous)
-    with pytest.raises(InvalidRequest, match=r"thing cannot be held to any further: .*items"):  # noqa: PT012
+    with pytest.raises(InvalidRequest, match=r"thing cannot be held to any further: .*too many ways"):  # noqa: PT012
         for _ in range(5000):
             constraint.allowed()
             constraint.accept(ord("x"))

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from msgspec import Struct
 from numpy.typing import NDArray
 
 from pipesd_core.errors import InvalidRequest
 
 LIMITS: Final = LLParserLimits(
-    max_items_in_row=2_000,
+    max_items_in_row=1_000,
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=100_000,
     step_max_items=25_000,
@@ -26,7 +26,7 @@ LIMITS: Final = LLParserLimits(
     max_grammar_size=100_000,
     verbose_errors=False,
 )
-"""What a grammar may take: half a second and 100 MB to begin with, then some 10 ms for a token."""
+"""What a grammar may take: some 20 ms to begin with, and 30 ms for a token."""
 _HEAD: Final = '%llguidance {"no_forcing": true}\n'
 """Every token that the text may go on with is allowed, also where there is one text only: the model chooses how to cut
 it. Otherwise llguidance would ask a tokenizer."""
@@ -55,7 +55,9 @@ class Vocabulary:
 
     def __init__(self, pieces: Sequence[bytes], eog_ids: Sequence[int]) -> None:
         self.n_vocab: Final = len(pieces)
-        self._tokenizer = LLTokenizer(_Pieces(pieces, eog_ids), eos_token=list(eog_ids)) if eog_ids else None
+        self._tokenizer: LLTokenizer | None = None
+        if eog_ids:
+            self._tokenizer = LLTokenizer(TokenizerWrapper(_Pieces(pieces, eog_ids)), eos_token=list(eog_ids))
 
     def constraint(self, grammar: Grammar) -> Constraint:
         """The constraint of a text that has yet to begin. Raises InvalidRequest for what llguidance does not take."""
@@ -121,7 +123,6 @@ class Constraint:
 class _Pieces:
     """What llguidance asks of a tokenizer, but for the cutting of texts, which it needs for what we switch off."""
 
-    is_tokenizer_wrapper: Final = True
     bos_token_id: Final = None
 
     def __init__(self, pieces: Sequence[bytes], eog_ids: Sequence[int]) -> None:
@@ -140,4 +141,6 @@ def _not_taken(grammar: Grammar, error: str) -> InvalidRequest:
 def _reason(error: str) -> str:
     """What llguidance says: its first line, without the place in a text that nobody has seen."""
     line = _PLACE.sub("", error.partition("\n")[0])[:_SHOWN]
+    if "Current row" in line:
+        return "there are too many ways to read the text, or to go on with it"
     return "no token of this model can go on with the text" if line == "NoExtensionBias" else line

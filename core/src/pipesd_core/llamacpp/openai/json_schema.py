@@ -12,7 +12,11 @@ end of the process. So nothing of a schema reaches it that was not looked at her
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
@@ -37,6 +41,10 @@ MAX_LENGTH: Final = 10_000
 MAX_NUMBER: Final = 2**53 - 1
 """Largest number in a schema: beyond it not every whole number is a double."""
 
+MAX_DIGITS: Final = 15
+MAX_PLACES: Final = 22
+"""Most digits, and digits behind the point, of a number in a schema: beyond them llguidance reads another one."""
+
 _SPACE: Final = r"( |\n[ \t]{0,20})?"
 _OPTIONS: Final = {
     "whitespace_flexible": False,  # its white space has no end; ours is a part of what separates
@@ -54,6 +62,8 @@ _ANNOTATIONS: Final = frozenset(
 )  # fmt: skip
 _TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 _APPLICATORS: Final = ("allOf", "anyOf", "oneOf", "$ref")
+_TELLING: Final = ("type", "const", "enum", "required")
+"""Keywords by which alternatives are told apart."""
 _LENGTHS: Final = ("minLength", "maxLength")
 _COUNTS: Final = ("minItems", "maxItems", "minProperties", "maxProperties")
 _LEAST: Final = {"maxLength": "minLength", "maxItems": "minItems", "maxProperties": "minProperties"}
@@ -82,9 +92,24 @@ def lark_of(schema: Any, where: str) -> str:
         raise InvalidRequest(f"{where} has {size} bytes, but may have {MAX_SCHEMA_BYTES}", param=where)
     rewriter = _Rewriter(schema, where, proving=False)
     lark = _json(rewriter.rewritten())
-    if rewriter.has_one_of:
-        check(Grammar("start: " + _json(_Rewriter(schema, where, proving=True).rewritten()), where))
+    if rewriter.one_ofs:
+        _prove(_Rewriter(schema, where, proving=True).rewritten(), rewriter.one_ofs, where)
     return lark
+
+
+def _prove(schema: dict[str, Any], one_ofs: list[str], where: str) -> None:
+    """Have llguidance prove that no two alternatives of a oneOf hold at once. Raises InvalidRequest."""
+    try:
+        check(Grammar("start: " + _json(schema), where))
+    except InvalidRequest as error:
+        if "oneOf" not in error.message:
+            raise
+        param = one_ofs[0] if len(one_ofs) == 1 else where
+        raise InvalidRequest(
+            f"{param}: two alternatives of {' or '.join(one_ofs[:4])} might hold at once, as far as this engine can "
+            "tell: use anyOf, or give each a required property with a const of its own",
+            param=param,
+        ) from error
 
 
 def _json(schema: dict[str, Any]) -> str:
@@ -99,7 +124,7 @@ class _Rewriter:
     """
 
     def __init__(self, root: Any, where: str, *, proving: bool) -> None:
-        self.has_one_of = False
+        self.one_ofs: list[str] = []
         self._root = root
         self._where = where
         self._proving = proving
@@ -108,11 +133,25 @@ class _Rewriter:
         self._schemas = 0
         self._counts = 0
         self._depth = 0
+        self._around: str | None = "#"
+        """The reference whose definition is being looked at; None within an object or array of it."""
+        self._same: dict[str, list[str]] = {}
+        """By reference, what its definition refers to for the same value."""
 
     def rewritten(self) -> dict[str, Any]:
         root = self._visit(self._root, self._where)
         if root is False:
             raise InvalidRequest(f"{self._where} is false: no text satisfies it", param=self._where)
+        try:
+            TopologicalSorter(self._same).prepare()
+        except CycleError as error:
+            raise InvalidRequest(
+                f"{self._where}: {error.args[1][0][:64]} is, in part, nothing but a reference to itself",
+                param=self._where,
+            ) from None
+        if self._proving:  # all definitions, also those of which an outline alone is a part of the rest
+            wanted = {name: {"$ref": f"#/$defs/{name}"} for name in self._definitions}
+            root = {"properties": {"root": root, **wanted}}
         return ({} if root is True else root) | {"$defs": self._definitions}
 
     def _visit(self, schema: Any, where: str, *, joined: bool = False) -> Any:
@@ -152,8 +191,12 @@ class _Rewriter:
             elif name == "format":
                 also += _format(value, place, result)
             else:
+                around, self._around = self._around, None
                 result[name] = self._keyword(name, value, place)
+                self._around = around
         _check_order(result, where)
+        if "multipleOf" in result:
+            _bound_multiples(result, where)
         if not self._proving and not joining:
             _complete_tuple(result)
             _close_object(result, where)
@@ -204,27 +247,42 @@ class _Rewriter:
         if name == "$ref":
             return {name: self._reference(value, where, joined)}
         if name == "oneOf":
-            self.has_one_of = True
+            self.one_ofs.append(where)
             if self._proving:
-                value = [self._looked_up(item, where) for item in _filled(value, where)]
+                value = [self._outline(item, where, joined) for item in _filled(value, where)]
             else:
                 name = "anyOf"
         return {name: self._list(value, where, joined=joined)}
 
     def _reference(self, ref: Any, where: str, joined: bool) -> str:
         target = self._find(ref, where)
+        if self._around is not None:
+            self._same.setdefault(self._around, []).append(ref)
         if (ref, joined) not in self._names:
             name = self._names[ref, joined] = f"d{len(self._names)}"
+            around, self._around = self._around, ref
             self._definitions[name] = self._visit(target, ref, joined=joined)
+            self._around = around
         return f"#/$defs/{self._names[ref, joined]}"
 
-    def _looked_up(self, schema: Any, where: str) -> Any:
-        """What an alternative refers to, in place of the reference: llguidance does not look."""
+    def _outline(self, schema: Any, where: str, joined: bool) -> Any:
+        """What an alternative refers to, as far as it may be told from others by it, in place of the reference.
+
+        llguidance does not look through references. What is referred to is wanted whole as a definition all the same.
+        """
         seen = set()
         while isinstance(schema, dict) and schema.keys() - _ANNOTATIONS == {"$ref"} and id(schema) not in seen:
             seen.add(id(schema))
+            self._reference(schema["$ref"], where, joined)
             schema = self._find(schema["$ref"], where)
-        return schema
+        if not seen or not isinstance(schema, dict):
+            return schema
+        outline = {name: schema[name] for name in _TELLING if name in schema}
+        properties = {
+            name: item if isinstance(item, dict) and item.keys() - _ANNOTATIONS <= set(_TELLING) else True
+            for name, item in schema.get("properties", {}).items()
+        }
+        return outline | ({"properties": properties} if properties else {})
 
     def _find(self, ref: Any, where: str) -> Any:
         if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
@@ -273,6 +331,21 @@ def _check_order(schema: dict[str, Any], where: str) -> None:
             raise InvalidRequest(f"{place} is {schema[most]}, less than {least}, which is {schema[least]}", param=place)
 
 
+def _bound_multiples(schema: dict[str, Any], where: str) -> None:
+    """Say which multiples llguidance can write: none below 0. Refuse bounds with none between: it would begin one."""
+    step = Fraction(repr(schema["multipleOf"]))
+    kinds = schema.get("type", ["number"])
+    if "integer" in kinds and "number" not in kinds:
+        step = Fraction(step.numerator)
+    schema["minimum"] = max(0, schema.get("minimum", 0))
+    first = step * math.ceil(Fraction(repr(schema["minimum"])) / step)
+    if first <= (above := Fraction(repr(schema.get("exclusiveMinimum", -1)))):
+        first = step * (math.floor(above / step) + 1)
+    last, below = (Fraction(repr(schema.get(name, MAX_NUMBER))) for name in ("maximum", "exclusiveMaximum"))
+    if first > last or first >= below:
+        _refuse(f"{where}.multipleOf", "with bounds that have no multiple from 0 up between them")
+
+
 def _complete_tuple(schema: dict[str, Any]) -> None:
     """Have a tuple written with all its items, and with no others that are not spoken of."""
     if "prefixItems" in schema:
@@ -282,7 +355,9 @@ def _complete_tuple(schema: dict[str, Any]) -> None:
 
 
 def _check_joined(schema: dict[str, Any], where: str) -> None:
-    """Refuse what is known of names only once all schemas of an object are one."""
+    """Refuse what cannot be known, or is too large for llguidance, before all schemas of a value are one."""
+    if "multipleOf" in schema:
+        _refuse(f"{where}.multipleOf", "beside other schemas for the same number")
     if "patternProperties" in schema:
         _refuse(f"{where}.patternProperties", "beside other schemas for the same object")
     if schema.get("additionalProperties", True) not in (True, False, {}):
@@ -362,15 +437,24 @@ def _multiple_of(value: Any, where: str) -> Any:
 
 def _exact(value: Any, where: str) -> Any:
     """A value whose numbers are written as they are. Raises InvalidRequest for others."""
-    if isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            _exact(item, where)
-    elif is_number(value) and not abs(value) <= MAX_NUMBER:
-        raise InvalidRequest(
-            f"{where} has the number {show(value)}, but may have {MAX_NUMBER} at most, up to which doubles are exact",
-            param=where,
-        )
-    return value
+    if isinstance(value, dict):
+        return {name: _exact(item, where) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_exact(item, where) for item in value]
+    if not is_number(value):
+        return value
+    if (number := whole(value)) is not None:
+        if abs(number) <= MAX_NUMBER:
+            return number
+    elif math.isfinite(value):
+        _, digits, exponent = Decimal(repr(value)).as_tuple()
+        if len(digits) <= MAX_DIGITS and isinstance(exponent, int) and exponent >= -MAX_PLACES:
+            return value
+    raise InvalidRequest(
+        f"{where} has the number {show(value)}, but it may have {MAX_DIGITS} digits, {MAX_PLACES} places, and be "
+        f"{MAX_NUMBER} at most: beyond that numbers are not exact",
+        param=where,
+    )
 
 
 def _filled(value: Any, where: str) -> list[Any]:
