@@ -31,7 +31,6 @@ ELSEWHERE: Final = {
     # Parts of one thing, tested as one thing.
     "core/src/pipesd_core/llamacpp/openai/fields.py": "tests/core/llamacpp/openai/test_request.py",
     "core/src/pipesd_core/llamacpp/openai/prompt.py": "tests/core/llamacpp/openai/test_request.py",
-    "core/src/pipesd_core/llamacpp/runtime/generation.py": "tests/core/llamacpp/runtime/test_engine.py",
     "core/src/pipesd_core/service/internals.py": "tests/core/service/test_uvicorn_compat.py",
     "core/src/pipesd_core/service/openapi.py": "tests/protocol/test_openapi.py",
     "gateway/src/pipesd_gateway/agent_socket.py": "tests/gateway/test_agents.py",

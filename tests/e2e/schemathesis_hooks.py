@@ -87,6 +87,8 @@ def _keep_the_rules_between_fields(body: dict[str, Any]) -> None:
         body["max_tokens"] = body["max_completion_tokens"]
     if body.get("ignore_eos") and body.get("response_format") is not None:
         body["ignore_eos"] = False
+    if "messages" in body:
+        _make_tools_callable(body)
     prompts = body["prompt"] if isinstance(body.get("prompt"), list) else []
     if len(prompts) * CHOICES > 128 or body.get("n") is None:
         body["n"] = 1
@@ -96,6 +98,23 @@ def _keep_the_rules_between_fields(body: dict[str, Any]) -> None:
         body["seed"] -= 128  # so that the last choice has one too
     if isinstance(body.get("messages"), list):
         _fit_the_context(body["messages"])
+
+
+def _make_tools_callable(body: dict[str, Any]) -> None:
+    """Tools with names of their own and schemas that can be held to; the demo model's template teaches no format."""
+    del (body.get("tools") or [])[2:]
+    for number, tool in enumerate(body.get("tools") or []):
+        tool["function"] |= {"name": f"f{number}", "description": None, "parameters": SCHEMAS[2]}
+    choice = body.get("tool_choice")
+    if not body.get("tools") or choice in (None, "auto"):
+        body["tool_choice"] = "none"
+    elif isinstance(choice, dict):
+        choice["function"]["name"] = "f0"
+    if body["tool_choice"] != "none":
+        body |= {"ignore_eos": False, "response_format": None}
+    for message in body.get("messages") or []:
+        for call in message.get("tool_calls") or []:
+            call["function"]["arguments"] = "{}"
 
 
 def _fit_the_context(messages: list[dict[str, Any]]) -> None:

@@ -35,11 +35,18 @@ def client_of(app: Starlette) -> httpx.AsyncClient:
 
 @asynccontextmanager
 async def both_ends(
-    *, at_the_gateway: UnknownParameters = "refuse", at_the_agent: UnknownParameters = "refuse"
+    decoder: FakeDecoder | None = None,
+    *,
+    at_the_gateway: UnknownParameters = "refuse",
+    at_the_agent: UnknownParameters = "refuse",
 ) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
-    """Clients of the gateway's own API and of the agent's; the model is named `fake` and has a context of 64 tokens."""
-    decoder = FakeDecoder(TEXT.encode())
-    decoder.answer += (EOS,) * decoder.n_ctx_seq  # for those who ignore it
+    """Clients of the gateway's own API and of the agent's; the model is named `fake`.
+
+    decoder: the target; without one it writes `TEXT` and has a context of 64 tokens.
+    """
+    if decoder is None:
+        decoder = FakeDecoder(TEXT.encode())
+        decoder.answer += (EOS,) * decoder.n_ctx_seq  # for those who ignore it
     engine = EmbeddedEngine(decoder, name="fake", unknown_parameters=at_the_gateway)
     gateway = gateway_app(engine)
     agents.attach(gateway, engine, SessionLimits(), Keys().authorize, Quota())

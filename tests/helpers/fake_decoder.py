@@ -37,6 +37,7 @@ class FakeModel:
     eos: int | None = EOS
     adds_bos = False
     eog_ids = (EOS,)
+    tool_template: str | None = None
     chat_template: str | None = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
@@ -67,6 +68,8 @@ class FakeSequence:
         self.decoder, self.answer, self.on_step, self.logits_processing = decoder, answer, on_step, logits_processing
         self.on_working = on_working
         self.at = 0
+        self.accepted: list[int] = []
+        """Right drafts of each step."""
         self.released = False
 
     def step(self, drafts: Sequence[int]) -> None:
@@ -80,6 +83,7 @@ class FakeSequence:
         right = 0
         while right < min(len(drafts), len(answer) - 1) and drafts[right] == answer[right]:
             right += 1
+        self.accepted.append(right)
         tokens = answer[: right + 1]
         self.at += len(tokens)
         self.on_step(Decoded(tokens, len(drafts), right, 1, 2, ranked=self.ranked(tokens)))

@@ -21,7 +21,7 @@ from pipesd_agent.api import app
 from pipesd_core import openai_parameters
 from pipesd_core.engine import choices
 from pipesd_core.engine.interface import Engine
-from pipesd_core.llamacpp.openai import logits_processing, request
+from pipesd_core.llamacpp.openai import chat_messages, logits_processing, request, tools
 from pipesd_core.protocol import messages
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service.api_keys import Keys
@@ -123,9 +123,12 @@ def test_limits_are_those_of_the_code() -> None:
     assert common["repetition_penalty"]["minimum"] == 1 / logits_processing.MAX_REPETITION
     assert chat["top_logprobs"]["maximum"] == logits_processing.MAX_TOP_LOGPROBS
     assert completions["logprobs"]["anyOf"][0]["maximum"] == logits_processing.MAX_COMPLETION_LOGPROBS
-    assert tuple(schemas["Message"]["properties"]["role"]["enum"]) == request.ROLES
+    assert tuple(schemas["Message"]["properties"]["role"]["enum"]) == chat_messages.ROLES
     part = schemas["Message"]["properties"]["content"]["anyOf"][1]["items"]
-    assert set(part["properties"]) - {"type", "text"} == request.PART_HINTS
+    assert set(part["properties"]) - {"type", "text"} == chat_messages.PART_HINTS
+    assert chat["tools"]["maxItems"] == tools.MAX_TOOLS
+    assert schemas["Tool"]["properties"]["function"]["properties"]["name"]["maxLength"] == tools.MAX_NAME_CHARS
+    assert set(schemas["Tool"]["properties"]) - {"type", "function"} == chat_messages.PART_HINTS
     longest = describe("pipesd_agent")["components"]["headers"]["Ignored"]["schema"]["maxLength"]
     assert longest == 2 * messages.MAX_IGNORED_CHARS + len(", "), "the agent's list and its gateway's"
     batch = schemas["VerifyRequest"]["properties"]["requests"]

@@ -36,7 +36,12 @@ _BOTH: Final = (
     "response_format",
 )  # fmt: skip
 SERVED: Final[dict[Endpoint, frozenset[str]]] = {
-    CHAT: frozenset((*_BOTH, "messages", "max_completion_tokens", "top_logprobs")),
+    CHAT: frozenset(
+        (
+            *(*_BOTH, "messages", "max_completion_tokens", "top_logprobs"),
+            *("tools", "tool_choice", "parallel_tool_calls"),
+        )
+    ),
     COMPLETIONS: frozenset((*_BOTH, "prompt")),
 }
 """The parameters that the embedded engine serves (`llamacpp.openai.request`)."""
@@ -87,7 +92,6 @@ TABLE: Final[tuple[Parameter, ...]] = (
     _hint("prompt_cache_retention", "a string", "how long to cache the prompt"),
     _hint("prediction", "an object", "text that the answer may have; drafts come from elsewhere"),
     _hint("include_obfuscation", "true or false", "padding of the events of a stream; there is none"),
-    _hint("parallel_tool_calls", "true or false", "of tools, which there are none of"),
     Parameter("audio", "how to speak the answer"),
     Parameter("best_of", "the best of several answers; with n, the number of choices", (1,)),
     Parameter("echo", "the prompt before the answer", (False,)),
@@ -99,8 +103,6 @@ TABLE: Final[tuple[Parameter, ...]] = (
     Parameter("service_tier", "class of service", ("auto", "default")),
     Parameter("store", "keep the answer", (False,)),
     Parameter("suffix", "what follows the answer", ("",)),
-    Parameter("tool_choice", "which tool to call", ("none", "auto")),
-    Parameter("tools", "tools to call", ([],)),
     Parameter("verbosity", "how long to answer", ("medium",)),
     Parameter("web_search_options", "a search of the web"),
     # vLLM's.
@@ -167,7 +169,6 @@ TABLE: Final[tuple[Parameter, ...]] = (
     _hint("mirostat_tau", "a number", "of mirostat"),
     _hint("n_discard", "an integer", "of a context that is shifted; it is not"),
     _hint("n_keep", "an integer", "of a context that is shifted; it is not"),
-    _hint("parse_tool_calls", "true or false", "of tools, which there are none of"),
     _hint("speculative.n_max", "an integer", "of drafts, which change no text"),
     _hint("speculative.n_min", "an integer", "of drafts, which change no text"),
     _hint("speculative.p_min", "a number", "of drafts, which change no text"),
@@ -186,6 +187,7 @@ TABLE: Final[tuple[Parameter, ...]] = (
     Parameter("n_predict", "length of the answer; max_tokens is served", (-1,), endpoint=CHAT),
     Parameter("n_predict", "length of the answer; max_tokens is served", endpoint=COMPLETIONS),
     Parameter("n_probs", "logprobs; the parameter logprobs is served", (0,)),
+    Parameter("parse_tool_calls", "calls as calls, not as text", (True,)),
     Parameter("post_sampling_probs", "logprobs after sampling", (False,)),
     Parameter("reasoning_format", "where thoughts are shown", ("none",)),
     Parameter("repeat_last_n", "how far back penalties look: to the beginning", (-1,)),

@@ -20,6 +20,7 @@ from pipesd_core.service.settings import HELP, LOG_LEVELS, ShowVersion, help_for
 from pipesd_core.service.sockets import is_loopback
 from pipesd_core.service.startup import answering_while_starting
 from pipesd_core.service.tasks import Tasks
+from pipesd_core.text_encoding import read_text
 from pipesd_gateway import agents
 from pipesd_gateway.api import create_app
 from pipesd_gateway.config import PROGRAM, GatewayConfig, load
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--port", type=int, metavar="N", help="port to listen on; 0 takes a free one (8100)")
     add("--api-key-file", type=Path, metavar="FILE", help="API keys, one per line; reloaded on change")
     add("--name", help="model name in the API (that of the model file)")
+    add("--chat-template", type=Path, metavar="FILE", help="Jinja chat template (that of the model file)")
     add("--n-seq", type=int, metavar="N", help="sequences that run at once (4)")
     add("--context", type=int, metavar="N", help="tokens of a sequence, prompt + answer (2048)")
     add("--threads", type=int, metavar="N", help="threads of llama.cpp (1)")
@@ -149,6 +151,7 @@ def _load_engine(config: GatewayConfig) -> EmbeddedEngine:
     from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
     from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 
+    template = None if config.chat_template is None else read_text(config.chat_template, "chat template")
     with announced(config.model):
         check_model_runs(config.model)
         decoder = TargetDecoder(
@@ -160,4 +163,4 @@ def _load_engine(config: GatewayConfig) -> EmbeddedEngine:
             max_queue=config.max_queue,
         )
     name = config.name or decoder.model.name
-    return EmbeddedEngine(decoder, name=name, unknown_parameters=config.unknown_parameters)
+    return EmbeddedEngine(decoder, name=name, unknown_parameters=config.unknown_parameters, chat_template=template)

@@ -26,21 +26,23 @@ PROGRAM: Final = Program("PIPESD_GATEWAY_", (KEYS,))
 class GatewayConfig(Struct, frozen=True, kw_only=True):
     """Configuration of one gateway. Raises ConfigError where a value cannot work.
 
-    model: GGUF file of the target. name: its name in the API; "": the name in the file. n_seq: sequences that run at
-    once. context: tokens of each, prompt and answer together. threads: of llama.cpp. max_queue: length of the admission
-    queue. park_timeout: seconds that a session waits for a silent edge. grace: seconds that a session waits for a lost
-    agent to resume it; 0: it ends with its link. step_floor_ms: least time of an engine step, to emulate a bigger
-    target. max_sessions_per_key: agents' sessions, over all their connections (`quota`). unknown_parameters: of
-    requests, see `openai_parameters`. tls_cert, tls_key: PEM files; without them no TLS. cors_origin: web origins
-    allowed to call the API. allowed_host: host names to answer to beside those of loopback, see `service.hosts`.
-    drain_timeout: seconds to finish requests after SIGTERM. keep_alive: seconds until an idle connection is closed.
-    api_keys: empty means open. api_key_file: file of the keys; None: they come from the environment.
+    model: GGUF file of the target. name: its name in the API; "": the name in the file. chat_template: Jinja file that
+    takes the place of the model's own template. n_seq: sequences that run at once. context: tokens of each, prompt and
+    answer together. threads: of llama.cpp. max_queue: length of the admission queue. park_timeout: seconds that a
+    session waits for a silent edge. grace: seconds that a session waits for a lost agent to resume it; 0: it ends with
+    its link. step_floor_ms: least time of an engine step, to emulate a bigger target. max_sessions_per_key: agents'
+    sessions, over all their connections (`quota`). unknown_parameters: of requests, see `openai_parameters`. tls_cert,
+    tls_key: PEM files; without them no TLS. cors_origin: web origins allowed to call the API. allowed_host: host names
+    to answer to beside those of loopback, see `service.hosts`. drain_timeout: seconds to finish requests after SIGTERM.
+    keep_alive: seconds until an idle connection is closed. api_keys: empty means open. api_key_file: file of the keys;
+    None: they come from the environment.
     """
 
     model: Path
     host: str = "127.0.0.1"
     port: int = 8100
     name: str = ""
+    chat_template: Path | None = None
     n_seq: int = 4
     context: int = 2048
     threads: int = 1

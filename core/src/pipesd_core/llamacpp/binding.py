@@ -138,8 +138,9 @@ class Model:
         self.n_vocab: Final = lib.llama_vocab_n_tokens(self._vocab)
         self.n_ctx_train: Final = lib.llama_model_n_ctx_train(self._handle)
         self.name: Final = self._metadata("general.name") or self.path.stem
-        template = lib.llama_model_chat_template(self._handle, None)
-        self.chat_template: Final = None if template is None else template.decode("utf-8", "replace")
+        self.chat_template: Final = self._chat_template(None)
+        self.tool_template: Final = self._chat_template(b"tool_use")
+        """A chat template that the file has beside the usual one, for chats with tools."""
         self.bos: Final = _token_or_none(lib.llama_vocab_bos(self._vocab))
         self.eos: Final = _token_or_none(lib.llama_vocab_eos(self._vocab))
         self.adds_bos: Final = bool(lib.llama_vocab_get_add_bos(self._vocab))
@@ -157,6 +158,10 @@ class Model:
         if problem:
             self.close()
             raise ModelLoadError(f"{self.path} cannot be used: {problem}. Choose a decoder-only transformer model")
+
+    def _chat_template(self, name: bytes | None) -> str | None:
+        template = lib.llama_model_chat_template(self._handle, name)
+        return None if template is None else template.decode("utf-8", "replace")
 
     def __enter__(self) -> Model:
         return self

@@ -5,8 +5,8 @@ import datetime
 import pytest
 
 from pipesd_core.errors import InvalidRequest, ModelLoadError
+from pipesd_core.llamacpp.openai.chat_messages import Message
 from pipesd_core.llamacpp.openai.chat_template import ChatTemplate
-from pipesd_core.llamacpp.openai.request import Message
 
 USER = Message("user", "hi <b>")
 

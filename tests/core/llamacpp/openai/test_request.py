@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pipesd_core.errors import InvalidRequest
-from pipesd_core.llamacpp.openai.request import MAX_STOP_CHARS, UNTIL_CONTEXT_ENDS, Message, Request, parse
+from pipesd_core.llamacpp.openai.chat_messages import Message
+from pipesd_core.llamacpp.openai.request import MAX_STOP_CHARS, UNTIL_CONTEXT_ENDS, Request, parse
 from pipesd_core.protocol.messages import Endpoint
 
 HELLO = [{"role": "user", "content": "hello"}]
+TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 def chat(**body: Any) -> Request:
@@ -79,7 +81,8 @@ def test_what_agents_send_along_changes_nothing() -> None:
         ({"n": True}, "n"),
         ({"n": 0}, "n"),
         ({"logprobs": 1}, "logprobs"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [TOOL], "response_format": {"type": "json_object"}}, "response_format"),
         ({"response_format": "json_object"}, "response_format"),
         ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
         ({"frequency_penalty": 2.1}, "frequency_penalty"),
@@ -124,7 +127,7 @@ def test_what_agents_send_along_changes_nothing() -> None:
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": ["hi"]}, "messages[0]"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
@@ -200,7 +203,7 @@ def test_what_is_wrong_with_a_prompt_is_said_to_a_client_of_the_api(prompt: Any,
         ({"content": []}, "content", "but is []"),
         ({"content": None}, "content", "but is null"),
         ({}, "content", "but is missing"),
-        ({"content": None, "tool_calls": [{}]}, "tool_calls", "is not served here"),
+        ({"content": None, "tool_calls": [{}]}, "tool_calls", "belongs to messages of the role assistant"),
         ({"content": [None]}, "content[0]", "must be a text part, but is null"),
         ({"content": ["x"]}, "content[0]", 'must be a text part, but is "x"'),
         ({"content": [{"type": "text"}]}, "content[0].text", "but is missing"),
@@ -270,6 +273,17 @@ def test_unknown_parameters_are_ignored_where_that_is_wanted() -> None:
         with pytest.raises(InvalidRequest) as error:
             parse(Endpoint.COMPLETIONS, msgspec.json.encode({"prompt": "hello"} | known), "ignore")
         assert error.value.param == next(iter(known))
+
+
+def test_tools_that_may_be_called_are_part_of_the_request() -> None:
+    request = chat(tools=[TOOL], parallel_tool_calls=False)
+    assert request.tools is not None
+    assert [tool.name for tool in request.tools.all] == ["f"]
+    assert not request.tools.parallel
+    free = chat(tools=[TOOL], tool_choice="none", response_format={"type": "json_object"})
+    assert free.tools is None
+    with pytest.raises(InvalidRequest, match="/v1/chat/completions"):
+        completion(tools=[TOOL])
 
 
 def test_text_parts_become_text() -> None:

@@ -20,13 +20,13 @@ def run(tokens: list[int], stop: tuple[str, ...], cuts: set[int]) -> tuple[list[
     for i, token in enumerate(tokens):
         if i in cuts:
             parts.append(text.take())
-            assert text.covered <= i
+            assert text.covered() <= i
         used, stopped = i + 1, text.push(token)
         if stopped:
             break
     text.finish()
     parts.append(text.take())
-    return parts, used, stopped, text.covered
+    return parts, used, stopped, text.covered()
 
 
 tokens = st.lists(st.sampled_from([*b"aab\xc3\xbc\xe6\xff", *PIECES]), max_size=30)
@@ -66,8 +66,8 @@ def test_covered_tokens_are_shown_in_full(tokens: list[int]) -> None:
         if text.push(token):
             return
         shown += text.take()
-        assert text.covered <= i
-        complete = b"".join(map(piece, tokens[: text.covered])).decode("utf-8", "ignore")
+        assert text.covered() <= i
+        complete = b"".join(map(piece, tokens[: text.covered()])).decode("utf-8", "ignore")
         assert shown.replace("\ufffd", "").startswith(complete)
 
 
@@ -75,29 +75,29 @@ def test_an_incomplete_character_is_held_back() -> None:
     text = Detokenizer(piece)
     first, second = "ü".encode()
     text.push(first)
-    assert (text.take(), text.covered) == ("", 0)
+    assert (text.take(), text.covered()) == ("", 0)
     text.push(second)
-    assert (text.take(), text.covered) == ("ü", 2)
+    assert (text.take(), text.covered()) == ("ü", 2)
     text.push(first)
     text.finish()
-    assert (text.take(), text.covered) == ("\ufffd", 3)
+    assert (text.take(), text.covered()) == ("\ufffd", 3)
 
 
 def test_the_beginning_of_a_stop_string_is_held_back() -> None:
     text = Detokenizer(piece, ("aab",))
     assert not text.push(ord("a"))
     assert not text.push(ord("a"))
-    assert (text.take(), text.covered) == ("", 0)
+    assert (text.take(), text.covered()) == ("", 0)
     assert not text.push(ord("a"))
-    assert (text.take(), text.covered) == ("a", 1)
+    assert (text.take(), text.covered()) == ("a", 1)
     assert text.push(ord("b"))
-    assert (text.take(), text.covered) == ("", 4)
+    assert (text.take(), text.covered()) == ("", 4)
 
 
 def test_special_tokens_show_nothing() -> None:
     text = Detokenizer(piece)
     text.push(300)
-    assert (text.take(), text.covered) == ("", 1)
+    assert (text.take(), text.covered()) == ("", 1)
 
 
 def test_nothing_can_be_pushed_after_a_stop_string() -> None:

@@ -17,14 +17,15 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipesd_core.errors import InvalidRequest, ModelLoadError
-from pipesd_core.llamacpp.openai.request import Message
+from pipesd_core.llamacpp.openai.chat_messages import Message
+from pipesd_core.llamacpp.openai.tools import Tool
 
 
 class ChatTemplate:
     """A compiled chat template.
 
     Args:
-        source: Jinja text from the model file.
+        source: Jinja text.
         special: names that templates use for special tokens, such as `bos_token`, with their text.
 
     Raises: ModelLoadError when the template does not compile.
@@ -39,33 +40,49 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise ModelLoadError(f"the model's chat template does not compile: {error}") from error
+            raise ModelLoadError(f"the chat template does not compile: {error}") from error
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """The prompt text, ready for the assistant's answer.
 
-        The role `developer` is given to the template as `system`, its older name. Raises `InvalidRequest` when the
-        template refuses the messages.
+        The role `developer` is given to the template as `system`, its older name; arguments of calls as objects, as HF
+        does. Raises `InvalidRequest` when the template refuses the messages.
         """
         rows = [_row(message) for message in messages]
+        listed = [tool.to_json() for tool in tools] or None
         try:
-            return self._template.render(messages=rows, add_generation_prompt=True, **self._special)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError) as error:
+            return self._template.render(messages=rows, tools=listed, add_generation_prompt=True, **self._special)
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
             raise InvalidRequest(
-                f"the model's chat template does not take these messages: {error}", param="messages"
+                f"the chat template does not take these messages: {error}", param="messages"
             ) from error
 
 
-def _row(message: Message) -> dict[str, str]:
-    row = {"role": "system" if message.role == "developer" else message.role, "content": message.content}
-    if message.name is not None:
-        row["name"] = message.name
+def _row(message: Message) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": message.content,
+    }
+    if message.tool_calls:
+        row["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        if (value := getattr(message, name)) is not None:
+            row[name] = value
     return row
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """The `tojson` filter of HF transformers: no HTML escapes, non-ASCII as it is."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> NoReturn:

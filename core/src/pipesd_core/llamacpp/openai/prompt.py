@@ -13,6 +13,8 @@ from pipesd_core.llamacpp.constraint import Grammar
 from pipesd_core.llamacpp.openai.chat_template import ChatTemplate
 from pipesd_core.llamacpp.openai.logits_processing import Constraint
 from pipesd_core.llamacpp.openai.request import UNTIL_CONTEXT_ENDS, Request
+from pipesd_core.llamacpp.openai.tool_calls import PLAIN, TAUGHT, CallFormat, CallRules
+from pipesd_core.llamacpp.openai.tool_templates import ToolTemplate
 from pipesd_core.protocol.messages import Endpoint
 
 DEFAULT_COMPLETION_TOKENS: Final = 16
@@ -38,6 +40,8 @@ class Model(Protocol):
     def eog_ids(self) -> tuple[int, ...]: ...
     @property
     def chat_template(self) -> str | None: ...
+    @property
+    def tool_template(self) -> str | None: ...
 
     def tokenize(self, text: str, *, special: bool) -> list[int]: ...
     def piece(self, token: int, *, special: bool) -> bytes: ...
@@ -46,12 +50,20 @@ class Model(Protocol):
 
 
 class Prompter:
-    """Makes openings for one model. Safe to use from any one thread while the model is open."""
+    """Makes openings for one model. Safe to use from any one thread while the model is open.
 
-    def __init__(self, model: Model, info: ModelInfo) -> None:
+    Args:
+        chat_template: a template instead of the model's own, for chats with tools and without.
+    """
+
+    def __init__(self, model: Model, info: ModelInfo, chat_template: str | None = None) -> None:
         self._model = model
         self._info = info
-        self._template = _template(model)
+        usual = chat_template or model.chat_template
+        self._template = None if usual is None else _template(model, usual)
+        self._tool_template = self._template
+        if chat_template is None and model.tool_template is not None:
+            self._tool_template = _template(model, model.tool_template)
         self._longest = max(len(model.piece(token, special=True)) for token in range(model.n_vocab))
 
     def opening(self, request: Request) -> Opening:
@@ -99,6 +111,33 @@ class Prompter:
             constraint.accept(token)
         return constraint
 
+    def call_rules(self, request: Request) -> CallRules:
+        """The calls that the answer to a request may have.
+
+        Raises InvalidRequest where it may have calls, and nobody would know how this model writes one.
+        """
+        tools = request.tools
+        if tools is None:
+            return CallRules()
+        taught = None if self._tool_template is None else self._tool_template.form
+        form = PLAIN if tools.choice == "required" else taught
+        if form is None:
+            known = ", ".join(form.name for form in TAUGHT)
+            raise InvalidRequest(
+                f"the chat template of {self._info.name!r} teaches no known format of calls ({known}), so that calls "
+                'could not be told from text: give tool_choice "none", "required" or a function, or have the server '
+                "started with --chat-template FILE and one that does",
+                param="tools",
+            )
+        names = tuple(tool.name for tool in tools.callable)
+        return CallRules(form, names, None if tools.parallel else 1, self._markers(form))
+
+    def _markers(self, form: CallFormat) -> frozenset[int]:
+        """The control tokens with which a format begins and ends calls; as text they show nothing."""
+        found = [self._model.tokenize(text, special=True) for text in (form.opening, form.closing) if text]
+        tokens = [ids[0] for ids in found if len(ids) == 1]
+        return frozenset(token for token in tokens if not self._model.piece(token, special=False))
+
     def _prompt_ids(self, request: Request) -> tuple[int, ...]:
         """Token ids of the prompt. Special tokens in a text are recognised, in both endpoints, as in vLLM.
 
@@ -106,9 +145,11 @@ class Prompter:
         """
         model = self._model
         if request.endpoint is Endpoint.CHAT_COMPLETIONS:
-            if self._template is None:
+            template = self._template if request.tools is None else self._tool_template
+            if template is None:
                 raise InvalidRequest(f"{self._info.name!r} has no chat template; use /v1/completions", param="messages")
-            ids = self._tokenize(self._template.render(request.messages), "messages")
+            tools = () if request.tools is None else request.tools.all
+            ids = self._tokenize(template.render(request.messages, tools), "messages")
         elif isinstance(request.prompt, str):
             ids = self._tokenize(request.prompt, "prompt")
             if model.adds_bos and model.bos is not None and ids[:1] != (model.bos,):
@@ -137,18 +178,14 @@ class Prompter:
         return tuple(self._model.tokenize(text, special=True))
 
 
-def _template(model: Model) -> ChatTemplate | None:
-    if model.chat_template is None:
-        return None
+def _template(model: Model, source: str) -> ToolTemplate:
     special = {"bos_token": model.bos, "eos_token": model.eos}
-    return ChatTemplate(
-        model.chat_template,
-        {
-            name: model.piece(token, special=True).decode("utf-8", "replace")
-            for name, token in special.items()
-            if token is not None
-        },
-    )
+    texts = {
+        name: model.piece(token, special=True).decode("utf-8", "replace")
+        for name, token in special.items()
+        if token is not None
+    }
+    return ToolTemplate(ChatTemplate(source, texts))
 
 
 def _max_tokens(request: Request, n_prompt: int, info: ModelInfo) -> int:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from pipesd_core.errors import InvalidRequest
+from pipesd_core.llamacpp.openai.chat_messages import Message, read_messages
 from pipesd_core.llamacpp.openai.fields import Fields, decode
 from pipesd_core.llamacpp.openai.logits_processing import LogitsProcessing, take_logits_processing
+from pipesd_core.llamacpp.openai.tools import Tools, take_tools
 from pipesd_core.openai_body import is_list_of_prompts, unwrap_prompt
 from pipesd_core.openai_parameters import UnknownParameters, ignored_list, refusal, unknown
-from pipesd_core.openai_values import show, whole, wrong
+from pipesd_core.openai_values import whole, wrong
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.sampling.sampler import draw_seed
@@ -26,34 +29,12 @@ MAX_STOPS: Final = 4
 MAX_STOP_CHARS: Final = 1024
 MAX_TOKENS: Final = 2**31 - 1
 
-ROLES: Final = ("system", "developer", "user", "assistant")
-
 UNTIL_CONTEXT_ENDS: Final = -1
 """llama-server's `max_tokens` of an answer as long as the context allows."""
-_PARTS: Final = {
-    "image_url": "an image",
-    "input_image": "an image",
-    "input_audio": "audio",
-    "audio_url": "audio",
-    "video_url": "a video",
-    "file": "a file",
-    "refusal": "a refusal",
-}
-"""What a part of a message holds, by its type."""
-PART_HINTS: Final = frozenset(("prompt_cache_breakpoint", "cache_control"))
-"""Keys of a text part that say what to cache."""
-
-
-class Message(Struct, frozen=True):
-    """One message of a chat; `content` is plain text."""
-
-    role: str
-    content: str
-    name: str | None = None
 
 
 class Request(Struct, frozen=True):
-    """A checked request. `messages` for chat; `prompt` (text or token ids) for completions.
+    """A checked request. `messages` and `tools` for chat; `prompt` (text or token ids) for completions.
 
     params: effective, seed drawn. model None: the only one there is. max_tokens None: the endpoint's default;
     max_tokens_name: the parameter that it came by. ignore_eos: EOS is a token like any other (vLLM's parameter).
@@ -64,6 +45,7 @@ class Request(Struct, frozen=True):
     params: SamplingParams
     logits_processing: LogitsProcessing = LogitsProcessing()
     messages: tuple[Message, ...] = ()
+    tools: Tools | None = None
     prompt: str | tuple[int, ...] = ""
     model: str | None = None
     max_tokens: int | None = None
@@ -86,7 +68,8 @@ def parse(endpoint: Endpoint, body: bytes, unknown_parameters: UnknownParameters
         endpoint=endpoint,
         params=_params(fields),
         logits_processing=take_logits_processing(fields, chat=chat),
-        messages=_messages(fields.take("messages")) if chat else (),
+        messages=read_messages(fields.take("messages")) if chat else (),
+        tools=take_tools(fields) if chat else None,
         prompt="" if chat else _prompt(fields.take("prompt")),
         model=fields.string("model"),
         max_tokens=max_tokens,
@@ -97,10 +80,18 @@ def parse(endpoint: Endpoint, body: bytes, unknown_parameters: UnknownParameters
         include_usage=_include_usage(fields.take("stream_options"), stream),
         ignored=_check_rest(endpoint, fields.rest(), unknown_parameters),
     )
+    if request.tools is not None:
+        if request.logits_processing.grammar is not None:
+            raise InvalidRequest(
+                "a response_format is not possible with tools that may be called: leave it out, or give tool_choice "
+                '"none"',
+                param="response_format",
+            )
+        forced = msgspec.structs.replace(request.logits_processing, grammar=request.tools.grammar())
+        request = msgspec.structs.replace(request, logits_processing=forced)
     if request.ignore_eos and request.logits_processing.grammar is not None:
-        raise InvalidRequest(
-            "ignore_eos is not possible with a response_format, whose text has an end", param="ignore_eos"
-        )
+        param = request.logits_processing.grammar.param
+        raise InvalidRequest(f"ignore_eos is not possible with {param} here: the text has an end", param="ignore_eos")
     return request
 
 
@@ -149,59 +140,6 @@ def _max_tokens(fields: Fields, chat: bool) -> tuple[str, int | None]:
             param="max_tokens",
         )
     return next(iter(given.items()), ("max_tokens", None))
-
-
-def _messages(value: Any) -> tuple[Message, ...]:
-    if not isinstance(value, list) or not value:
-        raise wrong("messages", "a list of at least one message", value)
-    return tuple(_message(f"messages[{i}]", item) for i, item in enumerate(value))
-
-
-def _message(where: str, value: Any) -> Message:
-    if not isinstance(value, dict):
-        raise wrong(where, "an object with role and content", value)
-    left = dict(value)
-    role, name, content = left.pop("role", None), left.pop("name", None), left.pop("content", None)
-    left = {key: item for key, item in left.items() if item is not None and item != []}
-    if role not in ROLES:
-        raise wrong(f"{where}.role", "one of " + ", ".join(ROLES), role)
-    if name is not None and not isinstance(name, str):
-        raise wrong(f"{where}.name", "a string", name)
-    if left:  # before the content, which may be missing because of that
-        param = f"{where}.{next(iter(left))[:64]}"
-        raise InvalidRequest(f"{param} is not served here; leave it out", param=param)
-    return Message(role=role, content=_content(f"{where}.content", content, given="content" in value), name=name)
-
-
-def _content(where: str, value: Any, *, given: bool) -> str:
-    """Text, or text parts; the parts are joined by newlines (as vLLM does for templates that take plain text).
-
-    given: the message has the key, perhaps with a null.
-    """
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not value:
-        is_ = f"is {show(value)}" if given else "is missing"
-        raise InvalidRequest(f"{where} must be a string or a list of at least one text part, but {is_}", param=where)
-    return "\n".join(_text(f"{where}[{i}]", part) for i, part in enumerate(value))
-
-
-def _text(where: str, part: Any) -> str:
-    """The text of a part of a message."""
-    if not isinstance(part, dict):
-        raise wrong(where, "a text part", part)
-    kind = part.get("type")
-    if kind != "text":
-        what = f"{_PARTS[kind]} ({show(kind)})" if isinstance(kind, str) and kind in _PARTS else f"of type {show(kind)}"
-        raise InvalidRequest(f"{where} is {what}; text parts only are read here: leave it out", param=where)
-    for name in part:
-        if name not in ("type", "text") and name not in PART_HINTS and part[name] is not None:
-            param = f"{where}.{name[:64]}"
-            raise InvalidRequest(f"{param} is not served here; leave it out", param=param)
-    text = part.get("text")
-    if not isinstance(text, str):
-        raise wrong(f"{where}.text", "a string", text)
-    return text
 
 
 def _prompt(value: Any) -> str | tuple[int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import msgspec
@@ -16,7 +17,7 @@ from msgspec import Struct
 
 from pipesd_core.protocol.messages import Endpoint
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -33,6 +34,25 @@ class Usage(Struct, frozen=True):
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "completion_tokens_details": {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0},
+        }
+
+
+class CallPiece(Struct, frozen=True):
+    """A piece of a call, or all of it. id, name: in the first piece, and in no other."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The piece as OpenAI writes it, its index left out."""
+        if self.name is None:
+            return {"function": {"arguments": self.arguments}}
+        return {
+            "id": self.id,
+            "type": "function",
+            "function": {"name": self.name, "arguments": self.arguments},
         }
 
 
@@ -62,6 +82,7 @@ class Writer(Struct, frozen=True):
     def chunk(
         self,
         text: str,
+        calls: Sequence[CallPiece] = (),
         *,
         first: bool,
         finish_reason: FinishReason | None = None,
@@ -70,9 +91,11 @@ class Writer(Struct, frozen=True):
         """One chunk of a stream; the first of a chat names the role, the last has the finish reason."""
         choice: dict[str, Any]
         if self.endpoint is Endpoint.CHAT_COMPLETIONS:
-            delta: dict[str, str] = {"role": "assistant"} if first else {}
+            delta: dict[str, Any] = {"role": "assistant"} if first else {}
             if text or first:
-                delta["content"] = text
+                delta["content"] = text or (None if calls else "")
+            if calls:
+                delta["tool_calls"] = [{"index": call.index} | call.to_json() for call in calls]
             choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         else:
             choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
@@ -86,12 +109,20 @@ class Writer(Struct, frozen=True):
         return _encode(self._head(stream=True) | {"choices": [], "usage": usage.to_json()})
 
     def whole(
-        self, text: str, finish_reason: FinishReason, usage: Usage, logprobs: dict[str, Any] | None = None
+        self,
+        text: str,
+        finish_reason: FinishReason,
+        usage: Usage,
+        logprobs: dict[str, Any] | None = None,
+        calls: Sequence[CallPiece] = (),
     ) -> bytes:
         """The whole response of a request that does not stream."""
         choice: dict[str, Any] = {"index": 0, "logprobs": logprobs, "finish_reason": finish_reason}
         if self.endpoint is Endpoint.CHAT_COMPLETIONS:
-            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+            message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
+            if calls:
+                message["tool_calls"] = [call.to_json() for call in calls]
+            choice["message"] = message
         else:
             choice["text"] = text
         return _encode(self._head(stream=False) | {"choices": [choice], "usage": usage.to_json()})

@@ -63,10 +63,12 @@ class Detokenizer:
         """Number of characters of the tokens so far, those held back included."""
         return self._chars
 
-    @property
-    def covered(self) -> int:
-        """Number of tokens, from the first, that the text released so far shows in full."""
-        shown = self._chars - len(self._held)
+    def covered(self, held: int = 0) -> int:
+        """Number of tokens, from the first, that the text released so far shows in full.
+
+        held: characters at its end that whoever took them holds back.
+        """
+        shown = self._chars - len(self._held) - held
         while self._ends and (self._over or self._ends[0][1] <= shown):
             self._covered = self._ends.popleft()[0]
         return self._covered

@@ -17,6 +17,7 @@ from pipesd_core.errors import ApiError, ModelNotFound, Overloaded, ShuttingDown
 from pipesd_core.llamacpp.openai.logits_processing import Constraint, LogitsProcessing
 from pipesd_core.llamacpp.openai.prompt import Model, Prompter
 from pipesd_core.llamacpp.openai.request import Request, parse
+from pipesd_core.llamacpp.openai.tool_calls import CallRules
 from pipesd_core.llamacpp.runtime.generation import EmbeddedGeneration, SequenceHandle
 from pipesd_core.llamacpp.runtime.logprobs import Decoded
 from pipesd_core.occupancy import Occupancy
@@ -33,7 +34,7 @@ MAX_TAKEN_BACK: Final = 4096
 """Most cancelled requests that wait with these; their turn costs next to nothing."""
 
 
-Begun = tuple[Opening, Constraint | None]
+Begun = tuple[Opening, Constraint | None, CallRules]
 
 
 class Decoder(Protocol):
@@ -75,9 +76,17 @@ class EmbeddedEngine:
         decoder: the target; closed with the engine.
         name: the model's name in the API.
         unknown_parameters: what is done with parameters that are known to nobody.
+        chat_template: a chat template instead of the model's own.
     """
 
-    def __init__(self, decoder: Decoder, *, name: str, unknown_parameters: UnknownParameters = "refuse") -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        name: str,
+        unknown_parameters: UnknownParameters = "refuse",
+        chat_template: str | None = None,
+    ) -> None:
         model = decoder.model
         self._decoder = decoder
         self._unknown_parameters = unknown_parameters
@@ -88,7 +97,7 @@ class EmbeddedEngine:
             max_context=decoder.n_ctx_seq,
             max_drafts=decoder.max_drafts,
         )
-        self._prompter = Prompter(model, self._info)
+        self._prompter = Prompter(model, self._info, chat_template)
         # A body of megabytes must not stop the event loop; one thread, so that the model outlives every use of it.
         self._preparer = ThreadPoolExecutor(1, "pipesd-prompt")
         self._preparing = Occupancy()
@@ -115,8 +124,8 @@ class EmbeddedEngine:
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
         """Open a request; see `Engine.open`."""
         self._check_open()
-        request, (opening, constraint) = await self._prepare(endpoint, body, self._begun)
-        return await self._begin(request, opening, constraint, deliver)
+        request, begun = await self._prepare(endpoint, body, self._begun)
+        return await self._begin(request, begun, deliver)
 
     async def continue_answer(
         self, endpoint: Endpoint, body: bytes, opening: Opening, decided: tuple[int, ...], deliver: Deliver
@@ -131,26 +140,23 @@ class EmbeddedEngine:
         Raises ApiError, as `open`; InvalidRequest for logprobs, which nobody here knows of `decided`.
         """
         self._check_open()
-        request, (opening, constraint) = await self._prepare(
+        request, begun = await self._prepare(
             endpoint,
             body,
             lambda request: (
                 self._prompter.opening_after(request, opening, decided),
                 self._prompter.constraint(request, decided),
+                self._prompter.call_rules(request),
             ),
         )
-        return await self._begin(request, opening, constraint, deliver, decided)
+        return await self._begin(request, begun, deliver, decided)
 
     async def _begin(
-        self,
-        request: Request,
-        opening: Opening,
-        constraint: Constraint | None,
-        deliver: Deliver,
-        decided: tuple[int, ...] = (),
+        self, request: Request, begun: Begun, deliver: Deliver, decided: tuple[int, ...] = ()
     ) -> EmbeddedGeneration:
         self._check_open()
-        generation = EmbeddedGeneration(request, opening, self._decoder.model, deliver, self._live.discard)
+        opening, constraint, rules = begun
+        generation = EmbeddedGeneration(request, opening, self._decoder.model, deliver, self._live.discard, rules)
         if decided:
             generation.begin_with(decided)
             if generation.over:
@@ -236,7 +242,8 @@ class EmbeddedEngine:
             raise ModelNotFound(
                 f"the model {request.model!r} does not exist; this server has {self._info.name!r}", param="model"
             )
-        return self._prompter.opening(request), self._prompter.constraint(request)
+        rules = self._prompter.call_rules(request)
+        return self._prompter.opening(request), self._prompter.constraint(request), rules
 
 
 def _shutting_down() -> ShuttingDown:

@@ -10,7 +10,8 @@ from pipesd_core.engine.interface import Broken, Deliver, EngineOutput, Finished
 from pipesd_core.errors import ApiError, EngineFailed
 from pipesd_core.llamacpp.openai.prompt import Model
 from pipesd_core.llamacpp.openai.request import Request
-from pipesd_core.llamacpp.openai.responses import FinishReason, Usage, Writer
+from pipesd_core.llamacpp.openai.responses import CallPiece, FinishReason, Usage, Writer
+from pipesd_core.llamacpp.openai.tool_calls import CallDelta, CallParser, CallRules, call_id
 from pipesd_core.llamacpp.runtime.detokenizer import Detokenizer
 from pipesd_core.llamacpp.runtime.logprobs import Decoded, Logprobs
 
@@ -34,6 +35,7 @@ class EmbeddedGeneration:
         model: Model,
         deliver: Deliver,
         on_over: Callable[[EmbeddedGeneration], None],
+        rules: CallRules,
     ) -> None:
         self._opening = opening
         self._eos = frozenset(opening.eos_ids)
@@ -41,7 +43,8 @@ class EmbeddedGeneration:
         self._on_over = on_over
         self._stream = request.stream
         self._writer = Writer.start(request.endpoint, opening.model, include_usage=request.include_usage)
-        self._text = Detokenizer(lambda token: model.piece(token, special=False), opening.stop)
+        self._text = Detokenizer(lambda token: model.piece(token, special=token in rules.markers), opening.stop)
+        self._parser = CallParser(rules)
         self._logprobs: Logprobs | None = None
         if request.logits_processing.logprobs is not None:
             self._logprobs = Logprobs(request.endpoint, lambda token: model.piece(token, special=True))
@@ -138,24 +141,31 @@ class EmbeddedGeneration:
         for kept, token in enumerate(done.tokens, 1):
             if self._logprobs is not None:
                 self._logprobs.push(done.ranked[kept - 1], self._text.chars)
-            if token in self._eos or self._text.push(token):
+            if token in self._eos or self._text.push(token) or self._parser.push(self._text.take()):
                 reason = "stop"
             elif self._tokens + kept == self._opening.max_tokens:
                 reason = "length"
             if reason is not None:
-                return kept, reason
+                self._text.finish()
+                self._parser.push(self._text.take())
+                self._parser.finish()
+                return kept, "tool_calls" if reason == "stop" and self._parser.called else reason
         return len(done.tokens), None
 
     def _emit_chunk(self, reason: FinishReason | None) -> None:
-        if reason is not None:
-            self._text.finish()
-        text = self._text.take()
-        if text or reason is not None:
-            upto = self._tokens if reason is not None else self._text.covered
+        delta = self._parser.take()
+        if delta.content or delta.calls or reason is not None:
+            upto = self._tokens if reason is not None else self._text.covered(self._parser.held)
             logprobs = self._take_logprobs(upto)
-            chunk = self._writer.chunk(text, first=self._first, finish_reason=reason, logprobs=logprobs)
+            calls = [self._piece(call) for call in delta.calls]
+            chunk = self._writer.chunk(delta.content, calls, first=self._first, finish_reason=reason, logprobs=logprobs)
             self._first = False
             self._emit(Payload(chunk, upto))
+
+    def _piece(self, call: CallDelta) -> CallPiece:
+        opening = self._opening
+        name = None if call.name is None else call_id(opening.prompt_ids, opening.params.seed, call.index)
+        return CallPiece(call.index, name, call.name, call.arguments)
 
     def _take_logprobs(self, upto: int) -> dict[str, Any] | None:
         """The logprobs of the tokens up to number `upto` that were not taken yet."""
@@ -165,8 +175,9 @@ class EmbeddedGeneration:
     def _end(self, reason: FinishReason) -> None:
         usage = Usage(len(self._opening.prompt_ids), self._tokens)
         if not self._stream:
-            self._text.finish()
-            whole = self._writer.whole(self._text.take(), reason, usage, self._take_logprobs(self._tokens))
+            delta = self._parser.take()
+            calls = [self._piece(call) for call in delta.calls]
+            whole = self._writer.whole(delta.content, reason, usage, self._take_logprobs(self._tokens), calls)
             self._emit(Payload(whole, self._tokens, usage=True))
         elif self._writer.include_usage:
             self._emit(Payload(self._writer.usage_chunk(usage), self._tokens, usage=True))
