@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from pipesd_core.engine.interface import Deliver, ModelInfo, Opening, Queued
+from pipesd_core.engine.translated import is_translated, open_translated
 from pipesd_core.errors import ApiError, ModelNotFound, Overloaded, ShuttingDown, Unavailable
 from pipesd_core.llamacpp.openai.logits_processing import Grammar, LogitsProcessing
 from pipesd_core.llamacpp.openai.prompt import Model, Prompter
@@ -114,6 +115,8 @@ class EmbeddedEngine:
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
         """Open a request; see `Engine.open`."""
+        if is_translated(endpoint):
+            return await open_translated(self.open, endpoint, body, deliver)
         self._check_open()
         request, (opening, grammar) = await self._prepare(endpoint, body, self._begun)
         return await self._begin(request, opening, grammar, deliver)
@@ -130,8 +133,14 @@ class EmbeddedEngine:
 
         Raises ApiError, as `open`; InvalidRequest for logprobs, which nobody here knows of `decided`.
         """
+
+        async def continued(endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
+            return await self.continue_answer(endpoint, body, opening, decided, deliver)
+
+        if is_translated(endpoint):
+            return await open_translated(continued, endpoint, body, deliver)
         self._check_open()
-        request, (opening, grammar) = await self._prepare(
+        request, (opened, grammar) = await self._prepare(
             endpoint,
             body,
             lambda request: (
@@ -139,7 +148,7 @@ class EmbeddedEngine:
                 self._prompter.grammar(request, decided),
             ),
         )
-        return await self._begin(request, opening, grammar, deliver, decided)
+        return await self._begin(request, opened, grammar, deliver, decided)
 
     async def _begin(
         self,

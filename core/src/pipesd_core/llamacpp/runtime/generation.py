@@ -153,7 +153,8 @@ class EmbeddedGeneration:
         if text or reason is not None:
             upto = self._tokens if reason is not None else self._text.covered
             logprobs = self._take_logprobs(upto)
-            chunk = self._writer.chunk(text, first=self._first, finish_reason=reason, logprobs=logprobs)
+            stop = self._text.met
+            chunk = self._writer.chunk(text, first=self._first, finish_reason=reason, logprobs=logprobs, stop=stop)
             self._first = False
             self._emit(Payload(chunk, upto))
 
@@ -166,7 +167,8 @@ class EmbeddedGeneration:
         usage = Usage(len(self._opening.prompt_ids), self._tokens)
         if not self._stream:
             self._text.finish()
-            whole = self._writer.whole(self._text.take(), reason, usage, self._take_logprobs(self._tokens))
+            logprobs = self._take_logprobs(self._tokens)
+            whole = self._writer.whole(self._text.take(), reason, usage, logprobs, self._text.met)
             self._emit(Payload(whole, self._tokens, usage=True))
         elif self._writer.include_usage:
             self._emit(Payload(self._writer.usage_chunk(usage), self._tokens, usage=True))
