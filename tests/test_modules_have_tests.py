@@ -25,6 +25,7 @@ ELSEWHERE: Final = {
     "edge_agent/src/pipesd_agent/answer.py": "tests/agent/api/test_app.py",
     "edge_agent/src/pipesd_agent/control/figures.py": "tests/agent/api/test_metrics.py",
     "edge_agent/src/pipesd_agent/drafting/drafter.py": "tests/agent/drafting/test_worker.py",
+    "edge_agent/src/pipesd_agent/session/cannot_splice.py": "tests/agent/session/test_splice.py",
     "edge_agent/src/pipesd_agent/session/actions.py": "tests/agent/session/test_agent_session.py",
     "edge_agent/src/pipesd_agent/session/policies.py": "tests/agent/session/test_agent_session.py",
     "edge_agent/src/pipesd_agent/session/remote_error.py": "tests/agent/session/test_agent_session.py",

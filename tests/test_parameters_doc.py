@@ -9,9 +9,16 @@ from repository import ROOT
 from pipesd_core.openai_parameters import SERVED, TABLE, Parameter
 from pipesd_core.openai_values import show
 from pipesd_core.protocol.messages import Endpoint
+from pipesd_core.translation import parameters
 
 PAGE = ROOT / "docs" / "api.md"
-ONLY = {Endpoint.CHAT_COMPLETIONS: " (chat)", Endpoint.COMPLETIONS: " (completions)", None: ""}
+ONLY = {
+    Endpoint.CHAT_COMPLETIONS: " (chat)",
+    Endpoint.COMPLETIONS: " (completions)",
+    Endpoint.RESPONSES: " (responses)",
+    Endpoint.MESSAGES: " (messages)",
+    None: "",
+}
 
 
 def row(parameter: Parameter) -> str:
@@ -23,8 +30,8 @@ def row(parameter: Parameter) -> str:
     )
 
 
-def table() -> str:
-    return "\n".join(["| parameter | what it is | accepted |", "|---|---|---|", *map(row, TABLE)])
+def table(parameters: tuple[Parameter, ...] = TABLE) -> str:
+    return "\n".join(["| parameter | what it is | accepted |", "|---|---|---|", *map(row, parameters)])
 
 
 def test_the_table_is_the_code_s() -> None:
@@ -33,6 +40,22 @@ def test_the_table_is_the_code_s() -> None:
         r"<!-- begin parameters -->\n\n(.*?)\n\n<!-- end parameters -->", PAGE.read_text("utf-8"), re.DOTALL
     )
     assert found == table()
+
+
+def test_the_table_of_responses_and_messages_is_the_code_s() -> None:
+    """To write it: as above, with `t.table(t.parameters.TABLE)`."""
+    (found,) = re.findall(
+        r"<!-- begin translated parameters -->\n\n(.*?)\n\n<!-- end translated parameters -->",
+        PAGE.read_text("utf-8"),
+        re.DOTALL,
+    )
+    assert found == table(parameters.TABLE)
+
+
+def test_the_page_names_all_that_is_translated() -> None:
+    (listed,) = re.findall(r"\| served \|(.*?)\n", PAGE.read_text("utf-8"))
+    for names, cell in zip(parameters.TRANSLATED.values(), listed.split("|"), strict=False):
+        assert tuple(re.findall(r"`([a-z_]+)`", cell)) == names
 
 
 def test_the_page_names_all_that_is_served() -> None:

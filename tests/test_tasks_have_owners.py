@@ -54,6 +54,8 @@ OWNERS = {
     "agent_socket.AgentSocket._pump": "_opening_done hangs up",
     "agent_socket.AgentSocket._rearm": "_tick hangs up, and ends the sessions",
     "engine.choices.MultiChoiceGeneration.open": "`next` raises what happened to it",
+    "engine.translated.open_translated": AWAITED,
+    "engine.translated.prompt_length": AWAITED,
     "service.http.while_connected": AWAITED,
     "service.startup.answering_while_starting": "one client each; ends with the start",
     "service.limits.BoundedHttp._await": "closes a connection",

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import httpx
 import pytest
 from fake_gateway import answer, answers, fake_gateway, gateways, opened
+from msgspec.structs import replace
 from test_stream import make, sent
 
 from pipesd_agent.agent import Agent
@@ -77,6 +78,7 @@ class FakeLink:
         self.asked.append(collaborative)
         stream = make(None, *observers)
         stream.request_id = request_id
+        stream.session._request = replace(stream.session.request, endpoint=endpoint, body=body)
         self.streams.append(stream)
         self.script(stream, collaborative)
         return stream

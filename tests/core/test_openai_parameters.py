@@ -40,7 +40,7 @@ def encoded(**fields: Any) -> bytes:
 
 
 def test_no_parameter_stands_there_twice_or_is_served() -> None:
-    for endpoint in Endpoint:
+    for endpoint in SERVED:
         names = [each.name for each in TABLE if each.endpoint in (None, endpoint)]
         assert len(set(names)) == len(names)
         assert not set(names) & SERVED[endpoint]
@@ -49,7 +49,7 @@ def test_no_parameter_stands_there_twice_or_is_served() -> None:
             assert name == "dry_sequence_breakers" if error is None else error.param == name
 
 
-@pytest.mark.parametrize("endpoint", Endpoint)
+@pytest.mark.parametrize("endpoint", SERVED)
 def test_what_is_called_served_is_what_the_parser_takes(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = set()
     take = request_fields.Fields.take
@@ -67,7 +67,7 @@ def test_what_is_called_served_is_what_the_parser_takes(endpoint: Endpoint, monk
     assert taken == SERVED[endpoint]
 
 
-@pytest.mark.parametrize("endpoint", Endpoint)
+@pytest.mark.parametrize("endpoint", SERVED)
 @pytest.mark.parametrize("parameter", TABLE, ids=lambda parameter: parameter.name)
 def test_neutral_values_and_hints_are_accepted_and_change_nothing(parameter: Parameter, endpoint: Endpoint) -> None:
     if parameter.endpoint not in (None, endpoint):

@@ -68,9 +68,9 @@ RAW: Final = (
 def bodies(seed: int, count: int) -> Iterator[tuple[Endpoint, Any]]:
     """So many endpoints and bodies, decoded, or raw where they are bytes."""
     rng = Random(seed)
-    yield from ((endpoint, raw) for endpoint in Endpoint for raw in RAW)
+    yield from ((endpoint, raw) for endpoint in FIELDS for raw in RAW)
     for _ in range(count - 2 * len(RAW)):
-        endpoint = rng.choice(list(Endpoint))
+        endpoint = rng.choice(list(FIELDS))
         yield endpoint, _body(rng, endpoint)
 
 

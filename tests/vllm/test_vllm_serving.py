@@ -135,6 +135,105 @@ def test_answer_is_vllms_own(server: VllmServer, agent: AgentThread, feature: st
     close(_without_call_ids(got), _without_call_ids(expected))
 
 
+RESPONSE: dict[str, Any] = {"input": CHAT[0]["content"], "instructions": "Be brief.", "max_output_tokens": 40}
+MESSAGE: dict[str, Any] = {"messages": CHAT, "system": "Be brief.", "max_tokens": 40}
+ROUTES = {"responses": RESPONSE, "messages": MESSAGE}
+DRAWN = (*VARYING, "item_id", "created_at", "sequence_number", "pipesd", "timings")
+"""What differs between any two answers of these routes; how many events there are depends on the drafts."""
+
+
+def named_events(response: httpx.Response) -> list[dict[str, Any]]:
+    found = []
+    for event in response.text.split("\n\n")[:-1]:
+        name, data = event.split("\n")
+        found.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {found[-1]['type']}"
+    return found
+
+
+def told(response: httpx.Response) -> tuple[str, Any]:
+    """What the events of a stream come to: the text, and all that comes once."""
+    assert response.status_code == 200, response.text
+    text, rest = "", []
+    for event in named_events(response):
+        if event["type"].endswith(("text.delta", "block_delta")):
+            delta = event["delta"]
+            text += delta if isinstance(delta, str) else delta["text"]
+        else:
+            rest.append(undrawn(event))
+    return text, rest
+
+
+def undrawn(value: Any) -> Any:
+    if isinstance(value, list):
+        return [undrawn(item) for item in value]
+    return (
+        {name: undrawn(item) for name, item in value.items() if name not in DRAWN} if isinstance(value, dict) else value
+    )
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_responses_and_messages_are_vllms_own(server: VllmServer, agent: AgentThread, route: str) -> None:
+    asked = {"model": MODEL} | ROUTES[route] | GREEDY
+    direct, ours = post(server.url, route, asked | NOISE), post(agent.url, route, asked)
+    assert ours.status_code == 200, ours.text
+    assert "x-pipesd-mode" not in ours.headers
+    answer = ours.json()
+    drafts = answer["usage"]["pipesd"]
+    assert drafts["accepted"] > 0
+    assert drafts["target_forwards"] < answer["usage"]["output_tokens"] == answer["timings"]["predicted_n"]
+    assert undrawn(answer) == undrawn(direct.json())
+    streamed = told(post(agent.url, route, asked | {"stream": True}))
+    assert streamed == told(post(server.url, route, asked | NOISE | {"stream": True}))
+    assert streamed[0]
+    record = httpx.get(f"{agent.url}/pipesd/requests/{ours.headers['x-request-id']}", timeout=10).json()
+    assert record["counts"]["accepted"] == drafts["accepted"]
+
+
+def test_a_seed_gives_the_text_that_it_gives_in_a_chat(server: VllmServer, agent: AgentThread) -> None:
+    chat = [{"role": "system", "content": "Be brief."}, *CHAT]
+    asked = {"messages": chat, "max_tokens": 40} | SEEDED
+    text = post(server.url, "chat/completions", asked | NOISE).json()["choices"][0]["message"]["content"]
+    for stream in (False, True):
+        response = post(agent.url, "responses", {"model": MODEL, "stream": stream} | RESPONSE | SEEDED)
+        message = post(agent.url, "messages", {"model": MODEL, "stream": stream} | MESSAGE | SEEDED)
+        if stream:
+            assert told(response)[0] == told(message)[0] == text
+        else:
+            assert response.json()["output"][0]["content"][0]["text"] == text
+            assert message.json()["content"][0]["text"] == text
+        assert response.headers["x-pipesd-seed"] == message.headers["x-pipesd-seed"] == str(SEEDED["seed"])
+
+
+def test_what_vllm_refuses_of_them_is_told_as_their_clients_know_it(agent: AgentThread) -> None:
+    for stream in (False, True):
+        refused = post(agent.url, "messages", {"model": MODEL, "messages": CHAT, "stream": stream})
+        assert (refused.status_code, refused.json()["type"]) == (400, "error"), refused.text
+        assert "max_tokens" in refused.json()["error"]["message"]
+        unknown = post(
+            agent.url, "responses", RESPONSE | {"model": MODEL, "previous_response_id": "x", "stream": stream}
+        )
+        assert unknown.status_code == 404, unknown.text
+        assert "not found" in unknown.json()["error"]["message"]
+
+
+def test_routes_that_are_vllms_own(server: VllmServer, agent: AgentThread) -> None:
+    roots = [server.url.removesuffix("/v1"), agent.url.removesuffix("/v1")]
+    mine = {"authorization": f"Bearer {KEY}"}
+    assert len({httpx.get(f"{root}/version", headers=mine, timeout=20).text for root in roots}) == 1
+    asked = {"model": MODEL, "prompt": PROMPT}
+    tokens = [httpx.post(f"{root}/tokenize", json=asked, headers=mine, timeout=20).json() for root in roots]
+    assert tokens[0] == tokens[1]
+    counting = {name: value for name, value in MESSAGE.items() if name != "max_tokens"} | {"model": MODEL}
+    counts = [post(f"{root}/v1", "messages/count_tokens", counting).json() for root in roots]
+    assert counts[0] == counts[1]
+    assert counts[0]["input_tokens"] > 0
+    backgrounds = [post(f"{root}/v1", "responses", RESPONSE | {"model": MODEL, "background": True}) for root in roots]
+    assert len({answer.status_code for answer in backgrounds}) == 1
+    assert backgrounds[1].headers["x-pipesd-mode"] == "cloud"
+    assert httpx.get(f"{agent.url}/responses/resp_1", timeout=20).status_code == 404
+
+
 def _without_call_ids(answer: dict[str, Any]) -> dict[str, Any]:
     for choice in answer["choices"]:
         for call in choice.get("message", {}).get("tool_calls") or ():

@@ -22,19 +22,34 @@ NOT_JSON: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 DEFAULT_MODEL: Final = "default"
 """The name in requests of the model that is served, whatever its own name is."""
 _LIST_OF_PROMPTS: Final = re.compile(rb'\[[ \t\n\r]*["\[]')
+_TEXT_INPUT: Final = re.compile(rb'[ \t\n\r]*"')
 _NOTHING: Final = re.compile(rb'(null|""|\[[ \t\n\r]*\]|)')
 _WHOLE_IN_STRING: Final = re.compile(r"\s*[+]?[0-9]{1,18}\s*")
 _TRUE_IN_STRING: Final = frozenset(("1", "true", "t", "yes", "y", "on"))
 
 
-_TEXT_PARTS: Final = frozenset(("text", "input_text", "output_text", "refusal", "thinking", "tool_reference"))
-"""Types of a message's parts that are text."""
+_TEXT_PARTS: Final = frozenset(
+    (
+        *("text", "input_text", "output_text", "refusal", "thinking", "tool_reference", "reasoning_text"),
+        *("redacted_thinking", "tool_use", "tool_result", "tool_addition", "tool_removal"),
+    )
+)
+"""Types of a message's parts that are text, or calls and their results."""
 _OTHER_PART: Final = re.compile("(input_)?(image|audio|video|file)|prompt_embeds")
 """Beginnings of the keys that make a part of a message something else, whatever its type says."""
 
 
+_CLIENT_TOOLS: Final = frozenset(("function", "custom", "namespace"))
+"""Types of tools whose calls are the client's to make."""
+
+
 class _Message(Struct, frozen=True):
     content: Any = None
+    output: Any = None
+
+
+class _Tool(Struct, frozen=True):
+    type: Any = "function"
 
 
 class BodyOutline(Struct, frozen=True):
@@ -46,18 +61,35 @@ class BodyOutline(Struct, frozen=True):
     prompt: Raw = Raw(b"")
     prompt_embeds: Raw = Raw(b"")
     messages: Raw = Raw(b"[]")
+    input: Raw = Raw(b"[]")
+    background: Any = None
+    tools: Raw = Raw(b"[]")
 
     def other_than_text(self) -> str | None:
-        """What the first part of a chat's messages that is not text is; None: all are. Raises one of `NOT_JSON`."""
-        for message in msgspec.json.decode(self.messages, type=list[_Message]):
-            for part in message.content if isinstance(message.content, list) else ():
-                if isinstance(part, dict):
+        """What the first part of the messages, or input, that is not text is; None: all are.
+
+        Raises one of `NOT_JSON`.
+        """
+        items = b"[]" if _TEXT_INPUT.match(self.input) else self.input
+        for raw in (self.messages, items):
+            for message in msgspec.json.decode(raw, type=list[_Message] | None) or ():
+                parts = [part for value in (message.content, message.output) for part in _dicts(value)]
+                parts += [inner for part in parts for inner in _dicts(part.get("content"))]
+                for part in parts:
                     kinds: list[str] = [key for key in part if _OTHER_PART.match(key)]
                     if part.get("type") is not None and str(part["type"]) not in _TEXT_PARTS:
                         kinds.append(str(part["type"]))
                     if kinds:
                         return kinds[0]
         return None
+
+    def server_tool(self) -> str | None:
+        """The type of the first tool that a server runs while it answers; None: there is none.
+
+        Raises one of `NOT_JSON`.
+        """
+        tools = msgspec.json.decode(self.tools, type=list[_Tool] | None) or ()
+        return next((str(tool.type) for tool in tools if tool.type not in _CLIENT_TOOLS), None)
 
     @property
     def has_prompt_embeds(self) -> bool:
@@ -66,6 +98,10 @@ class BodyOutline(Struct, frozen=True):
     def prompts(self, endpoint: Endpoint) -> list[Raw]:
         """The prompts of a completion that holds a list of them; empty for a single prompt and for a chat."""
         return split_prompts(self.prompt) if endpoint is Endpoint.COMPLETIONS else []
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 class _Stream(Struct):
@@ -143,6 +179,8 @@ def choices_per_prompt(n: Any) -> int:
 
 def has_multiple_choices(endpoint: Endpoint, body: bytes) -> bool:
     """Whether a body asks for more than one choice. False for a body that is wrong."""
+    if endpoint not in (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS):
+        return False
     try:
         outline = read_outline(body)
         return choices_per_prompt(outline.n) > 1 or len(outline.prompts(endpoint)) > 1

@@ -221,7 +221,7 @@ def refusal(endpoint: Endpoint, name: str, value: Any) -> InvalidRequest | None:
         return parameter.refusal(value)
     shown = name[:MAX_NAME_CHARS]
     if is_known(name):
-        other = next(other for other in Endpoint if name in SERVED[other])
+        other = next(other for other, served in SERVED.items() if name in served)
         return InvalidRequest(f"{name} is a parameter of {_ROUTES[other]}; leave it out", param=name)
     nearest = difflib.get_close_matches(shown, sorted(SERVED[endpoint]), n=1, cutoff=0.8)
     perhaps = f" (did you mean {nearest[0]}?)" if nearest else ""
@@ -237,16 +237,18 @@ def unknown(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(name for name in fields if not is_known(name))
 
 
-def drop_unknown(body: bytes) -> tuple[bytes, tuple[str, ...]]:
+def drop_unknown(body: bytes, also_known: frozenset[str] = frozenset()) -> tuple[bytes, tuple[str, ...]]:
     """A body without the parameters that nobody here knows, and their names; without any, it stays as it is.
 
-    Nulls mean "not given" and stay. A body that is no object stays as it is, for the engine to refuse.
+    Nulls mean "not given" and stay. A body that is no object stays as it is, for the engine to refuse. also_known:
+    names of other routes than those of this module.
     """
     try:
         fields = msgspec.json.decode(body, type=dict[str, Raw])
     except NOT_JSON:
         return body, ()
-    dropped = unknown({name: value for name, value in fields.items() if bytes(memoryview(value)[:4]) != b"null"})
+    given = {name: value for name, value in fields.items() if bytes(memoryview(value)[:4]) != b"null"}
+    dropped = tuple(name for name in unknown(given) if name not in also_known)
     if not dropped:
         return body, ()
     for name in dropped:

@@ -15,7 +15,13 @@ from pipesd_agent.drafting.status import DraftingOff, DraftingStatus
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.link.link import Link
 from pipesd_agent.link.model_list import ModelList
-from pipesd_agent.link.passthrough import PassthroughAnswer, PassthroughClient, with_noise
+from pipesd_agent.link.passthrough import (
+    ForwardedRequest,
+    PassthroughAnswer,
+    PassthroughClient,
+    of_endpoint,
+    with_noise,
+)
 from pipesd_agent.local.answer import LocalAnswer
 from pipesd_agent.local.fallback import (
     CloudAnswer,
@@ -30,7 +36,7 @@ from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.stream import RequestStream
 from pipesd_agent.telemetry.tracing import TraceFiles, Tracer
 from pipesd_agent.tuning.per_sampling import Tuners
-from pipesd_core.errors import ApiError, Unavailable, VocabularyMismatch, error_message_from_body
+from pipesd_core.errors import ApiError, InvalidRequest, Unavailable, VocabularyMismatch, error_message_from_body
 from pipesd_core.protocol.messages import Endpoint, Opened
 from pipesd_core.service.logs import session_name
 from pipesd_core.service.tasks import Tasks
@@ -38,6 +44,12 @@ from pipesd_core.service.tasks import Tasks
 log = logging.getLogger(__name__)
 
 STORE_EVERY_S: Final = 60.0
+
+
+class NoGateway(InvalidRequest):
+    """What is asked for is a gateway's, and this agent has none."""
+
+    status = 404
 
 
 class Agent:
@@ -160,7 +172,7 @@ class Agent:
         """
         began = time.monotonic()
         try:
-            answer = await self.passthrough.request(endpoint, with_noise(body), request_id)
+            answer = await self.passthrough.request(of_endpoint(endpoint, with_noise(body)), request_id)
             if answer.status == 200:
                 answer.add_finish_callback(lambda: self._record_forwarded(request_id, answer, began, reason))
             if fallback is None or answer.status != Unavailable.status:
@@ -169,6 +181,12 @@ class Agent:
         except ApiError as failure:
             error = failure
         return await self._answer_locally(fallback, endpoint, body, request_id, error)
+
+    async def forward(self, request: ForwardedRequest, request_id: str) -> PassthroughAnswer:
+        """The gateway's answer to a request of a route that is its own. Raises ApiError; else as `answer`."""
+        if self.local_only:
+            raise NoGateway(f"there is no {request.method} {request.target[:128]} without a gateway (mode edge)")
+        return await self.passthrough.request(request, request_id)
 
     async def _answer_locally(
         self, fallback: LocalModel | None, endpoint: Endpoint, body: bytes, request_id: str, error: ApiError

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pipesd_core import sse
+from pipesd_core import answer_format, sse
 from pipesd_core.engine.autoregressive import TargetOnlyGeneration
 from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Engine, Opening
+from pipesd_core.engine.translated import prompt_length
 from pipesd_core.errors import ApiError, EngineFailed
 from pipesd_core.openai_body import has_multiple_choices, may_stream
 from pipesd_core.openai_parameters import ignored_header
@@ -27,7 +28,6 @@ from pipesd_core.service.exposition import CONTENT_TYPE, render
 from pipesd_core.service.hosts import HostNames
 from pipesd_core.service.http import (
     EventStream,
-    error_event,
     install,
     json_response,
     read_body,
@@ -70,11 +70,15 @@ def create_app(
     install(app, lifecycle, cors_origins, hosts)
     started = int(time.time())
 
-    async def chat_completions(request: Request) -> Response:
-        return await _answer(request, answering, keys, Endpoint.CHAT_COMPLETIONS)
+    def answers(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            return await _answer(request, answering, keys, endpoint)
 
-    async def completions(request: Request) -> Response:
-        return await _answer(request, answering, keys, Endpoint.COMPLETIONS)
+        return answer
+
+    async def count_tokens(request: Request) -> Response:
+        keys.authorize(request)
+        return json_response({"input_tokens": await prompt_length(engine, await read_body(request))})
 
     def models() -> list[dict[str, Any]]:
         return [engine.info.entry(started)]
@@ -100,8 +104,9 @@ def create_app(
         # In a thread: the first one loads a package, and no token waits for that.
         return Response(await asyncio.to_thread(render, metrics.families(load())), media_type=CONTENT_TYPE)
 
-    app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
-    app.add_route("/v1/completions", completions, methods=["POST"])
+    for endpoint, path in answer_format.PATHS.items():
+        app.add_route(path, answers(endpoint), methods=["POST"])
+    app.add_route("/v1/messages/count_tokens", count_tokens, methods=["POST"])
     add_model_routes(app, keys, models)
     app.add_route("/v1/pipesd/info", info, methods=["GET"])
     app.add_route("/v1/pipesd/verify", verifications, methods=["POST"])
@@ -138,7 +143,7 @@ async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoi
         headers = {"x-pipesd-seed": str(opening.params.seed)} | ignored_header(opening.ignored)
         if streams:
             handed_over = True
-            return EventStream(_events(answer, beginning), abort, headers)
+            return EventStream(_events(endpoint, answer, beginning), abort, headers)
         payload = await while_connected(request, answer.next())
         if payload is None:
             raise EngineFailed("the engine ended without an answer")
@@ -149,15 +154,18 @@ async def _answer(request: Request, engine: Engine, keys: Keys, endpoint: Endpoi
 
 
 async def _events(
-    answer: TargetOnlyGeneration | MultiChoiceGeneration, beginning: Beginning[Opening]
+    endpoint: Endpoint, answer: TargetOnlyGeneration | MultiChoiceGeneration, beginning: Beginning[Opening]
 ) -> AsyncIterator[bytes]:
+    event = b""
     try:
         if not beginning.done:
             yield QUEUED
         await beginning.result()
         while (payload := await answer.next()) is not None:
-            yield sse.event(payload.data)
+            event = answer_format.event(endpoint, payload.data)
+            yield event
     except ApiError as error:
-        yield error_event(error)
+        yield answer_format.error_event(endpoint, error, event)
         return
-    yield b"data: [DONE]\n\n"
+    if not answer_format.has_named_events(endpoint):
+        yield answer_format.DONE

@@ -11,6 +11,7 @@ from pipesd_agent.api.eligibility import why_ineligible
 from pipesd_agent.link.passthrough import with_noise
 from pipesd_core.errors import InvalidRequest
 from pipesd_core.llamacpp.openai.request import parse
+from pipesd_core.openai_parameters import SERVED
 from pipesd_core.protocol.messages import Endpoint
 
 CHAT, COMPLETIONS = Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS
@@ -20,7 +21,7 @@ def why(endpoint: Endpoint, **body: Any) -> str | None:
     return why_ineligible(endpoint, msgspec.json.encode(body))
 
 
-@pytest.mark.parametrize("endpoint", Endpoint)
+@pytest.mark.parametrize("endpoint", SERVED)
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -130,6 +131,40 @@ def test_what_is_drafted_or_wrong_goes_the_usual_way(endpoint: Endpoint, body: d
     assert why(endpoint, **body) is None
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"background": True}, "background"),
+        ({"background": "yes"}, "background"),
+        ({"tools": [{"type": "function", "name": "x"}, {"type": "web_search"}]}, "a tool of type 'web_search'"),
+        ({"tools": [{"type": "mcp", "server_label": "x"}]}, "a tool of type 'mcp'"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "an item with 'input_image'"),
+        ({"input": [{"type": "function_call_output", "output": [{"type": "input_file"}]}]}, "'input_file'"),
+    ],
+)
+def test_responses_that_are_not_drafted(body: dict[str, Any], said: str) -> None:
+    assert said in (why(Endpoint.RESPONSES, **body) or "")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": "hi", "background": False, "tools": None},
+        {"input": [{"role": "user", "content": "hi"}, {"type": "reasoning", "content": [{"type": "reasoning_text"}]}]},
+        {"input": [{"type": "function_call_output", "output": [{"type": "input_text"}]}], "tools": [{"name": "x"}]},
+    ],
+)
+def test_responses_of_text_are(body: dict[str, Any]) -> None:
+    assert why(Endpoint.RESPONSES, **body) is None
+
+
+def test_messages_with_images_are_not_drafted() -> None:
+    image = {"role": "user", "content": [{"type": "image", "source": {}}]}
+    assert "'image'" in (why(Endpoint.MESSAGES, messages=[image]) or "")
+    blocks = [{"type": kind} for kind in ("text", "tool_use", "tool_result", "thinking", "redacted_thinking")]
+    assert why(Endpoint.MESSAGES, messages=[{"role": "user", "content": blocks}]) is None
+
+
 NOT_JSON = [b"", b"{", b"[2]", b'"n"', b"\xff", b'{"n":2', b'{"n":2}x', b"[" * 100_000, b'{"n":2,"a":"\\ud800"}']
 
 
@@ -165,7 +200,7 @@ values = st.recursive(
 names = st.sampled_from(["n", "best_of", "prompt", "prompt_embeds", "use_beam_search", "vllm_xargs", "max_tokens"])
 
 
-@given(st.sampled_from(Endpoint), st.dictionaries(names, values))
+@given(st.sampled_from(list(SERVED)), st.dictionaries(names, values))
 def test_what_the_embedded_engine_takes_is_drafted(endpoint: Endpoint, fields: dict[str, Any]) -> None:
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]} if endpoint is CHAT else {"prompt": "x"}
     body = msgspec.json.encode(asked | fields)

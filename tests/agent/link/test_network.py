@@ -22,7 +22,7 @@ from pipesd_agent.link.dialing import dial
 from pipesd_agent.link.failures import tls_trouble
 from pipesd_agent.link.model_list import ModelList
 from pipesd_agent.link.network import DIRECT, Network
-from pipesd_agent.link.passthrough import PassthroughClient
+from pipesd_agent.link.passthrough import PassthroughClient, of_endpoint
 from pipesd_core.errors import ConfigError, Unavailable
 from pipesd_core.protocol.messages import Endpoint
 
@@ -127,7 +127,7 @@ async def test_link_model_list_and_passthrough_take_the_same_way(name: str) -> N
                 await asyncio.sleep(0.01)
         task.cancel()
         asking = PassthroughClient(there, None, network(to_http))
-        answer = await asking.request(Endpoint.COMPLETIONS, b"{}", "id")
+        answer = await asking.request(of_endpoint(Endpoint.COMPLETIONS, b"{}"), "id")
         assert answer.body == b'{"choices": []}'
         await asking.aclose()
         assert [line.split()[1] for line in to_http.asked] == [
@@ -161,7 +161,7 @@ async def test_a_proxy_that_is_not_there_is_named(unused_tcp_port: int) -> None:
         await dial(one.address, None, network)
     asking = PassthroughClient(there, None, network)
     with pytest.raises(Unavailable, match=says):
-        await asking.request(Endpoint.COMPLETIONS, b"{}", "id")
+        await asking.request(of_endpoint(Endpoint.COMPLETIONS, b"{}"), "id")
     await asking.aclose()
 
 
@@ -205,7 +205,7 @@ async def refused_by_all(url: str, network: Network) -> list[str]:
     said.append(str(refused.value))
     asking = PassthroughClient(there, None, network)
     with pytest.raises(Unavailable) as refused:
-        await asking.request(Endpoint.COMPLETIONS, b"{}", "id")
+        await asking.request(of_endpoint(Endpoint.COMPLETIONS, b"{}"), "id")
     said.append(str(refused.value))
     await asking.aclose()
 

@@ -22,7 +22,7 @@ from pipesd_agent.api.app import AnswerStream, create_app
 from pipesd_agent.link import passthrough
 from pipesd_agent.link.link import Link
 from pipesd_agent.link.model_list import ModelList
-from pipesd_agent.link.passthrough import PassthroughClient
+from pipesd_agent.link.passthrough import PassthroughClient, of_endpoint
 from pipesd_core.errors import Unavailable
 from pipesd_core.protocol.messages import Endpoint
 from pipesd_core.service import sockets
@@ -59,8 +59,9 @@ class FakeGateway:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             self.heads.append(head)
-            length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
-            self.bodies.append(json.loads(await reader.readexactly(length)))
+            length = int(head.partition("content-length: ")[2].partition("\r\n")[0] or 0)
+            body = await reader.readexactly(length)
+            self.bodies.append(json.loads(body) if "content-type: application/json" in head else body)
             self.asked.set()
             await self.script(writer)
             await writer.drain()
@@ -404,7 +405,7 @@ async def test_a_stream_that_never_began_is_let_go_of() -> None:
     async with gateway() as fake, asyncio.timeout(60):
         fake.script, fake.holds = begins, True
         asking = PassthroughClient(gateways(fake.url), None, None)
-        beginning: Beginning[Answer] = Beginning(asking.request(Endpoint.COMPLETIONS, b"{}", "id"))
+        beginning: Beginning[Answer] = Beginning(asking.request(of_endpoint(Endpoint.COMPLETIONS, b"{}"), "id"))
         await beginning.result()
 
         async def receive() -> dict[str, Any]:
@@ -413,7 +414,7 @@ async def test_a_stream_that_never_began_is_let_go_of() -> None:
         async def send(_: Any) -> None:
             await asyncio.Event().wait()
 
-        await AnswerStream(beginning, RequestMetrics().arrived(0.0), {})(
+        await AnswerStream(Endpoint.COMPLETIONS, beginning, RequestMetrics().arrived(0.0), {})(
             {"type": "http", "method": "POST"}, receive, send
         )
         await fake.left.wait()
@@ -463,12 +464,12 @@ async def test_a_request_goes_to_the_next_gateway_where_no_answer_begins(unused_
         good.script = whole(b'{"choices":[]}')
         urls = (f"http://127.0.0.1:{unused_tcp_port}", draining.url, broken.url, good.url)
         asking = PassthroughClient(gateways(*urls), None, None)
-        answer = await asking.request(Endpoint.COMPLETIONS, b"{}", "id")
+        answer = await asking.request(of_endpoint(Endpoint.COMPLETIONS, b"{}"), "id")
         assert (answer.status, answer.body) == (200, b'{"choices":[]}')
         await asking.aclose()
         assert [len(fake.bodies) for fake in (draining, broken, good)] == [1, 1, 1]
         asking = PassthroughClient(gateways(*urls[:2]), None, None)
-        answer = await asking.request(Endpoint.COMPLETIONS, b"{}", "id")
+        answer = await asking.request(of_endpoint(Endpoint.COMPLETIONS, b"{}"), "id")
         assert answer.status == 503
         assert answer.headers["retry-after"] == "5"
         await asking.aclose()
@@ -485,7 +486,7 @@ async def test_an_address_where_no_answer_begins_is_asked_again() -> None:
     async with gateway() as balancer:
         balancer.script = in_turn
         asking = PassthroughClient(gateways(balancer.url), None, None)
-        answer = await asking.request(Endpoint.COMPLETIONS, b"{}", "id")
+        answer = await asking.request(of_endpoint(Endpoint.COMPLETIONS, b"{}"), "id")
         assert (answer.status, answer.body) == (200, b'{"choices":[]}')
         await asking.aclose()
     assert not scripts
@@ -505,7 +506,7 @@ async def test_other_answers_are_the_client_s_and_asked_for_once() -> None:
     async with gateway() as first, gateway() as second:
         first.script = whole(b'{"error":{"message":"full"}}', "429 Too Many Requests")
         asking = PassthroughClient(gateways(first.url, second.url), None, None)
-        assert (await asking.request(Endpoint.COMPLETIONS, b"{}", "id")).status == 429
+        assert (await asking.request(of_endpoint(Endpoint.COMPLETIONS, b"{}"), "id")).status == 429
         await asking.aclose()
         assert not second.bodies
 
@@ -514,7 +515,7 @@ async def test_a_stream_that_has_begun_goes_nowhere_else() -> None:
     async with gateway() as first, gateway() as second:
         first.script = begins
         asking = PassthroughClient(gateways(first.url, second.url), None, None)
-        answer = await asking.request(Endpoint.COMPLETIONS, b"{}", "id")
+        answer = await asking.request(of_endpoint(Endpoint.COMPLETIONS, b"{}"), "id")
         assert await answer.next() == FIRST
         with pytest.raises(Unavailable):
             await answer.next()

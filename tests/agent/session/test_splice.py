@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from pipesd_agent.session import splice
-from pipesd_agent.session.splice import CannotSplice, DeliveredText, Splice
+from pipesd_agent.session.cannot_splice import CannotSplice
+from pipesd_agent.session.splice import DeliveredText, Splice
 
 
 def completion(text: str, end: str | None = None, name: str = "new", **more: Any) -> bytes:

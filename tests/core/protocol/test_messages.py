@@ -152,7 +152,7 @@ def test_what_is_no_message_is_refused(decode: Decode, data: bytes) -> None:
         (5, None),
         (5, 1.5),
         (5, True),
-        (1, 0, 1, 2, b"", None),  # endpoint 2
+        (1, 0, 1, 4, b"", None),  # endpoint 4
         (1, 0, "1", 0, b"", None),
         (1, 0, 1, 0, "text", None),
         (1, 0, 1, 0, b"", "print"),

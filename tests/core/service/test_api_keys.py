@@ -33,6 +33,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
+def test_a_key_may_come_as_anthropic_s_clients_send_it() -> None:
+    keys = Keys(frozenset({"k"}))
+
+    def asked(*headers: tuple[bytes, bytes]) -> HTTPConnection:
+        return HTTPConnection({"type": "http", "headers": list(headers)})
+
+    assert keys.authorize(asked((b"x-api-key", b"k"))) == "k"
+    both = (b"authorization", b"Bearer l"), (b"x-api-key", b"k")
+    for headers in ([(b"x-api-key", b"l")], [(b"x-api-key", b"")], both):
+        with pytest.raises(Unauthorized):
+            keys.authorize(asked(*headers))
+
+
 def test_without_keys_everybody_may_pass() -> None:
     assert Keys().authorize(connection("any")) is None
     assert not Keys().required

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from pipesd_core.errors import InvalidRequest, Unavailable
+from pipesd_core.errors import Overloaded, Unavailable
 from pipesd_core.service import http
 from pipesd_core.service.http import (
     BodyTooLarge,
     ClientGone,
     EventStream,
-    error_event,
+    error_response,
     json_response,
     read_body,
     while_connected,
@@ -175,10 +175,11 @@ async def test_a_stream_that_is_stopped_is_done_with_too() -> None:
 
 
 def test_small_things() -> None:
-    event = error_event(InvalidRequest("no", param="n"))
-    assert event.startswith(b"data: ")
-    assert event.endswith(b"\n\n")
-    assert b"\n" not in event[:-2]
-    assert json.loads(event[6:])["error"]["param"] == "n"
+    refused = error_response("/v1/completions", Overloaded("no"))
+    assert (refused.status_code, json.loads(bytes(refused.body))["error"]["message"]) == (429, "no")
+    assert "retry-after" in refused.headers
+    refused = error_response("/v1/messages", Overloaded("no"), {"x-a": "b"})
+    assert json.loads(bytes(refused.body)) == {"type": "error", "error": {"type": "rate_limit_error", "message": "no"}}
+    assert (refused.headers.get("retry-after"), refused.headers["x-a"]) == (None, "b")
     response = json_response({"a": "ö"}, 418, {"x-a": "b"})
     assert (response.status_code, response.body, response.headers["x-a"]) == (418, '{"a":"ö"}'.encode(), "b")

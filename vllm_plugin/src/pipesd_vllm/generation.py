@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from pipesd_core.answer_format import usage_in
 from pipesd_core.engine.interface import Broken, Deliver, Finished, Opening, Payload, StepDone, Working
 from pipesd_core.engine.rounds import Decided, Round, fault
 from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest
@@ -122,10 +123,15 @@ class VllmGeneration:
     # Private.
 
     async def _run(self, endpoint: Endpoint, body: bytes) -> None:
+        early: list[bytes] = []  # of an answer that has not begun: Responses do not wait for the first token
         try:
             async for data in self._serving.answer(endpoint, body, self._generate):
-                if not self._silent:
-                    self._deliver(Payload(data, self._shown, _has_usage(data)))
+                if not self._shown:
+                    early.append(data)
+                    continue
+                told, early = [*early, data], []
+                self._tell(told)
+            self._tell(early)
         except Exception as error:
             failure = as_api_error(error)
             if isinstance(failure, EngineGone):
@@ -135,6 +141,11 @@ class VllmGeneration:
         if not self._silent and self._accepted:
             self._silent = True
             self._deliver(Finished())
+
+    def _tell(self, payloads: list[bytes]) -> None:
+        for data in payloads:
+            if not self._silent:
+                self._deliver(Payload(data, self._shown, _has_usage(data)))
 
     def _broke(self, error: ApiError) -> None:
         if not self._accepted:
@@ -223,4 +234,4 @@ def _has_usage(data: bytes) -> bool:
     if b'"usage"' not in data:
         return False
     payload = msgspec.json.decode(data)
-    return isinstance(payload, dict) and isinstance(payload.get("usage"), dict)
+    return isinstance(payload, dict) and usage_in(payload) is not None

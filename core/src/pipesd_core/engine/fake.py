@@ -35,6 +35,7 @@ from pipesd_core.engine.interface import (
     StepDone,
 )
 from pipesd_core.engine.rounds import fault
+from pipesd_core.engine.translated import is_translated, open_translated
 from pipesd_core.errors import ApiError, ContextLengthExceeded, InvalidRequest, ModelNotFound, Overloaded, ShuttingDown
 from pipesd_core.openai_body import NOT_JSON, names_served_model
 from pipesd_core.protocol.messages import Endpoint
@@ -87,6 +88,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     messages: list[Message] | None = None
     model: str | None = None
     max_tokens: int | None = None
+    max_completion_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -117,6 +119,8 @@ def parse(body: bytes) -> Request:
     except NOT_JSON as error:
         where = re.search(r"\$\.(\w+)|unknown field `(\w+)`", str(error))
         raise InvalidRequest(f"the body: {error}", param=where and (where[1] or where[2])) from None
+    if request.max_tokens is None and request.max_completion_tokens is not None:
+        request = msgspec.structs.replace(request, max_tokens=request.max_completion_tokens)
     if request.max_tokens is not None and request.max_tokens < 1:
         raise InvalidRequest(f"max_tokens must be at least 1, but is {request.max_tokens}", param="max_tokens")
     if "" in request.stops:
@@ -342,6 +346,8 @@ class FakeEngine:
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> FakeGeneration:
         """Open a request; see `Engine.open`."""
+        if is_translated(endpoint):
+            return await open_translated(self.open, endpoint, body, deliver)
         self._check_open()
         if self.refusals:
             raise self.refusals.popleft()

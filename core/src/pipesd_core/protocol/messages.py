@@ -48,10 +48,12 @@ SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 
 class Endpoint(IntEnum):
-    """The OpenAI endpoint that the body of an `Open` belongs to."""
+    """The endpoint that the body of an `Open` belongs to: OpenAI's, but for Anthropic's Messages."""
 
     CHAT_COMPLETIONS = 0
     COMPLETIONS = 1
+    RESPONSES = 2
+    MESSAGES = 3
 
 
 class Reason(IntEnum):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ANTHROPIC_KEY: Final = "x-api-key"
+"""Header with the key, as Anthropic's clients send it."""
 CHECK_S: Final = 1.0
 """Shortest time between two looks at the key file; a request makes them."""
 
@@ -44,9 +46,9 @@ class Keys:
         if not self.required:
             return None
         self._look()
-        given = bearer(connection)
-        if given is None:
-            raise Unauthorized("no API key: send it as `Authorization: Bearer KEY`")
+        given = bearer(connection) or connection.headers.get(ANTHROPIC_KEY)
+        if not given:
+            raise Unauthorized(f"no API key: send it as `Authorization: Bearer KEY` or `{ANTHROPIC_KEY}: KEY`")
         # Every key is compared, and each in constant time: how long it takes tells nothing about any of them.
         matches = [hmac.compare_digest(key.encode(), given.encode()) for key in self._keys]
         if not any(matches):

@@ -1,7 +1,7 @@
 """The HTTP behaviour that gateway and agent share: bodies, disconnects, events, request ids, errors.
 
-Every error is OpenAI-shaped, those of unknown routes too; an error in mid-stream is a `data: {"error": ...}`, because a
-bare close looks like success to the OpenAI SDK.
+Every error has the shape that its route's clients know (`answer_format`), those of unknown routes too; an error in
+mid-stream is an event, because a bare close looks like success to the OpenAI SDK.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from pipesd_core import sse
+from pipesd_core.answer_format import error_body
 from pipesd_core.errors import ApiError, EngineFailed, InvalidRequest, Overloaded
 from pipesd_core.occupancy import Occupancy
 from pipesd_core.openai_parameters import IGNORED_HEADER
@@ -151,9 +152,10 @@ class EventStream(EventSourceResponse):
             self._done()
 
 
-def error_event(error: ApiError) -> bytes:
-    """The last event of a stream that cannot be completed."""
-    return sse.event(msgspec.json.encode(error.body()))
+def error_response(path: str, error: ApiError, headers: dict[str, str] | None = None) -> Response:
+    """The response to a request for `path` that an error is. headers: instead of the error's own."""
+    own = error.headers() if headers is None else headers
+    return json_response(error_body(path, error), error.status, own)
 
 
 async def read_body(request: Request) -> bytes:
@@ -255,7 +257,7 @@ class _RequestCounter:
         self._under_way = Occupancy()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+        if scope["type"] != "http" or not (scope["path"].startswith("/v1/") or scope["method"] == "POST"):
             await self._app(scope, receive, send)
             return
         try:
@@ -267,7 +269,7 @@ class _RequestCounter:
                         retry_after_s=self._under_way.wait_s(),
                     )
         except ApiError as error:
-            await json_response(error.body(), error.status, error.headers())(scope, receive, send)
+            await error_response(scope["path"], error)(scope, receive, send)
             return
         self._lifecycle.requests += 1
         self._under_way.take()
@@ -301,7 +303,7 @@ class _Callers:
             self._hosts.check(headers.get(b"host", b"").decode("latin-1"))
             self._check_origin(headers.get(b"origin", b"").decode("latin-1"))
         except InvalidRequest as error:
-            response = json_response(error.body(), error.status)
+            response = error_response(scope["path"], error, {})
             if scope["type"] == "http":
                 await response(scope, receive, send)
             else:
@@ -316,9 +318,9 @@ class _Callers:
             raise ForeignOrigin(f"web pages of {origin[:128]!r} may not use this server: allow them with --cors-origin")
 
 
-async def _on_api_error(_: Request, error: Exception) -> Response:
+async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return json_response(error.body(), error.status, error.headers())
+    return error_response(request.scope["path"], error)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -335,13 +337,13 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         wrong = WrongMethod(f"{what} does not exist; use {allowed}")
     else:
         wrong = InvalidRequest(str(error.detail))
-    return json_response(wrong.body(), error.status_code, dict(error.headers or {}))
+    return json_response(error_body(path, wrong), error.status_code, dict(error.headers or {}))
 
 
 async def _on_client_gone(_: Request, __: Exception) -> Response:
     return Response(status_code=499)  # nginx's "client closed request"; for the log, nobody reads it
 
 
-async def _on_bug(_: Request, __: Exception) -> Response:
+async def _on_bug(request: Request, _: Exception) -> Response:
     """Answer with an internal error; Starlette logs the exception after this."""
-    return json_response(EngineFailed("internal error; see the server's log").body(), 500)
+    return error_response(request.scope["path"], EngineFailed("internal error; see the server's log"))

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -22,9 +22,11 @@ from pipesd_agent.agent import Agent
 from pipesd_agent.answer import Answer
 from pipesd_agent.api.eligibility import why_ineligible
 from pipesd_agent.api.metrics import AgentRequests, Route, families_of, mode_of
-from pipesd_agent.link.passthrough import PassthroughAnswer
+from pipesd_agent.link.passthrough import ForwardedRequest, PassthroughAnswer
 from pipesd_agent.local.answer import MODE_HEADER
 from pipesd_agent.local.fallback import FALLBACK_HEADER
+from pipesd_core import answer_format
+from pipesd_core.answer_format import error_event
 from pipesd_core.errors import ApiError, InvalidRequest, Unavailable
 from pipesd_core.openai_body import may_stream, with_seed
 from pipesd_core.openai_parameters import (
@@ -42,7 +44,7 @@ from pipesd_core.service.hosts import HostNames
 from pipesd_core.service.http import (
     ClientGone,
     EventStream,
-    error_event,
+    NoSuchRoute,
     install,
     json_response,
     read_body,
@@ -54,13 +56,22 @@ from pipesd_core.service.model_routes import add_model_routes
 from pipesd_core.service.openapi import add_description
 from pipesd_core.service.queued_stream import QUEUED, Beginning
 from pipesd_core.service.request_metrics import RequestTimer
+from pipesd_core.translation.parameters import NAMES
 
 log = logging.getLogger(__name__)
 
-_HAS_CHOICE: Final = re.compile(rb'"choices":\s*\[\s*\{')
+_HAS_CHOICE: Final = re.compile(rb'"choices":\s*\[\s*\{|"delta":')
 """In events that bring a piece of the answer; in none with the usage alone. Within a text its quotes are escaped."""
-_HAS_ERROR: Final = b'data: {"error"'
-_DONE: Final = b"data: [DONE]\n\n"
+_HAS_ERROR: Final = re.compile(rb'^data: \{"error"|^event: error$', re.MULTILINE)
+_IS_DONE: Final = re.compile(
+    rb"^(data: \[DONE\]|event: (message_stop|response\.(completed|incomplete|failed))\ndata: .*)\n\n\Z", re.MULTILINE
+)
+
+
+GATEWAYS_OWN: Final = (
+    *("/tokenize", "/detokenize", "/pooling", "/classify", "/score", "/rerank", "/v2/rerank", "/v2/embed"),
+)
+"""Routes of a vLLM server that are not below /v1 and belong to its API; what operates a server is none of them."""
 
 
 class NoSuchRecord(InvalidRequest):
@@ -98,13 +109,16 @@ def create_app(
     started = time.monotonic()
     requests = AgentRequests()
 
-    async def chat_completions(request: Request) -> Response:
-        keys.authorize(request)
-        return await _answer(request, agent, requests, Endpoint.CHAT_COMPLETIONS, unknown_parameters)
+    def answers(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            keys.authorize(request)
+            return await _answer(request, agent, requests, endpoint, unknown_parameters)
 
-    async def completions(request: Request) -> Response:
+        return answer
+
+    async def gateways_own(request: Request) -> Response:
         keys.authorize(request)
-        return await _answer(request, agent, requests, Endpoint.COMPLETIONS, unknown_parameters)
+        return await _forward(request, agent, requests)
 
     def models() -> list[dict[str, Any]]:
         return agent.models
@@ -155,14 +169,18 @@ def create_app(
             raise NoSuchRecord(f"no request {request_id[:128]!r} is running or remembered; the last few are")
         return json_response(found)
 
-    app.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
-    app.add_route("/v1/completions", completions, methods=["POST"])
+    for endpoint, path in answer_format.PATHS.items():
+        app.add_route(path, answers(endpoint), methods=["POST"])
     add_model_routes(app, keys, models)
     app.add_route("/v1/pipesd/requests/{request_id}", record, methods=["GET"])
     app.add_route("/health", health, methods=["GET"])
     app.add_route("/ready", ready, methods=["GET"])
     app.add_route("/metrics", metrics, methods=["GET"])
+    for path in ("/v1/messages/count_tokens", *GATEWAYS_OWN):
+        app.add_route(path, gateways_own, methods=["POST"])
+    app.add_route("/version", gateways_own, methods=["GET"])
     add_description(app, "pipesd_agent")
+    app.add_route("/v1/{path:path}", gateways_own, methods=["GET", "POST", "DELETE"])  # after all others below /v1
     return app
 
 
@@ -175,7 +193,7 @@ async def _answer(
 ) -> Response:
     body, ignored = await read_body(request), ""
     if unknown_parameters == "ignore":
-        body, names = drop_unknown(body)
+        body, names = drop_unknown(body, NAMES)
         ignored = ignored_list(names)
     request_id = request_id_of(request)
     fallback = agent.fallback_for(request.headers.get(FALLBACK_HEADER))
@@ -202,19 +220,47 @@ async def _answer(
             if not beginning.done:
                 handed_over = True
                 headers |= (MODE_HEADER if agent.local_only else {}) | ignored_header(ignored)
-                return AnswerStream(beginning, timer, headers)
+                return AnswerStream(endpoint, beginning, timer, headers)
             answer = await beginning.result()
             if route != "passthrough":  # what comes from there is complete already, or may still be queued there
                 timer.accepted(time.monotonic())
             if answer.streams:
                 handed_over = True
-                return AnswerStream(beginning, timer, _headers(answer, ignored))
+                return AnswerStream(endpoint, beginning, timer, _headers(answer, ignored))
             payload = await while_connected(request, answer.next())
             if payload is None:
                 raise Unavailable("the gateway ended the request without an answer; try again")
             timer.finish("completed" if answer.status == 200 else "failed", time.monotonic())
             # The rest of the session (its end) is on its way; a client that has its answer need not wait for it.
             return Response(payload, answer.status, _headers(answer, ignored), media_type="application/json")
+        finally:
+            if not handed_over:
+                await _release(beginning)
+
+
+async def _forward(request: Request, agent: Agent, requests: AgentRequests) -> Response:
+    """The gateway's answer to a request of a route that is its own."""
+    path: str = request.scope["path"]
+    if path.startswith("/v1/pipesd/") or any(part in (".", "..") for part in path.split("/")):
+        raise NoSuchRoute(f"there is no {request.method} {path[:128]}")
+    body = await read_body(request)
+    target = request.scope["raw_path"].decode("latin-1")
+    if query := request.scope["query_string"].decode("latin-1"):
+        target += f"?{query}"
+    method = "GET" if request.method == "HEAD" else request.method
+    forwarded = ForwardedRequest(method, target, body, request.headers.get("content-type", ""), any_success=True)
+    timer = requests.of("passthrough").arrived(time.monotonic())
+    beginning: Beginning[Answer] = Beginning(agent.forward(forwarded, request_id_of(request)))
+    handed_over = False
+    with _timed(timer):
+        try:
+            answer = await while_connected(request, beginning.result())
+            if answer.streams:
+                handed_over = True
+                return AnswerStream(Endpoint.CHAT_COMPLETIONS, beginning, timer, answer.headers)
+            payload = await while_connected(request, answer.next())
+            timer.finish("completed" if answer.status < 300 else "failed", time.monotonic())
+            return Response(payload, answer.status, answer.headers)
         finally:
             if not handed_over:
                 await _release(beginning)
@@ -241,9 +287,11 @@ def _timed(timer: RequestTimer) -> Iterator[None]:
 class AnswerStream(EventStream):
     """An answer's events; closes the answer however the response ends."""
 
-    def __init__(self, beginning: Beginning[Answer], timer: RequestTimer, headers: dict[str, str]) -> None:
+    def __init__(
+        self, endpoint: Endpoint, beginning: Beginning[Answer], timer: RequestTimer, headers: dict[str, str]
+    ) -> None:
         super().__init__(
-            _events(beginning, timer),
+            _events(endpoint, beginning, timer),
             lambda: timer.finish("aborted", time.monotonic()),  # unless it has finished before
             headers,
         )
@@ -263,7 +311,8 @@ async def _release(beginning: Beginning[Answer]) -> None:
         await answer.aclose()
 
 
-async def _events(beginning: Beginning[Answer], timer: RequestTimer) -> AsyncIterator[bytes]:
+async def _events(endpoint: Endpoint, beginning: Beginning[Answer], timer: RequestTimer) -> AsyncIterator[bytes]:
+    last = b""
     try:
         if beginning.done:
             answer = await beginning.result()
@@ -276,11 +325,12 @@ async def _events(beginning: Beginning[Answer], timer: RequestTimer) -> AsyncIte
             timer.accepted(time.monotonic())
         while (events := await answer.next()) is not None:
             _note(events, answer, timer)
+            last = events
             yield events
             answer.taken()
     except ApiError as error:
         timer.finish("failed", time.monotonic())
-        yield error_event(error)
+        yield error_event(endpoint, error, last)
         return
     timer.finish("completed", time.monotonic())
 
@@ -289,7 +339,7 @@ def _note(events: bytes, answer: Answer, timer: RequestTimer) -> None:
     if _HAS_CHOICE.search(events):
         timer.accepted(time.monotonic())
         timer.output(answer.output_tokens, time.monotonic())
-    if _HAS_ERROR in events:
+    if _HAS_ERROR.search(events):
         timer.finish("failed", time.monotonic())
-    elif events.endswith(_DONE):  # whoever has seen that may hang up
+    elif _IS_DONE.search(events):  # whoever has seen that may hang up
         timer.finish("completed", time.monotonic())

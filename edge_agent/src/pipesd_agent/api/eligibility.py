@@ -6,7 +6,7 @@ say nothing of it. Every other request goes to the target's own OpenAI API (`lin
 
 from __future__ import annotations
 
-from pipesd_core.openai_body import NOT_JSON, is_more_than_one, may_be_true, read_outline
+from pipesd_core.openai_body import NOT_JSON, BodyOutline, is_more_than_one, may_be_true, read_outline
 from pipesd_core.protocol.messages import Endpoint
 
 
@@ -14,6 +14,8 @@ def why_ineligible(endpoint: Endpoint, body: bytes) -> str | None:
     """The reason why a request cannot be drafted for; None: it can, or it is wrong, and the gateway will say so."""
     try:
         outline = read_outline(body)
+        if endpoint is Endpoint.RESPONSES:
+            return _why_no_response(outline)
         if is_more_than_one(outline.n):
             return f"n = {str(outline.n)[:20]} cannot be drafted for"
         if may_be_true(outline.use_beam_search):
@@ -29,3 +31,12 @@ def why_ineligible(endpoint: Endpoint, body: bytes) -> str | None:
     except NOT_JSON:
         return None
     return f"{prompts} prompts in one request cannot be drafted for" if prompts > 1 else None
+
+
+def _why_no_response(outline: BodyOutline) -> str | None:
+    if may_be_true(outline.background):
+        return "background cannot be drafted for"
+    if (kind := outline.server_tool()) is not None:
+        return f"a tool of type {kind[:30]!r} cannot be drafted for: the server runs it in between"
+    other = outline.other_than_text()
+    return None if other is None else f"an item with {other[:30]!r} cannot be drafted for"

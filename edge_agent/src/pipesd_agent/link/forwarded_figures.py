@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from pipesd_core.answer_format import counts_of, usage_in
 from pipesd_core.openai_body import NOT_JSON
 
 _DATA: Final = b"data: "
@@ -16,14 +17,12 @@ class _Choice(Struct):
     index: int = 0
 
 
-class _Usage(Struct):
-    prompt_tokens: int
-    completion_tokens: int
-
-
 class _Payload(Struct):
     choices: list[_Choice] = []
-    usage: _Usage | None = None
+    usage: Any = None
+    response: Any = None
+    type: Any = None
+    output: Any = None
 
 
 class ForwardedFigures:
@@ -34,7 +33,7 @@ class ForwardedFigures:
 
     def __init__(self) -> None:
         self._choices: set[int] = set()
-        self._usage: _Usage | None = None
+        self._tokens: tuple[int | None, int | None] = None, None
 
     def take_events(self, events: bytes) -> None:
         """Take whole server-sent events."""
@@ -49,12 +48,16 @@ class ForwardedFigures:
         except NOT_JSON:
             return
         self._choices.update(choice.index for choice in found.choices)
-        self._usage = found.usage or self._usage
+        if found.type is not None or found.output is not None:  # of a response or a message, which is one
+            self._choices.add(0)
+        usage = usage_in({"usage": found.usage, "response": found.response})
+        if usage is not None and all(type(count) is int for count in counts_of(usage)):
+            self._tokens = counts_of(usage)
 
     def record(self) -> dict[str, Any]:
         """The figures for `/v1/pipesd/requests/ID`; null: nobody said."""
         return {
-            "prompt_tokens": None if self._usage is None else self._usage.prompt_tokens,
-            "output_tokens": None if self._usage is None else self._usage.completion_tokens,
+            "prompt_tokens": self._tokens[0],
+            "output_tokens": self._tokens[1],
             "choices": len(self._choices),
         }

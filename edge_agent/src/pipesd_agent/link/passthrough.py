@@ -15,7 +15,7 @@ from typing import Final
 
 import httpx
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from pipesd_agent.link.circuit_breaker import BACKOFF_FIRST_S
 from pipesd_agent.link.dialing import BUSY_STATUS, CONNECT_TIMEOUT_S
@@ -24,8 +24,10 @@ from pipesd_agent.link.forwarded_figures import ForwardedFigures
 from pipesd_agent.link.gateways import AGAIN_S, Declined, Gateways
 from pipesd_agent.link.network import DIRECT, Network
 from pipesd_agent.link.requests import MAX_OPEN_REQUESTS
+from pipesd_core.answer_format import PATHS, ends_stream
 from pipesd_core.errors import (
     ApiError,
+    InvalidRequest,
     Overloaded,
     ShuttingDown,
     Unauthorized,
@@ -49,9 +51,28 @@ SILENCE_S: Final = 600.0
 that is dead, or behind a dead link, is noticed sooner (`sockets`)."""
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 
-_PATHS: Final = {Endpoint.CHAT_COMPLETIONS: "/v1/chat/completions", Endpoint.COMPLETIONS: "/v1/completions"}
 _PASSED_ON: Final = ("content-type", "retry-after", "retry-after-ms", "x-pipesd-seed", IGNORED_HEADER)
 _END: Final = b"\n\n"
+_DATA: Final = b"data: "
+
+
+class ForwardedRequest(Struct, frozen=True):
+    """A request as the gateway gets it.
+
+    target: path and query. content_type: of the body; empty: as the client did not say. any_success: a status of 2xx
+    that is not 200 is an answer too; else it is one of something that is no gateway.
+    """
+
+    method: str
+    target: str
+    body: bytes
+    content_type: str = ""
+    any_success: bool = False
+
+
+def of_endpoint(endpoint: Endpoint, body: bytes) -> ForwardedRequest:
+    """A request of one of the routes that a session can serve."""
+    return ForwardedRequest("POST", PATHS[endpoint], body, "application/json")
 
 
 class PassthroughAnswer:
@@ -174,8 +195,8 @@ class PassthroughClient:
             socket_options=sockets.options(sockets.CLIENT_TIMEOUT_S),
         )
 
-    async def request(self, endpoint: Endpoint, body: bytes, request_id: str) -> PassthroughAnswer:
-        """Send an OpenAI request, and return its answer, whatever the status.
+    async def request(self, forwarded: ForwardedRequest, request_id: str) -> PassthroughAnswer:
+        """Send a request, and return its answer, whatever the status.
 
         Where no answer begins the next gateway is asked, and for `AGAIN_S` all of them again if one of them answered: a
         load balancer may have another server. Raises ApiError; cancelling takes the request back.
@@ -186,7 +207,7 @@ class PassthroughClient:
             declined = False
             for gateway in self._gateways.in_request_order():
                 try:
-                    outcome = await self._request(gateway.address.http, endpoint, body, request_id)
+                    outcome = await self._request(gateway.address.http, forwarded, request_id)
                     if outcome.status != Unavailable.status:
                         return outcome
                     declined = True
@@ -206,11 +227,18 @@ class PassthroughClient:
             else:
                 return outcome
 
-    async def _request(self, url: str, endpoint: Endpoint, body: bytes, request_id: str) -> PassthroughAnswer:
+    async def _request(self, url: str, forwarded: ForwardedRequest, request_id: str) -> PassthroughAnswer:
         if self._client.is_closed:
             raise self.failure(httpx.HTTPError("closed"), url)
-        headers = {"content-type": "application/json", "x-request-id": request_id}
-        request = self._client.build_request("POST", url + _PATHS[endpoint], content=body, headers=headers)
+        headers = {"x-request-id": request_id}
+        if forwarded.content_type:
+            headers["content-type"] = forwarded.content_type
+        content = forwarded.body if forwarded.body or forwarded.method == "POST" else None
+        try:
+            target = httpx.URL(url + forwarded.target)
+        except httpx.InvalidURL as error:
+            raise InvalidRequest(f"the path cannot be passed on: {error}") from None
+        request = self._client.build_request(forwarded.method, target, content=content, headers=headers)
         try:
             response = await self._client.send(request, stream=True)
         except httpx.PoolTimeout as error:
@@ -228,7 +256,7 @@ class PassthroughClient:
                 raise Unauthorized(f"the gateway {url} refuses this agent's key: set gateway_api_key_file")
             if 300 <= answer.status < 400 and (location := response.headers.get("location")):
                 raise Unavailable(moved(url, location))
-            if answer.status < 400 and answer.status != 200:
+            if answer.status < 400 and answer.status != 200 and not (forwarded.any_success and answer.status < 300):
                 raise Unavailable(
                     f"there is no OpenAI API at {url} (it answered {answer.status}): check the setting gateway, "
                     "and any proxy in between"
@@ -267,7 +295,7 @@ class PassthroughClient:
 
 def _is_last(event: bytes) -> bool:
     """Whether an event tells the client that no more follows."""
-    return event == b"data: [DONE]" or event.startswith(b'data: {"error"')
+    return any(ends_stream(line.removeprefix(_DATA)) for line in event.split(b"\n") if line.startswith(_DATA))
 
 
 def with_noise(body: bytes) -> bytes:

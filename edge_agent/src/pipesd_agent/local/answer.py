@@ -10,19 +10,20 @@ from typing import Any, Final
 
 import msgspec
 
+from pipesd_agent.session.cannot_splice import CannotSplice
 from pipesd_agent.session.counts import Counts
-from pipesd_agent.session.splice import CannotSplice, Splice
+from pipesd_agent.session.splice import Splice
 from pipesd_agent.session.usage import usage_payload
-from pipesd_core import sse
+from pipesd_core import answer_format, sse
 from pipesd_core.engine.autoregressive import TargetOnlyGeneration
 from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Opening, Payload
 from pipesd_core.errors import Unavailable
 from pipesd_core.openai_body import wants_stream
+from pipesd_core.protocol.messages import Endpoint
 
 MODE_HEADER: Final = {"x-pipesd-mode": "edge"}
 """The header of every answer that the draft model had a part in, unless the headers were out already."""
-_DONE: Final = b"data: [DONE]\n\n"
 
 
 class PayloadAnswer(ABC):
@@ -30,7 +31,8 @@ class PayloadAnswer(ABC):
 
     status = 200
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, endpoint: Endpoint, body: bytes) -> None:
+        self._endpoint = endpoint
         self._body = body
         self._finished = False
         self._callbacks: list[Callable[[], None]] = []
@@ -49,12 +51,16 @@ class PayloadAnswer(ABC):
         if self._finished:
             return None
         payload = await self.next_payload()
-        if payload is not None:
-            return sse.event(payload) if self.streams else sse.escaped(payload)
         if not self.streams:
-            return None
+            return None if payload is None else sse.escaped(payload)
+        if payload is not None and not answer_format.is_last(self._endpoint, payload):
+            return answer_format.event(self._endpoint, payload)
+        if answer_format.has_named_events(self._endpoint) and (
+            payload is None or await self.next_payload() is not None  # after the last event comes the end
+        ):
+            raise Unavailable("the gateway's answer has no end; try again")
         self.finish()  # before the last event: whoever has seen that may ask for the record
-        return _DONE
+        return answer_format.DONE if payload is None else answer_format.event(self._endpoint, payload)
 
     @property
     @abstractmethod
@@ -93,6 +99,7 @@ class LocalAnswer(PayloadAnswer):
         answer: TargetOnlyGeneration | MultiChoiceGeneration,
         opening: Opening,
         model: str,
+        endpoint: Endpoint,
         body: bytes,
         release: Callable[[], None],
         *,
@@ -101,7 +108,7 @@ class LocalAnswer(PayloadAnswer):
         splice: Splice | None = None,
         counts: Counts | None = None,
     ) -> None:
-        super().__init__(body)
+        super().__init__(endpoint, body)
         self.headers = {"x-pipesd-seed": str(opening.params.seed), **MODE_HEADER}
         self.label: dict[str, Any] = {"mode": "edge", "model": model, "from_token": from_token}
         self.reason = reason
@@ -152,16 +159,22 @@ class LocalAnswer(PayloadAnswer):
         if data is None:
             return None
         decoded = msgspec.json.decode(data)
-        self._count(decoded, payload.upto)
-        if not any(choice["finish_reason"] is not None for choice in decoded["choices"]):
+        self._count(decoded, payload)
+        if not (self._finishes(decoded) or (payload.usage and "choices" not in decoded)):
             return data
-        return msgspec.json.encode(decoded | {"pipesd": self.label})
+        answer_format.body_in(decoded)["pipesd"] = self.label
+        return msgspec.json.encode(decoded)
 
-    def _count(self, decoded: dict[str, Any], upto: int) -> None:
-        usage = decoded.get("usage")
+    @staticmethod
+    def _finishes(decoded: dict[str, Any]) -> bool:
+        """Whether a payload of a chat or of a text completion has a finish reason."""
+        return any(choice["finish_reason"] is not None for choice in decoded.get("choices", ()))
+
+    def _count(self, decoded: dict[str, Any], payload: Payload) -> None:
+        usage = answer_format.usage_in(decoded)
         if usage is not None:
-            self.prompt_tokens = usage["prompt_tokens"]
-            self._tokens_by_choice = {0: usage["completion_tokens"]}
+            self.prompt_tokens, output = answer_format.counts_of(usage)
+            self._tokens_by_choice = {0: output}
         else:
-            for choice in decoded["choices"]:
-                self._tokens_by_choice[choice["index"]] = upto
+            for choice in decoded.get("choices", ({"index": 0},)):
+                self._tokens_by_choice[choice["index"]] = payload.upto

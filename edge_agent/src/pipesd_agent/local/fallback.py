@@ -63,7 +63,7 @@ class CloudAnswer(PayloadAnswer):
     """
 
     def __init__(self, body: bytes, stream: RequestStream, opened: Opened, local: LocalModel | None) -> None:
-        super().__init__(body)
+        super().__init__(stream.session.request.endpoint, body)
         self.stream = stream
         self.rest: LocalAnswer | None = None
         self._headers = {"x-pipesd-seed": str(opened.params.seed)} | ignored_header(opened.ignored)

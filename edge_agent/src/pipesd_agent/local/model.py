@@ -16,8 +16,9 @@ import msgspec
 from msgspec import Raw
 
 from pipesd_agent.local.answer import LocalAnswer
+from pipesd_agent.session.cannot_splice import CannotSplice
 from pipesd_agent.session.session import EdgeSession
-from pipesd_agent.session.splice import CannotSplice, Splice
+from pipesd_agent.session.splice import Splice
 from pipesd_core.engine.autoregressive import TargetOnlyGeneration
 from pipesd_core.engine.choices import MultiChoiceGeneration
 from pipesd_core.engine.interface import Deliver, Generation, Opening
@@ -25,6 +26,7 @@ from pipesd_core.errors import ApiError, ModelLoadError, ShuttingDown, Unavailab
 from pipesd_core.openai_body import NOT_JSON, has_multiple_choices
 from pipesd_core.openai_parameters import drop_unknown
 from pipesd_core.protocol.messages import Endpoint, Opened
+from pipesd_core.translation.parameters import NAMES
 
 if TYPE_CHECKING:  # it imports llama.cpp's bindings
     from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 
 IDLE_S: Final = 60.0
 """After so long without a request the model and its KV cache are freed."""
-_DECIDED_FIELDS: Final = ("model", "temperature", "top_p", "top_k", "seed", "stop")
+_DECIDED_FIELDS: Final = ("model", "temperature", "top_p", "top_k", "seed", "stop", "stop_sequences")
 """Fields of a body whose values in force are in `Opened`."""
 
 
@@ -82,7 +84,7 @@ class LocalModel:
             answer.abort()
             self._release()
             raise
-        return LocalAnswer(answer, opening, engine.info.name, body, self._release, reason=reason)
+        return LocalAnswer(answer, opening, engine.info.name, endpoint, body, self._release, reason=reason)
 
     async def continue_answer(self, session: EdgeSession, reason: str) -> LocalAnswer:
         """Start the rest of an answer whose target is lost, after the tokens that the target has committed.
@@ -104,7 +106,7 @@ class LocalModel:
         try:
             body = drop_fields(request.body, *_DECIDED_FIELDS)
             if opened.ignored:  # or else the draft model would refuse what the target has left aside
-                body, _ = drop_unknown(body)
+                body, _ = drop_unknown(body, NAMES)
             opening = await answer.open(request.endpoint, body)
         except BaseException:
             answer.abort()
@@ -114,6 +116,7 @@ class LocalModel:
             answer,
             opening,
             engine.info.name,
+            request.endpoint,
             request.body,
             self._release,
             reason=reason,

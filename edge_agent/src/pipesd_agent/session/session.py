@@ -27,11 +27,12 @@ import msgspec
 from pipesd_agent.drafting.drafter import DraftToken
 from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.session.actions import Action, Complete, Deliver, Fail
+from pipesd_agent.session.cannot_splice import CannotSplice
 from pipesd_agent.session.counts import Counts
 from pipesd_agent.session.policies import Policies
 from pipesd_agent.session.remote_error import RemoteError
 from pipesd_agent.session.settings import SessionSettings
-from pipesd_agent.session.splice import CannotSplice, DeliveredText
+from pipesd_agent.session.splice import DeliveredText
 from pipesd_agent.session.state.acknowledgements import Acknowledgements
 from pipesd_agent.session.state.drafting import Drafting
 from pipesd_agent.session.state.handoff import Handoff

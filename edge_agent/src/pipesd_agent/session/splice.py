@@ -10,14 +10,13 @@ from typing import Any, Final
 
 import msgspec
 
+from pipesd_agent.session.cannot_splice import CannotSplice
+from pipesd_agent.session.event_splice import DeliveredEvents, EventSplice, is_event
+
 MAX_RAW_BYTES: Final = 4 * 2**20
 """Payloads kept undecoded at most; a chunk of a few tokens takes some 200 bytes."""
 _HEAD: Final = ("id", "created")
 _TEXT_ONLY: Final = frozenset({"index", "text", "delta", "message", "finish_reason", "stop_reason"})
-
-
-class CannotSplice(Exception):
-    """The other gateway's answer is not the one that the client has the beginning of, or cannot be compared with it."""
 
 
 class DeliveredText:
@@ -34,6 +33,7 @@ class DeliveredText:
         self._has_usage = False
         self._text: list[str] = []
         self._plain = True
+        self._events: DeliveredEvents | None = None
 
     def add(self, payload: bytes) -> None:
         """Note an event that goes to the client."""
@@ -64,7 +64,13 @@ class DeliveredText:
     def plain(self) -> bool:
         """Whether there was nothing but text in it."""
         self._decode()
-        return self._plain
+        return self._plain and (self._events is None or self._events.plain)
+
+    @property
+    def events(self) -> DeliveredEvents | None:
+        """What the client has of a stream whose events have names; None: of chunks."""
+        self._decode()
+        return self._events
 
     @property
     def text(self) -> str:
@@ -77,6 +83,11 @@ class DeliveredText:
         raw, self._raw, self._raw_bytes = self._raw, [], 0
         for payload in raw:
             event = _decode(payload)
+            if is_event(event):
+                self._head = self._head or {}
+                self._events = self._events or DeliveredEvents()
+                self._events.add(event)
+                continue
             if self._head is None:
                 self._head = {name: event[name] for name in _HEAD if name in event}
             choice = _choice(event)
@@ -100,16 +111,20 @@ class Splice:
         self._finished = delivered.finished
         self._has_usage = delivered.has_usage
         self._beyond = delivered.head is None
+        self._events = None if delivered.events is None else EventSplice(delivered.events)
 
     @property
     def caught_up(self) -> bool:
         """Whether all that the client has was told again."""
-        return not self._known
+        return not self._known if self._events is None else self._events.caught_up
 
     def take(self, payload: bytes) -> bytes | None:
         """What the client gets of an event; None: nothing. Raises CannotSplice."""
         if self._head is None:
             return payload
+        if self._events is not None:
+            passed = self._events.take(_decode(payload))
+            return None if passed is None else msgspec.json.encode(passed)
         event = _decode(payload) | self._head
         choice = _choice(event)
         if choice is None:

@@ -1,9 +1,10 @@
 """The figures that the agent adds to an answer: `usage.pipesd`, and `timings` as llama-server writes them.
 
-They go into the payloads that have a usage object and into no other: a whole answer, or the last chunk of a stream
-with `include_usage` (with vLLM's `continuous_usage_stats` every chunk, each with the figures so far). What the engine
-wrote into `usage` stays as it is: `accepted_prediction_tokens` and `rejected_prediction_tokens` are about the request
-parameter `prediction` (text that the client expects), which drafts of ours are not.
+They go into the payloads that have a usage object and into no other: a whole answer, the last chunk of a stream with
+`include_usage` (with vLLM's `continuous_usage_stats` every chunk, each with the figures so far), or the event of other
+routes' streams that has the counts of the whole answer. What the engine wrote into `usage` stays as it is:
+`accepted_prediction_tokens` and `rejected_prediction_tokens` are about the request parameter `prediction` (text that
+the client expects), which drafts of ours are not.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from msgspec import Struct
 
 from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.session.counts import Counts
+from pipesd_core import answer_format
+from pipesd_core.errors import EngineFailed
 
 _MIN_MS: Final = 1e-3
 """Shortest time in `timings`, as in llama-server: no rate is infinite."""
@@ -62,10 +65,13 @@ def usage_payload(
     off: why the answer was not drafted for, or not to its end.
     """
     answer = msgspec.json.decode(payload)
-    usage = answer["usage"]
+    usage = answer_format.usage_in(answer)
+    if usage is None:
+        raise EngineFailed("the answer has no counts where the gateway says that it has some")
+    prompt_tokens, output_tokens = answer_format.counts_of(usage)
     usage["pipesd"] = drafts(counts, off)
-    if times is not None and (figures := timings(usage["prompt_tokens"], usage["completion_tokens"], counts, times)):
-        answer["timings"] = figures
+    if times is not None and (figures := timings(prompt_tokens, output_tokens, counts, times)):
+        answer_format.body_in(answer)["timings"] = figures
     return msgspec.json.encode(answer)
 
 

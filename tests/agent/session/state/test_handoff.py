@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pipesd_agent.session.splice import CannotSplice
+from pipesd_agent.session.cannot_splice import CannotSplice
 from pipesd_agent.session.state.handoff import CATCH_UP, Handoff
 from pipesd_core.protocol.messages import MAX_DRAFTS_PER_MESSAGE, VERSION, Endpoint, Open, Opened
 from pipesd_core.sampling.params import SamplingParams

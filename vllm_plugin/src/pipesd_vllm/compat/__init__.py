@@ -80,6 +80,10 @@ INTERNALS: Final[dict[str, str | None]] = {
         "self,request,raw_request"
     ),
     "vllm.entrypoints.openai.completion.serving:OpenAIServingCompletion.create_completion": "self,request,raw_request",
+    "vllm.entrypoints.openai.responses.serving:OpenAIServingResponses.create_responses": "self,request,raw_request",
+    "vllm.entrypoints.openai.responses.context:SimpleContext.append_output": "self,output",
+    "vllm.entrypoints.anthropic.serving:AnthropicServingMessages.create_messages": "self,request,raw_request",
+    "vllm.entrypoints.serve.engine.protocol:ErrorResponse": None,
     "vllm.entrypoints.serve.exception_handling.error_response:create_error_response": "message",
     "vllm.triton_utils:HAS_TRITON": None,
     "vllm.utils.torch_utils:async_tensor_h2d": "data,device,dtype",

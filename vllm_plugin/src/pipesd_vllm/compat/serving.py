@@ -12,8 +12,11 @@ from typing import Any, Final
 
 import msgspec
 from pydantic import ValidationError
+from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -33,6 +36,37 @@ Generate = Callable[..., AsyncIterator[Any]]
 
 _DATA: Final = "data: "
 _DONE: Final = "[DONE]"
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One of vLLM's routes.
+
+    serving: name of its serving object in the app's state. create: the method that answers. request: what it takes.
+    dump: arguments with which vLLM's route writes a whole answer.
+    """
+
+    serving: str
+    create: str
+    request: Any
+    dump: dict[str, Any] = {}
+
+
+ROUTES: Final = {
+    Endpoint.CHAT_COMPLETIONS: Route("openai_serving_chat", "create_chat_completion", ChatCompletionRequest),
+    Endpoint.COMPLETIONS: Route("openai_serving_completion", "create_completion", CompletionRequest),
+    Endpoint.RESPONSES: Route(
+        "openai_serving_responses", "create_responses", ResponsesRequest, {"mode": "json", "by_alias": True}
+    ),
+    Endpoint.MESSAGES: Route(
+        "anthropic_serving_messages", "create_messages", AnthropicMessagesRequest, {"exclude_none": True}
+    ),
+}
+
+
+class _Seed(msgspec.Struct):
+    """The seed of a body whose request has no such field in vLLM."""
+
+    seed: int | None = None
 
 
 class Refused(ApiError):
@@ -86,15 +120,15 @@ class Serving:
             result = await self._create(endpoint, body, generate)
         except Exception as error:
             raise as_api_error(error) from error
-        if hasattr(result, "error"):
+        if isinstance(result, ErrorResponse):
             raise _refused(result)
         if not hasattr(result, "__aiter__"):
             # Field by field as vLLM's own routes do it.
-            yield msgspec.json.encode(result.model_dump())
+            yield msgspec.json.encode(result.model_dump(**ROUTES[endpoint].dump))
             return
         try:
             async for event in result:
-                data = event.removeprefix(_DATA).strip()
+                data = _data(event)
                 if data == _DONE:
                     return
                 if data:
@@ -115,19 +149,27 @@ class Serving:
             await outputs.aclose()
 
     async def _create(self, endpoint: Endpoint, body: bytes, generate: Generate) -> Any:
-        chat = endpoint is Endpoint.CHAT_COMPLETIONS
-        state = self._state
-        original = state.openai_serving_chat if chat else state.openai_serving_completion
+        route = ROUTES[endpoint]
+        original = getattr(self._state, route.serving, None)
         if original is None:
             raise InvalidRequest("the model does not support this endpoint")
         serving = copy.copy(original)
-        serving.engine_client = Tap(self.engine_client, generate)
-        kind: Any = ChatCompletionRequest if chat else CompletionRequest
-        request = kind.model_validate_json(body)
-        if is_more_than_one(request.n) or request.use_beam_search:
+        request = route.request.model_validate_json(body)
+        if is_more_than_one(getattr(request, "n", 1)) or getattr(request, "use_beam_search", False):
             raise InvalidRequest("n > 1 and beam search cannot be drafted for: ask the server itself", param="n")
-        create = serving.create_chat_completion if chat else serving.create_completion
-        return await create(request, None)
+        if getattr(request, "background", False):
+            raise InvalidRequest("background cannot be drafted for: ask the server itself", param="background")
+        seed = _seed(body) if endpoint is Endpoint.MESSAGES else None
+
+        def generate_as_asked(engine_input: Any, params: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            if params.seed is None:
+                params.seed = seed
+            if endpoint is Endpoint.RESPONSES:  # its serving code adds the outputs up
+                params.output_kind = RequestOutputKind.DELTA
+            return generate(engine_input, params, *args, **kwargs)
+
+        serving.engine_client = Tap(self.engine_client, generate_as_asked)
+        return await getattr(serving, route.create)(request, None)
 
     def opening(self, engine_input: Any, params: Any, key: str) -> Opening:
         """The opening of a session; also sets `params` to a session's: parked, shared noise, every output passed on."""
@@ -183,6 +225,20 @@ def as_api_error(error: Exception) -> ApiError:
 def _refused(response: Any) -> Refused:
     error = response.error
     return Refused(error.message, int(error.code), error.type, error.param)
+
+
+def _seed(body: bytes) -> int | None:
+    try:
+        return msgspec.json.decode(body, type=_Seed).seed
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"seed must be an integer: {error}", param="seed") from error
+
+
+def _data(event: Any) -> str:
+    """The data of an event of vLLM's serving code, which is its text or, of Responses, an object; empty: none."""
+    if not isinstance(event, str):
+        return str(event.model_dump_json(by_alias=True))
+    return event[event.index(_DATA) + len(_DATA) :].strip() if _DATA in event else ""
 
 
 def _payload(data: str) -> bytes:

@@ -87,8 +87,12 @@ class Writer(Struct, frozen=True):
         first: bool,
         finish_reason: FinishReason | None = None,
         logprobs: dict[str, Any] | None = None,
+        stop: str | None = None,
     ) -> bytes:
-        """One chunk of a stream; the first of a chat names the role, the last has the finish reason."""
+        """One chunk of a stream; the first of a chat names the role, the last has the finish reason.
+
+        stop: the stop string that ends the answer.
+        """
         choice: dict[str, Any]
         if self.endpoint is Endpoint.CHAT_COMPLETIONS:
             delta: dict[str, Any] = {"role": "assistant"} if first else {}
@@ -99,7 +103,7 @@ class Writer(Struct, frozen=True):
             choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         else:
             choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
-        body = self._head(stream=True) | {"choices": [choice]}
+        body = self._head(stream=True) | {"choices": [choice | _stop_reason(stop)]}
         if self.include_usage:
             body["usage"] = None
         return _encode(body)
@@ -115,8 +119,9 @@ class Writer(Struct, frozen=True):
         usage: Usage,
         logprobs: dict[str, Any] | None = None,
         calls: Sequence[CallPiece] = (),
+        stop: str | None = None,
     ) -> bytes:
-        """The whole response of a request that does not stream."""
+        """The whole response of a request that does not stream. stop: see `chunk`."""
         choice: dict[str, Any] = {"index": 0, "logprobs": logprobs, "finish_reason": finish_reason}
         if self.endpoint is Endpoint.CHAT_COMPLETIONS:
             message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
@@ -125,7 +130,8 @@ class Writer(Struct, frozen=True):
             choice["message"] = message
         else:
             choice["text"] = text
-        return _encode(self._head(stream=False) | {"choices": [choice], "usage": usage.to_json()})
+        choices = [choice | _stop_reason(stop)]
+        return _encode(self._head(stream=False) | {"choices": choices, "usage": usage.to_json()})
 
     def _head(self, *, stream: bool) -> dict[str, Any]:
         kind = "text_completion"
@@ -138,3 +144,8 @@ class Writer(Struct, frozen=True):
             "model": self.model,
             "system_fingerprint": None,
         }
+
+
+def _stop_reason(stop: str | None) -> dict[str, str]:
+    """What vLLM calls the stop string that was met."""
+    return {} if stop is None else {"stop_reason": stop}

@@ -18,6 +18,9 @@ class Detokenizer:
     Args:
         piece: bytes of a token; empty for special and control tokens. A token may be part of a character.
         stop: stop strings, none of them empty; the text ends before the first one that appears.
+
+    Attributes:
+        met: the stop string that ended the text; None: none did.
     """
 
     def __init__(self, piece: Callable[[int], bytes], stop: tuple[str, ...] = ()) -> None:
@@ -32,6 +35,7 @@ class Detokenizer:
         self._ends: deque[tuple[int, int]] = deque()  # (tokens, characters needed to show them), not yet covered
         self._covered = 0
         self._over = False
+        self.met: str | None = None
 
     def push(self, token: int) -> bool:
         """Take the next token. True: a stop string is complete, the answer ends with this token."""
@@ -79,10 +83,11 @@ class Detokenizer:
         A match can only begin in `_held` or in `new`, since whatever could begin one was held.
         """
         text = self._held + new
-        found = [at for s in self._stop if (at := text.find(s)) >= 0]
+        found = [(at, s) for s in self._stop if (at := text.find(s)) >= 0]
         if found:
             self._over = True
-            self._ready.append(text[: min(found)])
+            end, self.met = min(found, key=lambda met: met[0])
+            self._ready.append(text[:end])
             self._held = ""
             return True
         keep = self._beginning(text)

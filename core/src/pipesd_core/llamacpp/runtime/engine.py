@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from pipesd_core.engine.interface import Deliver, ModelInfo, Opening, Queued
+from pipesd_core.engine.translated import is_translated, open_translated
 from pipesd_core.errors import ApiError, ModelNotFound, Overloaded, ShuttingDown, Unavailable
 from pipesd_core.llamacpp.openai.logits_processing import Constraint, LogitsProcessing
 from pipesd_core.llamacpp.openai.prompt import Model, Prompter
@@ -123,6 +124,8 @@ class EmbeddedEngine:
 
     async def open(self, endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
         """Open a request; see `Engine.open`."""
+        if is_translated(endpoint):
+            return await open_translated(self.open, endpoint, body, deliver)
         self._check_open()
         request, begun = await self._prepare(endpoint, body, self._begun)
         return await self._begin(request, begun, deliver)
@@ -139,6 +142,12 @@ class EmbeddedEngine:
 
         Raises ApiError, as `open`; InvalidRequest for logprobs, which nobody here knows of `decided`.
         """
+
+        async def continued(endpoint: Endpoint, body: bytes, deliver: Deliver) -> EmbeddedGeneration:
+            return await self.continue_answer(endpoint, body, opening, decided, deliver)
+
+        if is_translated(endpoint):
+            return await open_translated(continued, endpoint, body, deliver)
         self._check_open()
         request, begun = await self._prepare(
             endpoint,

@@ -158,7 +158,14 @@ class EmbeddedGeneration:
             upto = self._tokens if reason is not None else self._text.covered(self._parser.held)
             logprobs = self._take_logprobs(upto)
             calls = [self._piece(call) for call in delta.calls]
-            chunk = self._writer.chunk(delta.content, calls, first=self._first, finish_reason=reason, logprobs=logprobs)
+            chunk = self._writer.chunk(
+                delta.content,
+                calls,
+                first=self._first,
+                finish_reason=reason,
+                logprobs=logprobs,
+                stop=self._text.met,
+            )
             self._first = False
             self._emit(Payload(chunk, upto))
 
@@ -177,7 +184,8 @@ class EmbeddedGeneration:
         if not self._stream:
             delta = self._parser.take()
             calls = [self._piece(call) for call in delta.calls]
-            whole = self._writer.whole(delta.content, reason, usage, self._take_logprobs(self._tokens), calls)
+            logprobs = self._take_logprobs(self._tokens)
+            whole = self._writer.whole(delta.content, reason, usage, logprobs, calls, self._text.met)
             self._emit(Payload(whole, self._tokens, usage=True))
         elif self._writer.include_usage:
             self._emit(Payload(self._writer.usage_chunk(usage), self._tokens, usage=True))

@@ -12,7 +12,8 @@ from typing import Final
 
 import msgspec
 
-from pipesd_agent.session.splice import CannotSplice, DeliveredText, Splice
+from pipesd_agent.session.cannot_splice import CannotSplice
+from pipesd_agent.session.splice import DeliveredText, Splice
 from pipesd_core.protocol.messages import MAX_DRAFTS_PER_MESSAGE, Open, Opened
 
 CATCH_UP: Final = 1024

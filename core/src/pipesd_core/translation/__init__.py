@@ -1,0 +1,1 @@
+"""OpenAI's Responses API and Anthropic's Messages API, translated to chat completions and back. Pure."""
