@@ -31,6 +31,5 @@ print("chat:", chat.invoke("Write a function that adds two numbers.").content)
 print("stream:", "".join(chunk.text for chunk in chat.stream("Say hello.")))
 print("bound, required:", chat.bind_tools([weather], tool_choice="required").invoke("Weather in Rome?").tool_calls)
 print("structured:", chat.with_structured_output(Person).invoke("Ada is 36 years old."))
-print(
-    "agent:", create_agent(chat, tools=[weather]).invoke({"messages": [("user", "Weather in Rome?")]})["messages"][-1]
-)
+agent = create_agent(chat, tools=[weather])
+print("agent:", agent.invoke({"messages": [("user", "Weather in Rome?")]})["messages"][-1].text)
