@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import ast
+import json
 
 import pytest
-from repository import ROOT
+from sdk_fields import VLLM_FIELDS, VLLM_TYPES, vllm_fields
 
 from pipesd_core.openai_parameters import is_known
+from pipesd_core.protocol.messages import Endpoint
 
 pytestmark = pytest.mark.vllm
 
-CLASSES = {"chat_completion": "ChatCompletionRequest", "completion": "CompletionRequest"}
+
+@pytest.mark.parametrize("endpoint", (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS))
+def test_every_parameter_of_vllm_is_known(endpoint: Endpoint) -> None:
+    fields = vllm_fields(endpoint)
+    assert {"model", "min_tokens", "vllm_xargs"} <= set(fields)
+    assert [name for name in fields if not is_known(name)] == []
 
 
-@pytest.mark.parametrize("folder", CLASSES)
-def test_every_parameter_of_vllm_is_known(folder: str) -> None:
-    """Read, not imported: that would take half a minute."""
-    (source,) = ROOT.glob(f".venv-vllm/lib/python3*/site-packages/vllm/entrypoints/openai/{folder}/protocol.py")
-    (request,) = (
-        node
-        for node in ast.parse(source.read_text("utf-8")).body
-        if isinstance(node, ast.ClassDef) and node.name == CLASSES[folder]
-    )
-    fields = {
-        node.target.id
-        for node in request.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and not node.target.id.startswith("_")
-    }
-    assert {"model", "min_tokens", "vllm_xargs"} <= fields
-    assert [name for name in sorted(fields) if not is_known(name)] == []
+@pytest.mark.parametrize("endpoint", VLLM_TYPES)
+def test_the_fields_in_the_page_are_those_of_vllm(endpoint: Endpoint) -> None:
+    """To write them: see tests/helpers/sdk_fields.py."""
+    assert json.loads(VLLM_FIELDS.read_text("utf-8"))[endpoint.name] == vllm_fields(endpoint)
