@@ -13,7 +13,7 @@ from pipesd_core.protocol.messages import Endpoint
 pytestmark = pytest.mark.vllm
 
 
-@pytest.mark.parametrize("endpoint", (Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS))
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS])
 def test_every_parameter_of_vllm_is_known(endpoint: Endpoint) -> None:
     fields = vllm_fields(endpoint)
     assert {"model", "min_tokens", "vllm_xargs"} <= set(fields)
