@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import sampling_kernels
-import step_kernels
+import v2_bed
 from kernel_vectors import kernels, load
 
 from bench.gpu.parts import VECTORS
@@ -28,7 +27,7 @@ def test_others_may_differ_by_the_tolerance() -> None:
 
 def test_the_file_has_launches_of_every_kernel_of_the_bed_and_stays_small() -> None:
     launches, arrays = load(VECTORS)
-    assert kernels(launches).keys() == (step_kernels.KERNELS | sampling_kernels.KERNELS).keys()
+    assert kernels(launches).keys() == v2_bed.KERNELS.keys()
     assert VECTORS.stat().st_size < 2**20
     for launch in launches:
         assert any(t.written for t in launch.tensors.values()) or any(
