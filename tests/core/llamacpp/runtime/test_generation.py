@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator
 from random import Random
@@ -17,7 +18,7 @@ from tool_formats import CALLS, template, written
 
 from pipesd_core.engine.interface import Payload, StepDone
 from pipesd_core.errors import InvalidRequest
-from pipesd_core.llamacpp.openai.tool_calls import HERMES, LLAMA3, MISTRAL, CallFormat, call_id
+from pipesd_core.llamacpp.openai.tool_calls import HERMES, LLAMA3, MISTRAL, CallFormat, CallParser, CallRules, call_id
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 from pipesd_core.protocol.messages import Endpoint
 
@@ -136,6 +137,42 @@ async def test_arguments_come_as_they_are_written() -> None:
     ]
     assert len(pieces) > 20
     assert json.loads("".join(pieces)) == CALLED[0][1]
+
+
+async def test_a_payload_covers_no_token_whose_text_is_held_back() -> None:
+    text = "a < b, a <tool\n" + written(HERMES, CALLED) + " <b"
+    async with serve(text, template(CALLS["Hermes"])) as (engine, _):
+        client = await ask(engine, stream=True)
+        shown = ""
+        for output in client.outputs:
+            if isinstance(output, Payload):
+                (choice,) = msgspec.json.decode(output.data)["choices"]
+                shown += choice["delta"].get("content") or ""
+                parser = CallParser(CallRules(HERMES, ("look_up", "f")))
+                parser.push(text.encode()[: output.upto].decode(errors="ignore"))
+                parser.finish()
+                assert shown.startswith(parser.take().content)
+        assert shown == "a < b, a <tool\n <b"
+
+
+async def test_another_model_goes_on_within_a_call() -> None:
+    text = "Hm. " + written(HERMES, CALLED)
+    async with serve(text, template(CALLS["Hermes"])) as (engine, _):
+        own = whole(await ask(engine))
+        for stream, length in itertools.product((False, True), (2, 8, 30, 60, len(text.encode()) - 2)):
+            body = {"messages": HELLO, "tools": TOOLS, "seed": 7}
+            first = Client(engine)
+            opening = (await first.open(Endpoint.CHAT_COMPLETIONS, **body)).opening
+            client = Client(engine)
+            generation = await engine.continue_answer(
+                Endpoint.CHAT_COMPLETIONS,
+                msgspec.json.encode(body | {"stream": stream}),
+                opening,
+                tuple(text.encode()[:length]),
+                client.deliver,
+            )
+            await client.run(generation)
+            assert (streamed if stream else whole)(client) == own
 
 
 async def test_ids_go_by_prompt_and_seed() -> None:
