@@ -139,10 +139,11 @@ async def test_arguments_come_as_they_are_written() -> None:
     assert json.loads("".join(pieces)) == CALLED[0][1]
 
 
-async def test_a_payload_covers_no_token_whose_text_is_held_back() -> None:
+@pytest.mark.parametrize("drafted", [False, True])
+async def test_a_payload_covers_no_token_whose_text_is_held_back(drafted: bool) -> None:
     text = "a < b, a <tool\n" + written(HERMES, CALLED) + " <b"
     async with serve(text, template(CALLS["Hermes"])) as (engine, _):
-        client = await ask(engine, stream=True)
+        client = await ask(engine, tuple(text.encode()) if drafted else (), stream=True)
         shown = ""
         for output in client.outputs:
             if isinstance(output, Payload):
@@ -160,7 +161,7 @@ async def test_another_model_goes_on_within_a_call() -> None:
     async with serve(text, template(CALLS["Hermes"])) as (engine, _):
         own = whole(await ask(engine))
         for stream, length in itertools.product((False, True), (2, 8, 30, 60, len(text.encode()) - 2)):
-            body = {"messages": HELLO, "tools": TOOLS, "seed": 7}
+            body: dict[str, Any] = {"messages": HELLO, "tools": TOOLS, "seed": 7}
             first = Client(engine)
             opening = (await first.open(Endpoint.CHAT_COMPLETIONS, **body)).opening
             client = Client(engine)
@@ -180,7 +181,7 @@ async def test_ids_go_by_prompt_and_seed() -> None:
         first = whole(await ask(engine))[1]
         assert [call[0] for call in first] == [call_id(decoder.prompts[0], 7, index) for index in (0, 1)]
         assert whole(await ask(engine))[1] == first
-        others = [{"seed": 8}, {"messages": [*HELLO, *HELLO]}]
+        others: list[dict[str, Any]] = [{"seed": 8}, {"messages": [*HELLO, *HELLO]}]
         ids = {call[0] for other in others for call in whole(await ask(engine, **other))[1]}
         assert len(ids | {call[0] for call in first}) == 6
 
@@ -219,7 +220,8 @@ async def test_what_is_cut_off_says_so(stream: bool) -> None:
 async def test_without_tools_such_text_is_content() -> None:
     text = written(HERMES, CALLED)
     async with serve(text, template(CALLS["Hermes"])) as (engine, decoder):
-        for body in ({"tools": None}, {"tools": []}, {"tool_choice": "none"}):
+        without: list[dict[str, Any]] = [{"tools": None}, {"tools": []}, {"tool_choice": "none"}]
+        for body in without:
             assert whole(await ask(engine, **body)) == (text, [], "stop")
             assert b"<tools>" not in bytes(decoder.prompts[-1]), "nothing is told that may not be called"
         await ask(engine)
@@ -288,6 +290,7 @@ async def test_a_file_may_have_a_template_of_its_own_for_tools() -> None:
     decoder = Decoder(written(HERMES, CALLED).encode(), model=model)
     engine = EmbeddedEngine(decoder, name="fake")
     assert whole(await ask(engine))[2] == "tool_calls"
+    assert b"<tools>" in bytes(decoder.prompts[-1])
     await ask(engine, tool_choice="none")
     assert bytes(decoder.prompts[-1]) == b"x"
     await engine.aclose()
