@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
+from pipesd_agent.drafting.drafter import AnswerForm, Drafter, DraftToken, NoDraft
 from pipesd_core.sampling.params import SamplingParams
 
 _HASHES: Final = 2**32
@@ -35,6 +35,9 @@ class WrongDrafter:
 
     def open(self, lane: int, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         self._inner.open(lane, prompt_ids, params)
+
+    def constrain(self, lane: int, form: AnswerForm) -> None:
+        self._inner.constrain(lane, form)
 
     def close(self, lane: int) -> None:
         self._inner.close(lane)

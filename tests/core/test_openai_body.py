@@ -18,6 +18,7 @@ from pipesd_core.openai_body import (
     may_stream,
     names_served_model,
     read_outline,
+    response_format,
     split_prompts,
     unwrap_prompt,
     wants_stream,
@@ -175,3 +176,9 @@ def test_a_seed_that_is_given_stays(body: bytes, seed: int | None) -> None:
 )
 def test_a_body_that_may_be_wrong_streams_where_it_says_so(body: bytes, streams: bool) -> None:
     assert may_stream(body) is streams
+
+
+def test_response_formats() -> None:
+    assert response_format(b'{"response_format": {"type": "json_object"}, "prompt": "x"}') == {"type": "json_object"}
+    for nothing in (b"{}", b'{"response_format": null}', b'["response_format"]', b'{"response_format"', b"\xff"):
+        assert response_format(nothing) is None

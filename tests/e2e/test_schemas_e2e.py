@@ -106,11 +106,15 @@ def test_the_answer_is_the_targets_own(target: Process, target_only: list[Answer
     with agent_thread(AgentConfig(gateway=target.root), drafter) as agent:
         numbered = list(enumerate(CELLS))
         answers = in_parallel(lambda item: ask(agent.url, stream=item[0] % 2 == 0, **body(*item[1])), numbered, 4)
-    accepted = 0
+    accepted = sent = 0
     for cell, answer, own in zip(CELLS, answers, target_only, strict=True):
         assert answer.choices == own.choices, cell
         accepted += answer.accepted
-    assert accepted > 0.05 * sum(answer.tokens for answer in answers), "hardly anything was drafted: this proves little"
+        drafts = answer.usage["pipesd"]
+        sent += drafts["accepted"] + drafts["rejected"]
+    tokens = sum(answer.tokens for answer in answers)
+    print(f"{tokens} tokens, {sent} drafts judged, {accepted} of them right")
+    assert accepted > 0.2 * tokens, "hardly anything was drafted: this proves little"
 
 
 def test_complete_answers_satisfy_their_schemas(target_only: list[Answer]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from pipesd_agent.api.app import create_app
 from pipesd_agent.build import make_agent
 from pipesd_agent.config import AgentConfig, load
-from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
+from pipesd_agent.drafting.drafter import AnswerForm, Drafter, DraftToken, NoDraft
 from pipesd_core.sampling.params import SamplingParams
 from pipesd_core.service.program import listen, run_program
 from pipesd_core.service.server import Server
@@ -36,6 +36,9 @@ class Floored:
 
     def open(self, lane: int, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         self._drafter.open(lane, prompt_ids, params)
+
+    def constrain(self, lane: int, form: AnswerForm) -> None:
+        self._drafter.constrain(lane, form)
 
     def close(self, lane: int) -> None:
         self._drafter.close(lane)

@@ -29,8 +29,14 @@ KINDS: Final = ("max", "drawn")
 class _Telling(DraftSampler):
     """Tells the largest probability as confidence, and the drawn token's as entropy."""
 
-    def sample(self, row: NDArray[np.float32], params: SamplingParams, position: int) -> DraftToken:
-        token = super().sample(row, params, position)
+    def sample(
+        self,
+        row: NDArray[np.float32],
+        params: SamplingParams,
+        position: int,
+        allowed: NDArray[np.int64] | None = None,
+    ) -> DraftToken:
+        token = super().sample(row, params, position, allowed)
         exp = np.exp(row - row.max())
         total = float(exp.sum())
         return DraftToken(position, token.token, 1.0 / total, token.margin, float(exp[token.token]) / total)

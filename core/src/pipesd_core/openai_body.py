@@ -77,6 +77,20 @@ def read_outline(body: bytes) -> BodyOutline:
     return msgspec.json.decode(body, type=BodyOutline)
 
 
+class _ResponseFormat(Struct):
+    response_format: Any = None
+
+
+def response_format(body: bytes) -> Any:
+    """The response_format of a body, whatever it is; None: there is none, or the body is no JSON object."""
+    if b'"response_format"' not in body:  # which is all that most bodies cost
+        return None
+    try:
+        return msgspec.json.decode(body, type=_ResponseFormat).response_format
+    except NOT_JSON:
+        return None
+
+
 def wants_stream(body: bytes) -> bool:
     """Whether a body that the engine has accepted asks for a stream.
 

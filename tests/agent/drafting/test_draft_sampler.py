@@ -87,3 +87,22 @@ def test_row_is_left_alone() -> None:
     for params in (GREEDY, SamplingParams(seed=1)):
         draft_sampler.sample(logits, params, 3)
     assert (logits == before).all()
+
+
+@pytest.mark.parametrize("n", [300, SHORTLIST_FROM_VOCABULARY + 5])
+@pytest.mark.parametrize("params", [GREEDY, SamplingParams(1.0, 1.0, 0, 7), SamplingParams(0.7, 0.9, 40, 8)])
+def test_of_the_allowed_tokens_it_takes_what_the_targets_sampler_would(n: int, params: SamplingParams) -> None:
+    sampler, draft_sampler = Sampler(n), DraftSampler(n)
+    for seed in range(10):
+        allowed = np.flatnonzero(np.random.default_rng(seed).random(n) < 0.3)
+        draft = draft_sampler.sample(row(n, seed), params, 9 + seed, allowed)
+        assert draft.token == sampler.sample(row(n, seed), params, 9 + seed, allowed=allowed)
+        assert draft.token in allowed
+
+
+@pytest.mark.parametrize("params", [GREEDY, SamplingParams(seed=3)])
+def test_the_only_allowed_token_is_sure(params: SamplingParams) -> None:
+    draft = DraftSampler(50).sample(row(50), params, 4, np.array([17]))
+    assert (draft.token, draft.entropy) == (17, 0.0)
+    assert draft.margin == pytest.approx(ONLY_CANDIDATE_MARGIN)
+    assert draft.confidence > 0.99

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from pipesd_agent.drafting.drafter import DraftToken, NoDraft
+from pipesd_agent.drafting.drafter import AnswerForm, DraftToken, NoDraft
 from pipesd_agent.drafting.worker import DraftLane, DraftWorker
 from pipesd_core.sampling.params import SamplingParams
 
@@ -57,6 +57,7 @@ class FakeDrafter:
         self.aborted = threading.Event()
         self.error: Exception | None = None
         self.paths: dict[int, list[int]] = {}
+        self.forms: dict[int, AnswerForm] = {}
         self.fed: dict[int, int] = {}
         self.calls: list[tuple[list[int], list[int]]] = []
         self.extended: list[list[int]] = []
@@ -70,6 +71,10 @@ class FakeDrafter:
         assert self.n_vocab is None or max(prompt_ids) < self.n_vocab
         self.paths[lane] = list(prompt_ids)
         self.fed[lane] = 0
+
+    def constrain(self, lane: int, form: AnswerForm) -> None:
+        assert self.fed[lane] == 0
+        self.forms[lane] = form
 
     def close(self, lane: int) -> None:
         del self.paths[lane]
@@ -604,3 +609,13 @@ async def test_random_commits_against_a_model_of_the_path(seed: int) -> None:
     finally:
         await worker.aclose()
     assert drafter.released == 1
+
+
+async def test_the_form_of_an_answer_reaches_the_drafter_with_its_lane(
+    worker: DraftWorker, drafter: FakeDrafter
+) -> None:
+    form = AnswerForm({"type": "json_object"}, 2)
+    for prompt, asked in (([1, 2], form), ([1, 2, 3], None)):
+        assert worker.open(prompt, PARAMS, frozenset({EOS}), lambda *_: None, unexpected, asked)
+    await until(lambda: len(drafter.paths) == 2)
+    assert drafter.forms == {0: form}

@@ -13,7 +13,7 @@ from fake_gateway import opened, verdict
 
 from bench.fixed_policies import fixed
 from pipesd_agent.control.triggers import FixedSettings
-from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.drafting.drafter import AnswerForm, DraftToken
 from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.drafting.worker import DraftWorker
 from pipesd_agent.session import stream as stream_module
@@ -58,10 +58,12 @@ class FakeWorker:
     def __init__(self, room: int = 1) -> None:
         self.room = room
         self.lanes: list[FakeLane] = []
+        self.forms: list[AnswerForm | None] = []
 
-    def open(self, _ids: Any, _params: Any, _eos: Any, on_token: Any, on_failure: Any) -> FakeLane | None:
+    def open(self, _ids: Any, _params: Any, _eos: Any, on_token: Any, on_failure: Any, form: Any) -> FakeLane | None:
         if len(self.lanes) == self.room:
             return None
+        self.forms.append(form)
         self.lanes.append(FakeLane(on_token, on_failure))
         return self.lanes[-1]
 
@@ -329,3 +331,14 @@ async def test_a_gateway_that_sends_more_than_waits_for_acknowledgements(
     stream.receive(event(13))
     assert Close(3) in sent(stream)
     assert caplog.text.count("broke the protocol") == 1
+
+
+async def test_the_lane_is_told_the_form_of_the_answer_and_where_it_begins() -> None:
+    for form in (None, {"type": "json_object"}):
+        worker = FakeWorker()
+        session = make(worker).session
+        stream = RequestStream("id", session, cast(DraftWorker, worker), lambda: None, None, form)
+        stream.receive(opened(3))
+        prompt = session.opened
+        assert prompt is not None
+        assert worker.forms == [None if form is None else AnswerForm(form, len(prompt.prompt_ids))]

@@ -9,7 +9,7 @@ import pytest
 
 from bench.proving.traces.drafting import rows_along, trace_of
 from bench.proving.traces.table import DEPTH, NOTHING
-from pipesd_agent.drafting.drafter import DraftToken, NoDraft
+from pipesd_agent.drafting.drafter import AnswerForm, DraftToken, NoDraft
 from pipesd_agent.drafting.lookup import LookupDrafter
 from pipesd_core.engine.interface import Opening
 from pipesd_core.sampling.params import SamplingParams
@@ -36,6 +36,9 @@ class Fake:
     def open(self, lane: int, prompt_ids: Sequence[int], params: SamplingParams) -> None:  # noqa: ARG002
         assert lane not in self.paths
         self.paths[lane] = list(prompt_ids)
+
+    def constrain(self, lane: int, form: AnswerForm) -> None:
+        raise AssertionError(lane, form)
 
     def close(self, lane: int) -> None:
         del self.paths[lane]

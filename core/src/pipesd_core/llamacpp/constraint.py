@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipesd_core.errors import InvalidRequest
 
 LIMITS: Final = LLParserLimits(
-    max_items_in_row=1_000,
+    max_items_in_row=2_000,
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=100_000,
     step_max_items=25_000,
@@ -26,7 +26,7 @@ LIMITS: Final = LLParserLimits(
     max_grammar_size=100_000,
     verbose_errors=False,
 )
-"""What a grammar may take: some 20 ms to begin with, and 30 ms for a token."""
+"""What a grammar may take: about a second to begin with, and 0.1 s for a token; by far the most take a hundredth."""
 _HEAD: Final = '%llguidance {"no_forcing": true}\n'
 """Every token that the text may go on with is allowed, also where there is one text only: the model chooses how to cut
 it. Otherwise llguidance would ask a tokenizer."""
@@ -55,6 +55,7 @@ class Vocabulary:
 
     def __init__(self, pieces: Sequence[bytes], eog_ids: Sequence[int]) -> None:
         self.n_vocab: Final = len(pieces)
+        self._eog_ids = frozenset(eog_ids)
         self._tokenizer: LLTokenizer | None = None
         if eog_ids:
             self._tokenizer = LLTokenizer(TokenizerWrapper(_Pieces(pieces, eog_ids)), eos_token=list(eog_ids))
@@ -66,7 +67,7 @@ class Vocabulary:
         matcher = LLMatcher(self._tokenizer, _HEAD + grammar.lark, log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise _not_taken(grammar, matcher.get_error())
-        constraint = Constraint(matcher, grammar.param, self.n_vocab)
+        constraint = Constraint(matcher, grammar.param, self.n_vocab, self._eog_ids)
         constraint.allowed()  # raises where there is no text at all
         return constraint
 
@@ -80,12 +81,13 @@ def check(grammar: Grammar) -> None:
 class Constraint:
     """State of a text in a grammar. Used by one thread at a time."""
 
-    def __init__(self, matcher: LLMatcher, param: str, n_vocab: int) -> None:
+    def __init__(self, matcher: LLMatcher, param: str, n_vocab: int, eog_ids: frozenset[int]) -> None:
         self._matcher = matcher
         self._param = param
         self._n_vocab = n_vocab
+        self._eog_ids = eog_ids
         self._ends = 0
-        """Tokens after a text that cannot go on: ends, which llguidance takes and does not count."""
+        """Tokens after a text that cannot go on: ends, which llguidance does not count."""
 
     def allowed(self) -> NDArray[np.int64]:
         """The ids that may come next, ascending; end-of-generation tokens are among them if the text is complete.
@@ -96,15 +98,23 @@ class Constraint:
         self._check()  # its mask is then that of a complete text
         return np.flatnonzero(np.unpackbits(bits, count=self._n_vocab, bitorder="little"))
 
-    def accept(self, token: int) -> None:
-        """Advance by the next token.
+    def accepts(self, token: int) -> bool:
+        """Advance by the next token; False, and nothing is changed, if it is not allowed.
 
-        Raises InvalidRequest for one that is not allowed, or where that takes too much; nothing can be done after that.
+        Raises InvalidRequest where that takes too much; nothing can be done after that.
         """
-        over = self._matcher.is_stopped()
-        self._matcher.consume_token(token)
+        if self._matcher.is_stopped():
+            taken = token in self._eog_ids
+            self._ends += taken
+            return taken
+        taken = bool(self._matcher.try_consume_tokens([token]))
         self._check()
-        self._ends += over
+        return taken
+
+    def accept(self, token: int) -> None:
+        """Advance by the next token. Raises as `accepts`, and InvalidRequest for one that is not allowed."""
+        if not self.accepts(token):
+            raise InvalidRequest(f"{self._param} does not allow token {token} here", param=self._param)
 
     def rollback(self, count: int) -> None:
         """Take the last `count` tokens back. Raises ValueError if there are not as many."""

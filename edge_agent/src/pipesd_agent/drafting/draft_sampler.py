@@ -40,22 +40,33 @@ class DraftSampler:
         self._below_max = np.empty(n_vocab, np.float32)
         self._exp = np.empty(n_vocab, np.float32)
 
-    def sample(self, row: NDArray[np.float32], params: SamplingParams, position: int) -> DraftToken:
+    def sample(
+        self,
+        row: NDArray[np.float32],
+        params: SamplingParams,
+        position: int,
+        allowed: NDArray[np.int64] | None = None,
+    ) -> DraftToken:
         """The draft for absolute index `position`: the token that the target's sampler would take of this row.
 
-        row: shape (n_vocab,). Confidence at T = 0: the token's probability, as in the PipeSD paper; else the calibrated
-        margin (architecture §5).
+        row: shape (n_vocab,). allowed: the only tokens that it may be, ascending and at least one; None: all.
+        Confidence at T = 0: the token's probability, as in the PipeSD paper; else the calibrated margin (architecture
+        §5).
         """
-        below, exp = self._below_max, self._exp
+        ids_of = self._all if allowed is None else allowed
+        if allowed is not None:
+            row = row[allowed]
+        below, exp = self._below_max[: len(row)], self._exp[: len(row)]
         token = int(row.argmax())
         np.subtract(row, row[token], out=below)
         np.exp(below, out=exp)
         total = float(exp.sum())
         entropy = max(0.0, math.log(total) - float(exp @ below) / total)
         if params.greedy:
-            below[token] = -math.inf
-            return DraftToken(position, token, min(1.0, 1.0 / total), -float(below.max()), entropy)
+            below[token] = -ONLY_CANDIDATE_MARGIN if len(row) == 1 else -math.inf
+            return DraftToken(position, int(ids_of[token]), min(1.0, 1.0 / total), -float(below.max()), entropy)
         scores, ids = self._candidates(row, params)
+        ids = ids_of[ids]
         perturbed = self._sampler.perturb(scores, ids, params.seed, position)
         best = int(perturbed.argmax())
         margin = ONLY_CANDIDATE_MARGIN
@@ -68,7 +79,7 @@ class DraftSampler:
     def _candidates(
         self, row: NDArray[np.float32], params: SamplingParams
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        among: NDArray[Any] = self._all
+        among: NDArray[Any] = self._all[: len(row)]
         if len(row) > SHORTLIST_FROM_VOCABULARY:
             among = np.sort(row.argpartition(len(row) - SHORTLIST)[len(row) - SHORTLIST :])
             row = row[among]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -34,6 +34,16 @@ class DraftToken(msgspec.Struct, frozen=True):
     def drafter_confidence(self) -> float:
         """What the drafter said, 0..1, whether it was calibrated or not."""
         return self.confidence if self.own_confidence is None else self.own_confidence
+
+
+class AnswerForm(msgspec.Struct, frozen=True):
+    """What a request says of the form of its answer.
+
+    response_format: as in its body, unchecked. begins: absolute index of the answer's first token.
+    """
+
+    response_format: Any
+    begins: int
 
 
 class NoDraft(Enum):
@@ -72,6 +82,9 @@ class Drafter(Protocol):
 
     def open(self, lane: int, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         """Give a free lane a path. Cheap: the feeding is done by `draft`."""
+
+    def constrain(self, lane: int, form: AnswerForm) -> None:
+        """Say, right after `open`, what form the answer has: a hint, by which drafts may be left out."""
 
     def close(self, lane: int) -> None:
         """Free a lane."""

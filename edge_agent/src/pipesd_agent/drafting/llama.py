@@ -12,9 +12,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipesd_agent.drafting.answer_constraint import AnswerConstraint
 from pipesd_agent.drafting.confidence import SAMPLED, Logistic
 from pipesd_agent.drafting.draft_sampler import DraftSampler
-from pipesd_agent.drafting.drafter import DraftToken, NoDraft
+from pipesd_agent.drafting.drafter import AnswerForm, DraftToken, NoDraft
 from pipesd_core.errors import ModelLoadError
 from pipesd_core.llamacpp.binding import Context, Model
 from pipesd_core.llamacpp.memory import fitted_context
@@ -33,6 +34,7 @@ class _Sequence:
         self.length = 0
         self.fed = 0
         self.params = SamplingParams()
+        self.constraint: AnswerConstraint | None = None
 
     def common_prefix(self, ids: NDArray[np.int32]) -> int:
         n = min(self.fed, len(ids))
@@ -63,6 +65,7 @@ class LlamaDrafter:
         calibration: Logistic = SAMPLED,
     ) -> None:
         self._model = Model(model_path, gpu_layers=gpu_layers)
+        self._model.prepare_constraints()
         pieces = list(self._model.vocabulary())
         self.fingerprint: bytes | None = fingerprint(pieces)
         self.n_vocab: int | None = self._model.n_vocab
@@ -98,6 +101,10 @@ class LlamaDrafter:
         state.ids[: len(prompt)] = prompt
         state.length = len(prompt)
         state.params = params
+        state.constraint = None
+
+    def constrain(self, lane: int, form: AnswerForm) -> None:
+        self._sequences[self._of_lane[lane]].constraint = AnswerConstraint(self._model, form)
 
     def close(self, lane: int) -> None:
         """The cache stays as it is, for the next turn."""
@@ -110,7 +117,10 @@ class LlamaDrafter:
 
     def truncate(self, lane: int, length: int) -> None:
         seq = self._of_lane[lane]
-        self._sequences[seq].length = length
+        state = self._sequences[seq]
+        state.length = length
+        if state.constraint is not None:
+            state.constraint.truncate(length)
         self._cut_cache(seq, length)
 
     def behind(self, lane: int) -> bool:
@@ -179,7 +189,10 @@ class LlamaDrafter:
             return NoDraft.UNFINISHED
         state = self._sequences[seq]
         logits = self._context.row(row)[: self._n_draftable]
-        draft = self._sampler.sample(logits, state.params, state.length)
+        allowed = None
+        if state.constraint is not None:
+            allowed = state.constraint.allowed(state.ids[: state.length], self._n_draftable)
+        draft = self._sampler.sample(logits, state.params, state.length, allowed)
         state.ids[state.length] = draft.token
         state.length += 1
         return draft

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from pipesd_agent.drafting.drafter import DraftToken, NoDraft
+from pipesd_agent.drafting.drafter import AnswerForm, DraftToken, NoDraft
 from pipesd_core.sampling.params import SamplingParams
 
 NGRAMS: Final = (3, 2, 1)
@@ -76,6 +76,9 @@ class LookupDrafter:
 
     def open(self, lane: int, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         self._lanes[lane] = _Lane(prompt_ids, params)
+
+    def constrain(self, lane: int, form: AnswerForm) -> None:
+        """Nothing: what ids mean is not known here."""
 
     def close(self, lane: int) -> None:
         del self._lanes[lane]

@@ -16,7 +16,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from pipesd_agent.drafting.abort_cost import AbortCost
-from pipesd_agent.drafting.drafter import Drafter, DraftToken, NoDraft
+from pipesd_agent.drafting.drafter import AnswerForm, Drafter, DraftToken, NoDraft
 from pipesd_agent.drafting.lane_path import CommitEffect, LanePath, PathEdit
 from pipesd_core.sampling.params import SamplingParams
 
@@ -45,12 +45,14 @@ class DraftLane:
         slot: int,
         path: LanePath,
         params: SamplingParams,
+        form: AnswerForm | None,
         on_token: OnToken,
         on_failure: OnFailure,
     ) -> None:
         self.slot = slot
         self.path = path
         self.params = params
+        self.form = form
         self.on_token = on_token
         self.on_failure = on_failure
         self.closed = False
@@ -134,6 +136,7 @@ class DraftWorker:
         eos_ids: frozenset[int],
         on_token: OnToken,
         on_failure: OnFailure,
+        form: AnswerForm | None = None,
     ) -> DraftLane | None:
         """Open a lane for a session; its prefill starts now, drafting with the first `DraftLane.commit`.
 
@@ -151,7 +154,7 @@ class DraftWorker:
             if not self._in_vocabulary(prompt_ids):
                 return None
             slot = self._lanes.index(None)
-            lane = DraftLane(self, slot, LanePath(prompt_ids, eos_ids), params, on_token, on_failure)
+            lane = DraftLane(self, slot, LanePath(prompt_ids, eos_ids), params, form, on_token, on_failure)
             self._lanes[slot] = lane
             self._wake()
             return lane
@@ -310,6 +313,8 @@ class DraftWorker:
             return
         if held is not lane:
             self._drafter.open(slot, edit.ids, lane.params)
+            if lane.form is not None:
+                self._drafter.constrain(slot, lane.form)
             self._held[slot] = lane
             return
         if edit.truncates:

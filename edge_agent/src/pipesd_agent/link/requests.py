@@ -23,6 +23,7 @@ from pipesd_agent.session.settings import SessionSettings
 from pipesd_agent.session.stream import RequestStream
 from pipesd_core.errors import ApiError, Overloaded, Unavailable
 from pipesd_core.occupancy import Occupancy
+from pipesd_core.openai_body import response_format
 from pipesd_core.protocol.messages import VERSION, Endpoint, Open
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,8 @@ class RequestTable:
             max_context=worker.max_context if worker else 0,
             now=time.monotonic(),
         )
-        self._requests[channel] = RequestStream(request_id, session, worker, self.changed, off)
+        asked = None if worker is None else response_format(body)
+        self._requests[channel] = RequestStream(request_id, session, worker, self.changed, off, asked)
         self._channels.take()
         self.changed()
         return self._requests[channel]

@@ -7,9 +7,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
-from pipesd_agent.drafting.drafter import DraftToken
+from pipesd_agent.drafting.drafter import AnswerForm, DraftToken
 from pipesd_agent.drafting.status import DraftingOff
 from pipesd_agent.drafting.worker import DraftLane, DraftWorker
 from pipesd_agent.session.actions import Commit, Complete, Deliver, Fail, StartDrafting, StopDrafting
@@ -33,6 +33,7 @@ class RequestStream:
 
     Args:
         worker: None when this request is served cloud-only; off: why it is, then.
+        response_format: of the request, unchecked.
         changed: called whenever the session may have something to send, or its deadline moved.
     """
 
@@ -43,6 +44,7 @@ class RequestStream:
         worker: DraftWorker | None,
         changed: Callable[[], None],
         off: DraftingOff | None = None,
+        response_format: Any = None,
     ) -> None:
         self.request_id = request_id
         self.session = session
@@ -51,6 +53,7 @@ class RequestStream:
         self._times = TokenTimes(time.monotonic())
         self._worker = worker
         self._off = off
+        self._response_format = response_format
         self._lane: DraftLane | None = None
         self._changed = changed
         self._answers: deque[Deliver | Complete | Fail] = deque()
@@ -193,8 +196,11 @@ class RequestStream:
 
     def _open_lane(self, start: StartDrafting) -> None:
         if self._worker is not None:
+            form = None
+            if self._response_format is not None and (opened := self.session.opened) is not None:
+                form = AnswerForm(self._response_format, len(opened.prompt_ids))
             self._lane = self._worker.open(
-                start.prompt_ids, start.params, start.eos_ids, self._drafted, self._drafter_failed
+                start.prompt_ids, start.params, start.eos_ids, self._drafted, self._drafter_failed, form
             )
         if self._lane is None:
             reason = self._why_no_lane(start)

@@ -78,12 +78,13 @@ def take_logits_processing(fields: Fields, *, chat: bool) -> LogitsProcessing:
     return LogitsProcessing(
         logit_bias=_logit_bias(fields.take("logit_bias")),
         logprobs=logprobs,
-        grammar=_grammar(fields.take("response_format")),
+        grammar=response_grammar(fields.take("response_format")),
         **given,
     )
 
 
-def _grammar(value: Any) -> Grammar | None:
+def response_grammar(value: Any) -> Grammar | None:
+    """The grammar that a response_format asks for; None: anything may be written. Raises InvalidRequest."""
     if value is None:
         return None
     if not isinstance(value, dict):
