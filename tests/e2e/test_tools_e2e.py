@@ -99,7 +99,8 @@ def ask(url: str, cell: tuple[str, str, int, bool]) -> tuple[Answer, dict[str, A
         ), answer.usage.model_dump()
     content: str | None = None
     parts: list[list[str]] = []
-    reason, usage = "", {}
+    reason = ""
+    usage: dict[str, Any] = {}
     for chunk in client.chat.completions.create(**body, stream=True, stream_options={"include_usage": True}):
         usage = usage if chunk.usage is None else chunk.usage.model_dump()
         for part in chunk.choices:

@@ -44,6 +44,7 @@ def test_help_fits_a_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         (["serve", "--model", "m", "--port", "70000"], "port must lie between 0 and 65535, but is 70000"),
         (["serve", "--config", "/nowhere/g.toml"], "cannot read the configuration file /nowhere/g.toml"),
         (["serve", "--model", "m", "--api-key-file", "/nowhere/k"], "cannot read the API key file /nowhere/k"),
+        (["serve", "--model", "m", "--chat-template", "/nowhere/t"], "cannot read the chat template /nowhere/t"),
     ],
 )
 def test_a_wrong_configuration_is_one_line_and_code_2(

@@ -96,11 +96,12 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _serve(config: GatewayConfig) -> None:
     tls = config.tls()
+    template = None if config.chat_template is None else read_text(config.chat_template, "chat template")
     listener = listen(config.host, config.port)  # before the model: a taken port is known at once
     hosts = names_of(config.allowed_host, loopback=is_loopback(listener))
     try:
         async with answering_while_starting(listener, tls, hosts):
-            engine = await load_in_thread(lambda: _load_engine(config))
+            engine = await load_in_thread(lambda: _load_engine(config, template))
     except BaseException:
         listener.close()
         raise
@@ -144,14 +145,13 @@ async def _serve(config: GatewayConfig) -> None:
         await engine.aclose()
 
 
-def _load_engine(config: GatewayConfig) -> EmbeddedEngine:
+def _load_engine(config: GatewayConfig, chat_template: str | None) -> EmbeddedEngine:
     # Imported here: `--help` and configuration errors need no llama.cpp.
     from pipesd_core.llamacpp.loading import announced
     from pipesd_core.llamacpp.probe import check_model_runs
     from pipesd_core.llamacpp.runtime.decoder import TargetDecoder
     from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 
-    template = None if config.chat_template is None else read_text(config.chat_template, "chat template")
     with announced(config.model):
         check_model_runs(config.model)
         decoder = TargetDecoder(
@@ -163,4 +163,4 @@ def _load_engine(config: GatewayConfig) -> EmbeddedEngine:
             max_queue=config.max_queue,
         )
     name = config.name or decoder.model.name
-    return EmbeddedEngine(decoder, name=name, unknown_parameters=config.unknown_parameters, chat_template=template)
+    return EmbeddedEngine(decoder, name=name, unknown_parameters=config.unknown_parameters, chat_template=chat_template)

@@ -50,7 +50,8 @@ def at(message: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, 
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
-    return changed
+    result: dict[str, Any] = changed
+    return result
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,7 @@ def test_what_is_wrong_is_named(message: dict[str, Any], path: tuple[Any, ...], 
 
 
 def test_what_is_no_list_of_messages() -> None:
-    for value in (None, [], {}, "x"):
+    values: list[Any] = [None, [], {}, "x"]
+    for value in values:
         with pytest.raises(InvalidRequest, match="messages must be a list of at least one message"):
             read_messages(value)

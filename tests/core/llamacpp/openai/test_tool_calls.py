@@ -105,6 +105,7 @@ CASES: list[tuple[CallFormat | None, str, Result]] = [
     # Once a call has begun, what is wrong ends it: nothing can be taken back.
     (HERMES, '<tool_call>{"name": "f", "arguments": {"a": 1}</tool_call>', ("", [("f", '{"a": 1}')], True)),
     (HERMES, '<tool_call>{"name": "f", "arguments": {"a":,}} x', (" x", [("f", '{"a":,}')], True)),
+    (HERMES, '<tool_call>{"name": "f", "arguments": {"a": 1}<x', ("<x", [("f", '{"a": 1}')], True)),
     (HERMES, '<tool_call>{"name": "f", "arguments": {"a": "b', ("", [("f", '{"a": "b')], False)),
     (HERMES, '<tool_call>{"name": "f", "arguments": {}', ("", [("f", "{}")], False)),
     (LLAMA3, '{"name": "f", "parameters": {"a": 1}}', ("", [("f", '{"a": 1}')], True)),

@@ -159,6 +159,13 @@ def test_a_required_answer_is_one_call_or_a_list_of_them() -> None:
         assert not takes(grammar, text), text
 
 
+def test_arguments_are_an_object_whatever_the_schema_says() -> None:
+    grammar = forced(tools=[{"type": "function", "function": {"name": "f", "parameters": {"title": "x"}}}])
+    assert takes(grammar, '{"name": "f", "arguments": {}}')
+    for value in ("1", "null", "[]", '"x"'):
+        assert not takes(grammar, f'{{"name": "f", "arguments": {value}}}')
+
+
 def test_without_parallel_calls_it_is_one_call() -> None:
     grammar = forced(parallel_tool_calls=False)
     assert takes(grammar, ONE)

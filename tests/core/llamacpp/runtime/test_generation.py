@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator
 from random import Random
@@ -17,7 +18,7 @@ from tool_formats import CALLS, template, written
 
 from pipesd_core.engine.interface import Payload, StepDone
 from pipesd_core.errors import InvalidRequest
-from pipesd_core.llamacpp.openai.tool_calls import HERMES, LLAMA3, MISTRAL, CallFormat, call_id
+from pipesd_core.llamacpp.openai.tool_calls import HERMES, LLAMA3, MISTRAL, CallFormat, CallParser, CallRules, call_id
 from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
 from pipesd_core.protocol.messages import Endpoint
 
@@ -138,12 +139,49 @@ async def test_arguments_come_as_they_are_written() -> None:
     assert json.loads("".join(pieces)) == CALLED[0][1]
 
 
+@pytest.mark.parametrize("drafted", [False, True])
+async def test_a_payload_covers_no_token_whose_text_is_held_back(drafted: bool) -> None:
+    text = "a < b, a <tool\n" + written(HERMES, CALLED) + " <b"
+    async with serve(text, template(CALLS["Hermes"])) as (engine, _):
+        client = await ask(engine, tuple(text.encode()) if drafted else (), stream=True)
+        shown = ""
+        for output in client.outputs:
+            if isinstance(output, Payload):
+                (choice,) = msgspec.json.decode(output.data)["choices"]
+                shown += choice["delta"].get("content") or ""
+                parser = CallParser(CallRules(HERMES, ("look_up", "f")))
+                parser.push(text.encode()[: output.upto].decode(errors="ignore"))
+                parser.finish()
+                assert shown.startswith(parser.take().content)
+        assert shown == "a < b, a <tool\n <b"
+
+
+async def test_another_model_goes_on_within_a_call() -> None:
+    text = "Hm. " + written(HERMES, CALLED)
+    async with serve(text, template(CALLS["Hermes"])) as (engine, _):
+        own = whole(await ask(engine))
+        for stream, length in itertools.product((False, True), (2, 8, 30, 60, len(text.encode()) - 2)):
+            body: dict[str, Any] = {"messages": HELLO, "tools": TOOLS, "seed": 7}
+            first = Client(engine)
+            opening = (await first.open(Endpoint.CHAT_COMPLETIONS, **body)).opening
+            client = Client(engine)
+            generation = await engine.continue_answer(
+                Endpoint.CHAT_COMPLETIONS,
+                msgspec.json.encode(body | {"stream": stream}),
+                opening,
+                tuple(text.encode()[:length]),
+                client.deliver,
+            )
+            await client.run(generation)
+            assert (streamed if stream else whole)(client) == own
+
+
 async def test_ids_go_by_prompt_and_seed() -> None:
     async with serve(written(HERMES, CALLED), template(CALLS["Hermes"])) as (engine, decoder):
         first = whole(await ask(engine))[1]
         assert [call[0] for call in first] == [call_id(decoder.prompts[0], 7, index) for index in (0, 1)]
         assert whole(await ask(engine))[1] == first
-        others = [{"seed": 8}, {"messages": [*HELLO, *HELLO]}]
+        others: list[dict[str, Any]] = [{"seed": 8}, {"messages": [*HELLO, *HELLO]}]
         ids = {call[0] for other in others for call in whole(await ask(engine, **other))[1]}
         assert len(ids | {call[0] for call in first}) == 6
 
@@ -182,7 +220,8 @@ async def test_what_is_cut_off_says_so(stream: bool) -> None:
 async def test_without_tools_such_text_is_content() -> None:
     text = written(HERMES, CALLED)
     async with serve(text, template(CALLS["Hermes"])) as (engine, decoder):
-        for body in ({"tools": None}, {"tools": []}, {"tool_choice": "none"}):
+        without: list[dict[str, Any]] = [{"tools": None}, {"tools": []}, {"tool_choice": "none"}]
+        for body in without:
             assert whole(await ask(engine, **body)) == (text, [], "stop")
             assert b"<tools>" not in bytes(decoder.prompts[-1]), "nothing is told that may not be called"
         await ask(engine)
@@ -251,6 +290,7 @@ async def test_a_file_may_have_a_template_of_its_own_for_tools() -> None:
     decoder = Decoder(written(HERMES, CALLED).encode(), model=model)
     engine = EmbeddedEngine(decoder, name="fake")
     assert whole(await ask(engine))[2] == "tool_calls"
+    assert b"<tools>" in bytes(decoder.prompts[-1])
     await ask(engine, tool_choice="none")
     assert bytes(decoder.prompts[-1]) == b"x"
     await engine.aclose()

@@ -164,8 +164,6 @@ class CallParser:
             except _NotACall:
                 pass
             self._behind_call = False
-            if self._solid:
-                self._show(but=1)
 
     def _text(self, opening: str) -> _Reading:
         """Read content and the next opening, and the blanks behind it."""

@@ -27,7 +27,7 @@ _TOOL: Final = Tool(
 _CALL: Final = ToolCall("123456789", _TOOL.name, {"sample_argument": "sample value"})
 _CALLED: Final = Message("assistant", "", tool_calls=(_CALL,))
 _RESULT: Final = Message("tool", "sample result", name=_TOOL.name, tool_call_id=_CALL.id)
-_TOLD: Final = """You can call these functions, each with its JSON schema:
+_NOTICE: Final = """You can call these functions, each with its JSON schema:
 {tools}
 A call is a JSON object with the function's name and its arguments, {{"name": ..., "arguments": {{...}}}}; \
 several calls are a list of them."""
@@ -58,11 +58,11 @@ class ToolTemplate:
         return self._template.render(messages, tools)
 
     def _with_tools_as_text(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-        told = _TOLD.format(tools="\n".join(_json(tool.to_json()["function"]) for tool in tools))
+        notice = _NOTICE.format(tools="\n".join(_json(tool.to_json()["function"]) for tool in tools))
         first, *rest = messages
         if self._writes_system and first.role not in ("system", "developer"):
-            return [Message("system", told), *messages]
-        both = [first.content, told] if self._writes_system else [told, first.content]
+            return [Message("system", notice), *messages]
+        both = [first.content, notice] if self._writes_system else [notice, first.content]
         return [msgspec.structs.replace(first, content="\n\n".join(both)), *rest]
 
     def _try(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
