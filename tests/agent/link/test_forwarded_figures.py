@@ -33,3 +33,16 @@ def test_what_tells_nothing(payload: bytes) -> None:
     figures.take_payload(payload)
     figures.take_events(b"data: " + payload + b"\n\n")
     assert figures.record() == {"prompt_tokens": None, "output_tokens": None, "choices": 0}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        b'event: response.completed\ndata: {"type":"response.completed","response":{"usage":USAGE}}\n\n',
+        b'event: message_delta\ndata: {"type":"message_delta","usage":USAGE}\n\n',
+    ],
+)
+def test_events_with_names(events: bytes) -> None:
+    figures = ForwardedFigures()
+    figures.take_events(events.replace(b"USAGE", b'{"input_tokens":5,"output_tokens":7}'))
+    assert figures.record() == {"prompt_tokens": 5, "output_tokens": 7, "choices": 1}

@@ -74,6 +74,13 @@ def test_a_client_gets_the_first_gateway_s_answer_wherever_it_is_cut(
         assert [event["sequence_number"] for event in got] == list(range(len(got)))
 
 
+def test_events_are_counted_on_from_what_the_client_has() -> None:
+    first, second = told("responses", Answer("Hello"), Cut([1]), "x"), told("responses", Answer("Hello"), Cut([9]), "x")
+    got = spliced(first[:7], second)
+    assert [event["delta"] for event in got if event["type"].endswith("text.delta")] == ["H", "e", "l", "lo"]
+    assert [event["sequence_number"] for event in got] == list(range(len(got)))
+
+
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("other", ["Hi!", "Hx", "H"])
 def test_another_text_is_no_rest(route: str, other: str) -> None:
