@@ -5,14 +5,24 @@ from typing import Any
 
 import msgspec
 import pytest
+from constraints import VOCABULARY
+from fake_decoder import FakeModel
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from pipesd_core.engine.interface import ModelInfo
 from pipesd_core.errors import InvalidRequest
+<<<<<<< HEAD
 from pipesd_core.llamacpp.openai.chat_messages import Message
 from pipesd_core.llamacpp.openai.request import MAX_STOP_CHARS, UNTIL_CONTEXT_ENDS, Request, parse
 from pipesd_core.openai_parameters import SERVED
+=======
+from pipesd_core.llamacpp.constraint import Grammar
+from pipesd_core.llamacpp.openai.logits_processing import Constraint
+from pipesd_core.llamacpp.openai.prompt import Prompter
+from pipesd_core.llamacpp.openai.request import MAX_STOP_CHARS, UNTIL_CONTEXT_ENDS, Message, Request, parse
+>>>>>>> surface-schemas
 from pipesd_core.protocol.messages import Endpoint
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -314,3 +324,23 @@ names = st.sampled_from(
 def test_any_body_gives_a_request_or_an_invalid_request(endpoint: Endpoint, body: dict[str, Any]) -> None:
     with contextlib.suppress(InvalidRequest):
         assert parse(endpoint, msgspec.json.encode(body)).endpoint is endpoint
+
+
+class ByteModel(FakeModel):
+    """Tokens are bytes, with real constraints."""
+
+    def constraint(self, grammar: Grammar) -> Constraint:
+        return VOCABULARY.constraint(grammar)
+
+
+def test_a_constraint_goes_on_where_another_model_left_off() -> None:
+    prompter = Prompter(ByteModel(), ModelInfo("fake", 258, bytes(16), 100, 8))
+    request = completion(response_format={"type": "json_object"})
+    constraint = prompter.constraint(request, b'{"a":[1')
+    assert constraint is not None
+    assert {ord("]"), ord(",")} <= set(constraint.allowed().tolist())
+    assert ord("}") not in constraint.allowed()
+    with pytest.raises(InvalidRequest, match="does not allow token 125") as error:
+        prompter.constraint(request, b'{"a":[1}')
+    assert error.value.param == "response_format"
+    assert prompter.constraint(completion()) is None
