@@ -53,7 +53,7 @@ def test_the_table_of_responses_and_messages_is_the_code_s() -> None:
 
 
 def test_the_page_names_all_that_is_translated() -> None:
-    (listed,) = re.findall(r"\| served \|(.*?)\n", PAGE.read_text("utf-8"))
+    (listed,) = re.findall(r"^\| served \|(.*?)$", PAGE.read_text("utf-8"), re.MULTILINE)
     for names, cell in zip(parameters.TRANSLATED.values(), listed.split("|"), strict=False):
         assert tuple(re.findall(r"`([a-z_]+)`", cell)) == names
 

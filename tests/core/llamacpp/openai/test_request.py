@@ -13,16 +13,12 @@ from msgspec.structs import replace
 
 from pipesd_core.engine.interface import ModelInfo
 from pipesd_core.errors import InvalidRequest
-<<<<<<< HEAD
-from pipesd_core.llamacpp.openai.chat_messages import Message
-from pipesd_core.llamacpp.openai.request import MAX_STOP_CHARS, UNTIL_CONTEXT_ENDS, Request, parse
-from pipesd_core.openai_parameters import SERVED
-=======
 from pipesd_core.llamacpp.constraint import Grammar
+from pipesd_core.llamacpp.openai.chat_messages import Message
 from pipesd_core.llamacpp.openai.logits_processing import Constraint
 from pipesd_core.llamacpp.openai.prompt import Prompter
-from pipesd_core.llamacpp.openai.request import MAX_STOP_CHARS, UNTIL_CONTEXT_ENDS, Message, Request, parse
->>>>>>> surface-schemas
+from pipesd_core.llamacpp.openai.request import MAX_STOP_CHARS, UNTIL_CONTEXT_ENDS, Request, parse
+from pipesd_core.openai_parameters import SERVED
 from pipesd_core.protocol.messages import Endpoint
 
 HELLO = [{"role": "user", "content": "hello"}]
