@@ -222,6 +222,17 @@ async def test_models_health_and_unknown_routes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/completions"), ("GET", "/v1/responses"), ("POST", "/v1/models"), ("POST", "/v1/models/m")],
+)
+async def test_another_method_of_a_route_of_its_own_is_no_matter_of_the_gateway(method: str, path: str) -> None:
+    async with client_of(completes) as (client, _, _link):
+        response = await client.request(method, path)
+        error_of(response, 405)
+        assert response.headers["allow"] in ("POST", "GET, HEAD")
+
+
+@pytest.mark.parametrize(
     ("body", "match"), [(b'{"stream": 1}', "stream must be true or false"), (b'{"x": NaN}', "not JSON")]
 )
 async def test_what_an_engine_reads_more_leniently_is_a_400(body: bytes, match: str) -> None:

@@ -14,14 +14,17 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from pipesd_agent.agent import Agent
 from pipesd_agent.answer import Answer
+from pipesd_agent.api import metrics as agent_metrics
 from pipesd_agent.api.eligibility import why_ineligible
-from pipesd_agent.api.metrics import AgentRequests, Route, families_of, mode_of
+from pipesd_agent.api.metrics import AgentRequests, families_of, mode_of
 from pipesd_agent.link.passthrough import ForwardedRequest, PassthroughAnswer
 from pipesd_agent.local.answer import MODE_HEADER
 from pipesd_agent.local.fallback import FALLBACK_HEADER
@@ -118,6 +121,9 @@ def create_app(
 
     async def gateways_own(request: Request) -> Response:
         keys.authorize(request)
+        for route in app.routes:  # a route of this agent's own, with another method
+            if isinstance(route, Route) and route.matches(request.scope)[0] is Match.PARTIAL:
+                raise HTTPException(405, headers={"Allow": ", ".join(sorted(route.methods or ()))})
         return await _forward(request, agent, requests)
 
     def models() -> list[dict[str, Any]]:
@@ -197,7 +203,7 @@ async def _answer(
         ignored = ignored_list(names)
     request_id = request_id_of(request)
     fallback = agent.fallback_for(request.headers.get(FALLBACK_HEADER))
-    route: Route = "edge" if agent.local_only else "session"
+    route: agent_metrics.Route = "edge" if agent.local_only else "session"
     queued = asyncio.Event()
     headers: dict[str, str] = {}
     if not agent.local_only and (reason := why_ineligible(endpoint, body)) is not None:

@@ -109,6 +109,6 @@ def test_nothing_can_be_pushed_after_a_stop_string() -> None:
 
 def test_the_stop_string_that_is_met_first_is_told() -> None:
     text = Detokenizer(piece, ("c", "ab", "x"))
-    assert text.met is None
     assert text.push(301)
     assert (text.take(), text.met) == ("", "ab")
+    assert Detokenizer(piece, ("c",)).met is None
