@@ -32,7 +32,7 @@ GIVEN: dict[str, str] = {
     "ca_file": "ca.pem", "trace": "t", "fallback": "edge", "capacity": "2", "gpu_layers": "-1", "grace": "7",
     "objective": "offload", "unknown_parameters": "ignore", "allowed_host": "a.example",
 }  # fmt: skip
-"""A value of each flag that is not its default; those of keys name a file, which the test makes."""
+"""A value of each flag that is not its default; those of keys and of a template name a file, which the test makes."""
 
 
 def flags_of(command: str, module: ModuleType) -> dict[str, argparse.Action]:
@@ -44,7 +44,7 @@ def flags_of(command: str, module: ModuleType) -> dict[str, argparse.Action]:
 @pytest.fixture
 def given(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "keys").write_text("k")
-    return GIVEN | {name: str(tmp_path / "keys") for name in ("api_key_file", "gateway_api_key_file")}
+    return GIVEN | {name: str(tmp_path / "keys") for name in ("api_key_file", "gateway_api_key_file", "chat_template")}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
