@@ -70,10 +70,9 @@ _IS_DONE: Final = re.compile(
     rb"^(data: \[DONE\]|event: (message_stop|response\.(completed|incomplete|failed))\ndata: .*)\n\n\Z", re.MULTILINE
 )
 
-
 GATEWAYS_OWN: Final = (
-    *("/tokenize", "/detokenize", "/pooling", "/classify", "/score", "/rerank", "/v2/rerank", "/v2/embed"),
-)
+    "/tokenize", "/detokenize", "/pooling", "/classify", "/score", "/rerank", "/v2/rerank", "/v2/embed",
+)  # fmt: skip
 """Routes of a vLLM server that are not below /v1 and belong to its API; what operates a server is none of them."""
 
 
