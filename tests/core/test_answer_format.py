@@ -86,7 +86,8 @@ def test_counts_are_found_wherever_they_are() -> None:
     chat = {"usage": {"prompt_tokens": 3, "completion_tokens": 4}}
     whole = {"usage": {"input_tokens": 3, "output_tokens": 4}}
     completed = {"type": "response.completed", "response": whole}
-    with_counts: list[dict[str, Any]] = [chat, whole, completed]
+    both = {"usage": {"prompt_tokens": 1, "input_tokens": 3, "output_tokens": 4}}
+    with_counts: list[dict[str, Any]] = [chat, whole, completed, both]
     for payload in with_counts:
         usage = answer_format.usage_in(payload)
         assert usage is not None

@@ -101,7 +101,7 @@ def usage_in(payload: dict[str, Any]) -> dict[str, Any] | None:
 
 def counts_of(usage: dict[str, Any]) -> tuple[int, int]:
     """The tokens of the prompt, and those of the output, in a usage object that `usage_in` has found."""
-    prompt, output = next(names for names in _COUNTS if names[0] in usage)
+    prompt, output = next(names for names in _COUNTS if usage.keys() >= set(names))
     return usage[prompt], usage[output]
 
 

@@ -89,7 +89,8 @@ class BodyOutline(Struct, frozen=True):
         Raises one of `NOT_JSON`.
         """
         tools = msgspec.json.decode(self.tools, type=list[_Tool] | None) or ()
-        return next((str(tool.type) for tool in tools if tool.type not in _CLIENT_TOOLS), None)
+        kinds = (str(tool.type) for tool in tools)  # of any JSON type
+        return next((kind for kind in kinds if kind not in _CLIENT_TOOLS), None)
 
     @property
     def has_prompt_embeds(self) -> bool:

@@ -40,5 +40,8 @@ def wrong(param: str, wanted: str, value: Any) -> InvalidRequest:
 
 def show(value: Any) -> str:
     """A value as JSON, shortened for a message."""
-    text = msgspec.json.encode(value).decode()
+    try:
+        text = msgspec.json.encode(value).decode()
+    except RecursionError:  # what could just be read cannot always be written
+        return "nested too deeply"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

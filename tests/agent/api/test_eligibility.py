@@ -138,6 +138,7 @@ def test_what_is_drafted_or_wrong_goes_the_usual_way(endpoint: Endpoint, body: d
         ({"background": "yes"}, "background"),
         ({"tools": [{"type": "function", "name": "x"}, {"type": "web_search"}]}, "a tool of type 'web_search'"),
         ({"tools": [{"type": "mcp", "server_label": "x"}]}, "a tool of type 'mcp'"),
+        ({"tools": [{"type": []}]}, "a tool of type '[]'"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "an item with 'input_image'"),
         ({"input": [{"type": "function_call_output", "output": [{"type": "input_file"}]}]}, "'input_file'"),
     ],

@@ -58,7 +58,11 @@ async def test_events_pass_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/pipesd/verify", "/v1/pipesd/agent", "/v1/%2e%2e/metrics", "/v1/x/%2E%2E/pipesd/info", "/v1/x/../../a"]
+    "path",
+    [
+        *("/v1/pipesd/verify", "/v1/pipesd/agent", "/v1/%2e%2e/metrics", "/v1/x/%2E%2E/pipesd/info", "/v1/x/../../a"),
+        *("/v1//pipesd/verify", "/v1/%2fpipesd/verify"),
+    ],
 )
 async def test_what_is_between_agents_and_gateways_is_not_reached(path: str) -> None:
     agent, _ = agent_over(completes)
@@ -90,3 +94,12 @@ async def test_errors_of_messages_have_anthropic_s_shape() -> None:
             assert answer.json()["error"]["type"] == "authentication_error"
         answer = await client.post("/v1/messages/count_tokens", json={}, headers={"x-api-key": "k"})
         assert (answer.status_code, answer.json()["error"]["type"]) == (503, "overloaded_error")
+
+
+async def test_a_header_that_cannot_be_passed_on_is_refused() -> None:
+    agent, _ = agent_over(completes)
+    transport = httpx.ASGITransport(create_app(agent), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
+        odd = {"content-type": "text/plain; x=é".encode("latin-1")}
+        error = error_of(await client.post("/v1/embeddings", content=b"{}", headers=odd), 400)
+        assert "Content-Type" in error["message"]

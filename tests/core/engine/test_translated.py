@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import msgspec
@@ -88,5 +89,16 @@ async def test_counting_takes_nothing_of_the_engine() -> None:
         held.abort()
         await engine.open(Endpoint.CHAT_COMPLETIONS, body, lambda _: None)
     assert engine.queued == 0
+    assert len(engine.generations) == 2, "none was begun to be counted"
     with pytest.raises(InvalidRequest, match="messages"):
         await prompt_length(engine, encoded({"messages": [{"role": "user", "content": "\u2028"}]}))
+
+
+@pytest.mark.parametrize("depth", range(900, 1010, 10))
+async def test_what_is_nested_too_deeply_is_refused(depth: int) -> None:
+    """What Python can just read it cannot always write: both depend on how deep the stack is."""
+    nested = b"[" * depth + b"]" * depth
+    body = b'{"model": "fake", "input": "hi", "metadata": {"a": ' + nested + b"}}"
+    engine = FakeEngine(script([]))
+    with contextlib.suppress(InvalidRequest):
+        (await engine.open(Endpoint.RESPONSES, body, lambda _: None)).abort()

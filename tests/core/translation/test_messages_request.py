@@ -87,6 +87,8 @@ def test_tools_and_their_choice(choice: Any, theirs: dict[str, Any]) -> None:
         ({"tools": [4]}, "tools[0]"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
         ({"tools": [TOOL | {"defer_loading": True}]}, "tools[0].defer_loading"),
+        ({"tools": [TOOL | {"parameters": {"type": "object"}}]}, "tools[0].parameters"),
+        ({"tool_choice": {"type": "auto", "name": "look"}}, "tool_choice.name"),
         ({"tools": [{"name": "look"}]}, "tools[0].input_schema"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tool_choice": {"type": []}}, "tool_choice.type"),

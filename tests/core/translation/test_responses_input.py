@@ -100,6 +100,8 @@ def test_what_is_no_text_goes_on_with_its_type() -> None:
         ({"type": "reasoning", "encrypted_content": "x"}, "input[0].encrypted_content"),
         ({"type": "reasoning", "summary": [{"type": "summary_text", "text": "x"}]}, "input[0].summary"),
         ({"type": "reasoning", "content": "x"}, "input[0].content"),
+        ({"type": "reasoning", "content": [{"type": "input_image"}]}, "input[0].content[0].type"),
+        ({"type": "reasoning", "content": [{"type": "reasoning_text", "text": 5}]}, "input[0].content[0].text"),
         ({"type": "reasoning", "content": [{"type": "reasoning_text", "text": "x"}]}, "input[0]"),
     ],
 )

@@ -102,6 +102,7 @@ def test_tools_and_their_choice() -> None:
         ({"n": 2}, "n"),
         ({"max_tokens": 2}, "max_tokens"),
         ({"response_format": {"type": "text"}}, "response_format"),
+        ({"top_logprobs": False}, "top_logprobs"),
         ({"input": 4}, "input"),
         ({"input": []}, "input"),
         ({"instructions": []}, "instructions"),

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from pipesd_core.errors import InvalidRequest
-from pipesd_core.openai_parameters import SERVED
+from pipesd_core.openai_parameters import SERVED, drop_unknown
 from pipesd_core.protocol.messages import Endpoint
-from pipesd_core.translation.parameters import MESSAGES, NAMES, RESPONSES, TABLE, TRANSLATED, passed_on
+from pipesd_core.translation.parameters import MESSAGES, RESPONSES, TABLE, TRANSLATED, own_names, passed_on
 
 
 def test_what_a_chat_serves_goes_on() -> None:
@@ -41,4 +41,12 @@ def test_no_parameter_of_a_chat_reaches_it_under_the_wrong_name(endpoint: Endpoi
 def test_each_name_is_either_served_or_not() -> None:
     for endpoint, served in TRANSLATED.items():
         assert not {each.name for each in TABLE if each.endpoint is endpoint} & set(served)
-    assert {"input", "max_tokens", "store", "thinking"} <= NAMES
+    assert {"input", "store"} <= own_names(RESPONSES)
+    assert {"max_tokens", "thinking"} <= own_names(MESSAGES)
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT_COMPLETIONS, Endpoint.COMPLETIONS])
+def test_a_chat_keeps_nothing_of_the_other_routes_where_unknown_names_are_left_out(endpoint: Endpoint) -> None:
+    body = b'{"prompt":"x","thinking":{"type":"enabled"},"store":true,"input":"hi"}'
+    assert drop_unknown(body, own_names(endpoint))[1] == ("thinking", "input")
+    assert drop_unknown(body, own_names(MESSAGES))[1] == ("input",)

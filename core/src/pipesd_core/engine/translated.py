@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -19,7 +19,7 @@ from pipesd_core.translation.translation import AnswerTranslator, Translation
 
 G = TypeVar("G", bound=Generation)
 
-_TRANSLATE: Final[dict[Endpoint, Callable[[bytes], Translation]]] = {
+_TRANSLATE: Final[dict[Endpoint, Callable[..., Translation]]] = {
     Endpoint.RESPONSES: responses_request.translate,
     Endpoint.MESSAGES: messages_request.translate,
 }
@@ -35,12 +35,21 @@ async def open_translated(
 ) -> G:
     """Open a request of a translated endpoint; see `Engine.open`. open_chat: the engine's."""
     # A body of megabytes must not stop the event loop.
-    translation = await asyncio.to_thread(_TRANSLATE[endpoint], body)
+    translation, chat = await asyncio.to_thread(_translated, endpoint, body)
     translator = _Payloads(translation, deliver)
     try:
-        return await open_chat(Endpoint.CHAT_COMPLETIONS, translation.encoded(), translator.take)
+        return await open_chat(Endpoint.CHAT_COMPLETIONS, chat, translator.take)
     except InvalidRequest as error:
         raise translation.located(error) from None
+
+
+def _translated(endpoint: Endpoint, body: bytes, **how: bool) -> tuple[Translation, bytes]:
+    """A request's translation, and the body of the chat. Raises InvalidRequest."""
+    try:
+        translation = _TRANSLATE[endpoint](body, **how)
+        return translation, translation.encoded()
+    except RecursionError:  # what could just be read cannot always be written
+        raise InvalidRequest("the body is nested too deeply") from None
 
 
 class _Payloads:
@@ -65,30 +74,31 @@ class _Payloads:
             self._deliver(Payload(msgspec.json.encode(event), output.upto, usage=counts))
 
 
+class _Counted(Exception):
+    """The prompt's tokens are known, and nothing else is wanted of the request."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+
 async def prompt_length(engine: Engine, body: bytes) -> int:
     """The tokens of the prompt of a request of `/v1/messages/count_tokens`. Raises ApiError, as `Engine.open` does.
 
-    Nothing is decoded: the request is taken back as soon as the engine has checked it.
+    The request is given up as soon as the engine has checked it, before it is in the queue: nothing is decoded, and no
+    sequence of another client makes room.
     """
-    translation = await asyncio.to_thread(messages_request.translate, body, counting=True)
-    found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    translation, chat = await asyncio.to_thread(_translated, Endpoint.MESSAGES, body, counting=True)
 
     def take(output: EngineOutput) -> None:
-        if isinstance(output, Queued) and not found.done():
-            found.set_result(len(output.opening.prompt_ids))
+        if isinstance(output, Queued):
+            raise _Counted(len(output.opening.prompt_ids))
 
-    opening: asyncio.Future[Generation] = asyncio.ensure_future(
-        engine.open(Endpoint.CHAT_COMPLETIONS, translation.encoded(), take)
-    )
     try:
-        waited: set[asyncio.Future[Any]] = {opening, found}
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        return found.result() if found.done() else len(opening.result().opening.prompt_ids)
+        generation = await engine.open(Endpoint.CHAT_COMPLETIONS, chat, take)
+    except _Counted as counted:
+        return counted.tokens
     except InvalidRequest as error:
         raise translation.located(error) from None
-    finally:
-        found.cancel()
-        opening.cancel()
-        (opened,) = await asyncio.gather(opening, return_exceptions=True)
-        if not isinstance(opened, BaseException):
-            opened.abort()
+    generation.abort()  # of an engine that has no queue
+    return len(generation.opening.prompt_ids)

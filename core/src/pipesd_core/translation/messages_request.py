@@ -80,6 +80,8 @@ def _tool(where: str, value: Any) -> dict[str, Any]:
     for name, neutral in (("defer_loading", False), ("allowed_callers", ["direct"]), ("input_examples", [])):
         if name in tool and tool.pop(name) != neutral:
             raise InvalidRequest(f"{where}.{name} is not served here; leave it out", param=f"{where}.{name}")
+    if "parameters" in tool:
+        raise InvalidRequest(f"{where}.parameters is not of this route; give input_schema", param=f"{where}.parameters")
     function = {"name": tool.pop("name", None), "parameters": tool.pop("input_schema", None)}
     if not isinstance(function["parameters"], dict):
         raise wrong(f"{where}.input_schema", "a JSON schema (an object)", function["parameters"])
@@ -100,6 +102,8 @@ def _tool_choice(choice: dict[str, Any]) -> dict[str, Any]:
     named = {"auto": "auto", "any": "required", "none": "none"}
     if not isinstance(kind, str) or kind not in named:
         raise wrong("tool_choice.type", "auto, any, tool or none", kind)
+    if name is not None:
+        raise InvalidRequest(f"tool_choice.name is only allowed with type tool, not {kind}", param="tool_choice.name")
     return chat | {"tool_choice": named[kind]}
 
 

@@ -84,8 +84,11 @@ TABLE: Final[tuple[Parameter, ...]] = (
     Parameter("thinking", "thoughts before the answer", ({"type": "disabled"},), endpoint=MESSAGES),
 )
 _TABLES: Final = {endpoint: {each.name: each for each in TABLE if each.endpoint is endpoint} for endpoint in TRANSLATED}
-NAMES: Final = frozenset(each.name for each in TABLE).union(*TRANSLATED.values())
-"""All names above: whoever leaves out what nobody knows keeps these."""
+
+
+def own_names(endpoint: Endpoint) -> frozenset[str]:
+    """Names that only this endpoint has: whoever leaves out what nobody knows keeps these. Of chats there are none."""
+    return frozenset(_TABLES.get(endpoint, ())).union(TRANSLATED.get(endpoint, ()))
 
 
 def passed_on(endpoint: Endpoint, rest: dict[str, Any]) -> dict[str, Any]:

@@ -112,8 +112,12 @@ class InputMessages:
         refuse_rest(where, item)
         if not isinstance(content, list):
             raise wrong(f"{where}.content", "a list of parts of type reasoning_text", content)
-        parts = _content(f"{where}.content", content) if content else []
-        self._thoughts += [str(part.get("text")) for part in parts if isinstance(part, dict)]
+        for number, part in enumerate(content):
+            place = f"{where}.content[{number}]"
+            read = _part(place, part)
+            if read["type"] != "text":
+                raise wrong(f"{place}.type", "reasoning_text", read["type"])
+            self._thoughts.append(_string(f"{place}.text", read["text"]))
 
     def _add(self, where: str, message: dict[str, Any], content: str = "") -> None:
         if self._thoughts:

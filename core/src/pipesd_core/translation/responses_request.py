@@ -107,6 +107,8 @@ def _logprobs(include: Any, top: Any) -> dict[str, Any]:
     for number, item in enumerate(include):
         if item != LOGPROBS and item not in _ABSENT:
             raise wrong(f"include[{number}]", f"{LOGPROBS} or what is never here ({', '.join(_ABSENT)})", item)
+    if isinstance(top, bool):
+        raise wrong("top_logprobs", "an integer", top)
     if LOGPROBS in include:
         return {"logprobs": True} | ({} if top == 0 else {"top_logprobs": top})
     if whole(top) != 0:

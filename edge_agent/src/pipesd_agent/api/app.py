@@ -59,7 +59,7 @@ from pipesd_core.service.model_routes import add_model_routes
 from pipesd_core.service.openapi import add_description
 from pipesd_core.service.queued_stream import QUEUED, Beginning
 from pipesd_core.service.request_metrics import RequestTimer
-from pipesd_core.translation.parameters import NAMES
+from pipesd_core.translation.parameters import own_names
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ async def _answer(
 ) -> Response:
     body, ignored = await read_body(request), ""
     if unknown_parameters == "ignore":
-        body, names = drop_unknown(body, NAMES)
+        body, names = drop_unknown(body, own_names(endpoint))
         ignored = ignored_list(names)
     request_id = request_id_of(request)
     fallback = agent.fallback_for(request.headers.get(FALLBACK_HEADER))
@@ -246,14 +246,18 @@ async def _answer(
 async def _forward(request: Request, agent: Agent, requests: AgentRequests) -> Response:
     """The gateway's answer to a request of a route that is its own."""
     path: str = request.scope["path"]
-    if path.startswith("/v1/pipesd/") or any(part in (".", "..") for part in path.split("/")):
-        raise NoSuchRoute(f"there is no {request.method} {path[:128]}")
-    body = await read_body(request)
     target = request.scope["raw_path"].decode("latin-1")
     if query := request.scope["query_string"].decode("latin-1"):
         target += f"?{query}"
+    # What others on the way to the gateway might read as another path; a client has no reason to write it.
+    if path.startswith("/v1/pipesd/") or "#" in target or any(part in ("", ".", "..") for part in path[1:].split("/")):
+        raise NoSuchRoute(f"there is no {request.method} {path[:128]}")
+    body = await read_body(request)
+    content_type = request.headers.get("content-type", "")
+    if not content_type.isascii():
+        raise InvalidRequest("the header Content-Type has characters that are not ASCII")
     method = "GET" if request.method == "HEAD" else request.method
-    forwarded = ForwardedRequest(method, target, body, request.headers.get("content-type", ""), any_success=True)
+    forwarded = ForwardedRequest(method, target, body, content_type, any_success=True)
     timer = requests.of("passthrough").arrived(time.monotonic())
     beginning: Beginning[Answer] = Beginning(agent.forward(forwarded, request_id_of(request)))
     handed_over = False

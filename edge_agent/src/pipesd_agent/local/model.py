@@ -26,7 +26,7 @@ from pipesd_core.errors import ApiError, ModelLoadError, ShuttingDown, Unavailab
 from pipesd_core.openai_body import NOT_JSON, has_multiple_choices
 from pipesd_core.openai_parameters import drop_unknown
 from pipesd_core.protocol.messages import Endpoint, Opened
-from pipesd_core.translation.parameters import NAMES
+from pipesd_core.translation.parameters import own_names
 
 if TYPE_CHECKING:  # it imports llama.cpp's bindings
     from pipesd_core.llamacpp.runtime.engine import EmbeddedEngine
@@ -106,7 +106,7 @@ class LocalModel:
         try:
             body = drop_fields(request.body, *_DECIDED_FIELDS)
             if opened.ignored:  # or else the draft model would refuse what the target has left aside
-                body, _ = drop_unknown(body, NAMES)
+                body, _ = drop_unknown(body, own_names(request.endpoint))
             opening = await answer.open(request.endpoint, body)
         except BaseException:
             answer.abort()
