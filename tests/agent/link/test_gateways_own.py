@@ -100,6 +100,6 @@ async def test_a_header_that_cannot_be_passed_on_is_refused() -> None:
     agent, _ = agent_over(completes)
     transport = httpx.ASGITransport(create_app(agent), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
-        odd = {"content-type": "text/plain; x=é".encode("latin-1")}
+        odd = [(b"content-type", "text/plain; x=é".encode("latin-1"))]
         error = error_of(await client.post("/v1/embeddings", content=b"{}", headers=odd), 400)
         assert "Content-Type" in error["message"]
